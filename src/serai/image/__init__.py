@@ -1,0 +1,1 @@
+"""Build host: definition, base, build, boot and verification of images."""

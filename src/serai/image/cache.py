@@ -1,0 +1,66 @@
+"""Finished stages, kept by content: one folder a key, there whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serai.image.errors import BuildError
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that becomes ``target`` if the block succeeds.
+
+    On any failure, Ctrl-C included, the temporary folder is removed and ``target`` is untouched.
+    A ``target`` that came into being in the meantime wins: both have the same content by key.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        sync(temporary)
+        if not target.exists():
+            temporary.rename(target)
+            _fsync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Make every file and folder below ``folder`` durable (fsync(2))."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_file() or path.is_dir():
+            _fsync(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock file, so that two builds never write the same stage at once.
+
+    The kernel drops the lock with the process; a stale lock cannot exist. Raises BuildError if
+    another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(
+                f"another build is using {path.parent}", hint="wait for it, or end it"
+            ) from None
+        yield
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

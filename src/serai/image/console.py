@@ -1,0 +1,62 @@
+"""What a person sees while an image is built: a line a stage and a task, with elapsed time.
+
+On a terminal the step under way shows a running clock; elsewhere (CI, a pipe) each step is one
+plain line when it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def say(text: str) -> None:
+    """One line of result or news."""
+    out.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """One line, on stderr, about something that does not stop the work."""
+    err.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def fail(text: str) -> None:
+    """The line with which a command fails."""
+    err.print(f"serai: {text}", style="bold red", markup=False)
+
+
+@contextmanager
+def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]:
+    """Show ``name`` while the block runs and how long it took; note the seconds in ``durations``.
+
+    Nothing is noted for a step that fails: a manifest speaks of finished ones only.
+    """
+    begin = time.monotonic()
+    try:
+        if out.is_terminal:
+            with out.status(f"{name} …"):
+                yield
+        else:
+            say(f"… {name}")
+            yield
+    except BaseException:
+        out.print(f"✗ {name} ({seconds(time.monotonic() - begin)})", style="red", markup=False)
+        raise
+    took = time.monotonic() - begin
+    if durations is not None:
+        durations[name] = round(took, 3)
+    out.print(f"✓ {name} ({seconds(took)})", style="green", markup=False)
+
+
+def seconds(value: float) -> str:
+    """A duration as people read it: '0.4 s', '12 s', '3 min 05 s'."""
+    if value < 10:  # noqa: PLR2004 - below ten seconds the tenths matter
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,195 @@
+"""Image definitions: what to build, read from ``images/*.toml`` and checked before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_IMAGE = "ubuntu-22.04-arm64"
+
+Arch = Literal["arm64", "amd64"]
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[MG]$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Table(BaseModel):
+    """A TOML table: unknown keys are errors, and a value's type is never guessed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CloudImageBase(_Table):
+    """An official cloud image, pinned by its digest."""
+
+    kind: Literal["cloud-image"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
+    sha256: Sha256
+
+
+class BootstrapBase(_Table):
+    """A disk made from a package mirror by mmdebstrap(1)."""
+
+    kind: Literal["bootstrap"]
+    suite: Word
+    mirror: str = ""  # '' is mmdebstrap's own default; SERAI_MIRROR fills it
+    packages: Annotated[tuple[Word, ...], Field(strict=False)] = ()  # beside those every base of the distribution has
+
+
+class Disk(_Table):
+    """Virtual disks, in MiB (M) or GiB (G)."""
+
+    size: Size = "10G"
+    sessions: Size = "10G"
+    bus: Literal["nvme", "virtio"] = "nvme"
+
+
+class Machine(_Table):
+    """The machine that an image is built and booted in; it leaves no trace in the image."""
+
+    cpus: Annotated[int, Field(ge=1, le=64)] = 2
+    memory: Size = "2G"
+
+
+class Image(_Table):
+    """One image."""
+
+    name: Word
+    summary: str
+    distribution: Literal["ubuntu", "debian"]
+    release: Word
+    arch: Arch
+    base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
+    disk: Disk = Disk()
+    machine: Machine = Machine()
+
+
+def megabytes(size: Size) -> int:
+    """A size such as '10G' in MiB."""
+    return int(size[:-1]) * (1024 if size.endswith("G") else 1)
+
+
+def names(settings: Settings) -> list[str]:
+    """The images there are, sorted."""
+    return sorted(path.stem for path in settings.images.glob("*.toml"))
+
+
+def load(settings: Settings, name: str, overrides: Sequence[str] = ()) -> Image:
+    """The image ``name``, with ``overrides`` such as 'disk.size=12G' applied.
+
+    Raises BuildError, naming file and key, for anything that is not as it must be.
+    """
+    return load_with_sources(settings, name, overrides)[0]
+
+
+def load_with_sources(
+    settings: Settings, name: str, overrides: Sequence[str] = ()
+) -> tuple[Image, dict[str, str]]:
+    """The image and, for each of its values by dotted key, where the value came from."""
+    path = settings.images / f"{name}.toml"
+    if not path.is_file():
+        raise BuildError(
+            f"there is no image {name!r}", hint=f"the images are: {', '.join(names(settings))}"
+        )
+    where = _relative(path, settings.root)
+    table = _parse(path, where)
+    sources = dict.fromkeys(_flat(table), where)
+    if settings.mirror and _at(table, "base.kind") == "bootstrap":
+        _put(table, "base.mirror", settings.mirror)
+        sources["base.mirror"] = "SERAI_MIRROR"
+    for override in overrides:
+        key, value = _override(override)
+        _put(table, key, value)
+        sources[key] = "--set"
+    image = _check(table, where, sources)
+    _check_name(image, where, path.stem)
+    return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
+
+
+def flat(image: Image) -> dict[str, object]:
+    """Every value of the image by dotted key."""
+    return _flat(image.model_dump())
+
+
+def _parse(path: Path, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BuildError(f"{where} is not TOML: {error}", hint="correct that line") from None
+
+
+def _check(table: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> Image:
+    try:
+        return Image.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # pydantic puts the union's tag into the path: base.bootstrap.suite is base.suite to people
+        tags = {"cloud-image", "bootstrap"}
+        key = ".".join(str(part) for part in first["loc"] if part not in tags)
+        reason = {
+            "extra_forbidden": "is not a known key",
+            "missing": "is missing",
+            "union_tag_not_found": "needs a kind",
+            "union_tag_invalid": "has an unknown kind",
+        }.get(first["type"], f"is wrong: {first['msg']} (it is {first['input']!r})")
+        if first["type"].startswith("union_tag"):
+            reason += ", one of cloud-image, bootstrap"
+            key += ".kind"
+        raise BuildError(f"{sources.get(key, where)}: {key} {reason}") from None
+
+
+def _check_name(image: Image, where: str, stem: str) -> None:
+    made = f"{image.distribution}-{image.release}-{image.arch}"
+    for what, value in (("the file's name", stem), ("distribution-release-arch", made)):
+        if image.name != value:
+            raise BuildError(f"{where}: name is {image.name!r}, but {what} is {value!r}")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BuildError(f"--set {text!r} is not key=value", hint="for example --set disk.size=12G")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value  # a bare word is a string: --set disk.size=12G
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _put(table: dict[str, Any], key: str, value: object) -> None:
+    *folders, last = key.split(".")
+    for folder in folders:
+        inner = table.setdefault(folder, {})
+        if not isinstance(inner, dict):
+            raise BuildError(f"--set {key}: {folder} is a value, not a table")
+        table = inner
+    table[last] = value
+
+
+def _at(table: Mapping[str, Any], key: str) -> object:
+    return _flat(table).get(key)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
