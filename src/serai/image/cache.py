@@ -33,6 +33,20 @@ def whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed build left half-made in ``folder``; call it under the lock."""
+    for leftover in folder.glob(".*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Remove all but the ``keep`` newest results in ``folder``."""
+    results = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for old in sorted(results, key=lambda path: path.stat().st_mtime)[:-keep]:
+        shutil.rmtree(old)
+
+
 def sync(folder: Path) -> None:
     """Make every file and folder below ``folder`` durable (fsync(2))."""
     for path in [folder, *folder.rglob("*")]:

@@ -6,11 +6,15 @@ plain line when it ends.
 
 from __future__ import annotations
 
+import errno
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+
+from serai.image.errors import BuildError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -29,6 +33,28 @@ def warn(text: str) -> None:
 def fail(text: str) -> None:
     """The line with which a command fails."""
     err.print(f"serai: {text}", style="bold red", markup=False)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn what a person can act on into one line on stderr and a non-zero exit status.
+
+    SIGTERM ends the block as Ctrl-C does, so that temporary folders and machines go in both cases.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except BuildError as error:
+        fail(str(error))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        fail("interrupted; what was under way is undone, finished stages are kept")
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(f"the disk is full ({error.filename}); free some room, 'invoke clean --cache' helps")
+        raise SystemExit(1) from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,11 @@ Argument = str | Path
 
 
 def tool(name: str) -> Path:
-    """Where the program is; raises BuildError naming the package that brings it."""
-    found = shutil.which(name)
+    """Where the program is, first among what the lock file installed beside our Python.
+
+    Raises BuildError naming the package that brings it.
+    """
+    found = shutil.which(name, path=search_path())
     if found is None:
         package = PACKAGES.get(name, name)
         raise BuildError(
@@ -94,6 +98,11 @@ def run(
     return done
 
 
+def run_visibly(argv: Sequence[Argument], *, cwd: Path | None = None) -> int:
+    """Run a program on our own terminal and return its exit status."""
+    return subprocess.run(with_pdeathsig(argv), cwd=cwd, check=False).returncode
+
+
 @contextmanager
 def started(
     argv: Sequence[Argument], *, log: Path, env: Mapping[str, str] | None = None, grace: float = 10
@@ -115,6 +124,11 @@ def started(
         yield process
     finally:
         _end(process, grace)
+
+
+def search_path() -> str:
+    """PATH with the folder of our own Python in front, where the lock file's programs are."""
+    return f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
 
 
 def with_pdeathsig(argv: Sequence[Argument]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
+_NAMES = ("cache", "dist", "mirror")
 
 
 @dataclass(frozen=True)
@@ -15,25 +16,36 @@ class Settings:
     """``root`` is the checkout, ``cache`` holds finished stages by content, ``dist`` images.
 
     ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default).
+    ``sources`` says for each of the others where it came from.
     """
 
     root: Path
     cache: Path
     dist: Path
     mirror: str
+    sources: Mapping[str, str]
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
         """The settings that ``environ`` asks for: SERAI_CACHE, SERAI_DIST, SERAI_MIRROR."""
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
+        given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
         return cls(
             root=root,
-            cache=Path(environ.get("SERAI_CACHE") or Path(user_cache) / "serai"),
-            dist=Path(environ.get("SERAI_DIST") or root / "dist"),
-            mirror=environ.get("SERAI_MIRROR", ""),
+            cache=Path(given["cache"] or Path(user_cache) / "serai").absolute(),
+            dist=Path(given["dist"] or root / "dist").absolute(),
+            mirror=given["mirror"],
+            sources={
+                name: f"SERAI_{name.upper()}" if value else "default"
+                for name, value in given.items()
+            },
         )
 
     @property
     def images(self) -> Path:
         """The folder of image definitions."""
         return self.root / "images"
+
+    def resolved(self) -> list[tuple[str, str, str]]:
+        """Name, value and source of each setting."""
+        return [(name, str(getattr(self, name)), self.sources[name]) for name in _NAMES]

@@ -1,0 +1,66 @@
+"""What developers do with the checkout: lint, test, clean."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from serai.image import console, definition, packer
+from serai.image.errors import BuildError
+from serai.image.run import run, run_visibly, search_path
+from serai.image.settings import Settings
+
+TEST_LAYERS = ("unit", "runtime", "machine", "image")
+
+
+def lint(settings: Settings) -> None:
+    """Run every linter; raises BuildError naming those that complained."""
+    failed = []
+    for name, argv in _linters(settings.root).items():
+        with console.step(name):
+            done = run(argv, cwd=settings.root, env={"PATH": search_path()}, check=False)
+        if done.returncode != 0:
+            failed.append(name)
+            console.say(done.stdout + done.stderr)
+    for name in definition.names(settings):
+        with console.step(f"packer validate {name}"):
+            packer.validate(definition.load(settings, name), settings)
+    if failed:
+        raise BuildError(f"lint: {', '.join(failed)} complained", hint="see above")
+
+
+def _linters(root: Path) -> dict[str, list[str | Path]]:
+    scripts = [path for path in sorted(root.rglob("*")) if _is_shell(path, root)]
+    return {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "mypy": ["mypy"],
+        "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
+        "yamllint": ["yamllint", "--strict", "."],
+        "shellcheck": ["shellcheck", *scripts],
+        "packer fmt": ["packer", "fmt", "-check", "-recursive", "packer"],
+    }
+
+
+def _is_shell(path: Path, root: Path) -> bool:
+    if any(part.startswith(".venv") or part == ".git" for part in path.relative_to(root).parts):
+        return False
+    if not path.is_file() or path.suffix not in ("", ".sh"):
+        return False
+    with path.open("rb") as stream:
+        return stream.readline().startswith((b"#!/bin/sh", b"#!/usr/bin/env bash", b"#!/bin/bash"))
+
+
+def test(settings: Settings, layer: str) -> int:
+    """Run pytest over one layer or all, and return its exit status."""
+    if layer and layer not in TEST_LAYERS:
+        raise BuildError(f"there is no test layer {layer!r}", hint=", ".join(TEST_LAYERS))
+    folders = [settings.root / "tests" / layer] if layer else []
+    return run_visibly(["pytest", *folders], cwd=settings.root)
+
+
+def clean(settings: Settings, *, cache: bool) -> None:
+    """Remove the images, and with ``cache`` everything that makes the next build faster."""
+    for folder in [settings.dist, *([settings.cache] if cache else [])]:
+        shutil.rmtree(folder, ignore_errors=True)
+        console.say(f"removed {folder}")

@@ -1,0 +1,60 @@
+"""Read a finished disk without booting it: debugfs(8) on its root file system, as any user."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serai.image.errors import BuildError
+from serai.image.run import last_lines, run, tool
+
+
+@dataclass(frozen=True)
+class RootFs:
+    """The root file system inside a raw disk."""
+
+    raw: Path
+    offset: int  # bytes from the start of the disk
+
+    def read(self, path: str) -> str:
+        """The text of the file at ``path``; raises BuildError if there is none."""
+        device = f"{self.raw}?offset={self.offset}"
+        done = run([tool("debugfs"), "-R", f"cat {path}", device])
+        if not done.stdout:  # debugfs ends with 0 whatever happened
+            raise BuildError(f"{path} cannot be read from the disk: {last_lines(done.stderr)}")
+        return done.stdout
+
+
+@contextmanager
+def opened(disk: Path, scratch: Path) -> Iterator[RootFs]:
+    """The root file system of the qcow2 ``disk``, through a sparse raw copy below ``scratch``."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        raw = Path(folder) / "disk.raw"
+        run([tool("qemu-img"), "convert", "-O", "raw", disk, raw])
+        yield RootFs(raw, _root_offset(raw))
+
+
+def packages(status: str) -> list[str]:
+    """'name version architecture' of every installed package, sorted, from dpkg's status file."""
+    found = []
+    for paragraph in status.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if _is_field(line))
+        if fields.get("Status", "").endswith(" installed"):
+            found.append(f"{fields['Package']} {fields['Version']} {fields['Architecture']}")
+    return sorted(found)
+
+
+def _root_offset(raw: Path) -> int:
+    table = json.loads(run([tool("sfdisk"), "--json", raw]).stdout)["partitiontable"]
+    for partition in table["partitions"]:
+        if partition["node"] == f"{raw}1":
+            return int(partition["start"]) * int(table["sectorsize"])
+    raise BuildError(f"{raw.name} has no partition 1")
+
+
+def _is_field(line: str) -> bool:
+    return ": " in line and not line.startswith(" ")

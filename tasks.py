@@ -1,0 +1,107 @@
+"""Invoke's tasks: they parse arguments, `serai.image` does the work. `invoke --list` shows them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from serai.image import boot as boots
+from serai.image import build, checkout, cloudimage, console, definition, show
+from serai.image.settings import Settings
+from serai.image.verify import verify
+
+SETTINGS = Settings.of()
+IMAGE = definition.DEFAULT_IMAGE
+
+
+def command(**options: Any) -> Callable[[Callable[..., int | None]], Any]:
+    """An Invoke task whose errors are one line on stderr and whose result is the exit status."""
+
+    def wrap(function: Callable[..., int | None]) -> Any:
+        @functools.wraps(function)
+        def guarded(*arguments: Any, **keywords: Any) -> None:
+            with console.reported():
+                raise SystemExit(function(*arguments, **keywords) or 0)
+
+        return task(**options)(guarded)
+
+    return wrap
+
+
+@command()
+def images(_c: Context) -> None:
+    """List the images there are."""
+    show.images(SETTINGS)
+
+
+@command(iterable=["set_"])
+def plan(_c: Context, image: str = IMAGE, set_: list[str] | None = None) -> None:
+    """Show every resolved value and stage of a build; changes nothing."""
+    show.plan(SETTINGS, image, tuple(set_ or ()))
+
+
+@command(iterable=["set_"])
+def build_image(
+    _c: Context, image: str = IMAGE, set_: list[str] | None = None, keep: bool = False
+) -> None:
+    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running)."""
+    folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
+    console.say(str(folder / f"{image}.qcow2"))
+
+
+@command()
+def verify_image(_c: Context, image: str = IMAGE) -> int:
+    """Boot the finished image on throwaway overlays and check it."""
+    report = verify(SETTINGS, definition.load(SETTINGS, image), build.latest(SETTINGS, image))
+    return 1 if report.failed else 0
+
+
+@command(iterable=["copy"])
+def boot(
+    _c: Context, image: str = IMAGE, run: str | None = None, copy: list[str] | None = None
+) -> int:
+    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root)."""
+    folder = build.latest(SETTINGS, image)
+    return boots.boot(
+        SETTINGS,
+        definition.load(SETTINGS, image),
+        folder / f"{image}.qcow2",
+        run=run,
+        copy=[Path(path) for path in copy or ()],
+    )
+
+
+@command()
+def demo(_c: Context) -> int:
+    """Build, boot and verify Debian 12 for this machine's architecture."""
+    return show.demo(SETTINGS)
+
+
+@command()
+def update_base(_c: Context, image: str = IMAGE) -> None:
+    """Move the pin of a cloud image to the newest signed release."""
+    old, new = cloudimage.update_pin(SETTINGS, image)
+    console.say(f"{image}: {new} is pinned already" if old == new else f"{image}: {old} -> {new}")
+
+
+@command()
+def clean(_c: Context, cache: bool = False) -> None:
+    """Remove dist/ (--cache: the cached stages and downloads too)."""
+    checkout.clean(SETTINGS, cache=cache)
+
+
+@command()
+def lint(_c: Context) -> None:
+    """Run every linter."""
+    checkout.lint(SETTINGS)
+
+
+@command()
+def test(_c: Context, layer: str = "") -> int:
+    """Run the tests (--layer unit, runtime, machine or image)."""
+    return checkout.test(SETTINGS, layer)
