@@ -98,12 +98,12 @@ def load_with_sources(
     settings: Settings, name: str, overrides: Sequence[str] = ()
 ) -> tuple[Image, dict[str, str]]:
     """The image and, for each of its values by dotted key, where the value came from."""
-    path = settings.images / f"{name}.toml"
-    if not path.is_file():
+    if name not in names(settings):
         raise BuildError(
             f"there is no image {name!r}", hint=f"the images are: {', '.join(names(settings))}"
         )
-    where = _relative(path, settings.root)
+    path = settings.images / f"{name}.toml"
+    where = str(path.relative_to(settings.root))
     table = _parse(path, where)
     sources = dict.fromkeys(_flat(table), where)
     if settings.mirror and _at(table, "base.kind") == "bootstrap":
@@ -189,7 +189,3 @@ def _put(table: dict[str, Any], key: str, value: object) -> None:
 
 def _at(table: Mapping[str, Any], key: str) -> object:
     return _flat(table).get(key)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,52 @@
+"""Rules for all layers of tests: a layer is a folder, and a skipped one is never silent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serai.image.settings import Settings
+
+LAYERS = ("unit", "runtime", "machine", "image")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its layer, and run the quick layers first."""
+    order = {name: number for number, name in enumerate(LAYERS)}
+
+    def layer(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").parts[0]
+
+    for item in items:
+        if layer(item) != "unit":
+            item.add_marker(layer(item))
+    items.sort(key=lambda item: order[layer(item)])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what was not tested."""
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.section(f"{skipped} TESTS WERE SKIPPED: this run is no proof", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a skipped test is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter is not None and reporter.stats.get("skipped")
+    if os.environ.get("CI") and skipped and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Settings:
+    """Settings of an empty checkout below ``tmp_path``, with a cache and dist of its own."""
+    root = tmp_path / "checkout"
+    for name in ("images", "playbooks", "roles"):
+        (root / name).mkdir(parents=True)
+    return Settings.of(
+        {"SERAI_CACHE": str(tmp_path / "cache"), "SERAI_DIST": str(tmp_path / "dist")}, root
+    )
