@@ -28,7 +28,7 @@ def whole(target: Path) -> Iterator[Path]:
         sync(temporary)
         if not target.exists():
             temporary.rename(target)
-            _fsync(target.parent)
+            fsync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -51,7 +51,7 @@ def sync(folder: Path) -> None:
     """Make every file and folder below ``folder`` durable (fsync(2))."""
     for path in [folder, *folder.rglob("*")]:
         if path.is_file() or path.is_dir():
-            _fsync(path)
+            fsync(path)
 
 
 @contextmanager
@@ -62,17 +62,37 @@ def locked(path: Path) -> Iterator[None]:
     another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(
-                f"another build is using {path.parent}", hint="wait for it, or end it"
-            ) from None
-        yield
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BuildError(
+                    f"another build is using {path.parent}", hint="wait for it, or end it"
+                ) from None
+            # Its last holder may have renamed or removed the file after we opened it.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                yield
+                return
 
 
-def _fsync(path: Path) -> None:
+def write(path: Path, content: str) -> None:
+    """Replace the text of ``path`` in one step that is durable; its mode stays what it was."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+        temporary.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o644)
+        fsync(temporary)
+        temporary.replace(path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
