@@ -1,0 +1,408 @@
+"""One layer of an image, built by Packer from packer/image.pkr.hcl through python-packer."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import packer as python_packer
+import sh
+
+from serai.image import definition, digest, firmware, progress, qemu, seed
+from serai.image.definition import Image
+from serai.image.errors import BuildError
+from serai.image.progress import Event, Note, TaskTiming
+from serai.image.qemu import Accelerator
+from serai.image.run import last_lines, run, tool
+from serai.image.settings import Settings
+
+USER = "serai-build"
+
+_TEMPLATE = Path("packer/image.pkr.hcl")
+_PLAYBOOK = Path("playbooks/image.yml")
+# ci-info and the plugin loader call home otherwise; colour would be noise in the lines we read.
+_ENVIRONMENT = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+# How long Packer may take to end its machine after Ctrl-C, in seconds.
+_GRACE = 30.0
+# Under emulation a cloud image's first boot took 12 minutes.
+_SSH_TIMEOUT = "60m"
+
+
+class _Packer(python_packer.Packer):  # type: ignore[misc]  # it has no types
+    """python-packer, made to work with today's Packer and Python.
+
+    Its build() sends an option that Packer has not, its validate() reads an attribute that
+    exceptions no longer have, and its way to hand over output asks for a pseudo-terminal.
+    """
+
+    def __init__(
+        self,
+        template: Path,
+        variables: Path,
+        *,
+        prefix: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        lines: Queue[bytes] | None = None,
+    ) -> None:
+        command = [*prefix, str(tool("packer"))]
+        super().__init__(str(template), var_file=str(variables), exec_path=command[0])
+        options: dict[str, Any] = {
+            "_env": {**os.environ, **_ENVIRONMENT, **(environment or {})},
+            "_tty_out": False,
+            "_decode_errors": "replace",
+        }
+        if lines is not None:
+            options |= {"_out": _Lines(lines), "_err_to_out": True}
+        self.packer: Any = sh.Command(command[0]).bake(*command[1:], **options)
+
+    def start(self, *, on_error: str) -> Any:
+        """`packer build` in the background, in a process group of its own."""
+        self.packer_cmd = self.packer.build
+        self._add_opt("-machine-readable")
+        self._add_opt("-parallel-builds=1")
+        self._add_opt(f"-on-error={on_error}")
+        self._append_base_arguments()
+        self._add_opt(self.packerfile)
+        return self.packer_cmd(_bg=True)
+
+    def complaint(self) -> str:
+        """What `packer validate` has against the template and its variables; '' if nothing."""
+        self.packer_cmd = self.packer.validate
+        self._append_base_arguments()
+        self._add_opt(self.packerfile)
+        try:
+            self.packer_cmd()
+        except sh.ErrorReturnCode as error:
+            said: bytes = error.stdout + error.stderr
+            return said.decode(errors="replace")
+        return ""
+
+
+class _Lines:
+    """Where sh writes what the program says; it has a thread of its own for that."""
+
+    def __init__(self, lines: Queue[bytes]) -> None:
+        self._lines = lines
+
+    def write(self, chunk: bytes | str) -> None:
+        self._lines.put(chunk.encode() if isinstance(chunk, str) else chunk)
+
+
+def version() -> str:
+    """Packer's version, such as '1.6.6'; raises BuildError if it is not installed."""
+    said = run(["packer", "version"], env=_ENVIRONMENT).stdout
+    match = re.search(r"v(\d+\.\d+\.\d+\S*)", said)
+    return match[1] if match else "unknown"
+
+
+def inputs(settings: Settings | None = None) -> dict[str, object]:
+    """What of the template and of this module goes into a layer's content."""
+    root = (settings or Settings.of()).root
+    recipe = [inspect.getsource(part) for part in (_variables, _make_seed)]
+    return {
+        "packer template": digest.of_file(root / _TEMPLATE),
+        "packer driver": digest.of_value(recipe),
+    }
+
+
+def validate(image: Image, settings: Settings) -> None:
+    """Check the template with the variables that a build of ``image`` would give it.
+
+    Nothing is built, no disk need exist. Raises BuildError with what Packer has against it.
+    """
+    with tempfile.TemporaryDirectory(prefix="serai-validate-") as folder:
+        work = Path(folder)
+        _make_seed(work)
+        values = _variables(
+            image,
+            settings,
+            accelerator="tcg",
+            disk=work / "disk.qcow2",
+            layer="validate",
+            work=work,
+        )
+        said = _Packer(
+            settings.root / _TEMPLATE,
+            _write_variables(values, work),
+            environment={"PACKER_CACHE_DIR": str(work / "cache")},
+        ).complaint()
+    if said:
+        raise BuildError(f"packer validate, {image.name}: {last_lines(said, 6)}")
+
+
+def run_layer(
+    image: Image,
+    settings: Settings,
+    *,
+    accelerator: Accelerator,
+    disk: Path,
+    layer: str,
+    target: Path,
+    log: Path,
+    keep: bool = False,
+    on_event: Callable[[Event], None],
+) -> list[TaskTiming]:
+    """Build ``layer`` on top of ``disk`` into ``target``, a compressed qcow2 that stands alone.
+
+    Appends what Packer and Ansible say to ``log``, tells ``on_event`` of each step, and returns
+    how long each Ansible task took. With ``keep``, a machine in which the layer failed stays up.
+
+    Raises BuildError. No machine and no file stays behind then, nor after Ctrl-C, but for the
+    machine that ``keep`` asks for; after kill -9 the kernel ends the machine, and the next build
+    of this image removes its folder.
+    """
+    home = settings.cache / "work" / image.name
+    _sweep(home)
+    work = Path(tempfile.mkdtemp(prefix=f"{layer}.", dir=home))
+    kept = False
+    try:
+        _make_seed(work)
+        values = _variables(
+            image, settings, accelerator=accelerator, disk=disk, layer=layer, work=work
+        )
+        if keep:
+            values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
+        build = _Build(log, on_event)
+        if not build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep):
+            kept = keep and _machine(work) is not None
+            _append_tail(work / "packer.log", log)
+            raise BuildError(build.why(layer), hint=_way_in(work, kept=kept), log=log)
+        on_event(Note("compressing the disk"))
+        _compress(work / "output" / "disk.qcow2", target, log)
+        return build.tasks.done
+    finally:
+        if not kept:
+            _remove(work)
+
+
+class _Build:
+    """One run of `packer build`: reads its lines as they come, and ends it on Ctrl-C."""
+
+    def __init__(self, log: Path, on_event: Callable[[Event], None]) -> None:
+        self.tasks = progress.Tasks()
+        self._log = log
+        self._on_event = on_event
+        self._begin = time.monotonic()
+        self._errors: list[str] = []
+        self._step = "starting packer"
+
+    def run(self, template: Path, variables: Path, *, keep: bool) -> bool:
+        """Run Packer to its end; whether it succeeded."""
+        lines: Queue[bytes] = Queue()
+        work = variables.parent
+        running = _Packer(
+            template,
+            variables,
+            prefix=() if keep else _fence(),
+            environment={
+                "PACKER_CACHE_DIR": str(work / "cache"),
+                "PACKER_LOG": "1",
+                "PACKER_LOG_PATH": str(work / "packer.log"),
+            },
+            lines=lines,
+        ).start(on_error="abort" if keep else "cleanup")
+        try:
+            while running.process.is_alive():
+                self._read(lines, timeout=0.2)
+        except BaseException:
+            _interrupt(running.process)
+            raise
+        try:
+            running.wait()
+        except sh.ErrorReturnCode:
+            return False
+        finally:
+            self._read(lines, timeout=0)
+            self._tell(self.tasks.end(time.monotonic()))
+        return True
+
+    def why(self, layer: str) -> str:
+        """Why the build failed, in one line."""
+        if self.tasks.failure:
+            return f"layer {layer}: {self.tasks.failure}"
+        said = last_lines("\n".join(dict.fromkeys(self._errors)))
+        return f"layer {layer}: packer failed while {self._step}: {said}"
+
+    def _read(self, lines: Queue[bytes], timeout: float) -> None:
+        """Take what there is, waiting at most ``timeout`` seconds for the first line."""
+        with self._log.open("a") as log:
+            while True:
+                try:
+                    chunk = lines.get(timeout=timeout) if timeout else lines.get_nowait()
+                except Empty:
+                    return
+                for line in chunk.decode(errors="replace").splitlines():
+                    self._line(line, log)
+
+    def _line(self, line: str, log: Any) -> None:
+        said = progress.packer_line(line)
+        if said is None:
+            return
+        now = time.monotonic()
+        for text in said.text.splitlines():
+            log.write(f"{now - self._begin:8.1f} {text}\n")
+            if said.kind == "error":
+                self._errors.append(text)
+            elif said.kind == "say" and (note := progress.step(text)):
+                self._step = note.text
+                self._tell([note])
+            elif said.kind == "message":
+                self._tell(self.tasks.feed(text, now))
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._on_event(event)
+
+
+def _variables(
+    image: Image,
+    settings: Settings,
+    *,
+    accelerator: Accelerator,
+    disk: Path,
+    layer: str,
+    work: Path,
+) -> dict[str, Any]:
+    """Every variable of the template."""
+    return {
+        "work": str(work),
+        "disk": str(disk),
+        "disk_size": f"{definition.megabytes(image.disk.size)}M",
+        "sessions_size": f"{definition.megabytes(image.disk.sessions)}M",
+        "qemu_binary": qemu.PROGRAMS[image.arch],
+        "machine_type": qemu.MACHINES[image.arch],
+        "accelerator": accelerator,
+        "qemuargs": qemu.packer_args(
+            image,
+            accelerator=accelerator,
+            firmware=firmware.find(image.arch),
+            serial_log=work / "serial.log",
+        ),
+        "user": USER,
+        "key": str(work / "id_ed25519"),
+        "ssh_timeout": _SSH_TIMEOUT,
+        # The last layer's roles take the build user away and end the machine themselves.
+        "shutdown_command": "sudo -n shutdown -P now",
+        "host_alias": image.name,
+        "playbook": str(settings.root / _PLAYBOOK),
+        # Beside the interpreter that runs us, so that a virtual environment need not be active.
+        "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
+        "ansible_arguments": ["--tags", layer],
+        "ansible_environment": [
+            f"ANSIBLE_CONFIG={settings.root / 'ansible.cfg'}",
+            f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
+            "ANSIBLE_NOCOLOR=1",
+            "ANSIBLE_STDOUT_CALLBACK=default",
+            # The machine's host key is minutes old and never seen again.
+            "ANSIBLE_SSH_COMMON_ARGS=-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+        ],
+    }
+
+
+def _write_variables(values: dict[str, Any], work: Path) -> Path:
+    path = work / "variables.pkrvars.json"
+    path.write_text(json.dumps(values, indent=2))
+    return path
+
+
+def _make_seed(work: Path) -> None:
+    """A throwaway key, and what cloud-init fetches from Packer's HTTP server to accept it."""
+    key = seed.new_key(work)
+    folder = work / "seed"
+    folder.mkdir()
+    (folder / "user-data").write_text(seed.user_data(users={USER: [key.public]}))
+    (folder / "meta-data").write_text(seed.meta_data())
+    (folder / "vendor-data").write_text("")
+
+
+def _fence() -> list[str]:
+    """What runs Packer so that all it starts ends with it, and it with us (even on kill -9).
+
+    Packer starts copies of itself, and those QEMU and Ansible; the kernel tells none of them that
+    this process is gone. A PID namespace does: when its first process ends, the kernel kills the
+    rest (pid_namespaces(7)), and unshare --kill-child ends the first one with itself.
+    """
+    prefix = [str(tool("setpriv")), "--pdeathsig", "KILL", "--"]
+    prefix += [str(tool("unshare")), "--pid", "--fork", "--kill-child=KILL"]
+    if os.geteuid() != 0:
+        prefix += ["--user", "--map-current-user"]
+    return [*prefix, "--"]
+
+
+def _interrupt(process: Any) -> None:
+    """Ctrl-C for Packer, in a process group of its own; it ends its machine and goes."""
+    deadline = time.monotonic() + _GRACE
+    _signal_group(process.pid, signal.SIGINT)
+    while process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _machine(work: Path) -> int | None:
+    """The process id of the machine kept running in ``work``, if there is one."""
+    try:
+        pid = int((work / "qemu.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(work) in command else None
+
+
+def _way_in(work: Path, *, kept: bool) -> str:
+    if not kept:
+        return "--keep leaves the machine running, to look inside"
+    pid = _machine(work)
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    forwarded = re.search(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-:22", command)
+    port = forwarded[1] if forwarded else "?"
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    return (
+        f"the machine is still running: ssh -i {work / 'key'} -p {port} {options} "
+        f"{USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
+    )
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed builds of this image left behind; a kept machine keeps its folder."""
+    home.mkdir(parents=True, exist_ok=True)
+    for work in home.iterdir():
+        if _machine(work) is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove(work: Path) -> None:
+    if (pid := _machine(work)) is not None:
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _compress(disk: Path, target: Path, log: Path) -> None:
+    """Write ``disk`` to ``target``; zstd takes a third of zlib's time for the same size."""
+    options = ["-c", "-O", "qcow2", "-o", "compression_type=zstd"]
+    run(["qemu-img", "convert", *options, disk, target], log=log)
+
+
+def _append_tail(packer_log: Path, log: Path, lines: int = 100) -> None:
+    """What Packer noted for itself, QEMU's words among it, is only of interest after a failure."""
+    if packer_log.is_file():
+        tail = packer_log.read_text(errors="replace").splitlines()[-lines:]
+        with log.open("a") as stream:
+            stream.write("\n".join(["", "the end of packer's own log:", *tail, ""]))
