@@ -35,7 +35,8 @@ class CloudImageBase(_Table):
     """An official cloud image, pinned by its digest."""
 
     kind: Literal["cloud-image"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
+    # file:///… for a copy at hand, where there is no network
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s]+$")]
     sha256: Sha256
 
 
