@@ -64,7 +64,7 @@ class Plan:
 
 
 def make(settings: Settings, image: Image) -> Plan:
-    """The plan for ``image``; raises BuildError where playbooks or roles are not as they must be."""
+    """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
     home = settings.cache / "stages" / image.name
     tools = tool_versions(image)
     stages = [_stage(home, BASE, _base_inputs(image, tools))]
