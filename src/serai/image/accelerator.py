@@ -22,6 +22,7 @@ from serai.image.qemu import MACHINES, PROGRAMS, Accelerator, cpu
 from serai.image.run import last_lines, run
 from serai.image.settings import Settings
 
+KVM = Path("/dev/kvm")
 DEADLINE = 5.0  # seconds; a guest that works needs a tenth of one
 _FIRMWARE_SIZE = 64 * 1024  # the smallest that QEMU maps for x86
 _HOST_ARCHES: dict[str, Arch] = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64"}
@@ -54,7 +55,7 @@ def choose(arch: Arch, settings: Settings) -> Accelerator:
         if accelerator == asked:
             return accelerator
     native: Accelerator = "hvf" if sys.platform == "darwin" else "kvm"
-    if native == "kvm" and not Path("/dev/kvm").exists():
+    if native == "kvm" and not KVM.exists():
         return "tcg"
     return _remembered(arch, native, settings.cache / "accelerator.json")
 
@@ -85,8 +86,9 @@ def _remembered(arch: Arch, native: Accelerator, memory: Path) -> Accelerator:
         good, seen = works(arch, native)
         if not good:
             console.warn(f"{native} is there, but runs no guest ({seen}); emulating, much slower")
-        known = {key: native if good else "tcg"}  # older boots' answers are of no use
-        _write(memory, {**_of_this_boot(_read(memory)), **known})
+        known[key] = native if good else "tcg"
+        boot = _boot_id()
+        _write(memory, {key: value for key, value in known.items() if key.startswith(boot)})
     return native if known[key] == native else "tcg"
 
 
@@ -100,10 +102,6 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return platform.release()  # not Linux: the kernel's version must do
-
-
-def _of_this_boot(known: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in known.items() if key.startswith(_boot_id())}
 
 
 def _read(memory: Path) -> dict[str, str]:

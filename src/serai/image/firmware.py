@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serai.image.definition import Arch
 from serai.image.errors import BuildError
+from serai.image.run import search_path
 
 PACKAGES: dict[Arch, str] = {"arm64": "qemu-efi-aarch64", "amd64": "ovmf"}
 
@@ -50,7 +51,7 @@ def find(arch: Arch, root: Path = Path("/")) -> Firmware:
 def _candidates(arch: Arch, root: Path) -> list[Firmware]:
     pairs = [Firmware(root / code, root / store) for code, store in _DISTRIBUTIONS[arch]]
     emulator, code, store = _BUNDLED[arch]
-    found = shutil.which(emulator)
+    found = shutil.which(emulator, path=search_path())
     if found is not None:
         share = root / Path(found).resolve().parents[1].relative_to("/") / "share" / "qemu"
         pairs.append(Firmware(share / code, share / store))

@@ -37,7 +37,6 @@ class Ssh:
             "IdentityFile": _quoted(self.key),
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
-            "LogLevel": "ERROR",
             "ConnectTimeout": str(_ATTEMPT),
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "8",
