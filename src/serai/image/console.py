@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from rich.console import Console
 from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskTiming
 
-out = Console(highlight=False, soft_wrap=True)
+# Rich folds tables to 80 columns where there is no terminal; a log has room for more.
+_WIDTH = None if sys.stdout.isatty() else 160
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
