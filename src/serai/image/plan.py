@@ -73,7 +73,7 @@ def make(settings: Settings, image: Image) -> Plan:
             "previous stage": stages[-1].key,
             "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
             **layer.digests,
-            **packer.inputs(),
+            **packer.inputs(settings),
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core")},
         }
