@@ -17,8 +17,8 @@ from serai.image.ssh import Ssh, answers
 
 
 @contextmanager
-def _server(greeting: bytes) -> Iterator[int]:
-    """A server that greets each caller so and hangs up; b'' never says anything."""
+def _server(greeting: bytes, *, hang_up: bool = True) -> Iterator[int]:
+    """A server that greets each caller so, and hangs up or stays silent from then on."""
     listener = socket.create_server(("127.0.0.1", 0))
     callers = []
 
@@ -29,7 +29,7 @@ def _server(greeting: bytes) -> Iterator[int]:
             except OSError:
                 return
             caller.sendall(greeting)
-            if greeting:
+            if hang_up:
                 caller.close()
             callers.append(caller)
 
@@ -74,7 +74,7 @@ def test_a_greeting_is_an_answer() -> None:
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400\r\n"])
 def test_a_connection_alone_is_none(greeting: bytes) -> None:
-    with _server(greeting) as port:
+    with _server(greeting, hang_up=False) as port:
         assert not answers(port, 0.2)
 
 
@@ -87,7 +87,7 @@ def test_a_closed_port_is_none() -> None:
 def test_a_refused_login_tells_why_in_the_end(tmp_path: Path) -> None:
     with (
         _server(b"SSH-2.0-nothing\r\n") as port,
-        pytest.raises(BuildError, match=r"did not let root in by ssh in time: .*[Cc]losed"),
+        pytest.raises(BuildError, match=r"did not let root in by ssh in time: .*127.0.0.1 port"),
     ):
         Ssh(port, "root", tmp_path / "id").wait_until_up(time.monotonic() + 1)
 
@@ -98,6 +98,19 @@ def test_waiting_ends_when_the_guest_is_gone(tmp_path: Path) -> None:
 
     with _server(b"") as port, pytest.raises(BuildError, match="QEMU is gone"):
         Ssh(port, "root", tmp_path / "id").wait_until_up(time.monotonic() + 600, gone)
+
+
+def test_a_login_that_hangs_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serai.image.ssh._ATTEMPT", 0.2)
+    tries = []
+    with (
+        _server(b"SSH-2.0-silent\r\n", hang_up=False) as port,
+        pytest.raises(BuildError, match="in time: ssh did not end within"),
+    ):
+        Ssh(port, "root", tmp_path / "id").wait_until_up(
+            time.monotonic() + 1.5, lambda: tries.append(time.monotonic())
+        )
+    assert len(tries) > 1
 
 
 def test_no_connection_is_not_the_commands_failure(tmp_path: Path) -> None:

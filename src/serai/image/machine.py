@@ -8,8 +8,8 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from serai.image.ssh import Ssh
 BOOT_DEADLINE = 900.0  # seconds; a loaded host that emulates everything needs 300
 _STOP_DEADLINE = 180.0
 _POLL = 0.1
-_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 @dataclass
@@ -59,19 +58,10 @@ class Machine:
     def reboot(self) -> float:
         """Reboot from inside; returns the seconds until ssh works in the new boot."""
         begin = time.monotonic()
-        before = self.ssh.run(_BOOT_ID).stdout
-        # The connection may break before the command's status comes back.
-        self.ssh.run("systemctl reboot", check=False, timeout=60)
-        self.ssh.disconnect()
-        until = begin + self.deadline
-        while True:
-            self._wait_for_ssh(until)
-            # Until sshd is told to end, it is still the old boot that answers.
-            after = self.ssh.run(_BOOT_ID, check=False, timeout=60).stdout
-            if after not in ("", before):
-                return time.monotonic() - begin
-            self.ssh.disconnect()
-            time.sleep(_POLL)
+        # The reset tells the old boot from the new one; sshd may answer until just before it.
+        asyncio.run(_reset(self.qmp_socket, self._ask_to_reboot, self.deadline))
+        self._wait_for_ssh(begin + self.deadline)
+        return time.monotonic() - begin
 
     def shutdown(self, seconds: float = _STOP_DEADLINE) -> bool:
         """Press the power button and wait; a guest that has not ended by then is killed.
@@ -112,6 +102,11 @@ class Machine:
         """Wait for the first boot; notes ``boot_seconds``, raises BuildError if it fails."""
         self._wait_for_ssh(self.power_on + self.deadline)
         self.boot_seconds = time.monotonic() - self.power_on
+
+    def _ask_to_reboot(self) -> None:
+        # The connection may break before the command's status comes back.
+        self.ssh.run("systemctl reboot", check=False)
+        self.ssh.disconnect()
 
     def _wait_for_ssh(self, until: float) -> None:
         try:
@@ -249,10 +244,27 @@ def _forwarded_port(machine: Machine) -> int:
 
 
 async def _qmp(path: Path, name: str, arguments: Mapping[str, object] | None) -> object:
+    async with _connected(path) as client:
+        return await asyncio.wait_for(client.execute(name, arguments), 30)
+
+
+async def _reset(path: Path, trigger: Callable[[], None], seconds: float) -> None:
+    """Call ``trigger`` and wait for the machine's reset; raises BuildError if there is none."""
+    async with _connected(path) as client:
+        with client.listener("RESET") as resets:
+            trigger()  # it blocks, but what QEMU says meanwhile waits in the socket
+            try:
+                await asyncio.wait_for(resets.get(), seconds)
+            except asyncio.TimeoutError:
+                raise BuildError(f"the guest did not reboot within {seconds:g} s") from None
+
+
+@asynccontextmanager
+async def _connected(path: Path) -> AsyncIterator[QMPClient]:
     client = QMPClient("serai")
     await asyncio.wait_for(client.connect(str(path)), 10)
     try:
-        return await asyncio.wait_for(client.execute(name, arguments), 30)
+        yield client
     finally:
         with suppress(QMPError, OSError):
             await client.disconnect()

@@ -112,10 +112,11 @@ class Ssh:
                 still_there()
             # A look at the banner costs nothing; an ssh in vain costs the emulated guest seconds.
             if answers(self.port):
-                done = self.run("true", check=False, timeout=3 * _ATTEMPT)
-                if done.returncode == 0:
+                try:
+                    self.run("true", timeout=3 * _ATTEMPT)
                     return
-                said = last_lines(done.stderr)
+                except BuildError as error:  # a guest may hang up or fall silent as it comes up
+                    said = error.message
             time.sleep(_POLL)
         raise BuildError(f"the guest did not let {self.user} in by ssh in time: {said}")
 
