@@ -150,7 +150,7 @@ def good() -> dict[str, Any]:
             "cloud_init": [],
             "temporary": [],
             "random_seeds": [],
-            "people": [],
+            "mentions": [],
             "sudoers": [],
         },
         "digests": {"promised": "d" * 64, "before": "d" * 64, "after": "d" * 64},
@@ -249,7 +249,7 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
     ],
     "the journal says why that disk is refused": [
         [("foreign.facts.sessions.journal", [])],
-        [("foreign.facts.sessions.journal", ["sessions.mount: exit code 1"])],
+        [("foreign.facts.sessions.journal", ["sessions.mount: refused", "/dev/vdb: exit code 1"])],
     ],
     "that disk is left untouched": [
         [("foreign_disk.after", "f" * 64)],
@@ -290,8 +290,8 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [(f"{FIRST}.socat.status", 127)],
         [(f"{FIRST}.socat.output", "")],
     ],
-    "nobody from the build has an account": [
-        [(f"{SHIPPED}.people", ["serai-build"])],
+    "nothing is left of the build's user": [
+        [(f"{SHIPPED}.mentions", ["/etc/passwd-"])],
         [(f"{FIRST}.accounts.people", ["serai-build"])],
     ],
     "only the seeded key lets somebody in": [

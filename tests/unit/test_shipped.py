@@ -21,7 +21,7 @@ CLEAN = Shipped(
     cloud_init=[],
     temporary=[],
     random_seeds=[],
-    people=[],
+    mentions=[],
     sudoers=[],
 )
 
@@ -81,12 +81,8 @@ def test_a_clean_root_tells_of_nothing(tree: Path) -> None:
             "random_seeds",
             ["/var/lib/systemd/credential.secret"],
         ),
-        (
-            "etc/passwd",
-            PASSWD + "serai-build:x:1000:1000::/home/b:/bin/sh\n",
-            "people",
-            ["serai-build"],
-        ),
+        ("etc/shadow-", "root:*\nserai-build:!:1::::\n", "mentions", ["/etc/shadow-"]),
+        ("var/backups/passwd.bak", "serai-build:x:1000\n", "mentions", ["/var/backups/passwd.bak"]),
         ("etc/sudoers.d/90-x", "b ALL=(ALL) ALL\n", "sudoers", ["/etc/sudoers.d/90-x"]),
     ],
 )

@@ -170,7 +170,7 @@ class Shipped(_Facts):
     cloud_init: list[str]
     temporary: list[str]
     random_seeds: list[str]
-    people: list[str]
+    mentions: list[str]  # files that name the user that the build logs in as
     sudoers: list[str]
 
 

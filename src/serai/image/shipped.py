@@ -13,19 +13,18 @@ from serai.image import offline
 from serai.image.facts import Shipped
 from serai.image.run import run
 
+BUILD_USER = "serai-build"
 _FILES = (
-    "/etc/machine-id",
-    "/etc/passwd",
     "/var/lib/dbus/machine-id",
     "/var/lib/systemd/credential.secret",
     "/var/lib/systemd/random-seed",
 )
 _FOLDERS = (
-    "/etc/ssh",
-    "/etc/sudoers.d",
+    "/etc",
     "/home",
     "/root",
     "/tmp",  # noqa: S108
+    "/var/backups",
     "/var/cache/apt",
     "/var/lib/apt/lists",
     "/var/lib/cloud",
@@ -71,13 +70,12 @@ def look(tree: Path) -> Shipped:
 
     Symbolic links are never followed: they would lead out of ``tree``.
     """
-    people = _people(tree)
     return Shipped(
         machine_id=_text(tree / "etc/machine-id"),
         dbus_machine_id=_text(tree / "var/lib/dbus/machine-id"),
         host_keys=[path for path in _holding(tree, "etc/ssh") if "/ssh_host_" in path],
         logs=_holding(tree, "var/log"),
-        homes=[*_in_homes(tree), *_homes_of_nobody(tree, people)],
+        homes=[*_in_homes(tree), *_homes_of_nobody(tree)],
         apt=_apt(tree),
         cloud_init=_all(tree, "var/lib/cloud"),
         temporary=[*_all(tree, "tmp"), *_all(tree, "var/tmp")],
@@ -86,7 +84,7 @@ def look(tree: Path) -> Shipped:
             for name in ("random-seed", "credential.secret")
             if _holds(tree / "var/lib/systemd" / name)
         ],
-        people=people,
+        mentions=_mentions(tree),
         sudoers=[path for path in _holding(tree, "etc/sudoers.d") if _rules(tree / path[1:])],
     )
 
@@ -96,13 +94,19 @@ def _people(tree: Path) -> list[str]:
     return [name for name, _, uid, *_ in entries if int(uid) in _PEOPLE]
 
 
+def _mentions(tree: Path) -> list[str]:
+    """Files that name the user that the build logs in as: accounts, their backups, rights."""
+    paths = [*_holding(tree, "etc"), *_holding(tree, "var/backups")]
+    return [path for path in paths if BUILD_USER.encode() in (tree / path[1:]).read_bytes()]
+
+
 def _in_homes(tree: Path) -> list[str]:
     found = [*_holding(tree, "root"), *_holding(tree, "home")]
     return [path for path in found if Path(path).name not in _SKELETON]
 
 
-def _homes_of_nobody(tree: Path, people: list[str]) -> list[str]:
-    homes = tree / "home"
+def _homes_of_nobody(tree: Path) -> list[str]:
+    people, homes = _people(tree), tree / "home"
     folders = [path for path in homes.iterdir() if path.is_dir()] if homes.is_dir() else []
     return [f"/home/{path.name}" for path in folders if path.name not in people]
 

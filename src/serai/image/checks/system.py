@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from serai.image.checks.core import Absent, Finding, at_rest, check, the
 from serai.image.facts import Evidence
+from serai.image.shipped import BUILD_USER
 
-BUILD_USER = "serai-build"
 CLOCK = 120.0  # seconds that an emulated machine's clock may be off
 
 
@@ -91,13 +91,13 @@ def _socat(evidence: Evidence) -> Finding:
     return Finding([] if well else [f"status {socat.status}: {socat.output}"], socat.version)
 
 
-@check("nobody from the build has an account", "accounts")
+@check("nothing is left of the build's user", "shipped")
 def _build_user(evidence: Evidence) -> Finding:
-    shipped = at_rest(evidence).people
-    later = the(evidence.first).facts.accounts.people
-    problems = [f"{name} is in the image" for name in shipped if name == BUILD_USER]
-    problems += [f"{BUILD_USER} is there after booting"] * (BUILD_USER in later and not problems)
-    return Finding(problems, f"people: {', '.join(later) or 'none'}")
+    problems = [f"{path} names {BUILD_USER}" for path in at_rest(evidence).mentions]
+    people = the(evidence.first).facts.accounts.people
+    if BUILD_USER in people:
+        problems.append(f"{BUILD_USER} has an account after booting")
+    return Finding(problems, f"people: {', '.join(people) or 'none'}")
 
 
 @check("only the seeded key lets somebody in", "accounts")
