@@ -201,6 +201,8 @@ def test_an_external_data_file_is_refused(site: Site) -> None:
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={data},data_file_raw=on", hostile, "1M")
     site.pin(hostile.read_bytes())
     assert "keeps its data in another file" in site.failure()
+    # … and before qemu-img, which would open that file, sees it.
+    assert "keeps its data in another file" in cloudimage.header_fault(hostile.read_bytes())
 
 
 def test_a_header_of_the_future_is_refused(site: Site, disk: Path) -> None:
@@ -401,6 +403,20 @@ def test_an_expired_key_is_refused(releases: Releases, tmp_path: Path) -> None:
 def test_a_missing_list_or_signature(releases: Releases, name: str) -> None:
     del releases.site.origin.files[f"/jammy/{NEW}/{name}"]
     releases.refused(f"cannot get {name} from 127.0.0.1: the server answered 404")
+
+
+def test_a_second_signature_does_no_harm(releases: Releases, keys: tuple[Key, Key]) -> None:
+    files = releases.site.origin.files
+    signature = f"/jammy/{NEW}/SHA256SUMS.gpg"
+    files[signature] += keys[1].sign(files[f"/jammy/{NEW}/SHA256SUMS"])
+    assert releases.update() == (OLD, NEW)
+
+
+@pytest.mark.parametrize("how", ["--sign", "--clearsign"])
+def test_another_text_by_the_right_key(releases: Releases, keys: tuple[Key, Key], how: str) -> None:
+    other = keys[0].gpg(how, stdin=b"something else")
+    releases.site.origin.files[f"/jammy/{NEW}/SHA256SUMS.gpg"] = other
+    releases.refused("not a good one by the key")
 
 
 def test_an_empty_signature(releases: Releases) -> None:

@@ -155,6 +155,12 @@ def test_a_server_that_does_not_resume_starts_over(
     assert target.read_bytes() == CONTENT
 
 
+def test_a_server_that_answers_with_another_part(origin: Origin, target: Path) -> None:
+    origin.script["/disk.img"] = [wrong_range] * HASTE.attempts
+    assert "answered with another part than was asked for" in failure(origin, target)
+    assert left(target) == []
+
+
 @pytest.mark.parametrize("old", [OTHER[:1000], OTHER, OTHER + b"more"])
 def test_a_part_of_another_file_starts_over(origin: Origin, target: Path, old: bytes) -> None:
     target.parent.mkdir()
@@ -246,7 +252,9 @@ def test_a_header_that_never_ends_is_no_answer(origin: Origin, target: Path) -> 
     def trickle(handler: BaseHTTPRequestHandler, content: bytes) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         # Every byte comes well before a socket's time-out would strike.
-        while not origin.closing.wait(0.05):
+        for _ in range(40):
+            if origin.closing.wait(0.05):
+                return
             handler.wfile.write(b".")
 
     origin.script["/disk.img"] = [trickle, trickle]

@@ -45,11 +45,11 @@ class Patience:
     """How often to try and how long to wait.
 
     A try ends after ``seconds`` without an answer, name resolution, every address and redirects
-    included, or without another byte. So no answer at all takes 47 s by default.
+    included, or without another byte. So no answer at all takes 38 s by default.
     """
 
     attempts: int = 3
-    seconds: float = 15
+    seconds: float = 12
     pause: float = 1
 
 
