@@ -257,8 +257,8 @@ class Key:
         argv = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", *arguments]
         return subprocess.run(argv, check=True, capture_output=True, input=stdin).stdout
 
-    def sign(self, content: bytes) -> bytes:
-        return self.gpg("--detach-sign", stdin=content)
+    def sign(self, content: bytes, *options: str) -> bytes:
+        return self.gpg(*options, "--detach-sign", stdin=content)
 
     def end_agent(self) -> None:
         subprocess.run(["/usr/bin/gpgconf", "--homedir", self.home, "--kill", "all"], check=True)
@@ -296,11 +296,11 @@ class Releases:
     def publish(self, release: str, key: Key, *, file: str = FILE) -> str:
         """A release whose image has another digest, which is returned."""
         sha256 = hashlib.sha256(release.encode()).hexdigest()
-        sums = f"{'1' * 64} *other-{file}\n{sha256} *{file}\n{'2' * 64} *{file}.manifest\n".encode()
+        sums = f"{'1' * 64} *other-{file}\n{'2' * 64} *{file}.manifest\n{sha256} *{file}\n".encode()
         folder = f"/jammy/{release}/"
         files = self.site.origin.files
         files[f"{folder}SHA256SUMS"] = sums
-        files[f"{folder}SHA256SUMS.gpg"] = key.sign(sums)
+        files[f"{folder}SHA256SUMS.gpg"] = key.sign(sums, "--armor")  # as Ubuntu does
         link = f'<a href="{release}/">{release}/</a> 2026-10-04\n'
         files["/jammy/"] = files.get("/jammy/", b'<a href="release/">') + link.encode()
         return sha256
@@ -408,7 +408,8 @@ def test_a_missing_list_or_signature(releases: Releases, name: str) -> None:
 def test_a_second_signature_does_no_harm(releases: Releases, keys: tuple[Key, Key]) -> None:
     files = releases.site.origin.files
     signature = f"/jammy/{NEW}/SHA256SUMS.gpg"
-    files[signature] += keys[1].sign(files[f"/jammy/{NEW}/SHA256SUMS"])
+    sums = files[f"/jammy/{NEW}/SHA256SUMS"]
+    files[signature] = keys[1].sign(sums) + keys[0].sign(sums)
     assert releases.update() == (OLD, NEW)
 
 
