@@ -31,7 +31,7 @@ USER = "serai-build"
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
-# ci-info and the plugin loader call home otherwise; colour would be noise in the lines we read.
+# Packer would ask whether there is a newer one; colour would be noise in the lines read here.
 _ENVIRONMENT = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
 # How long Packer may take to end its machine after Ctrl-C, in seconds.
 _GRACE = 30.0
@@ -97,6 +97,9 @@ class _Lines:
 
     def write(self, chunk: bytes | str) -> None:
         self._lines.put(chunk.encode() if isinstance(chunk, str) else chunk)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def version() -> str:
@@ -194,7 +197,7 @@ class _Build:
         self._log = log
         self._on_event = on_event
         self._begin = time.monotonic()
-        self._errors: list[str] = []
+        self._errors: dict[str, list[str]] = {"error": [], "failure": []}
         self._step = "starting packer"
 
     def run(self, template: Path, variables: Path, *, keep: bool) -> bool:
@@ -231,7 +234,7 @@ class _Build:
         """Why the build failed, in one line."""
         if self.tasks.failure:
             return f"layer {layer}: {self.tasks.failure}"
-        said = last_lines("\n".join(dict.fromkeys(self._errors)))
+        said = last_lines("\n".join(self._errors["failure"] or self._errors["error"]))
         return f"layer {layer}: packer failed while {self._step}: {said}"
 
     def _read(self, lines: Queue[bytes], timeout: float) -> None:
@@ -252,8 +255,8 @@ class _Build:
         now = time.monotonic()
         for text in said.text.splitlines():
             log.write(f"{now - self._begin:8.1f} {text}\n")
-            if said.kind == "error":
-                self._errors.append(text)
+            if said.kind in self._errors:
+                self._errors[said.kind].append(text)
             elif said.kind == "say" and (note := progress.step(text)):
                 self._step = note.text
                 self._tell([note])
@@ -275,6 +278,12 @@ def _variables(
     work: Path,
 ) -> dict[str, Any]:
     """Every variable of the template."""
+    machine = qemu.packer_args(
+        image,
+        accelerator=accelerator,
+        firmware=firmware.find(image.arch),
+        serial_log=work / "serial.log",
+    )
     return {
         "work": str(work),
         "disk": str(disk),
@@ -283,16 +292,11 @@ def _variables(
         "qemu_binary": qemu.PROGRAMS[image.arch],
         "machine_type": qemu.MACHINES[image.arch],
         "accelerator": accelerator,
-        "qemuargs": qemu.packer_args(
-            image,
-            accelerator=accelerator,
-            firmware=firmware.find(image.arch),
-            serial_log=work / "serial.log",
-        ),
+        "qemuargs": [*machine, ["-vnc", "none"]],  # Packer opens one even where told not to
         "user": USER,
         "key": str(work / "id_ed25519"),
         "ssh_timeout": _SSH_TIMEOUT,
-        # The last layer's roles take the build user away and end the machine themselves.
+        # In the last layer this also takes the build user away: see roles/seal.
         "shutdown_command": "sudo -n shutdown -P now",
         "host_alias": image.name,
         "playbook": str(settings.root / _PLAYBOOK),
@@ -304,6 +308,8 @@ def _variables(
             f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
             "ANSIBLE_NOCOLOR=1",
             "ANSIBLE_STDOUT_CALLBACK=default",
+            # Otherwise a task is named only when it has ended, and its time is the next one's.
+            "ANSIBLE_DISPLAY_SKIPPED_HOSTS=true",
             # The machine's host key is minutes old and never seen again.
             "ANSIBLE_SSH_COMMON_ARGS=-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
         ],

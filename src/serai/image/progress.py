@@ -42,7 +42,11 @@ Event = Note | TaskStarted | TaskTiming
 
 @dataclass(frozen=True)
 class PackerLine:
-    """One line of Packer: ``kind`` is say, message, error, or another type that it has."""
+    """One line of Packer.
+
+    ``kind`` is say (a step), message (what a step's program says), error, or failure (why the
+    whole build failed).
+    """
 
     kind: str
     text: str
@@ -57,15 +61,15 @@ _STEPS = {
     "Provisioning with Ansible": "running ansible",
     "Gracefully halting": "powering off",
 }
-_ESCAPES = {"%!(PACKER_COMMA)": ",", "\\n": "\n", "\\r": "\r"}
+_COMMA = "%!(PACKER_COMMA)"
 _MACHINE_LINE = re.compile(r"^\d+,([^,]*),([a-z-]+),?(.*)$")
-_TARGET = re.compile(r"^(==> )?\s*qemu\.[\w-]+: ?")
+_TARGET = re.compile(r"^(==> )?\s*qemu\.[\w-]+: ?|^==> ")
 
 _HEADER = re.compile(r"^(TASK|RUNNING HANDLER) \[(?:([\w.-]+) : )?(.*)\] \*+$")
-_PLAY = re.compile(r"^PLAY (\[(?P<name>.*)\]|RECAP) \*+$")
+_PLAY = re.compile(r"^PLAY (\[.*\]|RECAP) \*+$")
 _RESULT = re.compile(r"^(ok|changed|skipping|failed|fatal): \[([^\]]+)\](.*)$")
 _IGNORED = "...ignoring"
-_RANK = ("ok", "skipped", "changed", "ignored", "failed")
+_RANK = ("skipped", "ok", "changed", "ignored", "failed")
 
 
 def packer_line(line: str) -> PackerLine | None:
@@ -79,11 +83,15 @@ def packer_line(line: str) -> PackerLine | None:
     kind, data = match[2], match[3]
     if kind == "ui":
         kind, _, data = data.partition(",")
-    elif kind != "error":
+    elif kind == "error":
+        kind = "failure"
+    else:
         return None
-    for escape, character in _ESCAPES.items():
-        data = data.replace(escape, character)
-    return PackerLine(kind, _TARGET.sub("", data.rstrip()))
+    text = data.replace(_COMMA, ",")
+    if kind != "message":
+        # A message is always one line, and '\n' in it is the program's own, in JSON for example.
+        text = text.replace("\\n", "\n").strip()
+    return PackerLine(kind, _TARGET.sub("", text).rstrip())
 
 
 def step(text: str) -> Note | None:
