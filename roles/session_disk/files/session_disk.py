@@ -225,7 +225,10 @@ def _identity(serial: str, size: int) -> str:
 
 
 def keeps_quotas(places: Places) -> bool:
-    """Whether the kernel can mount a file system that keeps quotas; quota_v2 may be a module."""
+    """Whether the kernel can mount a file system that keeps quotas.
+
+    It refuses to without quota_v2 (fs/ext4/super.c), a module that Ubuntu has in a package apart.
+    """
     if not places.quotas.exists():
         return False
     return _run("modprobe", "--quiet", "quota_v2").returncode == 0
@@ -291,7 +294,10 @@ def run(*command: str | Path) -> str:
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", "it is not installed")
 
 
 def say(text: str, *, level: int = 6) -> None:
@@ -324,7 +330,7 @@ def _last_line(text: str) -> str:
 
 
 def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
-    """Have the link point at a disk that can be mounted; None if there is none. Raises RefusedError."""
+    """Have the link point at a disk that can be mounted; None without one. Raises RefusedError."""
     places.link.unlink(missing_ok=True)
     disk = _wait_for_disk(places, wait)
     if disk is None:
