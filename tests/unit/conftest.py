@@ -50,8 +50,8 @@ class Origin:
             handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         handler.send_header("Content-Length", str(len(content) - start))
         handler.end_headers()
-        handler.wfile.write(content[start:])
         self.sent += len(content) - start
+        handler.wfile.write(content[start:])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import random
 import resource
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -351,6 +352,22 @@ def test_two_at_once_do_not_mix(origin: Origin, target: Path) -> None:
         assert "another build" in failure(origin, target)
     fetch(origin, target)
     assert target.read_bytes() == CONTENT
+
+
+def test_a_lock_on_a_file_just_renamed_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk.img.part"
+    lock = fcntl.flock
+
+    def late(stream: IO[str], operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        path.rename(tmp_path / "disk.img")
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with cache.locked(path):
+        assert path.exists()
 
 
 def test_two_threads_agree_on_one_file(origin: Origin, target: Path) -> None:
