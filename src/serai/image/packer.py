@@ -35,6 +35,9 @@ _PLAYBOOK = Path("playbooks/image.yml")
 _ENVIRONMENT = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
 # How long Packer may take to end its machine after Ctrl-C, in seconds.
 _GRACE = 30.0
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
+# What must be free while a machine runs, in bytes.
+_ROOM = 64 << 20
 # Under emulation a cloud image's first boot took 12 minutes.
 _SSH_TIMEOUT = "60m"
 
@@ -141,7 +144,9 @@ def validate(image: Image, settings: Settings) -> None:
             environment={"PACKER_CACHE_DIR": str(work / "cache")},
         ).complaint()
     if said:
-        raise BuildError(f"packer validate, {image.name}: {last_lines(said, 6)}")
+        raise BuildError(
+            f"packer validate, {image.name}: {last_lines(said, 6)}", hint=_missing_plugin(said)
+        )
 
 
 def run_layer(
@@ -179,8 +184,10 @@ def run_layer(
         build = _Build(log, on_event)
         if not build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep):
             kept = keep and _machine(work) is not None
-            _append_tail(work / "packer.log", log)
-            raise BuildError(build.why(layer), hint=_way_in(work, kept=kept), log=log)
+            why = build.why(layer, _console(work))
+            _append(log, "the end of packer's own log", _tail(work / "packer.log", 100))
+            _append(log, "the end of the machine's console", _tail(work / "serial.log", 100))
+            raise BuildError(why, hint=_missing_plugin(why) or _way_in(work, kept=kept), log=log)
         on_event(Note("compressing the disk"))
         _compress(work / "output" / "disk.qcow2", target, log)
         return build.tasks.done
@@ -218,6 +225,7 @@ class _Build:
         try:
             while running.process.is_alive():
                 self._read(lines, timeout=0.2)
+                _require_room(work)
         except BaseException:
             _interrupt(running.process)
             raise
@@ -230,11 +238,13 @@ class _Build:
             self._tell(self.tasks.end(time.monotonic()))
         return True
 
-    def why(self, layer: str) -> str:
-        """Why the build failed, in one line."""
+    def why(self, layer: str, console: str) -> str:
+        """Why the build failed, in one line; ``console`` is what the machine said last."""
         if self.tasks.failure:
             return f"layer {layer}: {self.tasks.failure}"
         said = last_lines("\n".join(self._errors["failure"] or self._errors["error"]))
+        if console:
+            said += f" (the machine's last words: {console})"
         return f"layer {layer}: packer failed while {self._step}: {said}"
 
     def _read(self, lines: Queue[bytes], timeout: float) -> None:
@@ -346,6 +356,15 @@ def _fence() -> list[str]:
     return [*prefix, "--"]
 
 
+def _require_room(work: Path) -> None:
+    """QEMU stops a machine whose disk cannot grow, without a word; nothing would ever go on."""
+    if shutil.disk_usage(work).free < _ROOM:
+        raise BuildError(
+            f"the disk below {work.parent} is full",
+            hint="free some room ('invoke clean --cache' helps), or set SERAI_CACHE",
+        )
+
+
 def _interrupt(process: Any) -> None:
     """Ctrl-C for Packer, in a process group of its own; it ends its machine and goes."""
     deadline = time.monotonic() + _GRACE
@@ -370,6 +389,12 @@ def _machine(work: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return pid if os.fsencode(work) in command else None
+
+
+def _missing_plugin(said: str) -> str:
+    """Packer 1.10 and newer have their plugins apart; older ones have them built in."""
+    missing = "unknown by Packer" in said or "Missing plugins" in said
+    return "run 'packer init packer/plugins'" if missing else ""
 
 
 def _way_in(work: Path, *, kept: bool) -> str:
@@ -406,9 +431,19 @@ def _compress(disk: Path, target: Path, log: Path) -> None:
     run(["qemu-img", "convert", *options, disk, target], log=log)
 
 
-def _append_tail(packer_log: Path, log: Path, lines: int = 100) -> None:
-    """What Packer noted for itself, QEMU's words among it, is only of interest after a failure."""
-    if packer_log.is_file():
-        tail = packer_log.read_text(errors="replace").splitlines()[-lines:]
-        with log.open("a") as stream:
-            stream.write("\n".join(["", "the end of packer's own log:", *tail, ""]))
+def _tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file that are not blank, without a terminal's control sequences."""
+    if not path.is_file():
+        return []
+    text = _CONTROL.sub("", path.read_text(errors="replace"))
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _console(work: Path) -> str:
+    """The last line on the machine's console; the sealing of an image tells its failures there."""
+    return "".join(_tail(work / "serial.log", 1))
+
+
+def _append(log: Path, title: str, lines: list[str]) -> None:
+    with log.open("a") as stream:
+        stream.write("\n".join(["", f"==> {title}", *lines, ""]))
