@@ -1,4 +1,4 @@
-"""One layer of an image, built by Packer from packer/image.pkr.hcl through python-packer."""
+"""One layer of an image, built by Packer from packer/image.pkr.hcl."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-import packer as python_packer
 import sh
 
 from serai.image import definition, digest, firmware, progress, qemu, seed
 from serai.image.definition import Image
 from serai.image.errors import BuildError
+from serai.image.packer_program import ENVIRONMENT, Packer, fence, interrupt
 from serai.image.progress import Event, Note, TaskTiming
 from serai.image.qemu import Accelerator
-from serai.image.run import last_lines, run, tool
+from serai.image.run import last_lines, run
 from serai.image.settings import Settings
 
 USER = "serai-build"
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
-# Packer would ask whether there is a newer one; colour would be noise in the lines read here.
-_ENVIRONMENT = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-# How long Packer may take to end its machine after Ctrl-C, in seconds.
-_GRACE = 30.0
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 # What must be free while a machine runs, in bytes.
 _ROOM = 64 << 20
@@ -42,82 +38,18 @@ _ROOM = 64 << 20
 _SSH_TIMEOUT = "60m"
 
 
-class _Packer(python_packer.Packer):  # type: ignore[misc]  # it has no types
-    """python-packer, made to work with today's Packer and Python.
-
-    Its build() sends an option that Packer has not, its validate() reads an attribute that
-    exceptions no longer have, and its way to hand over output asks for a pseudo-terminal.
-    """
-
-    def __init__(
-        self,
-        template: Path,
-        variables: Path,
-        *,
-        prefix: Sequence[str] = (),
-        environment: dict[str, str] | None = None,
-        lines: Queue[bytes] | None = None,
-    ) -> None:
-        command = [*prefix, str(tool("packer"))]
-        super().__init__(str(template), var_file=str(variables), exec_path=command[0])
-        options: dict[str, Any] = {
-            "_env": {**os.environ, **_ENVIRONMENT, **(environment or {})},
-            "_tty_out": False,
-            "_decode_errors": "replace",
-        }
-        if lines is not None:
-            options |= {"_out": _Lines(lines), "_err_to_out": True}
-        self.packer: Any = sh.Command(command[0]).bake(*command[1:], **options)
-
-    def start(self, *, on_error: str) -> Any:
-        """`packer build` in the background, in a process group of its own."""
-        self.packer_cmd = self.packer.build
-        self._add_opt("-machine-readable")
-        self._add_opt("-parallel-builds=1")
-        self._add_opt(f"-on-error={on_error}")
-        self._append_base_arguments()
-        self._add_opt(self.packerfile)
-        return self.packer_cmd(_bg=True)
-
-    def complaint(self) -> str:
-        """What `packer validate` has against the template and its variables; '' if nothing."""
-        self.packer_cmd = self.packer.validate
-        self._append_base_arguments()
-        self._add_opt(self.packerfile)
-        try:
-            self.packer_cmd()
-        except sh.ErrorReturnCode as error:
-            said: bytes = error.stdout + error.stderr
-            return said.decode(errors="replace")
-        return ""
-
-
-class _Lines:
-    """Where sh writes what the program says; it has a thread of its own for that."""
-
-    def __init__(self, lines: Queue[bytes]) -> None:
-        self._lines = lines
-
-    def write(self, chunk: bytes | str) -> None:
-        self._lines.put(chunk.encode() if isinstance(chunk, str) else chunk)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
 def version() -> str:
     """Packer's version, such as '1.6.6'; raises BuildError if it is not installed."""
-    said = run(["packer", "version"], env=_ENVIRONMENT).stdout
+    said = run(["packer", "version"], env=ENVIRONMENT).stdout
     match = re.search(r"v(\d+\.\d+\.\d+\S*)", said)
     return match[1] if match else "unknown"
 
 
-def inputs(settings: Settings | None = None) -> dict[str, object]:
+def inputs() -> dict[str, object]:
     """What of the template and of this module goes into a layer's content."""
-    root = (settings or Settings.of()).root
     recipe = [inspect.getsource(part) for part in (_variables, _make_seed)]
     return {
-        "packer template": digest.of_file(root / _TEMPLATE),
+        "packer template": digest.of_file(Settings.of().root / _TEMPLATE),
         "packer driver": digest.of_value(recipe),
     }
 
@@ -138,7 +70,7 @@ def validate(image: Image, settings: Settings) -> None:
             layer="validate",
             work=work,
         )
-        said = _Packer(
+        said = Packer(
             settings.root / _TEMPLATE,
             _write_variables(values, work),
             environment={"PACKER_CACHE_DIR": str(work / "cache")},
@@ -211,10 +143,10 @@ class _Build:
         """Run Packer to its end; whether it succeeded."""
         lines: Queue[bytes] = Queue()
         work = variables.parent
-        running = _Packer(
+        running = Packer(
             template,
             variables,
-            prefix=() if keep else _fence(),
+            prefix=() if keep else fence(),
             environment={
                 "PACKER_CACHE_DIR": str(work / "cache"),
                 "PACKER_LOG": "1",
@@ -227,7 +159,7 @@ class _Build:
                 self._read(lines, timeout=0.2)
                 _require_room(work)
         except BaseException:
-            _interrupt(running.process)
+            interrupt(running.process)
             raise
         try:
             running.wait()
@@ -342,20 +274,6 @@ def _make_seed(work: Path) -> None:
     (folder / "vendor-data").write_text("")
 
 
-def _fence() -> list[str]:
-    """What runs Packer so that all it starts ends with it, and it with us (even on kill -9).
-
-    Packer starts copies of itself, and those QEMU and Ansible; the kernel tells none of them that
-    this process is gone. A PID namespace does: when its first process ends, the kernel kills the
-    rest (pid_namespaces(7)), and unshare --kill-child ends the first one with itself.
-    """
-    prefix = [str(tool("setpriv")), "--pdeathsig", "KILL", "--"]
-    prefix += [str(tool("unshare")), "--pid", "--fork", "--kill-child=KILL"]
-    if os.geteuid() != 0:
-        prefix += ["--user", "--map-current-user"]
-    return [*prefix, "--"]
-
-
 def _require_room(work: Path) -> None:
     """QEMU stops a machine whose disk cannot grow, without a word; nothing would ever go on."""
     if shutil.disk_usage(work).free < _ROOM:
@@ -363,22 +281,6 @@ def _require_room(work: Path) -> None:
             f"the disk below {work.parent} is full",
             hint="free some room ('invoke clean --cache' helps), or set SERAI_CACHE",
         )
-
-
-def _interrupt(process: Any) -> None:
-    """Ctrl-C for Packer, in a process group of its own; it ends its machine and goes."""
-    deadline = time.monotonic() + _GRACE
-    _signal_group(process.pid, signal.SIGINT)
-    while process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    _signal_group(process.pid, signal.SIGKILL)
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
 
 
 def _machine(work: Path) -> int | None:
