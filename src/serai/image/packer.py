@@ -45,11 +45,11 @@ def version() -> str:
     return match[1] if match else "unknown"
 
 
-def inputs() -> dict[str, object]:
+def inputs(settings: Settings) -> dict[str, object]:
     """What of the template and of this module goes into a layer's content."""
     recipe = [inspect.getsource(part) for part in (_variables, _make_seed)]
     return {
-        "packer template": digest.of_file(Settings.of().root / _TEMPLATE),
+        "packer template": digest.of_file(settings.root / _TEMPLATE),
         "packer driver": digest.of_value(recipe),
     }
 
