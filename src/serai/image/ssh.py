@@ -14,7 +14,8 @@ from serai.image.run import last_lines, run, run_visibly
 
 _NO_CONNECTION = 255  # ssh(1): its own errors; a remote command may end with it, too
 _POLL = 0.5  # seconds between looks
-_ATTEMPT = 20  # seconds for one login; an emulated machine under load takes 5
+_ATTEMPT = 20  # seconds for one connection; an emulated machine under load takes 5
+_LOGIN = 60.0  # seconds for a whole login, pam_systemd's part of it included
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Ssh:
             # A look at the banner costs nothing; an ssh in vain costs the emulated guest seconds.
             if answers(self.port):
                 try:
-                    self.run("true", timeout=3 * _ATTEMPT)
+                    self.run("true", timeout=_LOGIN)
                     return
                 except BuildError as error:  # a guest may hang up or fall silent as it comes up
                     said = error.message
