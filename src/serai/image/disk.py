@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serai.image.definition import Arch, Size, megabytes
 from serai.image.errors import BuildError
-from serai.image.run import run, tool
+from serai.image.run import run
 
 SECTOR = 512
 ESP_FIRST, ESP_LAST = 2048, 204799  # sectors, as the reference's images
@@ -89,7 +89,8 @@ def assemble(
         _table(raw, size, log)
         _esp(raw, root, arch, identity, log)
         _root(raw, root, size, identity, log)
-        run(_convert(raw, target), log=log)
+        argv = ["qemu-img", "convert", "-c", "-W", "-m", "8", "-f", "raw", "-O", "qcow2"]
+        run([*argv, "-o", "compression_type=zstd", raw, target], log=log)
     finally:
         raw.unlink(missing_ok=True)
 
@@ -141,10 +142,15 @@ def _root(raw: Path, root: Path, size: Size, identity: Identity, log: Path) -> N
     extended = f"offset={ROOT_FIRST * SECTOR},lazy_itable_init=0,hash_seed={identity.root}"
     argv = ["mke2fs", "-q", "-t", "ext4", "-L", LABEL, "-U", str(identity.root), "-E", extended]
     argv += ["-d", str(root), "-F", str(raw), f"{kib}k"]
-    tool("mke2fs")
-    run(argv, env={"MKE2FS_CONFIG": str(_MKE2FS_CONF)}, log=log)
-
-
-def _convert(raw: Path, target: Path) -> list[str]:
-    argv = ["qemu-img", "convert", "-c", "-W", "-m", "8", "-f", "raw", "-O", "qcow2"]
-    return [*argv, "-o", "compression_type=zstd", str(raw), str(target)]
+    start = log.stat().st_size if log.exists() else 0
+    try:
+        run(argv, env={"MKE2FS_CONFIG": str(_MKE2FS_CONF)}, log=log)
+    except BuildError:
+        # mke2fs says "Could not allocate block" or "ext2_inode table" for its own lack of room.
+        if b"Could not allocate" in log.read_bytes()[start:]:
+            raise BuildError(
+                f"the root file system does not fit on a disk of {size}",
+                hint="raise disk.size",
+                log=log,
+            ) from None
+        raise

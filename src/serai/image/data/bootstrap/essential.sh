@@ -1,5 +1,5 @@
 #!/bin/sh
-# mmdebstrap's essential hook: essential.sh ROOT, once the essential packages are installed.
+# mmdebstrap's essential hook, once the essential packages are installed: essential.sh ROOT
 set -eu
 root=$1
 # openssh-server makes host keys unless there are some; a base must have none, and RSA is slow.

@@ -1,8 +1,9 @@
 #!/bin/sh
-# mmdebstrap's customize hook: finish.sh ROOT TREE, once all packages are installed.
+# mmdebstrap's customize hook, once all packages are installed: finish.sh ROOT
 set -eu
-root=$1 tree=$2
-cp -R --no-preserve=ownership,mode "$tree/." "$root/"
+root=$1
+here=$(dirname "$0")
+cp -R --no-preserve=ownership,mode "$here/tree/." "$root/"
 
 rm -f "$root"/etc/ssh/ssh_host_*
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
