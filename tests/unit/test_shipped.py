@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serai.image import shipped
+from serai.image.errors import BuildError
 from serai.image.facts import Shipped
 from serai.image.run import run
 
@@ -106,16 +107,28 @@ def test_links_are_not_followed_out_of_the_tree(tree: Path, tmp_path: Path) -> N
     assert shipped.look(tree) == CLEAN
 
 
-def test_a_real_disk_is_read_without_mounting_it(tree: Path, tmp_path: Path) -> None:
-    put(tree, "root/.bash_history", "ls\n")
-    put(tree, "home/some one/notes", "x\n")
-    disk = tmp_path / "disk.raw"
+def a_disk(folder: Path, root: Path) -> Path:
+    """A disk with ``root`` on partition 1."""
+    disk = folder / "disk.raw"
     with disk.open("wb") as stream:
         stream.truncate(64 << 20)
     run(["sgdisk", "-n", "1:2048:0", disk])
-    run(["mke2fs", "-q", "-t", "ext4", "-d", tree, "-E", "offset=1048576", disk, "60M"])
-    found = shipped.gather(disk, tmp_path)
+    run(["mke2fs", "-q", "-t", "ext4", "-d", root, "-E", "offset=1048576", disk, "60M"])
+    return disk
+
+
+def test_a_real_disk_is_read_without_mounting_it(tree: Path, tmp_path: Path) -> None:
+    put(tree, "root/.bash_history", "ls\n")
+    put(tree, "home/some one/notes", "x\n")
+    found = shipped.gather(a_disk(tmp_path, tree), tmp_path)
     assert found == CLEAN.model_copy(
         update={"homes": ["/root/.bash_history", "/home/some one/notes", "/home/some one"]}
     )
     assert not list(tmp_path.glob("tmp*"))
+
+
+def test_a_disk_on_which_nothing_is_found_is_no_clean_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    disk = a_disk(tmp_path, tmp_path / "empty")
+    with pytest.raises(BuildError, match=r"disk\.raw's root cannot be read: .*not found"):
+        shipped.gather(disk, tmp_path)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +120,7 @@ def test_a_machine_that_does_not_come_up_is_failed_checks_not_an_error(
     assert results["that disk is left untouched"].ok is False
     assert report.boot_seconds is None
     assert json.loads((folder / verify.REPORT).read_text())["failed"] == report.failed
-    assert not list(checkout.cache.glob("verify-*"))
+    assert list((checkout.cache / "verify" / image.name).iterdir()) == []
 
 
 def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
@@ -225,5 +228,24 @@ def test_all_that_is_side_by_side_ends_before_its_error_is_told() -> None:
 
     actions: list[Callable[[], Any]] = [fails, works]
     with pytest.raises(BuildError, match="the first"):
-        verify.in_parallel(actions)
+        verify.in_parallel(actions, threading.Event())
     assert ended == ["the other"]
+
+
+def test_an_interruption_ends_child_processes_and_lets_the_actions_clean_up() -> None:
+    stop, started = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def waits() -> None:
+        with subprocess.Popen(["/bin/sleep", "60"], stdout=subprocess.DEVNULL) as child:
+            started.set()
+            ended.append(child.wait())
+
+    def interrupts() -> None:
+        started.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        verify.in_parallel([waits, interrupts], stop)
+    assert ended == [-signal.SIGTERM]
+    assert stop.is_set()

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serai.image import offline
+from serai.image.errors import BuildError
 from serai.image.facts import Shipped
-from serai.image.run import run
+from serai.image.run import last_lines, run
 
 BUILD_USER = "serai-build"
 _FILES = (
@@ -33,7 +34,6 @@ _FOLDERS = (
 )
 # What the distribution itself puts into a home.
 _SKELETON = {".bash_logout", ".bashrc", ".profile"}
-_PEOPLE = range(1000, 60000)  # user ids, login.defs(5)
 
 
 def gather(disk: Path, scratch: Path) -> Shipped:
@@ -46,11 +46,14 @@ def gather(disk: Path, scratch: Path) -> Shipped:
         tempfile.TemporaryDirectory(dir=scratch) as folder,
     ):
         tree = Path(folder)
-        run(
+        done = run(
             # debugfs(8); '-f -' reads commands. A path that is not there is none to look at.
             ["debugfs", "-f", "-", f"{root.raw}?offset={root.offset}"],
             stdin="".join(_commands(tree)),
         )
+        # It ends with 0 whatever happened, and where nothing is read nothing is found.
+        if not _accounts(tree):
+            raise BuildError(f"{disk.name}'s root cannot be read: {last_lines(done.stderr)}")
         return look(tree)
 
 
@@ -89,9 +92,9 @@ def look(tree: Path) -> Shipped:
     )
 
 
-def _people(tree: Path) -> list[str]:
-    entries = [line.split(":") for line in _text(tree / "etc/passwd").splitlines()]
-    return [name for name, _, uid, *_ in entries if int(uid) in _PEOPLE]
+def _accounts(tree: Path) -> list[str]:
+    """The names of all accounts."""
+    return [line.split(":")[0] for line in _text(tree / "etc/passwd").splitlines()]
 
 
 def _mentions(tree: Path) -> list[str]:
@@ -106,9 +109,9 @@ def _in_homes(tree: Path) -> list[str]:
 
 
 def _homes_of_nobody(tree: Path) -> list[str]:
-    people, homes = _people(tree), tree / "home"
+    accounts, homes = _accounts(tree), tree / "home"
     folders = [path for path in homes.iterdir() if path.is_dir()] if homes.is_dir() else []
-    return [f"/home/{path.name}" for path in folders if path.name not in people]
+    return [f"/home/{path.name}" for path in folders if path.name not in accounts]
 
 
 def _apt(tree: Path) -> list[str]:

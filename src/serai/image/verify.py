@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from serai.image import checks, console, digest, facts, probe, shipped
+from serai.image import cache, checks, console, digest, facts, probe, shipped
 from serai.image.checks import Result
 from serai.image.definition import Image
 from serai.image.errors import BuildError
@@ -29,6 +31,7 @@ from serai.image.settings import Settings
 
 REPORT = "verify.json"
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
+_CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
 
@@ -62,8 +65,8 @@ class Report:
 def verify(settings: Settings, image: Image, folder: Path) -> Report:
     """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
 
-    The disk is only read. What does not come up is a failed check; raises BuildError only where
-    there is no image, or this host cannot boot one.
+    The disk is only read. A machine that does not come up is failed checks; raises BuildError where
+    there is no image, or another process verifies it.
     """
     disk = folder / f"{image.name}.qcow2"
     if not disk.is_file():
@@ -81,23 +84,36 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
 def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict[str, float]]:
     """Everything there is to judge, and the seconds that each part of it took.
 
-    The boots go side by side: an emulated one keeps one or two processors busy and no more.
+    The boots go side by side: an emulated one keeps one or two processors busy and no more. The
+    machines' logs stay in the cache, below ``verify/<image>``.
     """
     found = _Found()
-    settings.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=settings.cache) as folder:
-        work = Path(folder)
+    folder = settings.cache / "verify"
+    with cache.locked(folder / f".{image.name}.lock"), _cleared(folder / image.name) as work:
         with found.timed("digests"):
             before = digest.of_file(disk)
         in_parallel(
             [
                 lambda: _kept(settings, image, disk, work / "kept", found),
                 lambda: _others(settings, image, disk, work, found),
-            ]
+            ],
+            found.stop,
         )
         with found.timed("digests"):
             found.digests = digests(disk, before)
     return found.evidence(image), found.took
+
+
+@contextmanager
+def _cleared(work: Path) -> Iterator[Path]:
+    """An empty folder in which only logs stay, or nothing if the block fails."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 class _Found:
@@ -112,6 +128,7 @@ class _Found:
         self.digests: Digests | str = _NOT_REACHED
         self.foreign_disk: Foreign | str = _NOT_REACHED
         self.took: dict[str, float] = {}
+        self.stop = threading.Event()
         self._lock = threading.Lock()
 
     def spent(self, part: str, seconds: float) -> None:
@@ -131,6 +148,7 @@ class _Found:
     ) -> facts.Machine:
         """One boot's facts; raises BuildError if the machine does not tell them."""
         told = probed(machine, token)
+        console.say(f"  {part}: up after {console.seconds(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
             self.spent(name, took)
@@ -179,10 +197,14 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
             image, disk, settings=settings, work=work / "foreign", sessions=strange, bus=other_bus
         ) as machine:
             found.foreign = found.machine(machine, "foreign", machine.boot_seconds)
-            machine.shutdown()
+            machine.ssh.run("sync")
         found.foreign_disk = Foreign(before=before, after=digest.of_file(strange))
     except BuildError as error:
         found.foreign = found.foreign_disk = str(error)
+    finally:
+        strange.unlink(missing_ok=True)
+    if found.stop.is_set():
+        return
     try:
         with booted(
             image, disk, settings=settings, work=work / "alone", no_sessions=True
@@ -212,26 +234,47 @@ def attempt(action: Callable[[], _T]) -> _T | str:
         return str(error)
 
 
-def in_parallel(actions: Sequence[Callable[[], None]]) -> None:
+def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) -> None:
     """Run each action in a thread of its own; raises the first error when all have ended.
 
-    Ctrl-C does not wait: the threads are daemons, and their machines end with this process.
+    At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
+    fail and clean up after themselves.
     """
     errors: list[BaseException] = []
+    # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
+    ended = [threading.Event() for _ in actions]
 
-    def guarded(action: Callable[[], None]) -> None:
+    def guarded(action: Callable[[], None], end: threading.Event) -> None:
         try:
             action()
         except BaseException as error:
             errors.append(error)
+        finally:
+            end.set()
 
-    threads = [threading.Thread(target=guarded, args=(action,), daemon=True) for action in actions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for pair in zip(actions, ended, strict=True):
+            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their machines end with us.
+            threading.Thread(target=guarded, args=pair, daemon=True).start()
+        for end in ended:
+            while not end.wait(1):  # now and then, because a signal may have come to a thread
+                pass
+    except KeyboardInterrupt:
+        stop.set()
+        _end_children()
+        for end in ended:
+            end.wait(_CLEAN_UP)
+        raise
     if errors:
         raise errors[0]
+
+
+def _end_children() -> None:
+    """Ask every child process to end; proc_pid_task_tid_children(5)."""
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread, or a child, may just have ended
+            for pid in task.read_text().split():
+                os.kill(int(pid), signal.SIGTERM)
 
 
 def _foreign_disk(target: Path) -> str:
