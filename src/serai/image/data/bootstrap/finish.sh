@@ -14,7 +14,7 @@ systemctl() { chroot "$root" systemctl "$@"; }
 systemctl --quiet enable systemd-networkd.service systemd-resolved.service
 # A machine that lives for one task has no use for these, and they take the boot's time.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
-	e2scrub_reap.service grub-common.service; do
+	e2scrub_reap.service; do
 	systemctl --quiet disable "$unit"
 done
 

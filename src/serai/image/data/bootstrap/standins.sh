@@ -52,13 +52,19 @@ on)
 	printf '%s\n%s\n:\n' /lib64 "/lib64$suffix" >> "$root/var/lib/dpkg/diversions"
 	;;
 off)
-	sed -n '1~3s|^/usr/|/|p' "$root/var/lib/dpkg/diversions" | while read -r name; do
-		program=$root/usr$name
-		rm "$program"
-		[ ! -e "$program$suffix" ] || mv "$program$suffix" "$program"
+	diversions=$root/var/lib/dpkg/diversions
+	sed -n "2~3s|^\(/usr/.*\)$suffix\$|\1|p" "$diversions" | while read -r program; do
+		rm "$root$program"
+		[ ! -e "$root$program$suffix" ] || mv "$root$program$suffix" "$root$program"
 	done
-	: > "$root/var/lib/dpkg/diversions"
-	rm -f "$root/var/lib/dpkg/diversions-old" "$root/$loader"
+	# Packages have diversions of their own; only ours go.
+	awk -v suffix="$suffix" '
+		NR % 3 == 1 { from = $0 }
+		NR % 3 == 2 { to = $0 }
+		NR % 3 == 0 && to != from suffix { print from; print to; print }
+	' "$diversions" > "$diversions.new"
+	mv "$diversions.new" "$diversions"
+	rm -f "$diversions-old" "$root/$loader"
 	if [ "$(dirname "$loader")" = lib64 ] && rmdir "$root/usr/lib64" 2> /dev/null; then
 		rm "$root/lib64"
 	fi
