@@ -115,9 +115,9 @@ def test_a_variable_that_the_template_lacks_is_an_error(
         packer.validate(image, dataclasses.replace(settings, root=root))
 
 
-def test_the_template_decides_the_key_of_a_layer() -> None:
-    found = packer.inputs()
-    assert found == packer.inputs()
+def test_the_template_decides_the_key_of_a_layer(settings: Settings) -> None:
+    found = packer.inputs(settings)
+    assert found == packer.inputs(settings)
     assert set(found) == {"packer template", "packer driver"}
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-import sh
-
 from serai.image import definition, digest, firmware, progress, qemu, seed
 from serai.image.definition import Image
 from serai.image.errors import BuildError
@@ -117,7 +115,8 @@ def run_layer(
         if not build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep):
             kept = keep and _machine(work) is not None
             why = build.why(layer, _console(work))
-            _append(log, "the end of packer's own log", _tail(work / "packer.log", 100))
+            inner = [line for line in _tail(work / "packer.log", 300) if ",ui," not in line]
+            _append(log, "the end of packer's own log", inner)
             _append(log, "the end of the machine's console", _tail(work / "serial.log", 100))
             raise BuildError(why, hint=_missing_plugin(why) or _way_in(work, kept=kept), log=log)
         on_event(Note("compressing the disk"))
@@ -161,14 +160,10 @@ class _Build:
         except BaseException:
             interrupt(running.process)
             raise
-        try:
-            running.wait()
-        except sh.ErrorReturnCode:
-            return False
-        finally:
-            self._read(lines, timeout=0)
-            self._tell(self.tasks.end(time.monotonic()))
-        return True
+        # Not running.wait(): that waits for the end of the output, which a kept machine holds open.
+        self._read(lines, timeout=0.5)
+        self._tell(self.tasks.end(time.monotonic()))
+        return bool(running.process.exit_code == 0)
 
     def why(self, layer: str, console: str) -> str:
         """Why the build failed, in one line; ``console`` is what the machine said last."""
@@ -180,11 +175,11 @@ class _Build:
         return f"layer {layer}: packer failed while {self._step}: {said}"
 
     def _read(self, lines: Queue[bytes], timeout: float) -> None:
-        """Take what there is, waiting at most ``timeout`` seconds for the first line."""
+        """Take what there is, until nothing comes for ``timeout`` seconds."""
         with self._log.open("a") as log:
             while True:
                 try:
-                    chunk = lines.get(timeout=timeout) if timeout else lines.get_nowait()
+                    chunk = lines.get(timeout=timeout)
                 except Empty:
                     return
                 for line in chunk.decode(errors="replace").splitlines():
