@@ -52,6 +52,19 @@ while :; do sleep 0.1; done
 """
 
 
+# Fails as FAILING does, and leaves a process that holds Packer's output open, as QEMU does.
+ABANDONING = """\
+for argument; do
+    case $argument in -var-file=*) work=$(dirname "${argument#-var-file=}") ;; esac
+done
+sh -c 'echo $$ > "$0/qemu.pid"; while :; do sleep 0.1; done' \\
+    "$work" hostfwd=tcp:127.0.0.1:4242-:22 &
+until test -s "$work/qemu.pid"; do sleep 0.1; done
+echo '1,qemu.layer,error,aborted'
+exit 1
+"""
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings.of({**os.environ, "SERAI_CACHE": str(tmp_path / "cache")})
@@ -212,3 +225,17 @@ def test_the_next_build_removes_what_a_killed_one_left_but_no_kept_machine(
             build(image, settings, tmp_path)
         machine.communicate()
     assert leftovers(settings, image) == [kept]
+
+
+def test_a_kept_machine_keeps_its_key_and_is_told_how_to_enter(
+    settings: Settings, image: Image, tmp_path: Path, fake_packer: Callable[[str], None]
+) -> None:
+    fake_packer(ABANDONING)
+    with pytest.raises(BuildError, match="aborted") as caught:
+        build(image, settings, tmp_path, keep=True)
+    [work] = leftovers(settings, image)
+    pid = int((work / "qemu.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    assert f"ssh -i {work / 'id_ed25519'} -p 4242 " in caught.value.hint
+    assert f"kill {pid}" in caught.value.hint
+    assert (work / "id_ed25519").is_file()
