@@ -303,7 +303,7 @@ def _way_in(work: Path, *, kept: bool) -> str:
     port = forwarded[1] if forwarded else "?"
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     return (
-        f"the machine is still running: ssh -i {work / 'key'} -p {port} {options} "
+        f"the machine is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
         f"{USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
     )
 
