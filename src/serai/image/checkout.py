@@ -38,7 +38,9 @@ def _linters(root: Path) -> dict[str, list[str | Path]]:
         "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
         "yamllint": ["yamllint", "--strict", "."],
         "shellcheck": ["shellcheck", *scripts],
-        "packer fmt": ["packer", "fmt", "-check", "-recursive", "packer"],
+        # Packer 1.6.6 knows no -recursive.
+        "packer fmt": ["packer", "fmt", "-check", "packer"],
+        "packer fmt plugins": ["packer", "fmt", "-check", "packer/plugins"],
     }
 
 
