@@ -19,7 +19,7 @@ from typing import Any
 from serai.image import definition, digest, firmware, progress, qemu, seed
 from serai.image.definition import Image
 from serai.image.errors import BuildError
-from serai.image.packer_program import ENVIRONMENT, Packer, fence, interrupt
+from serai.image.packer_program import Packer, fence, interrupt
 from serai.image.progress import Event, Note, TaskTiming
 from serai.image.qemu import Accelerator
 from serai.image.run import last_lines, run
@@ -34,13 +34,6 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 _ROOM = 64 << 20
 # Under emulation a cloud image's first boot took 12 minutes.
 _SSH_TIMEOUT = "60m"
-
-
-def version() -> str:
-    """Packer's version, such as '1.6.6'; raises BuildError if it is not installed."""
-    said = run(["packer", "version"], env=ENVIRONMENT).stdout
-    match = re.search(r"v(\d+\.\d+\.\d+\S*)", said)
-    return match[1] if match else "unknown"
 
 
 def inputs(settings: Settings) -> dict[str, object]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import packer
 import sh
 
+import packer
 from serai.image.run import tool
 
 # Packer would ask whether there is a newer one; colour would be noise in the lines read here.
