@@ -169,6 +169,8 @@ def _configure(image: Image, root: Path, identity: disk.Identity) -> None:
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     _write(root, "boot/grub/grub.cfg", disk.grub_cfg(identity, kernels[-1], options))
     _write(root, "etc/default/grub.d/50-serai.cfg", _grub_defaults(options))
+    # Empty, not "uninitialized": that would make systemd apply its presets to every unit at the
+    # first boot (machine-id(5)).
     _write(root, "etc/machine-id", "")
     for left in ("etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/apt/apt.conf.d/99mmdebstrap"):
         (root / left).unlink(missing_ok=True)

@@ -20,6 +20,6 @@ done
 
 # Once, now that all is there; packages' own attempts were turned off by INITRD=No.
 chroot "$root" update-initramfs -c -k all
-# An empty file, not "uninitialized": that would make systemd apply its presets to every unit at
-# the first boot (machine-id(5)).
-rm -f "$root/var/lib/dbus/machine-id" "$root/var/log/bootstrap.log"
+# What tells of the build host, and of the moment.
+rm -f "$root/var/lib/dbus/machine-id" "$root/var/log/bootstrap.log" \
+	"$root/etc/.resolv.conf.systemd-resolved.bak"
