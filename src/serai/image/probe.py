@@ -178,11 +178,13 @@ def mounted(path: str) -> dict[str, Any] | None:
         return None
     number, fstype, source, options = found
     folder = Path(f"/sys/dev/block/{number}").resolve()
-    device, parent = folder.name, folder.parent.name
+    device = folder.name
+    # sysfs has a partition's folder in its disk's.
+    disk = folder.parent.name if (folder / "partition").exists() else device
     status = Path(path).stat()
     return {
         "device": device,
-        "disk": device if parent == "block" else parent,
+        "disk": disk,
         "partition": int(text(f"/sys/class/block/{device}/partition") or 0),
         "device_bytes": int(text(f"/sys/class/block/{device}/size") or 0) * 512,
         "fstype": fstype,
