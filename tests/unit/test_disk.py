@@ -80,6 +80,14 @@ def test_firmware_without_variables_finds_the_signed_loader(made: Path) -> None:
         assert _said("mtype", "-i", drive, f"::/EFI/{name}") == content
 
 
+def test_the_loader_s_partition_holds_no_partition_table(made: Path) -> None:
+    with (made.parent / "disk.raw").open("rb") as stream:
+        stream.seek(2048 * 512)
+        sector = stream.read(512)
+    assert sector[510:] == b"\x55\xaa"
+    assert not any(sector[0x1BE:510])
+
+
 def test_the_root_file_system_is_whole_and_found_by_uuid(made: Path) -> None:
     root = f"{made.parent}/disk.raw?offset={206848 * 512}"
     _said("e2fsck", "-n", "-f", root)

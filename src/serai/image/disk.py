@@ -122,6 +122,10 @@ def _esp(raw: Path, root: Path, arch: Arch, identity: Identity, log: Path) -> No
     sectors = ESP_LAST - ESP_FIRST + 1
     geometry = ["-T", str(sectors), "-h", "255", "-s", "63", "-H", str(ESP_FIRST)]
     run(["mformat", "-i", drive, *geometry, "-v", "ESP", "-N", identity.esp, "::"], log=log)
+    # mformat leaves a partition table in the boot sector, which GRUB takes for one inside the ESP.
+    with raw.open("r+b") as stream:
+        stream.seek(ESP_FIRST * SECTOR + 0x1BE)
+        stream.write(bytes(64))
     run(["mmd", "-i", drive, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"], log=log)
     config = raw.with_suffix(".grub.cfg")
     try:
