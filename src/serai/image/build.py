@@ -120,6 +120,7 @@ def _publish(settings: Settings, made: Plan) -> None:
         shipped = folder / f"{made.image.name}.qcow2"
         shutil.copyfile(disk, shipped)
         with offline.opened(shipped, settings.cache) as root:
+            _require_sealed(root, made)
             packages = offline.packages(root.read("/var/lib/dpkg/status"))
         (folder / "packages.txt").write_text("\n".join(packages) + "\n")
         (folder / "build.log").write_text(_log(made), errors="replace")
@@ -127,6 +128,16 @@ def _publish(settings: Settings, made: Plan) -> None:
         (folder / "manifest.json").write_text(manifest + "\n")
         (folder / "SHA256SUMS").write_text(_sums(folder))
     _point(made.folder.parent / "latest", made.version)
+
+
+def _require_sealed(root: offline.RootFs, made: Plan) -> None:
+    """Never publish a disk into which the build's own key still opens a way."""
+    users = [line.split(":")[0] for line in root.read("/etc/passwd").splitlines()]
+    if packer.USER in users:
+        raise BuildError(
+            f"{made.image.name} is not sealed: the user {packer.USER} is still in it",
+            hint=f"see {made.stages[-1].folder / 'build.log'} and roles/seal",
+        )
 
 
 def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object]:
