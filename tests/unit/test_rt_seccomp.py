@@ -7,9 +7,9 @@ from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
+from tests.unit.bpf import run
 
 from serai.runtime.seccomp import ARCHITECTURES, CLONE_NEW, FILTERS, NEWEST
-from tests.unit.bpf import run
 
 ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 HIGH = 1 << 32
@@ -155,7 +155,7 @@ class Build:
         return path.read_bytes()
 
     def python(self, code: str) -> None:
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             ["/usr/bin/python3", "-c", f"import pathlib, sys\n{code}", self.folder],
             check=True,
             env={"PYTHONPATH": str(ROOT / "src")},

@@ -39,7 +39,7 @@ CLONE_NEW = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0
 
 @dataclass(frozen=True)
 class Arg:
-    """A condition on argument ``index`` (0..5): ``eq`` or ``gt`` on all 64 bits, ``masked`` on some."""
+    """A condition on argument ``index``: ``eq`` or ``gt`` on all 64 bits, ``masked`` on some."""
 
     index: int
     test: str
@@ -49,7 +49,7 @@ class Arg:
 
 @dataclass(frozen=True)
 class Rule:
-    """Refuse ``syscalls`` with ``errno``, if ``args`` (all of them) match. ``group`` names the why."""
+    """Refuse ``syscalls`` with ``errno`` if all ``args`` match; ``group`` names the reason."""
 
     group: str
     syscalls: tuple[str, ...]
@@ -80,9 +80,24 @@ def _families() -> Iterable[Rule]:
     yield Rule("netlink", ("socket",), netlink_other_than_route, EAFNOSUPPORT)
 
 
-MOUNT = ("mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount", "fsopen")
+MOUNT: tuple[str, ...] = (
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "open_tree",
+    "move_mount",
+    "fsopen",
+)
 MOUNT += ("fsconfig", "fsmount", "fspick", "mount_setattr")
-KERNEL = ("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot")
+KERNEL: tuple[str, ...] = (
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "kexec_file_load",
+    "reboot",
+)
 KERNEL += ("swapon", "swapoff", "quotactl", "quotactl_fd", "acct", "syslog", "lookup_dcookie")
 KERNEL += ("settimeofday", "clock_settime", "clock_settime64", "iopl", "ioperm", "modify_ldt")
 
@@ -123,7 +138,7 @@ FILTERS = {"baseline": BASELINE, "unix-block": UNIX_BLOCK}
 
 
 def build(name: str, arch: str, *, without: Collection[str] = ()) -> bytes:
-    """The filter ``name`` for ``arch``. ``without`` leaves groups of rules out: only tests want that.
+    """The filter ``name`` for ``arch``. ``without`` leaves groups of rules out, for tests.
 
     Raises KeyError for an unknown name or architecture. Needs python3-seccomp.
     """
