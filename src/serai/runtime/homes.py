@@ -6,13 +6,15 @@ a session wrote is never walked while anything could still change it, and never 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.runtime import processes
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
 
@@ -94,21 +96,23 @@ async def delete(paths: Paths, uid: int) -> None:
     every process of the session is gone. Raises SeraiError if something is left.
     """
     for folder in (paths.removing, paths.making):
-        child = await asyncio.create_subprocess_exec(
-            *("nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)),
-            cwd=folder,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-        )
-        _, said = await child.communicate()
-        if child.returncode != 0:
-            last = said.decode(errors="replace").strip().splitlines()[-1:]
-            raise SeraiError(
-                f"the data of UID {uid} is not deleted yet: {''.join(last) or 'rm was killed'}",
-                "it is tried again when sessiond starts",
+        with tempfile.TemporaryFile() as errors:
+            child = subprocess.Popen(
+                ["nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
             )
+            await processes.exited(child.pid)
+            if child.wait() != 0:
+                errors.seek(0)
+                said = errors.read(1000).decode(errors="replace").splitlines()
+                raise SeraiError(
+                    f"the data of UID {uid} is not deleted yet: {said[0] if said else 'rm failed'}",
+                    "it is tried again when sessiond starts",
+                )
 
 
 def found(paths: Paths) -> dict[str, tuple[int, bool]]:

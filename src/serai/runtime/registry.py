@@ -128,11 +128,14 @@ class Registry:
             for uid, goal in goals.items():
                 self._db.execute("UPDATE sessions SET goal = ? WHERE uid = ?", (goal.value, uid))
 
-    def arrive(self, states: Mapping[int, State], now: float, *, durable: bool = True) -> None:
-        """Note, at once, which states sessions (by UID) are in now; their goals are cleared."""
+    def arrive(self, states: Mapping[int, State], now: float) -> None:
+        """Note, at once, which states sessions (by UID) are in now; their goals are cleared.
+
+        Not durable: where this is lost the goal is still there, and the plan is run again.
+        """
         # One after another may be active: leave the state before another row enters it.
         ordered = sorted(states.items(), key=lambda item: item[1] is State.ACTIVE)
-        with self._transaction(durable=durable):
+        with self._transaction(durable=False):
             for uid, state in ordered:
                 self._db.execute(
                     "UPDATE sessions SET state = ?, goal = NULL, changed_at = ? WHERE uid = ?",
@@ -143,13 +146,6 @@ class Registry:
         """Note that a session was used."""
         with self._transaction(durable=False):
             self._db.execute("UPDATE sessions SET used_at = ? WHERE uid = ?", (now, uid))
-
-    def label(self, uid: int, labels: Mapping[str, str]) -> None:
-        """Replace a session's labels."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE sessions SET labels = ? WHERE uid = ?", (json.dumps(dict(labels)), uid)
-            )
 
     def forget(self, uid: int) -> None:
         """Drop the row of a session whose data is gone. Its UID and name stay used."""
@@ -237,14 +233,20 @@ class Registry:
 
     @contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator[None]:
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise SeraiError(
+                f"the registry cannot be written: {error}", "is the sessions disk full?"
+            ) from error
 
 
 def _record(row: tuple[int, str, str, str | None, str, float, float, float]) -> Record:

@@ -88,6 +88,17 @@ def plan(name: str, state: State, goal: State) -> tuple[Step, ...]:
     return _steps(state, FACTS[state], FACTS[goal])
 
 
+def fallback(state: State, failed: Step) -> State:
+    """Where a session that was in ``state`` goes when a step of its plan fails."""
+    if state is State.CREATING:
+        return State.REMOVING
+    if state is State.ARCHIVED and failed is not Step.START:
+        return State.ARCHIVED
+    if failed in (Step.FREEZE, Step.THAW, Step.STOP):
+        return state
+    return State.STOPPED
+
+
 def _steps(state: State, before: Facts, after: Facts) -> tuple[Step, ...]:
     steps: list[Step] = []
     if before.frozen and not after.frozen:
