@@ -103,7 +103,7 @@ def environment(policy: Policy, session: Session) -> dict[str, str]:
         "SHELL": "/bin/bash",
         "PATH": f"{home}/.local/bin:{PATH}",
         # On the sessions disk, since /tmp takes memory.
-        "TMPDIR": f"{home}/tmp",
+        "TMPDIR": f"{home}/tmp",  # noqa: S108
         "LANG": "C.UTF-8",
         **_proxies(),
         **policy.environment,

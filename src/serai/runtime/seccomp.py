@@ -80,26 +80,15 @@ def _families() -> Iterable[Rule]:
     yield Rule("netlink", ("socket",), netlink_other_than_route, EAFNOSUPPORT)
 
 
-MOUNT: tuple[str, ...] = (
-    "mount",
-    "umount2",
-    "pivot_root",
-    "chroot",
-    "open_tree",
-    "move_mount",
-    "fsopen",
+MOUNT = (
+    *("mount", "umount2", "pivot_root", "chroot"),
+    *("open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr"),
 )
-MOUNT += ("fsconfig", "fsmount", "fspick", "mount_setattr")
-KERNEL: tuple[str, ...] = (
-    "init_module",
-    "finit_module",
-    "delete_module",
-    "kexec_load",
-    "kexec_file_load",
-    "reboot",
+KERNEL = (
+    *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"),
+    *("swapon", "swapoff", "quotactl", "quotactl_fd", "acct", "syslog", "lookup_dcookie"),
+    *("settimeofday", "clock_settime", "clock_settime64", "iopl", "ioperm", "modify_ldt"),
 )
-KERNEL += ("swapon", "swapoff", "quotactl", "quotactl_fd", "acct", "syslog", "lookup_dcookie")
-KERNEL += ("settimeofday", "clock_settime", "clock_settime64", "iopl", "ioperm", "modify_ldt")
 
 BASELINE: tuple[Rule, ...] = (
     Rule("mount", MOUNT),

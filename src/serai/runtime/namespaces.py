@@ -1,0 +1,139 @@
+"""System calls that Python 3.10 has no name for. Each raises OSError with the errno's own text.
+
+They are used between fork and exec, so nothing here imports, logs or takes a lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+from collections.abc import Iterable
+
+# PyDLL keeps the interpreter's lock during a call: the child of a clone() finds it held by itself.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+# asm/unistd_64.h and asm-generic/unistd.h
+_NUMBERS = {"x86_64": (56, 250, 317), "aarch64": (220, 219, 277)}
+_CLONE, _KEYCTL, _SECCOMP = _NUMBERS[platform.machine()]
+
+CLONE_PARENT = 0x8000
+ALL_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET (linux/sched.h)."""
+
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SECCOMP_SET_MODE_FILTER = 1
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+_PTMX = os.makedev(5, 2)
+SIGCHLD, LAST_SIGNAL = 17, 64
+
+
+def _check(result: int) -> int:
+    if result == -1:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+def join(pidfd: int) -> None:
+    """Join all namespaces of a process at once; setns(2), Linux 5.8.
+
+    The kernel installs the user namespace first and checks the others against it, but switches to
+    none of them before all are allowed. New children will be in its PID namespace.
+    """
+    _check(_libc.setns(pidfd, ALL_NAMESPACES))
+
+
+def fork_sibling() -> int:
+    """As os.fork(), but the child's parent is the caller's parent; clone(2), CLONE_PARENT.
+
+    Only for a process with a single thread that leaves by exec or _exit.
+    """
+    return _check(_libc.syscall(_CLONE, ctypes.c_ulong(CLONE_PARENT | SIGCHLD), None, None, 0, 0))
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` up; close_range(2)."""
+    _check(_libc.close_range(ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0))
+
+
+def set_undumpable() -> None:
+    """Let no process of this UID trace this one or read its memory; prctl(2), ptrace(2)."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+
+
+def set_no_new_privileges() -> None:
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def new_keyring() -> None:
+    """Leave the session keyring for an empty one; a kernel without keyrings is fine."""
+    _libc.syscall(_KEYCTL, ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None, 0, 0, 0)
+
+
+def last_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:  # noqa: PTH123  # no import of ours
+        return int(file.read())
+
+
+def drop_capabilities(last: int) -> None:
+    """Empty all five capability sets, from ``last`` down; capabilities(7)."""
+    for capability in range(last + 1):
+        _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def default_signals() -> None:
+    """Give every signal its default action; what Python ignores (SIGPIPE) would outlive exec."""
+    for number in range(1, LAST_SIGNAL + 1):
+        _libc.signal(number, None)  # refused for SIGKILL, SIGSTOP and libc's own two
+
+
+class Filter:
+    """A seccomp filter, in the memory layout that seccomp(2) takes."""
+
+    def __init__(self, program: bytes) -> None:
+        if not program or len(program) % 8:
+            raise ValueError(f"a seccomp filter of {len(program)} bytes")
+        self._program = ctypes.create_string_buffer(program, len(program))
+
+        class Program(ctypes.Structure):
+            _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+        self._header = Program(len(program) // 8, ctypes.addressof(self._program))
+
+    def install(self) -> None:
+        """Bind this thread and its children to the filter, for good."""
+        mode = ctypes.c_long(_SECCOMP_SET_MODE_FILTER)
+        _check(_libc.syscall(_SECCOMP, mode, ctypes.c_long(0), ctypes.byref(self._header)))
+
+
+def open_terminal() -> tuple[int, int]:
+    """A new terminal of this mount namespace's devpts: its master and its slave; pts(4).
+
+    The slave is asked of the master (ioctl_tty(2), TIOCGPTPEER), since a path may be anything.
+    """
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if os.fstat(master).st_rdev != _PTMX:
+        raise OSError(19, "/dev/pts/ptmx is no terminal multiplexer")
+    fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+    return master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def take_terminal(slave: int) -> None:
+    """Make ``slave`` the controlling terminal; the caller leads a session without one."""
+    fcntl.ioctl(slave, _TIOCSCTTY, 0)
+
+
+def move(pairs: Iterable[tuple[int, int]], above: int) -> None:
+    """Make each descriptor the number beside it, though numbers overlap; ``above`` all of them."""
+    copies = [(fcntl.fcntl(fd, fcntl.F_DUPFD, above), number) for fd, number in pairs]
+    for copy, number in copies:
+        os.dup2(copy, number)
