@@ -1,8 +1,8 @@
 """Start a payload in a running session from outside.
 
 Three processes take part. The caller forks an *usher*, which is still root: it joins the session's
-cgroup and namespaces and clones the *payload*, which is in the sandbox's PID namespace and the
-caller's child. The payload gives everything up and executes the command; its socket to the caller
+PID namespace and clones the *payload* into its cgroup; that is the caller's child, too. The payload
+joins the other namespaces, gives everything up and executes the command; its socket to the caller
 closes with that. Everything inside is hostile and has the payload's UID, so from the moment it has
 that UID until it has become another program the payload can't be traced, and no descriptor but its
 own three and that socket is open in it.
@@ -31,11 +31,11 @@ from serai.runtime import namespaces
 from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.policy import Limits
 
-SOCKET, PIDFD = 3, 4
-"""The two descriptors that the usher keeps beside the payload's own three."""
+SOCKET, PIDFD, CGROUP = 3, 4, 5
+"""The descriptors that the children have beside the payload's own three, until it is executed."""
 
 PID, TERMINAL, ERROR = b"P", b"T", b"E"
-STAGES = ("prepare", "cgroup", "join", "fork", "drop", "terminal", "cwd", "filter", "exec")
+STAGES = ("prepare", "cgroup", "fork", "join", "drop", "terminal", "cwd", "filter", "exec")
 
 
 class EnterError(SeraiError):
@@ -55,14 +55,14 @@ class Target:
     """The session to enter.
 
     ``pid`` is the VM's PID of the sandbox's PID 1 (the child of the unit's main process),
-    ``cgroups`` the folders in the cgroup file system to join (one with v2; one a hierarchy
-    with v1; none to stay where the daemon is).
+    ``cgroup`` the folder in the cgroup file system to run in, v2 or a hierarchy of v1 (None: where
+    the daemon is).
     """
 
     pid: int
     uid: int
     gid: int
-    cgroups: tuple[Path, ...] = ()
+    cgroup: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class _Plan:
     """Everything the two children need, prepared by the parent, where an error is cheap."""
 
     target: Target
+    unified: Path | None
     argv: list[str]
     candidates: list[str]
     env: dict[str, str]
@@ -151,7 +152,11 @@ def enter(
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, null)
             stdio = (null, null, null)
-        usher = _fork_usher(plan, ((*stdio, theirs.fileno(), pidfd)))
+        fds = [*stdio, theirs.fileno(), pidfd]
+        if plan.unified:
+            fds.append(os.open(plan.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[CGROUP])
+        usher = _fork_usher(plan, fds)
         theirs.close()
         return _await(ours, usher, argv[0], time.monotonic() + timeout)
 
@@ -209,8 +214,10 @@ def _plan(
         oom_score_adj = Path(f"/proc/{target.pid}/oom_score_adj").read_bytes()
     except OSError as error:
         raise _gone(target) from error
+    cgroup = target.cgroup
     return _Plan(
         target=target,
+        unified=cgroup if cgroup and (cgroup / "cgroup.controllers").exists() else None,
         argv=list(argv),
         candidates=[argv[0]] if "/" in argv[0] else lookup,
         env=dict(env),
@@ -229,7 +236,7 @@ def _plan(
     )
 
 
-def _fork_usher(plan: _Plan, fds: tuple[int, ...]) -> int:
+def _fork_usher(plan: _Plan, fds: Sequence[int]) -> int:
     # A signal that came between fork and exec would run the daemon's handler in the child.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -241,15 +248,15 @@ def _fork_usher(plan: _Plan, fds: tuple[int, ...]) -> int:
     return pid
 
 
-def _usher(plan: _Plan, fds: tuple[int, ...]) -> NoReturn:
+def _usher(plan: _Plan, fds: Sequence[int]) -> NoReturn:
     """In the first child: root, the VM's PID namespace. Never returns."""
     report = fds[SOCKET]
     stage = "prepare"
     try:
         namespaces.set_undumpable()
-        namespaces.move(zip(fds, range(5), strict=True), above=max(64, *fds))
+        namespaces.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
         report = SOCKET
-        namespaces.close_from(PIDFD + 1)
+        namespaces.close_from(len(fds))
         os.umask(0o022)
         os.setgroups([])
         for kind, value in plan.limits:
@@ -257,13 +264,11 @@ def _usher(plan: _Plan, fds: tuple[int, ...]) -> NoReturn:
         namespaces.new_keyring()  # as root, since a user's number of keys is small
         _write("/proc/self/oom_score_adj", plan.oom_score_adj)
         stage = "cgroup"
-        for cgroup in plan.target.cgroups:
-            _write(f"{cgroup}/cgroup.procs", b"0")
-        stage = "join"
-        namespaces.join(PIDFD)
-        os.close(PIDFD)
+        if plan.target.cgroup and not plan.unified:
+            _write(f"{plan.target.cgroup}/cgroup.procs", b"0")
         stage = "fork"
-        pid = namespaces.fork_sibling()
+        namespaces.join(PIDFD, namespaces.PID_NAMESPACE)
+        pid = namespaces.fork_sibling(CGROUP if plan.unified else None)
         if pid == 0:
             _payload(plan)
         _send(report, PID + struct.pack("=i", pid))
@@ -273,9 +278,12 @@ def _usher(plan: _Plan, fds: tuple[int, ...]) -> NoReturn:
 
 
 def _payload(plan: _Plan) -> NoReturn:
-    """In the second child: root without an effect outside the sandbox. Never returns."""
-    stage = "drop"
+    """In the second child: what inside is seen of it, but can't be touched yet. Never returns."""
+    stage = "join"
     try:
+        namespaces.join(PIDFD, namespaces.OTHER_NAMESPACES)
+        namespaces.close_from(PIDFD)
+        stage = "drop"
         os.set_inheritable(SOCKET, False)
         os.setsid()
         namespaces.default_signals()
