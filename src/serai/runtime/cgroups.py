@@ -72,7 +72,7 @@ def members(cgroup: Path) -> list[int]:
 
 
 def kill(cgroup: Path) -> None:
-    """Send SIGKILL to everything in the cgroup and below; what forks meanwhile may be left with v1."""
+    """Send SIGKILL to everything in the cgroup and below; with v1 what forks meanwhile stays."""
     try:
         (cgroup / "cgroup.kill").write_text("1")
     except OSError:
@@ -147,7 +147,7 @@ def _frozen(cgroup: Path) -> bool:
 
 
 def _stopped(pid: int) -> bool:
-    """Whether a process is stopped, a zombie or gone; its state follows its name in proc(5)'s stat."""
+    """Whether a process is stopped, a zombie or gone; proc(5): stat's third field."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -19,6 +19,8 @@ NOT_PERMITTED = 6
 TIMEOUT = 7
 TOO_LARGE = 8
 GONE = 9
+NO_COMMAND = 10
+NOT_EXECUTABLE = 11
 
 
 class SeraiError(Exception):

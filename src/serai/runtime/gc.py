@@ -32,9 +32,7 @@ def by_age(records: Iterable[Record], now: float, keep_days: float) -> list[Acti
         idle = (now - record.used_at) / DAY
         archived = (now - record.changed_at) / DAY
         if record.state in IDLE and idle > keep_days:
-            actions.append(
-                Action(record.name, State.ARCHIVED, f"not used for {idle:.0f} days")
-            )
+            actions.append(Action(record.name, State.ARCHIVED, f"not used for {idle:.0f} days"))
         elif record.state is State.ARCHIVED and archived > keep_days:
             actions.append(Action(record.name, State.REMOVING, f"archived for {archived:.0f} days"))
     return actions
@@ -54,6 +52,4 @@ def for_room(records: Iterable[Record], free: float, keep_free: float) -> Action
 
 
 def _collectable(records: Iterable[Record]) -> list[Record]:
-    return [
-        record for record in records if record.goal is None and KEEP_LABEL not in record.labels
-    ]
+    return [record for record in records if record.goal is None and KEEP_LABEL not in record.labels]

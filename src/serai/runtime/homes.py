@@ -29,7 +29,7 @@ FOLDERS = (
     "mnt/.claude",
 )
 FILES = {
-    ".profile": '# Read by login shells.\n[ -n "$BASH_VERSION" ] && [ -f ~/.bashrc ] && . ~/.bashrc\n',
+    ".profile": '# Read by login shells.\n[ -z "$BASH_VERSION" ] || . ~/.bashrc\n',
     ".bashrc": "# Read by interactive shells.\ncase $- in *i*) ;; *) return ;; esac\n"
     "HISTCONTROL=ignoreboth\nPS1='\\u:\\w\\$ '\nalias ls='ls --color=auto'\n",
     ".bash_logout": "# Read when a login shell ends.\n",
@@ -46,7 +46,7 @@ def prepare(paths: Paths) -> None:
 
 
 def make(paths: Paths, name: str, uid: int) -> None:
-    """Make the home of a new session, unless it is there. Raises SeraiError if the name is taken."""
+    """Make the home of a new session, unless it is there. Raises SeraiError."""
     with _opened(paths.sessions) as sessions:
         if _owner(sessions, name) == uid:
             return
@@ -62,7 +62,7 @@ def make(paths: Paths, name: str, uid: int) -> None:
 
 
 def lock(paths: Paths, name: str, uid: int) -> None:
-    """Lock the home away: its top folder becomes nobody's, mode 0000. Takes the same time for any home.
+    """Lock the home away: its top folder becomes nobody's, mode 0000, however much is in it.
 
     The group stays the session's, so that the UID within can be told from outside. fsync'ed.
     """
@@ -73,7 +73,7 @@ def lock(paths: Paths, name: str, uid: int) -> None:
 
 
 def unlock(paths: Paths, name: str, uid: int) -> None:
-    """The reverse of ``lock``; right too for a home that is open, whose mode it puts back to 0700."""
+    """The reverse of ``lock``; puts the mode of an open home back to 0700."""
     with _home(paths, name, uid) as home:
         os.fchown(home, uid, uid)
         os.fchmod(home, 0o700)
@@ -98,7 +98,7 @@ async def delete(paths: Paths, uid: int) -> None:
     for folder in (paths.removing, paths.making):
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen(
-                ["nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],
+                ["/usr/bin/nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

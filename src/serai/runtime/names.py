@@ -19,11 +19,12 @@ MAX_LENGTH = 31
 PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
 
 # Accounts and units that a VM may get later; what it has now is read from /etc.
-RESERVED = frozenset(
-    "root daemon bin sys sync games man lp mail news uucp proxy backup list irc nobody nogroup "
-    "sshd messagebus polkitd syslog landscape tss uuidd tcpdump pollinate lxd ubuntu debian admin "
-    "sudo adm wheel users shadow staff kvm docker serai serai-gate serai-sessiond".split()
-)
+_ACCOUNTS = """
+root daemon bin sys sync games man lp mail news uucp proxy backup list irc nobody nogroup sshd
+messagebus polkitd syslog landscape tss uuidd tcpdump pollinate lxd ubuntu debian admin sudo adm
+wheel users shadow staff kvm docker serai
+"""
+RESERVED = frozenset(_ACCOUNTS.split())
 RESERVED_PREFIXES = ("systemd-", "serai-")
 ATTEMPTS = 64
 
@@ -36,7 +37,7 @@ def check(name: str, taken: Iterable[str] = ()) -> str:
     if len(name) > MAX_LENGTH:
         raise _refused(f"a session name has at most {MAX_LENGTH} characters, not {len(name)}")
     if PATTERN.fullmatch(name) is None:
-        raise _refused(f"{ascii(name)} is no session name")
+        raise _refused(f"{name!a} is no session name")
     if name in RESERVED or name.startswith(RESERVED_PREFIXES) or name in set(taken):
         raise _refused(f"{name!r} is reserved for the VM itself")
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.runtime import cgroups, processes, publish, sandbox
-from serai.runtime.enter import Entered, Target, enter, load_filters
-from serai.runtime.errors import SeraiError
+from serai.runtime.enter import Entered, EnterError, Target, enter, load_filters
+from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, SeraiError
 from serai.runtime.sessions import Sessions
 
 SIGNALS = {
@@ -72,7 +73,7 @@ class Payloads:
         cgroup = cgroups.make(running.cgroup, kind + number) if running.cgroup else None
         try:
             entered = enter(
-                Target(running.init, record.uid, record.uid, (cgroup,) if cgroup else ()),
+                Target(running.init, record.uid, record.uid, cgroup),
                 argv,
                 {**sandbox.environment(self._sessions.policy, session), **env},
                 cwd or str(session.home),
@@ -82,10 +83,12 @@ class Payloads:
                 tty=tty,
                 timeout=ENTER_DEADLINE,
             )
-        except BaseException:
+        except BaseException as error:
             if cgroup is not None:
                 with contextlib.suppress(OSError):
                     cgroup.rmdir()
+            if isinstance(error, EnterError) and error.stage == "exec" and error.errno:
+                error.code = NO_COMMAND if error.errno == errno.ENOENT else NOT_EXECUTABLE
             raise
         return Payload(number, name, entered, cgroup, detach)
 
@@ -103,6 +106,9 @@ class Payloads:
             timed_out = not ended.done() and not gone.done()
             if not ended.done():
                 await self._make_end(payload, ended, signal.SIGTERM if timed_out else signal.SIGHUP)
+            if payload.cgroup is None and not payload.detached:
+                # The second best: its group. What left that ends with the session.
+                self.send(payload, signal.SIGKILL)
             result = _reap(payload.entered.pid)
         finally:
             ended.cancel()

@@ -91,7 +91,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 def _listens(init: int) -> bool:
     try:
-        return BRIDGE_PORTS <= listening(Path(f"/proc/{init}/net/tcp").read_text())
+        return listening(Path(f"/proc/{init}/net/tcp").read_text()) >= BRIDGE_PORTS
     except OSError:
         # Reading a process's net folder fails with EINVAL once it is a zombie.
         return False

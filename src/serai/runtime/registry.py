@@ -66,8 +66,11 @@ class Registry:
     """One connection to the registry file, which is made if it is not there."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        try:
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            raise SeraiError(f"cannot open the registry {path}: {error}") from error
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
@@ -105,15 +108,16 @@ class Registry:
             if self._one("name = ? AND state != 'removing'", name) is not None:
                 raise SeraiError(f"there is a session {name} already", code=EXISTS)
             uid = self._take_uid()
-            self._insert(uid, name, State.CREATING, State.READY, labels, now)
+            new = Record(uid, name, State.CREATING, State.READY, labels, now, now, now)
+            self._insert(new)
             if request is not None:
                 self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
-            return self._need(uid), True
+            return new, True
 
     def adopt(self, uid: int, name: str, state: State, now: float) -> None:
         """Take in a session of which only the home is left, from a registry that was lost."""
         with self._transaction():
-            self._insert(uid, name, state, None, {}, now)
+            self._insert(Record(uid, name, state, None, {}, now, now, now))
 
     def reserve_uids(self, up_to: int) -> None:
         """See to it that no UID up to and including ``up_to`` is given out any more."""
@@ -183,14 +187,10 @@ class Registry:
         if row is None:
             return None
         if row[0] != fingerprint:
-            raise SeraiError(
-                f"request id {request!r} was used for another request", code=CONFLICT
-            )
+            raise SeraiError(f"request id {request!r} was used for another request", code=CONFLICT)
         found = self.by_uid(row[1])
         if found is None or found.state is State.REMOVING:
-            raise SeraiError(
-                f"the session that request {request!r} made is removed", code=CONFLICT
-            )
+            raise SeraiError(f"the session that request {request!r} made is removed", code=CONFLICT)
         return found
 
     def _take_uid(self) -> int:
@@ -198,34 +198,24 @@ class Registry:
         for first, end in UID_RANGES:
             uid = max(int(value), first)
             if uid < end:
-                self._db.execute("UPDATE counters SET value = ? WHERE name = 'next_uid'", (uid + 1,))
+                self._db.execute(
+                    "UPDATE counters SET value = ? WHERE name = 'next_uid'", (uid + 1,)
+                )
                 return uid
         raise SeraiError("every UID for sessions has been used", "start with a new sessions disk")
 
-    def _insert(
-        self,
-        uid: int,
-        name: str,
-        state: State,
-        goal: State | None,
-        labels: Mapping[str, str],
-        now: float,
-    ) -> None:
-        self._db.execute("INSERT OR IGNORE INTO names VALUES (?)", (name,))
+    def _insert(self, new: Record) -> None:
+        self._db.execute("INSERT OR IGNORE INTO names VALUES (?)", (new.name,))
+        goal, labels = new.goal and new.goal.value, json.dumps(dict(new.labels))
+        times = (new.created_at, new.changed_at, new.used_at)
         self._db.execute(
             "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (uid, name, state.value, goal and goal.value, json.dumps(dict(labels)), now, now, now),
+            (new.uid, new.name, new.state.value, goal, labels, *times),
         )
 
     def _name_was_used(self, name: str) -> bool:
         row = self._db.execute("SELECT 1 FROM names WHERE name = ?", (name,)).fetchone()
         return row is not None
-
-    def _need(self, uid: int) -> Record:
-        found = self.by_uid(uid)
-        if found is None:
-            raise SeraiError(f"there is no session with UID {uid}", code=NOT_FOUND)
-        return found
 
     def _one(self, where: str, value: object) -> Record | None:
         row = self._db.execute(f"SELECT * FROM sessions WHERE {where}", (value,)).fetchone()  # noqa: S608  # ours

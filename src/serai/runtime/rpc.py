@@ -24,12 +24,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """A call; with ``reply`` false it is a notification, which gets no answer."""
+    """A call; with ``reply`` false it is a notification, which gets no answer.
+
+    ``descriptors`` are those that came with it.
+    """
 
     id: Id
     method: str
     params: dict[str, Any]
     reply: bool = True
+    descriptors: tuple[int, ...] = ()
 
 
 def parse(line: bytes) -> Request:
@@ -44,7 +48,7 @@ def parse(line: bytes) -> Request:
         raise _invalid(f"unknown members: {', '.join(map(ascii, sorted(unknown)))}")
     number, method, params = message.get("id"), message.get("method"), message.get("params", {})
     if not _is_id(number):
-        raise _invalid(f"'id' must be null, a whole number or a text of at most {MAX_ID} characters")
+        raise _invalid(f"'id' must be null, a number or a text of at most {MAX_ID} characters")
     if not isinstance(method, str):
         raise _invalid("'method' must be a text")
     if not isinstance(params, dict):
@@ -62,23 +66,26 @@ def request_id(line: bytes) -> Id:
 
 
 def check(kind: type[T], params: dict[str, Any]) -> T:
-    """``params`` as the dataclass ``kind``. Raises SeraiError naming the parameter that is wrong."""
+    """``params`` as the dataclass ``kind``. Raises SeraiError naming a parameter that is wrong."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in params:
         if name not in fields:
             known = ", ".join(fields) or "none"
             raise _wrong(f"unknown parameter {ascii(name)[:100]}; known are: {known}")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     for name, field in fields.items():
         if name not in params:
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if (
+                field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING
+            ):
                 raise _wrong(f"parameter '{name}' is missing")
         elif not fits(params[name], hints[name]):
             raise _wrong(f"parameter '{name}' must be {describe(hints[name])}")
     return kind(**params)
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  # one a type
     """Whether a JSON value is of a type: str, bool, int, float, None, list, dict or a union."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):

@@ -11,33 +11,21 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from serai.runtime import cgroups, homes, names, processes, publish, users
-from serai.runtime.errors import FAILED, WRONG_STATE, SeraiError
+from serai.runtime import homes, names, publish
+from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
 from serai.runtime.registry import FIRST_UID, Record, Registry
 from serai.runtime.states import FACTS, RUNNING, State, Step, fallback, plan
-from serai.runtime.units import Supervisor
+from serai.runtime.steps import Running, Steps
+from serai.runtime.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 TOUCH_EVERY = 60.0
-
-
-@dataclass(frozen=True, eq=False)
-class Running:
-    """A session's unit: PIDs of its main process and of the sandbox's PID 1, and its cgroup."""
-
-    main: int
-    init: int
-    cgroup: Path | None
-    pidfd: int
 
 
 def no_fault(point: str) -> None:
@@ -45,7 +33,7 @@ def no_fault(point: str) -> None:
 
 
 class Sessions:
-    """Every session of the VM. ``changed`` is told (event, record) when one arrives somewhere."""
+    """Every session of the VM."""
 
     def __init__(
         self,
@@ -54,20 +42,19 @@ class Sessions:
         supervisor: Supervisor,
         policy: Policy,
         *,
-        changed: Callable[[str, Record], None] = lambda _event, _record: None,
         fault: Callable[[str], None] = no_fault,
     ) -> None:
         self.paths = paths
         self.registry = registry
         self.policy = policy
         self._supervisor = supervisor
-        self._changed = changed
+        self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
-        self._running: dict[int, Running] = {}
-        self._users: dict[int, str] = {}
+        self._steps = Steps(paths, policy, supervisor, self._main_ended)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
 
     async def create(
         self, name: str | None, labels: Mapping[str, str], request_id: str | None = None
@@ -103,7 +90,7 @@ class Sessions:
         return await self._move(name, State.READY, keep={State.ACTIVE})
 
     async def remove(self, name: str) -> Record:
-        """End a session for good. Its data is out of reach at once and deleted in the background."""
+        """End a session for good; its data is out of reach at once and deleted later."""
         return await self._move(name, State.REMOVING)
 
     async def switch(self, name: str, *, keep_running: bool = False) -> Record:
@@ -127,9 +114,9 @@ class Sessions:
             return self._current(wanted.uid)
 
     def enterable(self, name: str) -> tuple[Record, Running]:
-        """A session that payloads can be run in now. Raises SeraiError if it is in another state."""
+        """A session that payloads can be run in now. Raises SeraiError for any other."""
         record = self.registry.get(name)
-        running = self._running.get(record.uid)
+        running = self._steps.running(record.uid)
         if record.state not in (State.READY, State.ACTIVE) or record.goal or running is None:
             state = record.state.value
             hint = f"'serai switch {name}' or 'serai reopen {name}' brings it back"
@@ -144,31 +131,39 @@ class Sessions:
         self._take_in_homes()
         self.registry.prune_requests(time.time())
         records = self.registry.all()
-        self._users = {each.uid: each.name for each in records if each.state != State.REMOVING}
-        self._write_users()
-        publish.prune(self.paths, set(self._users.values()))
+        users = {each.uid: each.name for each in records if each.state != State.REMOVING}
+        self._steps.set_users(users)
+        publish.prune(self.paths, set(users.values()))
         units = await self._supervisor.running()
-        for stranger in units.keys() - set(self._users.values()):
+        for stranger in units.keys() - set(users.values()):
             await self._supervisor.stop(stranger)
         switching = [each for each in records if each.goal is State.ACTIVE]
         for record in records:
-            main = units.get(record.name) if record.uid in self._users else None
+            main = units.get(record.name) if record.uid in users else None
             try:
                 await self._put_right(record, main)
             except (SeraiError, OSError) as error:
                 log.error("session %s is not put right: %s", record.name, error)
                 await self._give_up(record)
         await self._finish_switch(switching)
-        for uid in homes.leftovers(self.paths) - set(self._users):
-            self._start(self._delete(uid))
+        for uid in homes.leftovers(self.paths) - set(users):
+            self._delete_later(uid)
+
+    def tell(self, changed: Callable[[str, Record], None]) -> None:
+        """Call ``changed`` with an event and a session whenever one arrives somewhere."""
+        self._changed = changed
+
+    async def deleted(self) -> None:
+        """Wait until the data of every removed session is deleted."""
+        if self._deletions:
+            await asyncio.wait(self._deletions)
 
     async def close(self) -> None:
         """Leave sessions as they are and let go of them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for uid in list(self._running):
-            self._let_go(uid)
+        self._steps.let_go()
         self.registry.close()
 
     def _take_in_homes(self) -> None:
@@ -192,7 +187,7 @@ class Sessions:
     async def _put_right(self, record: Record, main: int | None) -> None:
         """Carry one session to its goal, or see that it is where the registry says."""
         if record.state is State.REMOVING:
-            self._start(self._delete(record.uid))
+            self._delete_later(record.uid)
             return
         supposed, goal = record.state in RUNNING, record.goal
         if supposed and main is None and (goal is None or goal in RUNNING):
@@ -201,21 +196,21 @@ class Sessions:
             self._arrive({record.uid: State.STOPPED})
             return
         if supposed and main is not None:
-            await self._take_over(record, main)
+            await self._steps.take_over(record, main)
         if goal is not None:
             if goal is not State.ACTIVE:
                 await self._go(record, goal)
         elif supposed:
-            await self._do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
+            await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
         elif main is not None:
-            await self._do(Step.STOP, record)
+            await self._steps.do(Step.STOP, record)
 
     async def _give_up(self, record: Record) -> None:
         """A session that runs but cannot be entered is stopped, so that it can be started anew."""
         current = self.registry.by_uid(record.uid)
         if current is not None and current.goal is None and current.state in RUNNING:
             with contextlib.suppress(SeraiError, OSError):
-                await self._do(Step.STOP, current)
+                await self._steps.do(Step.STOP, current)
                 self._arrive({current.uid: State.STOPPED})
 
     async def _finish_switch(self, records: list[Record]) -> None:
@@ -232,14 +227,6 @@ class Sessions:
                 await self._go_all(goals)
             except (SeraiError, OSError) as error:
                 log.error("switching to %s is not finished: %s", record.name, error)
-
-    async def _take_over(self, record: Record, main: int) -> None:
-        """Adopt a running unit. Payloads whose client went with the daemon before are ended."""
-        cgroup = cgroups.of(main)
-        if cgroup is not None:
-            for orphan in cgroups.payloads(cgroup):
-                await cgroups.destroy(orphan)
-        await self._watch(record, main)
 
     async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
         uid = self.registry.get(name).uid
@@ -264,7 +251,7 @@ class Sessions:
             for step in plan(record.name, record.state, goal):
                 self._fault(f"{goal.value}:{step.value}")
                 try:
-                    await self._do(step, record)
+                    await self._steps.do(step, record)
                 except (SeraiError, OSError) as error:
                     await self._fall_back(goals, record, step)
                     if isinstance(error, SeraiError):
@@ -274,94 +261,33 @@ class Sessions:
         self._arrive(goals)
 
     async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
-        """Undo what a failed step left; other sessions of the same operation stay what they were."""
+        """Undo what a failed step left; other sessions of the operation stay what they were."""
         states = {uid: self._current(uid).state for uid in goals}
         states[failed.uid] = fallback(failed.state, step)
         if not FACTS[states[failed.uid]].running:
             with contextlib.suppress(SeraiError, OSError):
-                await self._do(Step.STOP, failed)
+                await self._steps.do(Step.STOP, failed)
         if states[failed.uid] is State.REMOVING:
-            await self._do(Step.MOVE_HOME_AWAY, failed)
+            await self._steps.do(Step.MOVE_HOME_AWAY, failed)
         self._arrive(states)
 
-    async def _do(self, step: Step, record: Record) -> None:
-        name, uid = record.name, record.uid
-        if step is Step.MAKE_HOME:
-            homes.make(self.paths, name, uid)
-        elif step is Step.UNLOCK_HOME:
-            homes.unlock(self.paths, name, uid)
-        elif step is Step.LOCK_HOME:
-            homes.lock(self.paths, name, uid)
-        elif step is Step.MOVE_HOME_AWAY:
-            homes.move_away(self.paths, name, uid)
-        elif step is Step.START:
-            await self._start_unit(record)
-        elif step is Step.STOP:
-            await self._stop_unit(record)
-        else:
-            await self._set_frozen(record, step is Step.FREEZE)
-
-    async def _start_unit(self, record: Record) -> None:
-        if record.uid not in self._users:
-            self._users[record.uid] = record.name
-            self._write_users()
-        publish.session(self.paths, self.policy, record.name, record.uid)
-        main = await self._supervisor.start(record.name)
-        await self._watch(record, main)
-
-    async def _stop_unit(self, record: Record) -> None:
-        running = self._let_go(record.uid)
-        if running is not None and running.cgroup is not None:
-            with contextlib.suppress(OSError):
-                cgroups.thaw(running.cgroup)
-        await self._supervisor.stop(record.name)
-        publish.withdraw(self.paths, record.name)
-
-    async def _set_frozen(self, record: Record, frozen: bool) -> None:
-        running = self._running.get(record.uid)
-        if running is None or running.cgroup is None:
-            raise SeraiError(f"session {record.name} has no cgroup to freeze", code=FAILED)
-        if frozen:
-            await cgroups.freeze(running.cgroup)
-        else:
-            cgroups.thaw(running.cgroup)
-
-    async def _watch(self, record: Record, main: int) -> None:
-        """Wait for the sandbox to be ready, and be told when its main process ends."""
-        self._let_go(record.uid)
-        try:
-            pidfd = os.pidfd_open(main)
-            try:
-                init = await processes.ready(main)
-            except BaseException:
-                os.close(pidfd)
-                raise
-        except ProcessLookupError:
-            raise SeraiError(f"the sandbox of {record.name} ended while it was starting") from None
-        running = Running(main, init, cgroups.of(main), pidfd)
-        self._running[record.uid] = running
-        asyncio.get_running_loop().add_reader(pidfd, self._main_ended, record.uid, running)
-
     def _main_ended(self, uid: int, running: Running) -> None:
-        asyncio.get_running_loop().remove_reader(running.pidfd)
-        self._start(self._unit_ended(uid, running))
+        self.keep(self._unit_ended(uid, running))
 
     async def _unit_ended(self, uid: int, running: Running) -> None:
         """A unit's main process ended although nobody asked: the session is stopped."""
         async with self._locked(uid):
-            if self._running.get(uid) is not running:
+            if self._steps.running(uid) is not running:
                 return
             record = self._current(uid)
             log.warning("session %s ended by itself", record.name)
-            await self._do(Step.STOP, record)
+            await self._steps.do(Step.STOP, record)
             self._arrive({uid: State.STOPPED})
 
-    def _let_go(self, uid: int) -> Running | None:
-        running = self._running.pop(uid, None)
-        if running is not None:
-            asyncio.get_running_loop().remove_reader(running.pidfd)
-            os.close(running.pidfd)
-        return running
+    def _delete_later(self, uid: int) -> None:
+        task = self.keep(self._delete(uid))
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
 
     async def _delete(self, uid: int) -> None:
         """Delete a removed session's data; its row goes last."""
@@ -382,12 +308,8 @@ class Sessions:
         for uid, state in states.items():
             self._changed("session.changed", self._current(uid))
             if state is State.REMOVING:
-                self._users.pop(uid, None)
-                self._write_users()
-                self._start(self._delete(uid))
-
-    def _write_users(self) -> None:
-        users.write(self.paths.users, ((name, uid) for uid, name in self._users.items()))
+                self._steps.drop_user(uid)
+                self._delete_later(uid)
 
     def _current(self, uid: int) -> Record:
         record = self.registry.by_uid(uid)
@@ -395,10 +317,12 @@ class Sessions:
             raise SeraiError("the session was removed meanwhile", code=WRONG_STATE)
         return record
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background; it is cancelled when the daemon ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @contextlib.asynccontextmanager
     async def _locked(self, uid: int) -> AsyncIterator[None]:

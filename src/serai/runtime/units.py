@@ -1,4 +1,4 @@
-"""Sessions as systemd units, over D-Bus. Who supervises is passed in, so that tests need no systemd.
+"""Sessions as systemd units, over D-Bus. Who supervises is passed in: tests need no systemd.
 
 The manager's private socket is spoken to directly: it answers without a bus daemon in between and
 starts a unit without the ~10 ms that forking systemctl costs (org.freedesktop.systemd1(5)).
@@ -10,55 +10,20 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 
 from serai.runtime import users
 from serai.runtime.errors import TIMEOUT, SeraiError
 from serai.runtime.policy import Policy
+from serai.runtime.supervisor import DROP_IN, drop_in, unit
 
 PRIVATE_SOCKET = Path("/run/systemd/private")
-DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
 MANAGER = DBusAddress(
     "/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager"
 )
 JOB_DEADLINE = 30.0
-
-
-class Supervisor(Protocol):
-    """Starts and stops sessions' units. Every method may be repeated without harm."""
-
-    async def start(self, name: str) -> int:
-        """Start the session's unit unless it runs; returns its main PID. Raises SeraiError."""
-
-    async def stop(self, name: str) -> None:
-        """End everything in the session's unit; returns when nothing of it is left."""
-
-    async def running(self) -> dict[str, int]:
-        """The sessions whose unit runs, with its main PID."""
-
-
-def unit(name: str) -> str:
-    """The unit of a session. '-' is data in an instance name, not a path: systemd.unit(5)."""
-    return f"serai-session@{name}.service"
-
-
-def drop_in(policy: Policy) -> str:
-    """The settings of every session's unit that come from the policy."""
-    limits, resources = policy.limits, policy.resources
-    settings = {
-        "LimitNOFILE": limits.nofile,
-        "LimitNPROC": limits.nproc,
-        "LimitSTACK": limits.stack,
-        "LimitMEMLOCK": limits.memlock,
-        "LimitCORE": limits.core,
-        "MemoryMax": resources.memory_max,
-        "TasksMax": resources.tasks_max,
-        "CPUWeight": resources.cpu_weight,
-        "IOWeight": resources.io_weight,
-    }
-    return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
 class Systemd:
@@ -75,12 +40,11 @@ class Systemd:
         # Results of jobs that ended before the reply naming them was read.
         self._ended: dict[str, str] = {}
 
-    async def apply(self, policy: Policy, file: Path = DROP_IN) -> None:
-        """Write the policy's settings for units, and have systemd read them if they changed."""
+    async def apply(self, policy: Policy) -> None:
         text = drop_in(policy)
-        if not file.exists() or file.read_text() != text:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            users.replace(file, text.encode())
+        if not DROP_IN.exists() or DROP_IN.read_text() != text:
+            DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+            users.replace(DROP_IN, text.encode())
             await self._call("Reload")
 
     async def start(self, name: str) -> int:
