@@ -104,7 +104,7 @@ def reap(entered: enter.Entered, timeout: float = 60.0) -> int:
 
 @cache
 def build_filters(baseline_without: str = "", unix_without: str = "") -> tuple[bytes, bytes]:
-    """Both filters of this machine, each without a group of rules if a test wants to see it fail."""
+    """Both filters of this machine, each without a group of rules if a test wants it to fail."""
     code = (
         "import sys; from serai.runtime import seccomp\n"
         "name, machine, without = sys.argv[1:]\n"
@@ -126,6 +126,16 @@ def possible_policy() -> Policy:
     """The default policy with no more open files than this machine's root may ask for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Policy(limits=Limits(nofile=min(Limits.nofile, most)))
+
+
+@contextmanager
+def make_top() -> Iterator[Path]:
+    """A folder that sessions' users may pass through, and that no sandbox shows."""
+    with tempfile.TemporaryDirectory(prefix="serai-", dir="/srv") as name:
+        Path(name).chmod(0o711)
+        for part in ("sessions", "state", "gate"):
+            Path(name, part).mkdir(mode=0o755)
+        yield Path(name)
 
 
 def make_session(top: Path, name: str, uid: int) -> sandbox.Session:

@@ -65,7 +65,7 @@ def fork_sibling(cgroup: int | None) -> int:
     """As os.fork(), but the child's parent is the caller's parent, and it is born in ``cgroup``.
 
     ``cgroup`` is a descriptor of a cgroup v2 folder. Being born there is quick; moving there makes
-    the kernel wait for all CPUs, 5 to 10 ms. clone3(2), CLONE_PARENT and CLONE_INTO_CGROUP. Only for
+    the kernel wait for all CPUs, 5 to 10 ms. clone3(2): CLONE_PARENT, CLONE_INTO_CGROUP. Only for
     a process with a single thread, whose child leaves by exec or _exit.
     """
     flags = _CLONE_PARENT | (0 if cgroup is None else _CLONE_INTO_CGROUP)
