@@ -62,6 +62,8 @@ def test_each_step_is_what_takes_privileges_away(
     room: Room, monkeypatch: pytest.MonkeyPatch, step: str, red: set[str]
 ) -> None:
     monkeypatch.setattr(namespaces, step, lambda *_: None)
+    if step == "set_no_new_privileges":
+        monkeypatch.setattr(namespaces, "confine_tracing", lambda: None)
     # Without no-new-privs and capabilities the kernel takes no filter at all. seccomp(2)
     answer = status(room, () if "Seccomp" in red else None)
     assert {name for name in HARMLESS if answer[name] != HARMLESS[name]} == red
@@ -260,7 +262,8 @@ def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
 
     read, write = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)
-    # Without filters: what protects the daemon's memory is the kernel's own check.
+    # Without filters and Landlock: dumpability alone protects the daemon's memory.
+    monkeypatch.setattr(namespaces, "confine_tracing", lambda: None)
     watcher = room.start(["python3", "-c", WATCH, "5"], (null, write, null), filters=())
     os.close(write)
     with open(read) as file:  # noqa: PTH123

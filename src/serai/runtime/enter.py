@@ -293,6 +293,7 @@ def _payload(plan: _Plan) -> NoReturn:
         namespaces.set_undumpable()
         namespaces.drop_capabilities(plan.last_capability)
         namespaces.set_no_new_privileges()
+        namespaces.confine_tracing()
         if plan.tty:
             stage = "terminal"
             _take_terminal()

@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import struct
 from collections.abc import Iterable
 
 # PyDLL keeps the interpreter's lock during a call: the child of a clone() finds it held by itself.
@@ -17,6 +18,8 @@ _libc.syscall.restype = ctypes.c_long
 
 # asm/unistd_64.h and asm-generic/unistd.h
 _CLONE3 = 435
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_REFER, _ACCESS_FS_REFER, _RULE_PATH_BENEATH = 2, 1 << 13, 1  # linux/landlock.h
 _KEYCTL, _SECCOMP = {"x86_64": (250, 317), "aarch64": (219, 277)}[platform.machine()]
 
 # linux/sched.h
@@ -111,6 +114,32 @@ def default_signals() -> None:
     """Give every signal its default action; what Python ignores (SIGPIPE) would outlive exec."""
     for number in range(1, _LAST_SIGNAL + 1):
         _libc.signal(number, None)  # refused for SIGKILL, SIGSTOP and libc's own two
+
+
+def confine_tracing() -> None:
+    """Keep this process and its children from looking into processes that they did not start.
+
+    Same UID means that a payload could otherwise write to the memory of the sandbox's PID 1 and of
+    the bridge, which have one filter less. A Landlock domain may trace only what is in it (Landlock
+    documentation, "Ptrace restrictions"). As a domain has to handle something, it handles moving
+    files between folders, and allows it everywhere. Needs no-new-privs; a kernel without Landlock,
+    or with its first version that can't allow that, is left to Yama's ptrace_scope.
+    """
+    if (
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), 1)
+        < _LANDLOCK_REFER
+    ):
+        return
+    refer = ctypes.c_uint64(_ACCESS_FS_REFER)
+    ruleset = _check(
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), ctypes.byref(refer), ctypes.c_size_t(8), 0)
+    )
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    rule = struct.pack("=Qi", _ACCESS_FS_REFER, root)
+    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_ADD), ruleset, _RULE_PATH_BENEATH, rule, 0))
+    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_RESTRICT), ruleset, 0))
+    os.close(root)
+    os.close(ruleset)
 
 
 class Filter:
