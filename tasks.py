@@ -58,7 +58,7 @@ def build_image(
 def verify_image(_c: Context, image: str = IMAGE) -> int:
     """Boot the finished image on throwaway overlays and check it."""
     report = verify(SETTINGS, definition.load(SETTINGS, image), build.latest(SETTINGS, image))
-    return 1 if report.failed else 0
+    return 0 if report.ok else 1
 
 
 @command(iterable=["copy"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from serai.image import definition
@@ -107,7 +105,7 @@ def test_a_wrong_override_is_one_line(checkout: Settings, override: str, said: s
         definition.load(checkout, write(checkout, GOOD), [override])
 
 
-def test_the_mirror_setting_fills_the_base(checkout: Settings, tmp_path: Path) -> None:
+def test_the_mirror_setting_fills_the_base(checkout: Settings) -> None:
     write(checkout, GOOD)
     settings = Settings.of({"SERAI_MIRROR": "http://mirror.test/debian"}, checkout.root)
     image, sources = definition.load_with_sources(settings, "debian-12-amd64")

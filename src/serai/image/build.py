@@ -1,4 +1,4 @@
-"""The build of an image, as a recipe: stage after stage, then a release folder, whole or not at all."""
+"""The build of an image, as a recipe: stage after stage, then a folder, whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from serai.image import (
 )
 from serai.image.errors import BuildError
 from serai.image.plan import Plan, Stage
-from serai.image.progress import TaskTiming
 from serai.image.run import run
 from serai.image.settings import Settings
 
 # What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
 _HEADROOM_GIB = 6
+
+_BASES: dict[str, Callable[..., None]] = {
+    "bootstrap": bootstrap.make,
+    "cloud-image": cloudimage.make,
+}
 
 
 def build(
@@ -82,9 +86,20 @@ def _ensure(
     with console.step(f"{stage.name}: {stage.why}"), cache.whole(stage.folder) as folder:
         target = folder / plan.DISK
         if previous is None:
-            tasks = _base(settings, image, target, log)
+            _BASES[image.base.kind](image, settings, target, log=log)
+            tasks = []
         else:
-            tasks = _layer(settings, image, stage.name, previous, target, log, keep=keep)
+            tasks = packer.run_layer(
+                image,
+                settings,
+                accelerator=accelerator.choose(image.arch, settings),
+                disk=previous,
+                layer=stage.name,
+                target=target,
+                log=log,
+                keep=keep,
+                on_event=console.show_event,
+            )
         record = {
             "stage": stage.name,
             "key": stage.key,
@@ -97,40 +112,6 @@ def _ensure(
         # The record is what marks a stage as finished, so it comes last.
         (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
     cache.prune(stage.folder.parent, keep=2)
-
-
-def _base(
-    settings: Settings, image: definition.Image, target: Path, log: Path
-) -> list[TaskTiming]:
-    make: Callable[..., None] = {
-        "bootstrap": bootstrap.make,
-        "cloud-image": cloudimage.make,
-    }[image.base.kind]
-    make(image, settings, target, log=log)
-    return []
-
-
-def _layer(
-    settings: Settings,
-    image: definition.Image,
-    layer: str,
-    disk: Path,
-    target: Path,
-    log: Path,
-    *,
-    keep: bool,
-) -> list[TaskTiming]:
-    return packer.run_layer(
-        image,
-        settings,
-        accelerator=accelerator.choose(image.arch, settings),
-        disk=disk,
-        layer=layer,
-        target=target,
-        log=log,
-        keep=keep,
-        on_event=console.show_event,
-    )
 
 
 def _publish(settings: Settings, made: Plan) -> None:

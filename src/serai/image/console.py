@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,11 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from serai.image.errors import BuildError
+from serai.image.progress import Event, Note, TaskTiming
 
-out = Console(highlight=False, soft_wrap=True)
+# Rich folds tables to 80 columns where there is no terminal; a log has room for more.
+_WIDTH = None if sys.stdout.isatty() else 160
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
@@ -78,6 +82,16 @@ def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]
     if durations is not None:
         durations[name] = round(took, 3)
     out.print(f"✓ {name} ({seconds(took)})", style="green", markup=False)
+
+
+def show_event(event: Event) -> None:
+    """A line for each step of a layer, and for each Ansible task when it has ended."""
+    if isinstance(event, Note):
+        out.print(f"  {event.text}", style="dim", markup=False)
+    elif isinstance(event, TaskTiming):
+        name = f"{event.role} : {event.name}" if event.role else event.name
+        style = {"failed": "red", "changed": "yellow", "skipped": "dim"}.get(event.status)
+        out.print(f"  {name} ({event.status}, {seconds(event.seconds)})", style=style, markup=False)
 
 
 def seconds(value: float) -> str:

@@ -1,27 +1,24 @@
-"""Image definitions: what to build, read from ``images/*.toml`` and checked before anything runs."""
+"""Image definitions: what to build, read from ``images/*.toml`` and checked before all else."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from tomlkit.exceptions import TOMLKitError
 
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULT_IMAGE = "ubuntu-22.04-arm64"
 
 Arch = Literal["arm64", "amd64"]
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[MG]$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+Words = Annotated[tuple[Word, ...], Field(strict=False)]  # TOML has arrays, no tuples
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -35,7 +32,8 @@ class CloudImageBase(_Table):
     """An official cloud image, pinned by its digest."""
 
     kind: Literal["cloud-image"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
+    # file:///… for a copy at hand, where there is no network
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s]+$")]
     sha256: Sha256
 
 
@@ -45,7 +43,7 @@ class BootstrapBase(_Table):
     kind: Literal["bootstrap"]
     suite: Word
     mirror: str = ""  # '' is mmdebstrap's own default; SERAI_MIRROR fills it
-    packages: Annotated[tuple[Word, ...], Field(strict=False)] = ()  # beside those every base of the distribution has
+    packages: Words = ()  # beside those that every base of the distribution has
 
 
 class Disk(_Table):
@@ -125,8 +123,8 @@ def flat(image: Image) -> dict[str, object]:
 
 def _parse(path: Path, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (TOMLKitError, UnicodeDecodeError) as error:
         raise BuildError(f"{where} is not TOML: {error}", hint="correct that line") from None
 
 
@@ -162,8 +160,8 @@ def _override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise BuildError(f"--set {text!r} is not key=value", hint="for example --set disk.size=12G")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), tomlkit.value(value).unwrap()
+    except TOMLKitError:
         return key.strip(), value  # a bare word is a string: --set disk.size=12G
 
 

@@ -45,12 +45,15 @@ class Patience:
     """How often to try and how long to wait.
 
     A try ends after ``seconds`` without an answer, name resolution, every address and redirects
-    included, or without another byte. So no answer at all takes 47 s by default.
+    included, or without another byte. So no answer at all takes 38 s by default.
     """
 
     attempts: int = 3
-    seconds: float = 15
+    seconds: float = 12
     pause: float = 1
+
+
+PATIENCE = Patience()
 
 
 class MissingError(BuildError):
@@ -68,7 +71,7 @@ def fetch(
     sha256: str,
     progress: Progress | None = None,
     hint: str = "check the network",
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> None:
     """Have ``url`` (http, https or file) at ``target``, there whole and right or not at all.
 
@@ -105,7 +108,7 @@ def read(
     *,
     limit: int = 4 << 20,
     hint: str = "check the network",
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> bytes:
     """The bytes of a small file at ``url``; raises BuildError as fetch() does."""
     content = io.BytesIO()
@@ -214,7 +217,7 @@ def _opened(url: str, offset: int, stream: io.BytesIO | io.FileIO, patience: Pat
     except (OSError, http.client.HTTPException) as error:
         cause = _cause(error)
         if urlsplit(url).scheme == "file":
-            raise MissingError(_failed(url, reason(cause, patience)), hint="check it") from None
+            raise BuildError(_failed(url, reason(cause, patience)), hint="check the path") from None
         raise _InterruptedError(reason(cause, patience)) from None
 
 
@@ -296,8 +299,8 @@ def _failed(url: str, why: str) -> str:
 
 
 def _name(url: str) -> str:
-    parts = urlsplit(url)
-    return Path(parts.path).name or parts.path or url
+    path = urlsplit(url).path
+    return path if path.endswith("/") else Path(path).name or url
 
 
 def _host(url: str) -> str:

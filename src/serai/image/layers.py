@@ -15,7 +15,7 @@ from serai.image.settings import Settings
 
 @dataclass(frozen=True)
 class Layer:
-    """One play: its name, its roles in order, and the digests of what it applies."""
+    """One play: its tag, its roles in order, and the digests of what it applies."""
 
     name: str
     roles: tuple[str, ...]
@@ -25,20 +25,21 @@ class Layer:
 def read(settings: Settings) -> list[Layer]:
     """The layers in the order in which they are built.
 
-    Raises BuildError if a play has no name, is not tagged with it (the build selects layers by
-    tag), or names a role that does not exist.
+    Raises BuildError if a play has not exactly one tag, by which the build names and selects it,
+    or names a role that does not exist.
     """
     path = settings.root / "playbooks" / "image.yml"
     return [_layer(play, path, settings.root) for play in yaml.safe_load(path.read_text())]
 
 
 def _layer(play: dict[str, Any], path: Path, root: Path) -> Layer:
-    name = play.get("name", "")
-    if play.get("tags") not in (name, [name]):
-        raise BuildError(f"{path.name}: the play {name!r} must have its name as its only tag")
+    tags = play.get("tags")
+    if not isinstance(tags, list) or len(tags) != 1:
+        raise BuildError(f"{path.name}: the play {play.get('name')!r} must have exactly one tag")
     roles = tuple(role if isinstance(role, str) else role["role"] for role in play["roles"])
     for role in roles:
         if not (root / "roles" / role).is_dir():
-            raise BuildError(f"{path.name}: {name} uses the role {role!r}, which does not exist")
+            raise BuildError(f"{path.name}: {tags[0]} uses the role {role!r}, which is not there")
     digests = {f"roles/{role}": digest.of_tree(root / "roles" / role) for role in roles}
-    return Layer(name, roles, {f"playbooks/{path.name} ({name})": digest.of_value(play), **digests})
+    play_digest = {f"playbooks/{path.name} ({tags[0]})": digest.of_value(play)}
+    return Layer(tags[0], roles, {**play_digest, **digests})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from serai.image.errors import BuildError
 from serai.image.run import last_lines, run, tool
+
+_SECTOR = 512  # bytes; QEMU's disks have no other unless asked for
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def packages(status: str) -> list[str]:
 
 
 def _root_offset(raw: Path) -> int:
-    table = json.loads(run([tool("sfdisk"), "--json", raw]).stdout)["partitiontable"]
-    for partition in table["partitions"]:
-        if partition["node"] == f"{raw}1":
-            return int(partition["start"]) * int(table["sectorsize"])
-    raise BuildError(f"{raw.name} has no partition 1")
+    told = run(["sgdisk", "--info=1", raw], check=False).stdout
+    first = re.search(r"^First sector: (\d+)", told, re.MULTILINE)
+    if first is None:
+        raise BuildError(f"{raw.name} has no partition 1")
+    return int(first[1]) * _SECTOR
 
 
 def _is_field(line: str) -> bool:

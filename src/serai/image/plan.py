@@ -64,7 +64,7 @@ class Plan:
 
 
 def make(settings: Settings, image: Image) -> Plan:
-    """The plan for ``image``; raises BuildError where playbooks or roles are not as they must be."""
+    """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
     home = settings.cache / "stages" / image.name
     tools = tool_versions(image)
     stages = [_stage(home, BASE, _base_inputs(image, tools))]
@@ -73,7 +73,7 @@ def make(settings: Settings, image: Image) -> Plan:
             "previous stage": stages[-1].key,
             "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
             **layer.digests,
-            **packer.inputs(),
+            **packer.inputs(settings),
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core")},
         }

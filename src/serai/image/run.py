@@ -29,6 +29,7 @@ PACKAGES = {
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-x86_64-static": "qemu-user-static",
+    "scp": "openssh-client",
     "setpriv": "util-linux",
     "sgdisk": "gdisk",
     "ssh": "openssh-client",

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_NAMES = ("cache", "dist", "mirror")
+_NAMES = ("cache", "dist", "mirror", "accelerator")
 
 
 @dataclass(frozen=True)
 class Settings:
     """``root`` is the checkout, ``cache`` holds finished stages by content, ``dist`` images.
 
-    ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default).
+    ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default),
+    ``accelerator`` the one QEMU has to use ('' is the fastest that works).
     ``sources`` says for each of the others where it came from.
     """
 
@@ -24,10 +25,11 @@ class Settings:
     dist: Path
     mirror: str
     sources: Mapping[str, str]
+    accelerator: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
-        """The settings that ``environ`` asks for: SERAI_CACHE, SERAI_DIST, SERAI_MIRROR."""
+        """The settings ``environ`` asks for: SERAI_{CACHE,DIST,MIRROR,ACCELERATOR}."""
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
         given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
         return cls(
@@ -35,6 +37,7 @@ class Settings:
             cache=Path(given["cache"] or Path(user_cache) / "serai").absolute(),
             dist=Path(given["dist"] or root / "dist").absolute(),
             mirror=given["mirror"],
+            accelerator=given["accelerator"],
             sources={
                 name: f"SERAI_{name.upper()}" if value else "default"
                 for name, value in given.items()

@@ -58,7 +58,7 @@ def demo(settings: Settings) -> int:
     folder = build.build(settings, name)
     report = verify(settings, definition.load(settings, name), folder)
     summary(folder, name)
-    return 1 if report.failed else 0
+    return 0 if report.ok else 1
 
 
 def summary(folder: Path, name: str) -> None:

@@ -1,0 +1,378 @@
+#!/usr/bin/python3
+"""Prepare the disk for /sessions: find it, format it if it is blank, check it, point at it.
+
+Run once a boot, before sessions.mount, which mounts what /run/serai/session-disk points at. That
+link, and not /dev/disk/by-label, says which disk it is: a session can write any block of its own
+files, the disk's last ones too, and what libblkid finds there must not decide anything.
+
+The disk is the one whose serial is 'sessions'; else the one that holds the file system 'sessions';
+else the only blank one. A disk that holds anything else is refused and never written to.
+
+Formatting survives a power cut at any point. A note on the root disk says which blank disk is
+about to be formatted; the file system has a temporary label until it is complete; only then does it
+get its own and the note goes. Nothing was ever stored on a disk that is in between.
+
+Exit status: 0, also without any disk for /sessions (the link tells); 1 if a disk was refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+NAME = "sessions"  # the disk's serial, and the file system's label
+UNFINISHED = "sessions-new"  # its label until it is complete
+SEEDS = {"cidata", "config-2"}  # disks with which cloud-init is configured
+MIB = 1 << 20
+WAIT = 10.0  # seconds; a disk may be found a little later than the root disk (NVMe)
+SAMPLES = 256
+EXT4_MAGIC = 0x438
+USER_DATA = 4096 * 2  # no file's content lies before the second block of an ext4 file system
+
+# Errors that e2fsck -p leaves behind (e2fsck(8)); below that it has mended what there was.
+E2FSCK_FAILED = 4
+
+
+class RefusedError(Exception):
+    """No disk can be used; the text is the line for the journal."""
+
+
+class Content(Enum):
+    """What a disk holds, as far as it matters here."""
+
+    BLANK = "nothing"
+    UNFINISHED = "a file system for sessions that was never finished"
+    SESSIONS = "sessions"
+    SEED = "a seed for cloud-init"
+    OTHER = "something else"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What libblkid recognised, as wipefs(8) prints it."""
+
+    type: str
+    offset: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A whole disk that nobody uses; ``size`` is in bytes, ``detail`` names other contents."""
+
+    path: Path
+    serial: str
+    size: int
+    content: Content
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the kernel's and our own files are; tests have others."""
+
+    sys: Path = Path("/sys")
+    dev: Path = Path("/dev")
+    mounts: Path = Path("/proc/self/mountinfo")
+    quotas: Path = Path("/proc/sys/fs/quota")
+    link: Path = Path("/run/serai/session-disk")
+    note: Path = Path("/var/lib/serai/session-disk.formatting")
+
+
+# --- decisions: no I/O
+
+
+def judge(signatures: Sequence[Signature], *, zeros: bool, begun: bool) -> tuple[Content, str]:
+    """What a disk with these signatures holds, and its name where it is something else.
+
+    ``zeros`` says that nothing but zeros was read, ``begun`` that formatting it had begun.
+    """
+    ext4 = [s for s in signatures if s.type == "ext4" and s.offset == EXT4_MAGIC]
+    # Beyond its first blocks a file system holds what sessions wrote: no reason to refuse it.
+    before = [s for s in signatures if s not in ext4 and s.offset < USER_DATA]
+    labels = {s.label for s in ext4}
+    detail = ""
+    if not before and labels == {NAME}:
+        content = Content.SESSIONS
+    elif (not before and labels == {UNFINISHED}) or (not signatures and begun):
+        content = Content.UNFINISHED
+    elif any(s.label.lower() in SEEDS for s in signatures):
+        content = Content.SEED
+    elif not signatures and zeros:
+        content = Content.BLANK
+    else:
+        content = Content.OTHER
+        kinds = sorted({_described(s) for s in signatures})
+        detail = ", ".join(kinds) or "data of an unknown kind"
+    return content, detail
+
+
+def choose(disks: Sequence[Disk]) -> Disk | None:
+    """The disk for /sessions, or None if there is nothing that could be it. Raises RefusedError."""
+    disks = [disk for disk in disks if disk.content is not Content.SEED]
+    named = [disk for disk in disks if disk.serial == NAME]
+    labelled = [disk for disk in disks if disk.content is Content.SESSIONS]
+    usable = [disk for disk in disks if disk.content in (Content.BLANK, Content.UNFINISHED)]
+    chosen = named or labelled or usable
+    if named and set(labelled) - set(named):
+        chosen = named + labelled
+    if len(chosen) > 1:
+        raise RefusedError(
+            f"refused: {_paths(chosen)} could each be the disk for /sessions; "
+            f"leave one, or give one the serial '{NAME}'"
+        )
+    refused = [disk for disk in chosen or disks if disk.content is Content.OTHER]
+    if refused:
+        holdings = "; ".join(f"{disk.path} holds {disk.detail}" for disk in refused)
+        raise RefusedError(
+            f"refused for /sessions, not touched: {holdings}; attach a blank disk, "
+            f"or give up what this one holds with 'blkdiscard -f -z {refused[0].path}'"
+        )
+    return chosen[0] if chosen else None
+
+
+def _described(signature: Signature) -> str:
+    label = f" labelled '{signature.label}'" if signature.label else ""
+    return f"{signature.type}{label}"
+
+
+def _paths(disks: Sequence[Disk]) -> str:
+    return " and ".join(sorted(str(disk.path) for disk in disks))
+
+
+# --- looking
+
+
+def find(places: Places) -> list[Disk]:
+    """All whole disks that nobody uses: no loop, RAM or mapped devices, none read-only."""
+    used = _mounted(places.mounts)
+    found = []
+    for block in sorted((places.sys / "block").iterdir()):
+        size = int(_read(block / "size") or 0) * 512
+        if not (block / "device").exists() or not size or _read(block / "ro") == "1":
+            continue
+        if block.name.startswith(("sr", "fd")) or _numbers(block) & used or _holders(block):
+            continue
+        serial = _read(block / "serial") or _read(block / "device" / "serial")
+        found.append(inspect(places.dev / block.name, serial, size, places.note))
+    return found
+
+
+def inspect(path: Path, serial: str, size: int, note: Path) -> Disk:
+    """What the disk at ``path`` holds."""
+    signatures = _signatures(path)
+    begun = _read(note) == _identity(serial, size)
+    zeros = not signatures and _only_zeros(path, size)
+    content, detail = judge(signatures, zeros=zeros, begun=begun)
+    return Disk(path, serial, size, content, detail)
+
+
+def _signatures(path: Path) -> list[Signature]:
+    said = run("wipefs", "--no-act", "--json", path)
+    entries = json.loads(said or "{}").get("signatures", [])
+    return [
+        Signature(entry["type"], int(entry["offset"], 16), entry.get("label") or "")
+        for entry in entries
+    ]
+
+
+def _only_zeros(path: Path, size: int) -> bool:
+    """Whether the disk's start, end and samples from all over it are zeros, as on a fresh disk."""
+    with path.open("rb", buffering=0) as disk:
+        return not any(
+            os.pread(disk.fileno(), length, offset).strip(b"\0")
+            for offset, length in _samples(size)
+        )
+
+
+def _samples(size: int) -> Iterator[tuple[int, int]]:
+    yield from ((offset, MIB) for offset in range(0, min(size, 4 * MIB), MIB))
+    yield max(0, size - MIB), MIB
+    yield from ((size // SAMPLES * index, 4096) for index in range(SAMPLES))
+
+
+def _mounted(mountinfo: Path) -> set[str]:
+    """The device numbers of what is mounted, 'major:minor' (proc_pid_mountinfo(5))."""
+    return {line.split()[2] for line in mountinfo.read_text().splitlines()}
+
+
+def _numbers(block: Path) -> set[str]:
+    """The device numbers of a disk and its partitions."""
+    return {_read(path) for path in (block / "dev", *block.glob("*/dev"))} - {""}
+
+
+def _holders(block: Path) -> bool:
+    folder = block / "holders"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _identity(serial: str, size: int) -> str:
+    return f"{serial or '-'} {size}"
+
+
+def keeps_quotas(places: Places) -> bool:
+    """Whether the kernel can mount a file system that keeps quotas.
+
+    It refuses to without quota_v2 (fs/ext4/super.c), a module that Ubuntu has in a package apart.
+    """
+    if not places.quotas.exists():
+        return False
+    return _run("modprobe", "--quiet", "quota_v2").returncode == 0
+
+
+# --- doing
+
+
+def make(disk: Disk, note: Path, *, quotas: bool) -> None:
+    """Format a disk that never held anything."""
+    say(f"formatting {disk.path}, which holds {disk.content.value}")
+    _write_note(note, _identity(disk.serial, disk.size))
+    # 2 % stay root's: what Serai writes itself still fits when sessions have filled the disk.
+    options = ["-q", "-F", "-t", "ext4", "-L", UNFINISHED, "-m", "2"]
+    if quotas:
+        options += ["-O", "quota", "-E", "quotatype=usrquota"]
+    run("mke2fs", *options, disk.path)
+    # Who knows a session's name may pass through; nobody can list the others.
+    run("debugfs", "-w", "-R", "set_inode_field / mode 040711", disk.path)
+    _sync(disk.path)
+    run("e2label", disk.path, NAME)
+    _sync(disk.path)
+    note.unlink()
+    _sync(note.parent)
+
+
+def check(disk: Disk, *, quotas: bool) -> None:
+    """Mend what a power cut left, and have quotas if the kernel can. Raises RefusedError."""
+    done = _run("e2fsck", "-p", disk.path)
+    if done.returncode >= E2FSCK_FAILED:
+        raise RefusedError(
+            f"refused for /sessions: the file system on {disk.path} is damaged "
+            f"({_last_line(done.stdout + done.stderr)}); run 'e2fsck -f {disk.path}'"
+        )
+    features = run("dumpe2fs", "-h", disk.path)
+    has = any("quota" in line.split() for line in features.splitlines() if "features:" in line)
+    if has and not quotas:
+        raise RefusedError(
+            f"refused for /sessions: {disk.path} keeps user quotas, which this kernel cannot "
+            "(quota_v2); install its extra modules (linux-modules-extra) and reboot"
+        )
+    if quotas and not has:
+        say(f"turning on user quotas on {disk.path}")
+        run("tune2fs", "-Q", "usrquota", disk.path)
+
+
+def point(link: Path, disk: Path) -> None:
+    """Make ``link`` point at ``disk``, in one step."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = link.with_name(f".{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(disk)
+    temporary.rename(link)
+
+
+def run(*command: str | Path) -> str:
+    """A program's output. Raises RefusedError with its last line if it fails."""
+    done = _run(*command)
+    if done.returncode != 0:
+        said = _last_line(done.stderr or done.stdout)
+        raise RefusedError(f"refused for /sessions: {command[0]} failed on {command[-1]}: {said}")
+    return done.stdout
+
+
+def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", "it is not installed")
+
+
+def say(text: str, *, level: int = 6) -> None:
+    """One line for the journal, with its priority as sd-daemon(3) writes it."""
+    print(f"<{level}>{text}", file=sys.stderr, flush=True)
+
+
+def _write_note(note: Path, text: str) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_suffix(".new")
+    temporary.write_text(text + "\n")
+    _sync(temporary)
+    temporary.rename(note)
+    _sync(note.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+# --- the whole
+
+
+def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
+    """Have the link point at a disk that can be mounted; None without one. Raises RefusedError."""
+    places.link.unlink(missing_ok=True)
+    disk = _wait_for_disk(places, wait)
+    if disk is None:
+        return None
+    if disk.content is not Content.SESSIONS:
+        make(disk, places.note, quotas=quotas)
+    else:
+        places.note.unlink(missing_ok=True)  # a power cut came just before its removal
+        check(disk, quotas=quotas)
+    point(places.link, disk.path)
+    return disk
+
+
+def _wait_for_disk(places: Places, wait: float) -> Disk | None:
+    """The disk, as soon as there is one; what is wrong after ``wait`` seconds is wrong."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            disk = choose(find(places))
+            if disk is not None or time.monotonic() >= deadline:
+                return disk
+        except RefusedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.5)
+
+
+def main() -> int:
+    os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin')}:/usr/sbin:/sbin"
+    places = Places()
+    if os.path.ismount("/sessions"):
+        say("/sessions is mounted already")
+        return 0
+    try:
+        disk = prepare(places, quotas=keeps_quotas(places))
+    except RefusedError as reason:
+        say(str(reason), level=3)
+        return 1
+    if disk is None:
+        say("there is no disk for /sessions: attach a blank one and reboot", level=4)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What `invoke boot` does: a throwaway machine to look into, or to run one command in."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from serai.image import console
+from serai.image.definition import Image, Size
+from serai.image.errors import BuildError
+from serai.image.machine import Machine, booted
+from serai.image.qemu import Bus
+from serai.image.settings import Settings
+
+
+def boot(
+    settings: Settings,
+    image: Image,
+    disk: Path,
+    *,
+    run: str | None = None,
+    copy: Sequence[Path] = (),
+    ssh_port: int = 0,
+    cpus: int | None = None,
+    memory: Size | None = None,
+    bus: Bus | None = None,
+) -> int:
+    """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
+
+    Returns the command's exit status, or 0. Nothing that the guest writes is kept. Raises
+    BuildError when the guest does not come up or a file cannot be copied.
+    """
+    for path in copy:
+        if not path.exists():
+            raise BuildError(f"there is no {path} to copy into the guest")
+    with (
+        _work() as work,
+        booted(
+            image,
+            disk,
+            settings=settings,
+            work=work,
+            ssh_port=ssh_port,
+            cpus=cpus,
+            memory=memory,
+            bus=bus,
+        ) as machine,
+    ):
+        if copy:
+            machine.ssh.copy(copy, "/root")
+        if run is not None:
+            return machine.ssh.stream(run)
+        _tell(machine)
+        try:
+            machine.wait()
+        except KeyboardInterrupt:
+            console.say("switching it off")
+        return 0
+
+
+def _tell(machine: Machine) -> None:
+    console.say(f"{machine.guest.name} is up after {console.seconds(machine.boot_seconds)}")
+    # A shared connection would end with ours, and the person's shell with it.
+    login = replace(machine.ssh, control="")
+    console.say(f"  ssh:     {shlex.join(login.argv())}")
+    console.say(f"  console: socat -,rawer,escape=0x1d UNIX-CONNECT:{machine.serial_socket}")
+    console.say(f"  log:     {machine.serial_log}")
+    console.say("it is thrown away when it switches off, or at Ctrl-C")
+
+
+@contextmanager
+def _work() -> Iterator[Path]:
+    """A folder for the guest's files that stays only if the guest does not come up."""
+    work = Path(tempfile.mkdtemp(prefix="serai-boot-"))
+    try:
+        yield work
+    except BuildError:
+        raise  # its message names the log in there
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""The command line that a guest stands for, word by word: a changed option is a changed machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serai.image import qemu
+from serai.image.definition import Arch, Image
+from serai.image.firmware import Firmware
+from serai.image.qemu import Drive, Guest
+
+FIRMWARE = Firmware(Path("/fw/CODE.fd"), Path("/fw/VARS.fd"))
+GUEST = Guest(
+    name="debian-12-amd64",
+    arch="amd64",
+    accelerator="tcg",
+    firmware=FIRMWARE,
+    disks=(Drive(Path("/w/root.qcow2"), "root"), Drive(Path("/w/s.raw"), "sessions", "raw")),
+    seed=Path("/w/seed.img"),
+    serial_log=Path("/w/serial.log"),
+    serial_socket=Path("/s/serial"),
+    qmp_socket=Path("/s/qmp"),
+)
+IMAGE = Image.model_validate(
+    {
+        "name": "debian-12-arm64",
+        "summary": "for tests",
+        "distribution": "debian",
+        "release": "12",
+        "arch": "arm64",
+        "base": {"kind": "bootstrap", "suite": "bookworm"},
+    }
+)
+
+
+def test_an_emulated_amd64_guest_on_nvme() -> None:
+    assert qemu.command(GUEST) == [
+        "qemu-system-x86_64",
+        *("-name", "debian-12-amd64"),
+        "-nodefaults",
+        *("-display", "none"),
+        *("-machine", "q35,accel=tcg"),
+        *("-cpu", "max"),
+        *("-smp", "2"),
+        *("-m", "2048"),
+        *("-boot", "strict=off"),
+        *("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/fw/CODE.fd"),
+        *("-drive", "if=pflash,unit=1,format=raw,snapshot=on,file=/fw/VARS.fd"),
+        "-drive",
+        "if=none,id=root,format=qcow2,cache=unsafe,discard=unmap,file=/w/root.qcow2",
+        *("-device", "nvme,drive=root,serial=root,bootindex=0"),
+        "-drive",
+        "if=none,id=sessions,format=raw,cache=unsafe,discard=unmap,file=/w/s.raw",
+        *("-device", "nvme,drive=sessions,serial=sessions"),
+        *("-drive", "if=none,id=seed,format=raw,readonly=on,file=/w/seed.img"),
+        *("-device", "virtio-blk-pci,drive=seed,serial=seed"),
+        *("-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-device", "virtio-net-pci,netdev=user.0,romfile="),
+        *("-device", "virtio-rng-pci"),
+        "-chardev",
+        "socket,id=serial,path=/s/serial,server=on,wait=off,logfile=/w/serial.log",
+        *("-serial", "chardev:serial"),
+        *("-chardev", "socket,id=qmp,path=/s/qmp,server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+def test_packer_runs_the_same_machine_in_its_own_words() -> None:
+    made = qemu.packer_args(
+        IMAGE, accelerator="tcg", firmware=FIRMWARE, serial_log=Path("/w/serial.log"), bus="virtio"
+    )
+    assert made == [
+        ["-name", "debian-12-arm64"],
+        ["-nodefaults"],
+        ["-display", "none"],
+        ["-machine", "virt,accel=tcg"],
+        ["-cpu", "max,pauth-impdef=on"],
+        ["-smp", "2"],
+        ["-m", "2048"],
+        ["-boot", "strict=off"],
+        ["-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/fw/CODE.fd"],
+        ["-drive", "if=pflash,unit=1,format=raw,snapshot=on,file=/fw/VARS.fd"],
+        [
+            "-drive",
+            "if=none,id=root,format=qcow2,cache=unsafe,discard=unmap,"
+            "file={{ .OutputDir }}/{{ .Name }}",
+        ],
+        ["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=0"],
+        [
+            "-drive",
+            "if=none,id=sessions,format=qcow2,cache=unsafe,discard=unmap,"
+            "file={{ .OutputDir }}/{{ .Name }}-1",
+        ],
+        ["-device", "virtio-blk-pci,drive=sessions,serial=sessions"],
+        ["-smbios", "type=1,serial=ds=nocloud-net;s=http://{{ .HTTPIP }}:{{ .HTTPPort }}/"],
+        ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
+        ["-device", "virtio-net-pci,netdev=user.0,romfile="],
+        ["-device", "virtio-rng-pci"],
+        ["-chardev", "file,id=serial,path=/w/serial.log"],
+        ["-serial", "chardev:serial"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arch", "accelerator", "expected"),
+    [
+        ("arm64", "tcg", "max,pauth-impdef=on"),
+        ("amd64", "tcg", "max"),
+        ("arm64", "kvm", "host"),
+        ("amd64", "hvf", "host"),
+    ],
+)
+def test_the_processor(arch: Arch, accelerator: qemu.Accelerator, expected: str) -> None:
+    assert qemu.cpu(arch, accelerator) == expected
+
+
+def test_a_comma_in_a_path_ends_no_option() -> None:
+    disks = (Drive(Path("/a,b/root.qcow2"), "root"),)
+    words = qemu.command(replace(GUEST, disks=disks, seed=None))
+    drive = next(word for word in words if "id=root" in word)
+    assert drive.endswith(",file=/a,,b/root.qcow2")
+
+
+def test_only_what_is_asked_for() -> None:
+    bare = replace(
+        GUEST,
+        disks=GUEST.disks[:1],
+        seed=None,
+        serial_log=None,
+        serial_socket=None,
+        qmp_socket=None,
+    )
+    text = " ".join(qemu.command(bare))
+    for absent in ("seed", "smbios", "sessions", "serial:", "qmp"):
+        assert absent not in text
