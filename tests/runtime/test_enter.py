@@ -16,6 +16,7 @@ import pytest
 from tests.runtime.room import Room, build_filters, make_session, make_top, open_room, reap
 
 from serai.runtime import enter, namespaces, sandbox
+from serai.runtime.errors import TIMEOUT
 
 FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters):[ \t]*(.*)"
 
@@ -360,3 +361,20 @@ def test_print_what_entering_costs(room: Room, capsys: pytest.CaptureFixture[str
     enter_ms, bare_ms = (statistics.median(times) * 1000 for times in (ours, theirs))
     with capsys.disabled():
         print(f"\nenter {enter_ms:.1f} ms, bare bwrap {bare_ms:.1f} ms: {enter_ms / bare_ms:.2f}")
+
+
+def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of the same UID may send SIGSTOP just before exec; a frozen session looks alike."""
+    monkeypatch.setattr(enter, "_execute", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+    null = os.open("/dev/null", os.O_RDWR)
+    before, before_children = open_descriptors(), children()
+    with pytest.raises(enter.EnterError, match="in time") as caught:
+        enter.enter(
+            room.target, ["true"], {}, "/", (null, null, null),
+            limits=room.policy.limits, filters=room.filters, timeout=1,
+        )  # fmt: skip
+    assert caught.value.code == TIMEOUT
+    assert (open_descriptors(), children()) == (before, before_children)
+    os.close(null)
