@@ -88,7 +88,7 @@ class Manager:
         )
         # As Type=exec: the program that is the main process has been executed.
         end = time.monotonic() + DEADLINE
-        while not Path(f"/proc/{self.units[name].pid}/exe").readlink().name == "bwrap":
+        while Path(f"/proc/{self.units[name].pid}/exe").readlink().name != "bwrap":
             assert time.monotonic() < end, "bubblewrap is not executed"
             time.sleep(0.001)
         return self.units[name].pid

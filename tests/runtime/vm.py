@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.runtime.room import build_filters
+
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
@@ -56,11 +58,10 @@ class Vm:
         )
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.paths.policy.write_text(f"[limits]\nnofile = {min(524288, most)}\n")
-        folder = self.paths.filters().parent
+        folder = self.paths.filters()
         folder.mkdir(parents=True)
-        subprocess.run(
-            [PYTHON, "-m", "serai.runtime.seccomp", folder], check=True, env=self.env, cwd=CHECKOUT
-        )
+        for name, program in zip(("baseline", "unix-block"), build_filters(), strict=True):
+            (folder / f"{name}.bpf").write_bytes(program)
 
     def start(self, fatal: int = 0) -> None:
         """Start sessiond; returns when it serves, or has died at fault number ``fatal``."""

@@ -88,8 +88,8 @@ def test_kill_9_at_any_time_loses_nothing_and_repeats_no_uid(tmp_path: Path) -> 
         process.stdout.close()
     book = Registry(path)
     kept = {record.uid: record.name for record in book.all()}
-    for uid, name in told.items():
-        assert uid in kept or int(name.split("-")[1]) % 2, "a session that was confirmed is lost"
+    for number, name in told.items():
+        assert number in kept or int(name.split("-")[1]) % 2, "a session that was confirmed is lost"
     assert add(book, "new").uid > max(told)
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 
 from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.states import FACTS, GOALS, Facts, State, Step, fallback, plan
 
-EFFECTS = {
+EFFECTS: dict[Step, dict[str, Any]] = {
     Step.MAKE_HOME: {"home": "open"},
     Step.UNLOCK_HOME: {"home": "open"},
     Step.LOCK_HOME: {"home": "locked"},
@@ -27,7 +29,7 @@ def after(facts: Facts, step: Step) -> Facts:
         assert not facts.running, "a home is taken from a running session"
     if step in (Step.FREEZE, Step.THAW):
         assert facts.running
-    return Facts(**{**facts.__dict__, **EFFECTS[step]})  # type: ignore[arg-type]
+    return dataclasses.replace(facts, **EFFECTS[step])
 
 
 @pytest.mark.parametrize(

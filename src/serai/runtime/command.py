@@ -2,8 +2,8 @@
 
 The interpreter's own modules in C (``_socket``, ``_signal``, ``_json``, ``posix``) do what
 ``socket``, ``signal``, ``json`` and ``os`` would do after 10 to 20 ms of importing. The payload
-gets this process's own stdin, stdout and stderr; only what must not be handed in (a terminal, a socket,
-a device) is relayed, by a module that is imported then.
+gets this process's own stdin, stdout and stderr; only what must not be handed in (a terminal, a
+socket, a device) is relayed, by a module that is imported then.
 """
 
 from __future__ import annotations
@@ -113,9 +113,10 @@ class Channel:
             raise Failure("sessiond went away; the command ends with it")
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            message = decoded(line.decode())
+            message: dict[str, Any] = decoded(line.decode())
             if "result" in message:
-                return message["result"]
+                result: dict[str, Any] = message["result"]
+                return result
             if "error" in message:
                 raise _refused(message["error"])
             if message["method"] == "exec.started":
