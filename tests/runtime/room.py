@@ -43,6 +43,7 @@ class Room:
     outer: int
     target: enter.Target
     filters: Sequence[bytes] = field(repr=False)
+    door: enter.Door | None = None
 
     def start(
         self,
@@ -62,6 +63,7 @@ class Room:
             limits=self.policy.limits,
             filters=self.filters if filters is None else filters,
             tty=stdio is None,
+            door=self.door,
         )
 
     def run(

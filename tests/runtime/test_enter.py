@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.runtime.room import Room, build_filters, make_session, make_top, open_room, reap
 
-from serai.runtime import enter, namespaces, sandbox
+from serai.runtime import enter, namespaces, sandbox, usher
 from serai.runtime.errors import TIMEOUT
 
 FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters):[ \t]*(.*)"
@@ -25,6 +26,16 @@ FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filte
 def room() -> Iterator[Room]:
     with make_top() as top, open_room(make_session(top, "blue", 40002)) as opened:
         yield opened
+
+
+@pytest.fixture(params=["forked", "door"])
+def way(room: Room, request: pytest.FixtureRequest) -> Iterator[Room]:
+    """The room, entered by a fork of this process or through an usher of its own."""
+    if request.param == "forked":
+        yield room
+    else:
+        with enter.Door() as door:
+            yield dataclasses.replace(room, door=door)
 
 
 def status(room: Room, filters: tuple[bytes, ...] | None = None) -> dict[str, str]:
@@ -47,8 +58,8 @@ HARMLESS = {
 }
 
 
-def test_a_payload_has_no_privileges(room: Room) -> None:
-    assert status(room) == HARMLESS
+def test_a_payload_has_no_privileges(way: Room) -> None:
+    assert status(way) == HARMLESS
 
 
 @pytest.mark.parametrize(
@@ -84,34 +95,34 @@ def test_a_payload_never_starts_with_a_filter_missing(room: Room, tmp_path: Path
     assert caught.value.stage == "filter"
 
 
-def test_nothing_but_three_descriptors_is_open(room: Room) -> None:
+def test_nothing_but_three_descriptors_is_open(way: Room) -> None:
     secret = os.open("/etc/shadow", os.O_RDONLY)
     os.set_inheritable(secret, True)
     try:
-        listing = room.run(["ls", "/proc/self/fd"]).output.split()
+        listing = way.run(["ls", "/proc/self/fd"]).output.split()
     finally:
         os.close(secret)
     assert listing == ["0", "1", "2", "3"], "and the one that ls has open itself"
 
 
-def test_environment_folder_mask_session_and_limits(room: Room) -> None:
+def test_environment_folder_mask_session_and_limits(way: Room) -> None:
     os.environ["SERAI_TEST_SECRET"] = "daemon's own"
     try:
-        env = room.run(["env"]).output.splitlines()
+        env = way.run(["env"]).output.splitlines()
     finally:
         del os.environ["SERAI_TEST_SECRET"]
-    wanted = sandbox.environment(room.policy, room.session)
+    wanted = sandbox.environment(way.policy, way.session)
     assert sorted(env) == sorted(f"{name}={value}" for name, value in wanted.items())
-    assert room.run(["pwd"]).output.strip() == str(room.session.home)
-    assert room.run(["pwd"], cwd="/usr").output.strip() == "/usr"
-    shown = room.run(
+    assert way.run(["pwd"]).output.strip() == str(way.session.home)
+    assert way.run(["pwd"], cwd="/usr").output.strip() == "/usr"
+    shown = way.run(
         ["bash", "-c", "umask; ulimit -n; ulimit -u; ulimit -s; ulimit -l; mktemp"],
     ).output.split("\n")
-    limits = room.policy.limits
+    limits = way.policy.limits
     kib = [str(limits.stack >> 10), str(limits.memlock >> 10)]
     assert shown[:5] == ["0022", str(limits.nofile), str(limits.nproc), *kib]
-    assert shown[5].startswith(f"{room.session.home}/tmp/")
-    pid, rest = room.run(["cat", "/proc/self/stat"]).output.split(" ", 1)
+    assert shown[5].startswith(f"{way.session.home}/tmp/")
+    pid, rest = way.run(["cat", "/proc/self/stat"]).output.split(" ", 1)
     _, _, group, session, tty = rest.rsplit(") ", 1)[1].split()[:5]
     assert (group, session, tty) == (pid, pid, "0"), "a session of its own without a terminal"
 
@@ -133,11 +144,11 @@ def test_the_command_s_own_status_is_what_the_caller_reaps(
     assert room.run(["bash", "-c", command]).status == wanted
 
 
-def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(room: Room) -> None:
-    script = room.session.home / "no-program"
+def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(way: Room) -> None:
+    script = way.session.home / "no-program"
     script.write_text("")
-    locked = room.session.home / "locked"
-    locked.mkdir(mode=0o700)
+    locked = way.session.home / "locked"
+    locked.mkdir(mode=0o700, exist_ok=True)
     before, before_children = open_descriptors(), children()
     for argv, cwd, stage, errno in (
         (["nowhere"], "", "exec", ENOENT),
@@ -148,14 +159,14 @@ def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(room: Room) -> 
         (["true"], str(locked), "cwd", EACCES),
     ):
         with pytest.raises(enter.EnterError) as caught:
-            room.run(argv, cwd=cwd)
+            way.run(argv, cwd=cwd)
         assert (caught.value.stage, caught.value.errno) == (stage, errno), argv
     assert open_descriptors() == before
     assert children() == before_children
 
 
 def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    return set(os.listdir("/proc/self/fd"))
 
 
 def children() -> set[int]:
@@ -180,14 +191,14 @@ def test_a_way_out_is_no_standard_input(room: Room) -> None:
             os.close(fd)
 
 
-def test_standard_descriptors_may_overlap_with_the_ones_used_inside(room: Room) -> None:
+def test_standard_descriptors_may_overlap_with_the_ones_used_inside(way: Room) -> None:
     read, write = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)
     saved = [os.dup(number) for number in range(3)]
     try:
         os.dup2(write, 0)  # the payload's 2 is our 0, its 1 our 2
         os.dup2(write, 2)
-        entered = room.start(["sh", "-c", "echo out; echo err >&2"], (null, 2, 0))
+        entered = way.start(["sh", "-c", "echo out; echo err >&2"], (null, 2, 0))
     finally:
         for number, copy in enumerate(saved):
             os.dup2(copy, number)
@@ -199,9 +210,9 @@ def test_standard_descriptors_may_overlap_with_the_ones_used_inside(room: Room) 
         assert file.read() == "out\nerr\n"
 
 
-def test_a_terminal_comes_from_the_sandbox(room: Room) -> None:
+def test_a_terminal_comes_from_the_sandbox(way: Room) -> None:
     command = "tty; test -t 0 && test -t 2 && echo yes; ps -o tty= -p $$; sleep 30"
-    entered = room.start(["bash", "-c", f"trap 'echo caught; exit 9' INT; {command}"], None)
+    entered = way.start(["bash", "-c", f"trap 'echo caught; exit 9' INT; {command}"], None)
     assert entered.pty is not None
     seen = read_until(entered.pty, "pts/0\r\n", 2)
     assert "/dev/pts/0\r\n" in seen
@@ -255,9 +266,9 @@ print("stolen" if seen else "nothing")
 
 def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a process of the same UID gets of one that is held just before exec."""
-    original = enter._execute
+    original = usher._execute
 
-    def late(plan: enter._Plan) -> None:
+    def late(plan: usher.Plan) -> None:
         time.sleep(0.5)
         original(plan)
 
@@ -270,7 +281,7 @@ def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
     with open(read) as file:  # noqa: PTH123
         assert file.readline() == "watching\n"
         with monkeypatch.context() as patch:
-            patch.setattr(enter, "_execute", late)
+            patch.setattr(usher, "_execute", late)
             for _ in range(3):
                 assert reap(room.start(["true"], (null, null, null), filters=())) == 0
         os.kill(watcher.pid, 0)
@@ -344,18 +355,34 @@ def test_a_session_that_is_gone_is_an_error(room: Room) -> None:
         os.close(null)
 
 
-def test_print_what_entering_costs(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_usher_is_replaced(room: Room) -> None:
+    with enter.Door() as door:
+        through = dataclasses.replace(room, door=door)
+        assert through.run(["true"]).status == 0
+        door._process.kill()
+        door._process.wait()
+        assert through.run(["false"]).status == 1
+
+
+def test_ushers_leave_with_their_door(room: Room) -> None:
+    before, before_children = open_descriptors(), children()
+    with enter.Door() as door:
+        assert dataclasses.replace(room, door=door).run(["true"]).status == 0
+    assert (open_descriptors(), children()) == (before, before_children)
+
+
+def test_print_what_entering_costs(way: Room, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed, not asserted: the budget is checked by the benchmark."""
     null = os.open("/dev/null", os.O_RDWR)
-    options = sandbox.arguments(room.policy, room.session)
+    options = sandbox.arguments(way.policy, way.session)
     bare = ["bwrap", *options, "--", "/bin/true"]
     ours, theirs = [], []
     for _ in range(15):
         start = time.perf_counter()
-        assert reap(room.start(["/bin/true"], (null, null, null))) == 0
+        assert reap(way.start(["/bin/true"], (null, null, null))) == 0
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
-        subprocess.run(bare, check=True, user=room.session.uid, group=room.session.gid)
+        subprocess.run(bare, check=True, user=way.session.uid, group=way.session.gid)
         theirs.append(time.perf_counter() - start)
     os.close(null)
     enter_ms, bare_ms = (statistics.median(times) * 1000 for times in (ours, theirs))
@@ -367,7 +394,7 @@ def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process of the same UID may send SIGSTOP just before exec; a frozen session looks alike."""
-    monkeypatch.setattr(enter, "_execute", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+    monkeypatch.setattr(usher, "_execute", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
     null = os.open("/dev/null", os.O_RDWR)
     before, before_children = open_descriptors(), children()
     with pytest.raises(enter.EnterError, match="in time") as caught:

@@ -1,16 +1,14 @@
 """Start a payload in a running session from outside.
 
-Three processes take part. The caller forks an *usher*, which is still root: it joins the session's
-PID namespace and clones the *payload* into its cgroup; that is the caller's child, too. The payload
-joins the other namespaces, gives everything up and executes the command; its socket to the caller
-closes with that. Everything inside is hostile and has the payload's UID, so from the moment it has
-that UID until it has become another program the payload can't be traced, and no descriptor but its
-own three and that socket is open in it.
+The work between clone and exec is in ``usher``; here is what can be prepared and checked before,
+and what becomes of it. Everything inside is hostile and has the payload's UID: from the moment when
+the payload has that UID, too, until it has become another program it can't be traced, and no
+descriptor is open in it but its own three and a socket to the caller, which closes with exec.
 """
 
 from __future__ import annotations
 
-import array
+import marshal
 import os
 import resource
 import select
@@ -18,24 +16,19 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from errno import EACCES, ENOENT, ENOTDIR, ESRCH, errorcode
+from errno import ESRCH, errorcode
 from fcntl import F_GETFL, fcntl
 from pathlib import Path
-from typing import NoReturn
 
-from serai.runtime import namespaces
+from serai.runtime import namespaces, usher
 from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.policy import Limits
-
-SOCKET, PIDFD, CGROUP = 3, 4, 5
-"""The descriptors that the children have beside the payload's own three, until it is executed."""
-
-PID, TERMINAL, ERROR = b"P", b"T", b"E"
-STAGES = ("prepare", "cgroup", "fork", "join", "drop", "terminal", "cwd", "filter", "exec")
 
 
 class EnterError(SeraiError):
@@ -78,21 +71,43 @@ class Entered:
     pty: int | None
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Everything the two children need, prepared by the parent, where an error is cheap."""
+class Door:
+    """An usher that stays: it spares ``enter`` the copying of a big caller. A context manager.
 
-    target: Target
-    unified: Path | None
-    argv: list[str]
-    candidates: list[str]
-    env: dict[str, str]
-    cwd: str
-    limits: tuple[tuple[int, int], ...]
-    filters: tuple[namespaces.Filter, ...]
-    tty: bool
-    oom_score_adj: bytes
-    last_capability: int
+    It is started again if it has died. For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", usher.__file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={},
+            )
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+        self._process.wait()
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        """As usher.admit()."""
+        with open(os.memfd_create("plan"), "wb") as file:  # noqa: PTH123  # a descriptor
+            file.write(marshal.dumps(tuple(plan)))
+            file.flush()
+            try:
+                socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
+            except (BrokenPipeError, ConnectionResetError):
+                self.__exit__()
+                self._start()
+                socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
 
 
 def load_filters(folder: Path) -> tuple[bytes, ...]:
@@ -126,13 +141,15 @@ def enter(
     filters: Sequence[bytes],
     tty: bool = False,
     timeout: float = 10.0,
+    door: Door | None = None,
 ) -> Entered:
     """Run ``argv`` in the session ``target``, as its user, and return once it has been executed.
 
     ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
     path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
     a terminal, a folder, a block device or an O_PATH descriptor among them is refused, and with
-    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts.
+    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts. Without a
+    ``door`` the caller is forked, which takes the longer the more memory it has.
 
     Raises EnterError if the payload could not be executed or if that took more than ``timeout``
     seconds (a frozen session, for instance: thaw it first); nothing is left running then.
@@ -153,12 +170,15 @@ def enter(
             stack.callback(os.close, null)
             stdio = (null, null, null)
         fds = [*stdio, theirs.fileno(), pidfd]
-        if plan.unified:
-            fds.append(os.open(plan.unified, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            stack.callback(os.close, fds[CGROUP])
-        usher = _fork_usher(plan, fds)
+        if target.cgroup and not plan.cgroup:
+            fds.append(os.open(target.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[-1])
+        if door is None:
+            _fork_usher(plan, fds)
+        else:
+            door.admit(plan, fds)
         theirs.close()
-        return _await(ours, usher, argv[0], time.monotonic() + timeout)
+        return _await(ours, argv[0], time.monotonic() + timeout)
 
 
 def _check_stdio(fd: int) -> None:
@@ -180,14 +200,19 @@ def _open_target(target: Target) -> int:
     """
     try:
         pidfd = os.pidfd_open(target.pid)
-        with open(f"/proc/{target.pid}/status", "rb") as file:  # noqa: PTH123  # on the fast path
-            status = file.read()
     except OSError as error:
         raise _gone(target) from error
-    fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
-    if int(fields[b"Uid"].split()[0]) != target.uid or fields[b"NSpid"].split()[-1] != b"1":
+    try:
+        status = Path(f"/proc/{target.pid}/status").read_bytes()
+        fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
+        if int(fields[b"Uid"].split()[0]) != target.uid or fields[b"NSpid"].split()[-1] != b"1":
+            raise _gone(target)
+    except OSError as error:
         os.close(pidfd)
-        raise _gone(target)
+        raise _gone(target) from error
+    except EnterError:
+        os.close(pidfd)
+        raise
     return pidfd
 
 
@@ -205,7 +230,7 @@ def _plan(
     limits: Limits,
     filters: Sequence[bytes],
     tty: bool,
-) -> _Plan:
+) -> usher.Plan:
     if not argv or not argv[0] or any("\0" in word for word in (*argv, *env, *env.values(), cwd)):
         raise EnterError("prepare", "a command without a name, or with a NUL in it")
     folders = env.get("PATH", "/usr/bin:/bin").split(":")
@@ -214,150 +239,47 @@ def _plan(
         oom_score_adj = Path(f"/proc/{target.pid}/oom_score_adj").read_bytes()
     except OSError as error:
         raise _gone(target) from error
-    cgroup = target.cgroup
-    return _Plan(
-        target=target,
-        unified=cgroup if cgroup and (cgroup / "cgroup.controllers").exists() else None,
+    unified = target.cgroup and (target.cgroup / "cgroup.controllers").exists()
+    return usher.Plan(
+        uid=target.uid,
+        gid=target.gid,
+        cgroup=str(target.cgroup) if target.cgroup and not unified else "",
         argv=list(argv),
         candidates=[argv[0]] if "/" in argv[0] else lookup,
         env=dict(env),
         cwd=cwd,
-        limits=(
+        limits=[
             (resource.RLIMIT_NOFILE, limits.nofile),
             (resource.RLIMIT_NPROC, limits.nproc),
             (resource.RLIMIT_STACK, limits.stack),
             (resource.RLIMIT_MEMLOCK, limits.memlock),
             (resource.RLIMIT_CORE, limits.core),
-        ),
-        filters=tuple(namespaces.Filter(program) for program in filters),
+        ],
+        filters=list(filters),
         tty=tty,
         oom_score_adj=oom_score_adj,
         last_capability=namespaces.last_capability(),
     )
 
 
-def _fork_usher(plan: _Plan, fds: Sequence[int]) -> int:
-    # A signal that came between fork and exec would run the daemon's handler in the child.
+def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
+    # A signal that came before the child has its own dispositions would run the caller's handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
-            _usher(plan, fds)
+            try:
+                namespaces.set_undumpable()
+                usher.admit(plan, fds)
+            finally:
+                os._exit(0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return pid
+    os.waitpid(pid, 0)
 
 
-def _usher(plan: _Plan, fds: Sequence[int]) -> NoReturn:
-    """In the first child: root, the VM's PID namespace. Never returns."""
-    report = fds[SOCKET]
-    stage = "prepare"
-    try:
-        namespaces.set_undumpable()
-        namespaces.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
-        report = SOCKET
-        namespaces.close_from(len(fds))
-        os.umask(0o022)
-        os.setgroups([])
-        for kind, value in plan.limits:
-            resource.setrlimit(kind, (value, value))
-        namespaces.new_keyring()  # as root, since a user's number of keys is small
-        _write("/proc/self/oom_score_adj", plan.oom_score_adj)
-        stage = "cgroup"
-        if plan.target.cgroup and not plan.unified:
-            _write(f"{plan.target.cgroup}/cgroup.procs", b"0")
-        stage = "fork"
-        namespaces.join(PIDFD, namespaces.PID_NAMESPACE)
-        pid = namespaces.fork_sibling(CGROUP if plan.unified else None)
-        if pid == 0:
-            _payload(plan)
-        _send(report, PID + struct.pack("=i", pid))
-        os._exit(0)
-    except BaseException as error:  # a child must not run the daemon's handlers
-        _fail(report, stage, error)
-
-
-def _payload(plan: _Plan) -> NoReturn:
-    """In the second child: what inside is seen of it, but can't be touched yet. Never returns."""
-    stage = "join"
-    try:
-        namespaces.join(PIDFD, namespaces.OTHER_NAMESPACES)
-        namespaces.close_from(PIDFD)
-        stage = "drop"
-        os.set_inheritable(SOCKET, False)
-        os.setsid()
-        namespaces.default_signals()
-        os.setresgid(plan.target.gid, plan.target.gid, plan.target.gid)
-        os.setresuid(plan.target.uid, plan.target.uid, plan.target.uid)
-        # Nobody inside could trace it before this line: it still has more capabilities than they.
-        namespaces.set_undumpable()
-        namespaces.drop_capabilities(plan.last_capability)
-        namespaces.set_no_new_privileges()
-        namespaces.confine_tracing()
-        if plan.tty:
-            stage = "terminal"
-            _take_terminal()
-        stage = "cwd"
-        os.chdir(plan.cwd)
-        stage = "filter"
-        for program in plan.filters:
-            program.install()
-        stage = "exec"
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _execute(plan)
-    except BaseException as error:
-        _fail(SOCKET, stage, error)
-
-
-def _take_terminal() -> None:
-    master, slave = namespaces.open_terminal()
-    namespaces.take_terminal(slave)
-    for number in range(3):
-        os.dup2(slave, number)
-    _send(SOCKET, TERMINAL, master)
-    os.close(master)
-    os.close(slave)
-
-
-def _execute(plan: _Plan) -> NoReturn:
-    """Execute the first candidate there is, as execvp(3) does."""
-    denied: OSError | None = None
-    for path in plan.candidates:
-        try:
-            os.execve(path, plan.argv, plan.env)  # noqa: S606  # no shell is wanted
-        except OSError as error:
-            if error.errno not in (ENOENT, ENOTDIR, EACCES):
-                raise
-            denied = error if error.errno == EACCES else denied
-    raise denied or FileNotFoundError(ENOENT, os.strerror(ENOENT))
-
-
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
-def _send(fd: int, message: bytes, passed: int | None = None) -> None:
-    fds = [] if passed is None else [passed]
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    with socket.socket(fileno=os.dup(fd)) as end:
-        end.sendmsg([message], rights)
-
-
-def _fail(fd: int, stage: str, error: BaseException) -> NoReturn:
-    try:
-        errno = error.errno if isinstance(error, OSError) and error.errno else 0
-        text = str(error).encode(errors="replace")[:1000]
-        _send(fd, ERROR + struct.pack("=Bi", STAGES.index(stage), errno) + text)
-    finally:
-        os._exit(127)
-
-
-def _await(ours: socket.socket, usher: int, command: str, deadline: float) -> Entered:
-    """Read what the children report until their ends of the socket are closed."""
+def _await(ours: socket.socket, command: str, deadline: float) -> Entered:
+    """Read what usher and payload report until their ends of the socket are closed."""
     pid, pty, failure = 0, None, None
     poll = select.poll()
     poll.register(ours, select.POLLIN)
@@ -370,9 +292,9 @@ def _await(ours: socket.socket, usher: int, command: str, deadline: float) -> En
             pty = fds[0] if fds else pty
             if not message:
                 break
-            if message[:1] == PID:
+            if message[:1] == usher.PID:
                 (pid,) = struct.unpack_from("=i", message, 1)
-            elif message[:1] == ERROR:
+            elif message[:1] == usher.ERROR:
                 failure = _failure(command, message)
         if failure or not pid:
             raise failure or EnterError("join", f"{command}: killed before it was started")
@@ -383,13 +305,11 @@ def _await(ours: socket.socket, usher: int, command: str, deadline: float) -> En
         if pty is not None:
             os.close(pty)
         raise
-    finally:
-        _kill(usher)
 
 
 def _failure(command: str, message: bytes) -> EnterError:
     number, errno = struct.unpack_from("=Bi", message, 1)
-    stage, text = STAGES[number], message[6:].decode(errors="replace")
+    stage, text = usher.STAGES[number], message[6:].decode(errors="replace")
     why = f"{os.strerror(errno)} ({errorcode.get(errno, errno)})" if errno else text
     what = {
         "exec": f"cannot execute {command}",

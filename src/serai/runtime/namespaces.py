@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import platform
 import struct
 from collections.abc import Iterable
 
@@ -20,7 +19,7 @@ _libc.syscall.restype = ctypes.c_long
 _CLONE3 = 435
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_REFER, _ACCESS_FS_REFER, _RULE_PATH_BENEATH = 2, 1 << 13, 1  # linux/landlock.h
-_KEYCTL, _SECCOMP = {"x86_64": (250, 317), "aarch64": (219, 277)}[platform.machine()]
+_KEYCTL, _SECCOMP = {"x86_64": (250, 317), "aarch64": (219, 277)}[os.uname().machine]
 
 # linux/sched.h
 _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x8000, 0x200000000
@@ -142,6 +141,10 @@ def confine_tracing() -> None:
     os.close(ruleset)
 
 
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
 class Filter:
     """A seccomp filter, in the memory layout that seccomp(2) takes."""
 
@@ -149,11 +152,7 @@ class Filter:
         if not program or len(program) % 8:
             raise ValueError(f"a seccomp filter of {len(program)} bytes")
         self._program = ctypes.create_string_buffer(program, len(program))
-
-        class Program(ctypes.Structure):
-            _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-        self._header = Program(len(program) // 8, ctypes.addressof(self._program))
+        self._header = _Program(len(program) // 8, ctypes.addressof(self._program))
 
     def install(self) -> None:
         """Bind this thread and its children to the filter, for good."""
