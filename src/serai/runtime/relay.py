@@ -133,7 +133,8 @@ def _raw_mode() -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    # Not TCSAFLUSH, the default: what was typed already is for the shell.
+    tty.setraw(0, termios.TCSADRAIN)
     try:
         yield
     finally:
