@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from errno import EACCES, ENOENT
 from pathlib import Path
 
@@ -362,6 +363,13 @@ def test_a_dead_usher_is_replaced(room: Room) -> None:
         door._process.kill()
         door._process.wait()
         assert through.run(["false"]).status == 1
+
+
+def test_many_threads_enter_at_once(room: Room) -> None:
+    with enter.Door() as door, ThreadPoolExecutor(8) as pool:
+        through = dataclasses.replace(room, door=door)
+        answers = pool.map(lambda n: through.run(["sh", "-c", f"echo {n}; exit {n}"]), range(40))
+        assert [(a.status, a.output) for a in answers] == [(n, f"{n}\n") for n in range(40)]
 
 
 def test_ushers_leave_with_their_door(room: Room) -> None:

@@ -18,6 +18,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -74,10 +75,11 @@ class Entered:
 class Door:
     """An usher that stays: it spares ``enter`` the copying of a big caller. A context manager.
 
-    It is started again if it has died. For one thread at a time.
+    It is started again if it has died. Any thread may use it.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._start()
 
     def _start(self) -> None:
@@ -102,12 +104,13 @@ class Door:
         with open(os.memfd_create("plan"), "wb") as file:  # noqa: PTH123  # a descriptor
             file.write(marshal.dumps(tuple(plan)))
             file.flush()
-            try:
-                socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
-            except (BrokenPipeError, ConnectionResetError):
-                self.__exit__()
-                self._start()
-                socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
+            with self._lock:
+                try:
+                    socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
+                except (BrokenPipeError, ConnectionResetError):
+                    self.__exit__()
+                    self._start()
+                    socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
 
 
 def load_filters(folder: Path) -> tuple[bytes, ...]:
