@@ -52,6 +52,12 @@ def test_listening_ports_are_told_from_connections() -> None:
     assert processes.listening(TCP) == {3128, 1080}
 
 
+def test_sockets_are_counted() -> None:
+    text = "sockets: used 4\nTCP: inuse 2 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 3 mem 0\n"
+    assert processes.sockets(text) == 2
+    assert processes.sockets("sockets: used 4\n") == 0
+
+
 def test_a_users_lines() -> None:
     line = users.passwd_line("foo", 2000)
     assert line == "foo:x:2000:2000:Serai session:/sessions/foo:/bin/bash\n"

@@ -20,6 +20,14 @@ def listening(table: str) -> set[int]:
     return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == _LISTEN}
 
 
+def sockets(sockstat: str) -> int:
+    """How many TCP sockets are in use in a network namespace, from /proc/PID/net/sockstat."""
+    for line in sockstat.splitlines():
+        if line.startswith("TCP: inuse "):
+            return int(line.split()[2])
+    return 0
+
+
 def init_of(main: int) -> int | None:
     """The VM's PID of the sandbox's PID 1: the child of the unit's main process, bubblewrap.
 
@@ -44,10 +52,15 @@ async def ready(main: int, deadline: float = DEADLINE) -> int:
     Raises SeraiError if the sandbox ends or needs more than ``deadline`` seconds.
     """
     end = time.monotonic() + deadline
+    init = None
     while True:
-        init = init_of(main)
-        if init is not None and _listens(init):
-            return init
+        init = init or init_of(main)
+        try:
+            if init is not None and _listens(init):
+                return init
+        except OSError:
+            # It is ending: reading a zombie's net folder fails with EINVAL.
+            init = None
         if time.monotonic() > end:
             raise SeraiError(f"the bridge did not answer within {deadline:g} s", code=TIMEOUT)
         await asyncio.sleep(0.001)
@@ -90,8 +103,8 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _listens(init: int) -> bool:
-    try:
-        return listening(Path(f"/proc/{init}/net/tcp").read_text()) >= BRIDGE_PORTS
-    except OSError:
-        # Reading a process's net folder fails with EINVAL once it is a zombie.
+    # The table of connections takes milliseconds to read, however short it is: the kernel goes
+    # through all of its hash buckets. So the number of sockets is looked at first.
+    if sockets(Path(f"/proc/{init}/net/sockstat").read_text()) < len(BRIDGE_PORTS):
         return False
+    return listening(Path(f"/proc/{init}/net/tcp").read_text()) >= BRIDGE_PORTS
