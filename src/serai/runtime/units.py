@@ -29,8 +29,9 @@ JOB_DEADLINE = 30.0
 class Systemd:
     """The system manager, through one connection that is made again when it is lost."""
 
-    def __init__(self, socket: Path = PRIVATE_SOCKET) -> None:
+    def __init__(self, socket: Path = PRIVATE_SOCKET, settings: Path = DROP_IN) -> None:
         self._socket = socket
+        self._settings = settings
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
@@ -42,9 +43,9 @@ class Systemd:
 
     async def apply(self, policy: Policy) -> None:
         text = drop_in(policy)
-        if not DROP_IN.exists() or DROP_IN.read_text() != text:
-            DROP_IN.parent.mkdir(parents=True, exist_ok=True)
-            users.replace(DROP_IN, text.encode())
+        if not self._settings.exists() or self._settings.read_text() != text:
+            self._settings.parent.mkdir(parents=True, exist_ok=True)
+            users.replace(self._settings, text.encode())
             await self._call("Reload")
 
     async def start(self, name: str) -> int:
