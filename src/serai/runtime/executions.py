@@ -97,13 +97,12 @@ class Executions:
         key = (c, stream.payload.id)
         self._streams[key] = stream
         pumps = [asyncio.create_task(_pump(c, stream.payload.id, *each)) for each in ours]
-        gone: asyncio.Future[None] = c.gone
         if p.detach:
             work = self._payloads.finish(stream.payload, p.timeout, asyncio.Future())
             self._sessions.keep(self._finish_detached(key, work))
             return {"exec": stream.payload.id, "pid": stream.payload.entered.pid}
         try:
-            result = await self._payloads.finish(stream.payload, p.timeout, asyncio.shield(gone))
+            result = await self._payloads.finish(stream.payload, p.timeout, c.gone)
             if pumps:
                 await asyncio.wait(pumps, timeout=None if stream.payload.cgroup else 1.0)
         finally:
