@@ -238,6 +238,13 @@ def test_input_output_and_status_are_streamed(vm: Vm) -> None:
         assert env.stdout == b"b c\n/tmp\n"
 
 
+def test_a_payload_that_takes_no_input_disturbs_no_later_call(vm: Vm) -> None:
+    with vm.client() as client:
+        for _ in range(20):
+            assert client.exec("one", ["true"], input=b"x" * 300_000).status == 0
+            assert client.call("show", name="one")["name"] == "one"
+
+
 def test_timeout_ends_everything(vm: Vm) -> None:
     with vm.client() as client:
         begin = time.monotonic()

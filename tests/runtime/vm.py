@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.runtime.room import build_filters
 
+from serai.runtime import cgroups
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
@@ -126,8 +127,7 @@ class Vm:
 
     def processes(self) -> int:
         """How many processes there are in all sessions' cgroups."""
-        files = [Path(folder, "cgroup.procs") for folder, _, _ in os.walk(self.cgroup)]
-        return sum(len(file.read_text().split()) for file in files)
+        return len(cgroups.members(self.cgroup))
 
     def close(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:

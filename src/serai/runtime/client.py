@@ -72,9 +72,11 @@ class Client:
         number = self._ask(method, params)
         while True:
             message = self._message()
-            if message.get("id") == number or "error" in message:
+            if message.get("id", 0) in (number, None):
                 return _result(message)
-            self._events.append(message)
+            # What is left over from a payload that ended before it took all of its input is not.
+            if "method" in message:
+                self._events.append(message)
 
     def exec(
         self, name: str, argv: Sequence[str], *, input: bytes = b"", **options: Any
