@@ -11,7 +11,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from serai.image import boot as boots
-from serai.image import build, checkout, cloudimage, console, definition, show
+from serai.image import build, checkout, cloudimage, console, definition, nspawn, show
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -74,6 +74,15 @@ def boot(
         run=run,
         copy=[Path(path) for path in copy or ()],
     )
+
+
+@command(iterable=["copy"])
+def machine(
+    _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
+) -> int:
+    """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
+    paths = [Path(path) for path in copy or ()]
+    return nspawn.machine(SETTINGS, command=run, copy=paths, keep=keep)
 
 
 @command()

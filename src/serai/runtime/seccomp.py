@@ -182,19 +182,28 @@ def _refuse_newer(arch: str) -> bytes:
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def write(folder: Path) -> None:
-    """Write every filter below ``folder``; a file is there whole or not at all."""
+def write(folder: Path) -> list[Path]:
+    """Write every filter below ``folder``; a file is there whole or not at all.
+
+    Returns those that were not there, or different.
+    """
+    written = []
     for arch in ARCHITECTURES:
         (folder / arch).mkdir(parents=True, exist_ok=True)
         for name in FILTERS:
             path = folder / arch / f"{name}.bpf"
+            program = build(name, arch)
+            if path.is_file() and path.read_bytes() == program:
+                continue
             fresh = path.with_suffix(f".{os.getpid()}")
             with fresh.open("wb") as file:
-                file.write(build(name, arch))
+                file.write(program)
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
             fresh.rename(path)
+            written.append(path)
+    return written
 
 
 def main() -> None:
@@ -202,7 +211,8 @@ def main() -> None:
         prog="python3 -m serai.runtime.seccomp", description="Write the seccomp filters."
     )
     parser.add_argument("outdir", type=Path, help="folder to write <arch>/<filter>.bpf to")
-    write(parser.parse_args().outdir)
+    for path in write(parser.parse_args().outdir):
+        print(path)
 
 
 if __name__ == "__main__":

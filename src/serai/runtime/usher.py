@@ -81,7 +81,7 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
         os.umask(0o022)
         os.setgroups([])
         for kind, value in plan.limits:
-            resource.setrlimit(kind, (value, value))
+            _limit(kind, value)
         namespaces.new_keyring()  # as root, since a user's number of keys is small
         _write("/proc/self/oom_score_adj", plan.oom_score_adj)
         stage = "cgroup"
@@ -117,6 +117,18 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
             _send_error(report, stage, error)
         finally:
             os._exit(127)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit. Where not even root may have so much, as in a container, it is what there is.
+
+    systemd does the same for the unit: systemd.exec(5), "LimitCPU=".
+    """
+    try:
+        resource.setrlimit(kind, (value, value))
+    except ValueError:
+        _, most = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most, most))
 
 
 def _take_terminal() -> None:
