@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 
 from serai.runtime import install
-from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,10 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
         assert target.read_bytes() == (ROOT / "src/serai/runtime/units" / file.name).read_bytes()
     shipped = {path.name for path in (ROOT / "src/serai/runtime/units").iterdir()}
     assert {file.name for file in install.FILES} == shipped
-    said = subprocess.run(
-        ["/usr/bin/python3", "-ISc", "import sys; sys.path.insert(0, sys.argv[1]);"
-         "import serai.runtime.command as c; print(c.__cached__)", tmp_path / "usr/lib/serai/python"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import serai.runtime as m"
+    code += "; print(m.__cached__)"
+    argv = ["/usr/bin/python3", "-ISc", code, str(tmp_path / "usr/lib/serai/python")]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "__pycache__" in said
 
 

@@ -312,7 +312,13 @@ class Guest:
             f"guest ansible_host=127.0.0.1 ansible_port={self.port} ansible_user={USER} "
             f"ansible_ssh_common_args='{' '.join(self._options())}'\n"
         )
-        argv = ["ansible-playbook", "--inventory", inventory, self.checkout / PLAYBOOK, *arguments]
+        argv: list[Argument] = [
+            "ansible-playbook",
+            "--inventory",
+            inventory,
+            self.checkout / PLAYBOOK,
+            *arguments,
+        ]
         environment = {
             "ANSIBLE_CONFIG": str(self.checkout / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
