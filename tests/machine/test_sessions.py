@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from serai.image import checks, definition, exercise, facts
 from serai.image.nspawn import DEADLINE, Machine
+from serai.image.settings import Settings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -195,3 +197,19 @@ def test_two_hundred_sessions_leave_nothing_behind(machine: Machine) -> None:
     assert found["archived"] >= 201
     assert found["at_most"]["units"] >= found["before"]["units"] + 200
     assert found["after"] == found["before"]
+
+
+def test_what_verify_does_in_an_image_works_here_but_for_limits(machine: Machine) -> None:
+    """The container has no cgroup controllers: those two checks need an image, and see it."""
+    source = Path(str(exercise.__file__)).read_text()
+    done = machine.run("/usr/bin/python3", "-", stdin=source)
+    seen = facts.Runtime.model_validate_json(done.stdout)
+    nothing = dict.fromkeys(facts.Evidence.model_fields, "not here")
+    image = definition.load(Settings.of(), "debian-12-amd64").model_dump()
+    evidence = facts.Evidence.model_validate({**nothing, "image": image, "runtime": seen})
+    found = {each.name: each for each in checks.CHECKS if each.part == "runtime"}
+    red = [result for result in checks.judge(evidence, {}) if result.name in found]
+    assert {result.name: result.detail for result in red if not result.ok} == {
+        "a memory hog ends in its own session alone": "it went on (status 0)",
+        "a fork bomb ends in its own session alone": "no limit stopped it",
+    }

@@ -138,6 +138,7 @@ def booted(
     writable, disk = work / "writable", work / "sessions"
     for folder in [*(writable / part for part in ("upper", "work", "root")), disk]:
         folder.mkdir(parents=True, exist_ok=True)
+    disk.chmod(0o711)
     log = work / "console.log"
     hierarchy = _CGROUPS if (_CGROUPS / "cgroup.procs").exists() else _CGROUPS / "unified"
     cgroup = hierarchy / f"serai-machine-{os.getpid()}-{time.monotonic_ns()}"
