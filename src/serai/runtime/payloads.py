@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.runtime import cgroups, processes, publish, sandbox
-from serai.runtime.enter import Entered, EnterError, Target, enter, load_filters
+from serai.runtime.enter import Door, Entered, EnterError, Target, enter, load_filters
 from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, SeraiError
 from serai.runtime.sessions import Sessions
 
@@ -52,6 +52,12 @@ class Payloads:
         self._sessions = sessions
         self._filters = load_filters(sessions.paths.filters())
         self._count = 0
+        # Without it each payload would begin as a copy of the whole daemon.
+        self._door = Door()
+
+    def close(self) -> None:
+        """Let no more payloads in."""
+        self._door.__exit__()
 
     def start(
         self,
@@ -82,6 +88,7 @@ class Payloads:
                 filters=self._filters,
                 tty=tty,
                 timeout=ENTER_DEADLINE,
+                door=self._door,
             )
         except BaseException as error:
             if cgroup is not None:

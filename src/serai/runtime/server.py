@@ -180,6 +180,7 @@ async def serve(
     await stop.wait()
     notify("STOPPING=1")
     await server.close()
+    payloads.close()
     await sessions.close()
     os.close(held)
 
