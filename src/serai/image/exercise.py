@@ -166,14 +166,16 @@ def put_away(client: Client) -> dict[str, Any]:
     for name in (ROGUE, WITNESS):
         client.call("remove", name=name)
     end = time.monotonic() + DEADLINE
-    while (left := client.call("list")["sessions"]) and time.monotonic() < end:
+    while (left := remaining(client)) and time.monotonic() < end:
         time.sleep(0.1)
-    homes = [name for name in (ROGUE, WITNESS) if Path("/sessions", name).exists()]
-    return {
-        "archived_mode": mode,
-        "kept": kept,
-        "sessions_left": [*(each["name"] for each in left), *homes],
-    }
+    return {"archived_mode": mode, "kept": kept, "sessions_left": left}
+
+
+def remaining(client: Client) -> list[str]:
+    """Which of the two the daemon still knows, or has a home."""
+    known = {each["name"] for each in client.call("list")["sessions"]}
+    both = (ROGUE, WITNESS)
+    return [name for name in both if name in known or Path("/sessions", name).exists()]
 
 
 def main() -> None:
