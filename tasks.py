@@ -10,8 +10,8 @@ from typing import Any
 from invoke.context import Context
 from invoke.tasks import task
 
+from serai.image import bench, build, checkout, cloudimage, console, definition, nspawn, show
 from serai.image import boot as boots
-from serai.image import build, checkout, cloudimage, console, definition, show
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -74,6 +74,21 @@ def boot(
         run=run,
         copy=[Path(path) for path in copy or ()],
     )
+
+
+@command(iterable=["copy"])
+def machine(
+    _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
+) -> int:
+    """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
+    paths = [Path(path) for path in copy or ()]
+    return nspawn.machine(SETTINGS, command=run, copy=paths, keep=keep)
+
+
+@command(name="bench")
+def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
+    """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1)."""
+    return bench.bench(SETTINGS, only=only, check=check)
 
 
 @command()

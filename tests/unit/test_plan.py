@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 
 from serai.image import build, definition, layers, plan
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
-from tests.conftest import ROOT
 
 PLAYBOOK = """
 - {name: One, hosts: all, tags: [one], roles: [first]}
@@ -122,6 +122,38 @@ def test_leftovers_of_editors_are_no_input(project: Settings) -> None:
     cache.mkdir(parents=True)
     (cache / "x.pyc").touch()
     assert made(project).version == before
+
+
+def test_the_source_of_the_runtime_is_an_input_of_the_layer_that_installs_it(
+    project: Settings,
+) -> None:
+    playbook = PLAYBOOK.replace("third", "runtime")
+    (project.root / "playbooks/image.yml").write_text(playbook)
+    (project.root / "roles/third").rename(project.root / "roles/runtime")
+    source = project.root / "src/serai"
+    (source / "runtime").mkdir(parents=True)
+    for path in ("__init__.py", "runtime/server.py", "runtime/units"):
+        (source / path).write_text("one\n")
+    pyproject = project.root / "pyproject.toml"
+    pyproject.write_text("[project]\nversion = '1'\n[tool.ruff]\nline-length = 1\n")
+    for stage in made(project).stages:
+        finish(stage)
+    assert set(states(made(project)).values()) == {"cached"}
+
+    pyproject.write_text("[project]\nversion = '1'\n[tool.ruff]\nline-length = 2\n")
+    (source / "image").mkdir()
+    (source / "image/build.py").write_text("the build host's\n")
+    assert set(states(made(project)).values()) == {"cached"}
+
+    pyproject.write_text("[project]\nversion = '2'\n")
+    (source / "runtime/units").write_text("two\n")
+    (source / "__init__.py").write_text("two\n")
+    changed = "pyproject.toml (wheel), src/serai/__init__.py, src/serai/runtime"
+    assert states(made(project)) == {
+        "base": "cached",
+        "one": "cached",
+        "two": f"changed: {changed}",
+    }
 
 
 def test_two_versions_never_share_a_folder(project: Settings) -> None:

@@ -50,7 +50,7 @@ def prune(folder: Path, *, keep: int) -> None:
 def sync(folder: Path) -> None:
     """Make every file and folder below ``folder`` durable (fsync(2))."""
     for path in [folder, *folder.rglob("*")]:
-        if path.is_file() or path.is_dir():
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
             fsync(path)
 
 

@@ -182,6 +182,38 @@ class Digests(_Facts):
     after: str
 
 
+class Runtime(_Facts):
+    """What ``exercise`` saw: a session that misbehaves and one that looks on.
+
+    ``capabilities`` are the five sets in hexadecimal. CPU time is in microseconds within a second,
+    ``created`` and ``thawed`` are seconds. ``hog`` is a status as a shell gives it, -1 if the
+    session ended with it; ``bomb_refused`` counts forks that the limit refused.
+    """
+
+    created: float
+    capabilities: list[str]
+    no_new_privileges: str
+    seccomp: str
+    filters: int
+    tree: list[str]  # "PID PARENT NAME", as seen inside
+    sessions: str  # what is below /sessions inside
+    own: str  # what the other session reads of its own file
+    reached: str  # what this one reads of it
+    busy_usec: int
+    frozen: str
+    frozen_usec: int
+    thawed: float
+    hog: int
+    after_hog: str
+    bomb_refused: int
+    after_bomb: str
+    processes_left: int
+    archived_mode: int
+    kept: str
+    sessions_left: list[str]
+    same_daemon: bool
+
+
 class Foreign(_Facts):
     """SHA-256 of the second disk that held something else, before and after the boot."""
 
@@ -202,6 +234,7 @@ class Evidence(_Facts):
     second: Machine | str
     foreign: Machine | str
     alone: Machine | str
+    runtime: Runtime | str
     shipped: Shipped | str
     digests: Digests | str
     foreign_disk: Foreign | str

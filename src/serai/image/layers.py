@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import yaml
 
 from serai.image import digest
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
+
+WHEEL_ROLE = "runtime"
+"""The role that builds the wheel of this checkout and installs it."""
 
 
 @dataclass(frozen=True)
@@ -41,5 +45,19 @@ def _layer(play: dict[str, Any], path: Path, root: Path) -> Layer:
         if not (root / "roles" / role).is_dir():
             raise BuildError(f"{path.name}: {tags[0]} uses the role {role!r}, which is not there")
     digests = {f"roles/{role}": digest.of_tree(root / "roles" / role) for role in roles}
+    if WHEEL_ROLE in roles:
+        digests.update(_wheel(root))
     play_digest = {f"playbooks/{path.name} ({tags[0]})": digest.of_value(play)}
     return Layer(tags[0], roles, {**play_digest, **digests})
+
+
+def _wheel(root: Path) -> dict[str, str]:
+    """The digests of everything that the wheel is made of."""
+    project = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()
+    described = {key: project.get(key) for key in ("build-system", "project")}
+    described["hatch"] = project.get("tool", {}).get("hatch")
+    return {
+        "src/serai/runtime": digest.of_tree(root / "src/serai/runtime"),
+        "src/serai/__init__.py": digest.of_file(root / "src/serai/__init__.py"),
+        "pyproject.toml (wheel)": digest.of_value(described),
+    }

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from serai.image import cache, checks, console, digest, facts, probe, shipped
+from serai.image import cache, checks, console, digest, exercise, facts, probe, shipped
 from serai.image.checks import Result
 from serai.image.definition import Image
 from serai.image.errors import BuildError
@@ -34,6 +35,7 @@ _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class _Found:
         self.second: facts.Machine | str = _NOT_REACHED
         self.foreign: facts.Machine | str = _NOT_REACHED
         self.alone: facts.Machine | str = _NOT_REACHED
+        self.runtime: facts.Runtime | str = _NOT_REACHED
         self.shipped: Shipped | str = _NOT_REACHED
         self.digests: Digests | str = _NOT_REACHED
         self.foreign_disk: Foreign | str = _NOT_REACHED
@@ -166,6 +169,7 @@ class _Found:
             second=self.second,
             foreign=self.foreign,
             alone=self.alone,
+            runtime=self.runtime,
             shipped=self.shipped,
             digests=self.digests,
             foreign_disk=self.foreign_disk,
@@ -178,6 +182,8 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
     try:
         with booted(image, disk, settings=settings, work=work) as machine:
             found.first = found.machine(machine, "first", machine.boot_seconds, token)
+            with found.timed("runtime"):
+                found.runtime = attempt(lambda: exercised(machine))
             found.second = found.machine(machine, "second", machine.reboot())
     except BuildError as error:
         if isinstance(found.first, str):
@@ -216,10 +222,20 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
 
 def probed(machine: Machine, token: str = "") -> Facts:
     """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
-    source = Path(probe.__file__).read_text()
-    done = machine.ssh.run(f"python3 - {token}", stdin=source, timeout=_PROBE_DEADLINE)
+    return _told(Facts, machine, probe, token)
+
+
+def exercised(machine: Machine) -> facts.Runtime:
+    """What ``exercise`` sees of sessions in ``machine``; raises BuildError if it fails."""
+    return _told(facts.Runtime, machine, exercise)
+
+
+def _told(kind: type[_M], machine: Machine, program: ModuleType, argument: str = "") -> _M:
+    """The facts that one of our programs prints in the guest."""
+    source = Path(str(program.__file__)).read_text()
+    done = machine.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
     try:
-        return Facts.model_validate_json(done.stdout)
+        return kind.model_validate_json(done.stdout)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,0 +1,97 @@
+"""Sessions work in the image, and keep to themselves."""
+
+from __future__ import annotations
+
+from serai.image.checks.core import Absent, Finding, check
+from serai.image.facts import Evidence, Runtime
+
+MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
+LEAST_BUSY = 100_000
+KILLED = 137
+
+
+def _runtime(evidence: Evidence) -> Runtime:
+    if isinstance(evidence.runtime, str):
+        raise Absent(evidence.runtime)
+    return evidence.runtime
+
+
+@check("a payload has no capability, and both filters", "runtime")
+def _confined(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [f"capabilities {each}" for each in seen.capabilities if int(each, 16)]
+    if seen.no_new_privileges != "1":
+        problems.append("it may gain privileges")
+    if seen.seccomp != "2" or seen.filters < 2:  # noqa: PLR2004  # baseline and unix-block
+        problems.append(f"Seccomp {seen.seccomp}, {seen.filters} filters")
+    return Finding(problems, f"five empty sets, {seen.filters} filters")
+
+
+@check("a sandbox holds the bridge and the payload, and nothing else", "runtime")
+def _tree(evidence: Evidence) -> Finding:
+    tree = _runtime(evidence).tree
+    wanted = ["1 0 bwrap", "2 1 bash", "2 socat", "2 socat", "ps"]
+    alike = len(tree) == len(wanted) and all(
+        row.endswith(end) for row, end in zip(tree, wanted, strict=True)
+    )
+    return Finding([] if alike else [f"it holds {', '.join(tree)}"], "bwrap, bash, two socat")
+
+
+@check("a session reaches no other session's files", "runtime")
+def _apart(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    if seen.own != "secret":
+        raise Absent("the other session cannot read its own file either")
+    problems = [f"it reads {seen.reached!r}"] if "secret" in seen.reached else []
+    if seen.sessions != "rogue":
+        problems.append(f"it sees {seen.sessions!r} below /sessions")
+    return Finding(problems, "only its own home is there")
+
+
+@check("the session switched away from is frozen and uses no CPU", "runtime")
+def _frozen(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    if seen.busy_usec < LEAST_BUSY:
+        raise Absent("it was not busy before either")
+    problems = [] if seen.frozen == "frozen" else [f"it is {seen.frozen}"]
+    if seen.frozen_usec > MOST_FROZEN:
+        problems.append(f"it used {seen.frozen_usec} microseconds of a second")
+    return Finding(problems, f"thawed in {1000 * seen.thawed:.0f} ms")
+
+
+@check("a memory hog ends in its own session alone", "runtime")
+def _hog(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [] if seen.hog in (-1, KILLED) else [f"it went on (status {seen.hog})"]
+    if seen.after_hog != "well":
+        problems.append("another session does not answer")
+    return Finding(problems, "it was killed")
+
+
+@check("a fork bomb ends in its own session alone", "runtime")
+def _bomb(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [] if seen.bomb_refused else ["no limit stopped it"]
+    if seen.after_bomb != "well":
+        problems.append("another session does not answer")
+    if seen.processes_left:
+        problems.append(f"{seen.processes_left} processes are left of it")
+    return Finding(problems, f"{seen.bomb_refused} forks were refused")
+
+
+@check("an archived session is locked, and comes back with its files", "runtime")
+def _archived(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [f"archived, its mode is {seen.archived_mode:04o}"] if seen.archived_mode else []
+    if seen.kept != "kept":
+        problems.append(f"its file holds {seen.kept!r}")
+    return Finding(problems, "mode 0000")
+
+
+@check("a removed session is gone, and sessiond went through all of it", "runtime")
+def _removed(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [f"{name} is left" for name in seen.sessions_left]
+    if not seen.same_daemon:
+        problems.append("sessiond is not the same process any more")
+    return Finding(problems, f"created in {1000 * seen.created:.0f} ms each")

@@ -1,0 +1,194 @@
+"""Lives two sessions inside a booted image and prints what was seen as one JSON object.
+
+``verify`` sends this file over ssh to ``python3 -``, as root: it runs in the image, on the standard
+library and the installed runtime. It judges nothing; ``facts.Runtime`` is the shape of what it
+prints. One session misbehaves, the other one looks on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, "/usr/lib/serai/python")
+
+from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError
+
+ROGUE, WITNESS = "rogue", "witness"
+UNIT = f"serai-session@{ROGUE}.service"
+MEMORY, TASKS = 96 << 20, 64
+DEADLINE = 120.0
+PACE = 1.0  # seconds for which the use of CPU is watched
+
+REACH = f"""
+ln -s /sessions/{WITNESS}/open link; ln /sessions/{WITNESS}/open hard
+cat /sessions/{WITNESS}/open ../{WITNESS}/open link hard
+cat /proc/*/root/sessions/{WITNESS}/open /proc/*/cwd/../{WITNESS}/open
+find /proc/*/fd -lname '*{WITNESS}*' -exec cat {{}} +
+"""
+# Where nothing limits it, it ends by itself; the machine is to be judged, not to be lost.
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
+HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
+BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 100"
+
+
+def said(*argv: str) -> str:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, timeout=DEADLINE)
+    return done.stdout.strip()
+
+
+def daemon() -> int:
+    return int(said("systemctl", "show", "-P", "MainPID", "serai-sessiond.service") or 0)
+
+
+def cgroup() -> Path:
+    """The rogue's cgroup; cgroup v2."""
+    return Path("/sys/fs/cgroup" + said("systemctl", "show", "-P", "ControlGroup", UNIT))
+
+
+def counted(file: str, key: str) -> int:
+    """A number of one of the cgroup's files of keys and values; 0 if it is not there."""
+    try:
+        lines = (cgroup() / file).read_text().splitlines()
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in lines).get(key, 0))
+
+
+def used() -> int:
+    """Microseconds of CPU that the rogue uses in a while; cgroup v2, cpu.stat."""
+    before = counted("cpu.stat", "usage_usec")
+    time.sleep(PACE)
+    return counted("cpu.stat", "usage_usec") - before
+
+
+def wait_for_state(client: Client, *states: str) -> str:
+    """The rogue's state, as soon as it is one of ``states`` or it has been too long."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        found = str(client.call("show", name=ROGUE)["state"])
+        if found in states or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def output(client: Client, name: str, *argv: str, timeout: float = 60) -> str:
+    return client.exec(name, list(argv), timeout=timeout).stdout.decode(errors="replace").strip()
+
+
+def looks(client: Client) -> dict[str, Any]:
+    """What a payload sees of itself, of its sandbox, and of the other session."""
+    lines = output(client, ROGUE, "cat", "/proc/self/status").splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    output(client, WITNESS, "sh", "-c", "echo secret >open; chmod 644 open")
+    output(client, ROGUE, "sh", "-c", "echo kept >file")
+    return {
+        "capabilities": [status[f"Cap{set_}"].strip() for set_ in SETS],
+        "no_new_privileges": status["NoNewPrivs"].strip(),
+        "seccomp": status["Seccomp"].strip(),
+        "filters": int(status["Seccomp_filters"]),
+        "tree": [" ".join(line.split()) for line in
+                 output(client, ROGUE, "ps", "-eo", "pid=,ppid=,comm=").splitlines()],
+        "sessions": output(client, ROGUE, "ls", "-A", "/sessions"),
+        "own": output(client, WITNESS, "cat", f"/sessions/{WITNESS}/open"),
+        "reached": output(client, ROGUE, "bash", "-c", f"{REACH} 2>&-"),
+    }  # fmt: skip
+
+
+def freezing(client: Client) -> dict[str, Any]:
+    """A session that is busy, frozen by a switch, and thawed."""
+    client.call("switch", name=ROGUE)
+    busy = ["sh", "-c", "while :; do :; done"]
+    client.call("exec", name=ROGUE, argv=busy, stdio="null", detach=True)
+    running = used()
+    client.call("switch", name=WITNESS)
+    state = client.call("show", name=ROGUE)["state"]
+    frozen = used()
+    begin = time.monotonic()
+    client.call("switch", name=ROGUE)
+    thawed = time.monotonic() - begin
+    return {
+        "busy_usec": running,
+        "frozen": state,
+        "frozen_usec": frozen,
+        "thawed": round(thawed, 3),
+    }
+
+
+def bombed(client: Client) -> int:
+    """Start a fork bomb; how often it was refused to fork. Where nothing limits it: not at all."""
+    if not (cgroup() / "pids.max").exists():
+        return 0
+    client.call("exec", name=ROGUE, argv=["bash", "-c", BOMB], stdio="null", detach=True)
+    end = time.monotonic() + 20
+    while not (refused := counted("pids.events", "max")) and time.monotonic() < end:
+        time.sleep(0.2)
+    return refused
+
+
+def misbehaving(client: Client) -> dict[str, Any]:
+    """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
+    client.call("reopen", name=WITNESS)
+    limits = [f"MemoryMax={MEMORY}", "MemorySwapMax=0", f"TasksMax={TASKS}"]
+    said("systemctl", "set-property", "--runtime", UNIT, *limits)
+    with Client(timeout=DEADLINE) as other:
+        try:
+            hog = other.exec(ROGUE, ["python3", "-c", HOG], timeout=60).status
+        except SeraiError:
+            hog = -1  # it ended with its session
+    answers = [output(client, WITNESS, "echo", "well")]
+    wait_for_state(client, "stopped", "ready", "active")
+    client.call("stop", name=ROGUE)
+    client.call("reopen", name=ROGUE)
+    refused = bombed(client)
+    answers.append(output(client, WITNESS, "echo", "well"))
+    client.call("stop", name=ROGUE)
+    return {
+        "hog": hog,
+        "after_hog": answers[0],
+        "bomb_refused": refused,
+        "after_bomb": answers[1],
+        "processes_left": len(said("ps", "-o", "pid=", "-u", ROGUE).split()),
+    }
+
+
+def put_away(client: Client) -> dict[str, Any]:
+    """Archived, reopened with what was in it, removed."""
+    client.call("archive", name=ROGUE)
+    mode = Path(f"/sessions/{ROGUE}").stat().st_mode & 0o7777
+    client.call("reopen", name=ROGUE)
+    kept = output(client, ROGUE, "cat", "file")
+    for name in (ROGUE, WITNESS):
+        client.call("remove", name=name)
+    end = time.monotonic() + DEADLINE
+    while (left := remaining(client)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return {"archived_mode": mode, "kept": kept, "sessions_left": left}
+
+
+def remaining(client: Client) -> list[str]:
+    """Which of the two the daemon still knows, or has a home."""
+    known = {each["name"] for each in client.call("list")["sessions"]}
+    both = (ROGUE, WITNESS)
+    return [name for name in both if name in known or Path("/sessions", name).exists()]
+
+
+def main() -> None:
+    pid = daemon()
+    begin = time.monotonic()
+    with Client(timeout=DEADLINE) as client:
+        for name in (ROGUE, WITNESS):
+            client.call("create", name=name)
+        found = {"created": round((time.monotonic() - begin) / 2, 3)}
+        for part in (looks, freezing, misbehaving, put_away):
+            found.update(part(client))
+    print(json.dumps({**found, "same_daemon": daemon() == pid != 0}))
+
+
+if __name__ == "__main__":
+    main()

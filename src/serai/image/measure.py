@@ -1,0 +1,222 @@
+"""Measures sessions inside a machine and prints one JSON object: `invoke bench` sends it there.
+
+Run as ``python3 - GROUP …`` by root, on the standard library and the runtime alone. It judges
+nothing: each measurement is a value and what it is to be compared with, both medians of runs that
+took turns, so that whatever else the machine does hits both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, "/usr/lib/serai/python")
+
+from serai.runtime.client import Client
+
+ROUNDS = 40
+ARCHIVE_ROUNDS = 15
+FEW, MANY = 10, 100_000
+ARCHIVED = 1000
+DEADLINE = 300.0
+
+
+def milliseconds(action: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    action()
+    return 1000 * (time.perf_counter() - begin)
+
+
+class Bare:
+    """bubblewrap with a session's own options, running true: what a session is compared with.
+
+    A process of the session's user starts it and takes the time, so that nothing but bubblewrap is
+    measured (posix_spawn(3) neither copies a process nor changes users).
+    """
+
+    def __init__(self, name: str, uid: int) -> None:
+        machine = os.uname().machine
+        self._argv = ["/usr/bin/bwrap", "--args", "4", "--seccomp", "3", "--", "/usr/bin/true"]
+        self._files = [
+            (os.POSIX_SPAWN_OPEN, 3, f"/usr/lib/serai/seccomp/{machine}/baseline.bpf", 0, 0),
+            (os.POSIX_SPAWN_OPEN, 4, f"/run/serai/sessions/{name}/args", 0, 0),
+        ]
+        self._ask, theirs = os.pipe(), os.pipe()
+        self._answer = theirs
+        if os.fork() == 0:
+            os.close(self._ask[1])
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            while os.read(self._ask[0], 1):
+                os.write(theirs[1], f"{milliseconds(self._run)}\n".encode())
+            os._exit(0)
+        os.close(self._ask[0])
+
+    def _run(self) -> None:
+        pid = os.posix_spawn(self._argv[0], self._argv, {}, file_actions=self._files)
+        _, status = os.waitpid(pid, 0)
+        if status != 0:
+            os._exit(1)
+
+    def take(self) -> float:
+        """One run, in milliseconds."""
+        os.write(self._ask[1], b"x")
+        return float(os.read(self._answer[0], 100))
+
+    def close(self) -> None:
+        os.close(self._ask[1])
+
+
+def row(name: str, values: list[float], baseline: list[float]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": statistics.median(values),
+        "unit": "ms",
+        "baseline": statistics.median(baseline),
+    }
+
+
+def settled(client: Client) -> None:
+    """Wait until nothing is being removed any more."""
+    end = time.monotonic() + DEADLINE
+    while any(each["state"] == "removing" for each in client.call("list")["sessions"]):
+        if time.monotonic() > end:
+            raise SystemExit("sessions are not removed")
+        time.sleep(0.005)
+
+
+def created(client: Client) -> float:
+    """How long one create takes; the session is removed again."""
+    made: dict[str, Any] = {}
+    took = milliseconds(lambda: made.update(client.call("create")))
+    client.call("remove", name=made["name"])
+    settled(client)
+    return took
+
+
+def command(name: str) -> None:
+    argv = ["/usr/bin/serai", "exec", name, "--", "true"]
+    _, status = os.waitpid(os.posix_spawn(argv[0], argv, dict(os.environ)), 0)
+    if status != 0:
+        raise SystemExit(f"serai exec ended with {status}")
+
+
+def start(client: Client, bare: Bare) -> list[dict[str, Any]]:
+    """Creating a session, and running true in one."""
+    found: dict[str, list[float]] = {}
+    actions: dict[str, Callable[[], float]] = {
+        "bare": bare.take,
+        "create": lambda: created(client),
+        "exec": lambda: milliseconds(
+            lambda: client.call("exec", name="bench", argv=["true"], stdio="null")
+        ),
+        "exec, streamed": lambda: milliseconds(lambda: client.exec("bench", ["true"])),
+        "serai exec": lambda: milliseconds(lambda: command("bench")),
+    }
+    for turn in range(ROUNDS + 3):
+        for name, action in actions.items():
+            took = action()
+            if turn >= 3:  # noqa: PLR2004  # the first ones read files that are cached later
+                found.setdefault(name, []).append(took)
+    baseline = found.pop("bare")
+    return [row(name, values, baseline) for name, values in found.items()]
+
+
+def archive(client: Client, _bare: Bare) -> list[dict[str, Any]]:
+    """Archiving and reopening: a session of many files beside one of few."""
+    for name, count in (("few", FEW), ("many", MANY)):
+        client.call("create", name=name)
+        loop = f"import os\nfor n in range({count}):\n"
+        loop += (
+            " d = f'd{n // 1000}'\n os.makedirs(d, exist_ok=True)\n open(f'{d}/{n}', 'w').close()"
+        )
+        done = client.exec(name, ["python3", "-c", loop])
+        if done.status != 0:
+            raise SystemExit(f"files are not made: {done.stderr.decode()}")
+    took: dict[tuple[str, str], list[float]] = {}
+    for _ in range(ARCHIVE_ROUNDS):
+        for action in ("archive", "reopen"):
+            for name in ("few", "many"):
+                spent = milliseconds(lambda a=action, n=name: client.call(a, name=n))  # type: ignore[misc]
+                took.setdefault((action, name), []).append(spent)
+    for name in ("few", "many"):
+        client.call("remove", name=name)
+    settled(client)
+    return [
+        row(f"{action}, {MANY:,} files", took[action, "many"], took[action, "few"])
+        for action in ("archive", "reopen")
+    ]
+
+
+def memory(_client: Client, _bare: Bare) -> list[dict[str, Any]]:
+    """PSS (proc(5), smaps_rollup) of all processes of the one session that runs, in MiB."""
+    total = 0
+    for folder, _, _ in os.walk("/sys/fs/cgroup/serai.slice"):
+        for pid in Path(folder, "cgroup.procs").read_text().split():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return [{"name": "idle memory", "value": total / 1024, "unit": "MiB", "baseline": None}]
+
+
+def many(client: Client, bare: Bare) -> list[dict[str, Any]]:
+    """Creating a session before and after there are many archived ones.
+
+    The two are minutes apart, so the first is scaled by what became of the bare bubblewrap.
+    """
+
+    def median() -> tuple[float, float]:
+        pairs = [(created(client), bare.take()) for _ in range(ROUNDS)]
+        return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
+
+    first, bare_first = median()
+    left = [None] * ARCHIVED
+
+    def fill() -> None:
+        with Client() as own:
+            while left:
+                left.pop()
+                own.call("archive", name=own.call("create")["name"])
+
+    threads = [threading.Thread(target=fill) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    count = [each["state"] for each in client.call("list")["sessions"]].count("archived")
+    if count != ARCHIVED:
+        raise SystemExit(f"{count} sessions are archived")
+    last, bare_last = median()
+    return [
+        {
+            "name": f"create, {ARCHIVED:,} archived",
+            "value": last,
+            "unit": "ms",
+            "baseline": first * bare_last / bare_first,
+        }
+    ]
+
+
+GROUPS = {"memory": memory, "start": start, "archive": archive, "many": many}
+
+
+def main() -> None:
+    rows = []
+    with Client(timeout=DEADLINE) as client:
+        uid = client.call("create", name="bench")["uid"]
+        bare = Bare("bench", uid)
+        for name in sys.argv[1:] or GROUPS:
+            rows += GROUPS[name](client, bare)
+        bare.close()
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""In the VM: sessions, each a Linux user with a sandbox of its own."""

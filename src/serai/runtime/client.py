@@ -1,0 +1,149 @@
+"""A small synchronous client of the control socket, for Python programs in the VM.
+
+with Client() as client:
+    session = client.call("create", labels={"task": "42"})
+    done = client.exec(session["name"], ["make", "test"])
+    print(done.status, done.stdout)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from serai.runtime import rpc
+from serai.runtime.errors import GONE, SeraiError
+from serai.runtime.paths import Paths
+
+CHUNK = 64 << 10
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A payload that has ended; ``status`` is 128 + n for signal n, 124 if it was timed out."""
+
+    status: int
+    signal: int | None
+    timed_out: bool
+    stdout: bytes
+    stderr: bytes
+
+
+class Client:
+    """One connection. Use a second one for events while a call is under way."""
+
+    def __init__(self, path: Path | None = None, timeout: float | None = None) -> None:
+        """``timeout`` (seconds) is for each wait on the socket. Raises SeraiError."""
+        where = path or Paths().control
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._buffer = b""
+        self._number = 0
+        self._events: list[dict[str, Any]] = []
+        try:
+            self._socket.connect(str(where))
+        except OSError as error:
+            self._socket.close()
+            raise SeraiError(f"cannot reach sessiond at {where}: {error}", code=GONE) from None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; payloads that are not detached end."""
+        self._socket.close()
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call a method and return its result. Raises SeraiError with the server's code."""
+        number = self._ask(method, params)
+        while True:
+            message = self._message()
+            if message.get("id", 0) in (number, None):
+                return _result(message)
+            # What is left over from a payload that ended before it took all of its input is not.
+            if "method" in message:
+                self._events.append(message)
+
+    def exec(
+        self, name: str, argv: Sequence[str], *, input: bytes = b"", **options: Any
+    ) -> Completed:
+        """Run a command in a session with ``input`` on its stdin; returns when it has ended.
+
+        ``options`` are those of the method ``exec``: env, cwd, timeout, tty. Raises SeraiError.
+        """
+        params = {"name": name, "argv": list(argv), **options, "stdio": "stream"}
+        number = self._ask("exec", params)
+        output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
+        running = ""
+        while True:
+            message = self._message()
+            if message.get("id") == number:
+                result = _result(message)
+                out, err = (b"".join(output[key]) for key in ("stdout", "stderr"))
+                return Completed(**result, stdout=out, stderr=err)
+            method, news = message.get("method"), message.get("params", {})
+            if method == "exec.output":
+                output[news["stream"]].append(base64.b64decode(news["data"]))
+            elif method == "exec.started":
+                running = news["exec"]
+                self._feed(running, chunks)
+            elif "id" in message and chunks:
+                self._feed(running, chunks)
+            elif method is not None:
+                self._events.append(message)
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Subscribe, and yield (event, session) for as long as the daemon runs."""
+        self.call("subscribe")
+        while True:
+            message = self._events.pop(0) if self._events else self._message()
+            if "method" in message:
+                yield message["method"], message["params"]
+
+    def _feed(self, running: str, chunks: list[bytes]) -> None:
+        """Send the next part of the input; the answer to it asks for the one after that."""
+        data = base64.b64encode(chunks.pop(0)).decode() if chunks else ""
+        self._ask("exec.input", {"exec": running, "data": data, "eof": not chunks})
+
+    def _ask(self, method: str, params: dict[str, Any]) -> int:
+        self._number += 1
+        try:
+            self._socket.sendall(rpc.call(self._number, method, params))
+        except OSError as error:
+            raise SeraiError(f"sessiond does not listen any more: {error}", code=GONE) from None
+        return self._number
+
+    def _message(self) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            try:
+                data = self._socket.recv(CHUNK)
+            except OSError as error:
+                raise SeraiError(f"no answer from sessiond: {error}", code=GONE) from None
+            if not data:
+                raise SeraiError("sessiond hung up", code=GONE)
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def _result(message: dict[str, Any]) -> Any:
+    error = message.get("error")
+    if error is not None:
+        raise SeraiError(error["message"], error.get("data", {}).get("hint", ""), error["code"])
+    return message["result"]

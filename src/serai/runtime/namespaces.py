@@ -1,0 +1,184 @@
+"""System calls that Python 3.10 has no name for. Each raises OSError with the errno's own text.
+
+They are used between fork and exec, so nothing here imports, logs or takes a lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+
+# PyDLL keeps the interpreter's lock during a call: the child of a clone() finds it held by itself.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+# asm/unistd_64.h and asm-generic/unistd.h
+_CLONE3 = 435
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_REFER, _ACCESS_FS_REFER, _RULE_PATH_BENEATH = 2, 1 << 13, 1  # linux/landlock.h
+_KEYCTL, _SECCOMP = {"x86_64": (250, 317), "aarch64": (219, 277)}[os.uname().machine]
+
+# linux/sched.h
+_CLONE_PARENT, _CLONE_INTO_CGROUP = 0x8000, 0x200000000
+PID_NAMESPACE = 0x20000000
+OTHER_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x40000000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER and NEWNET."""
+
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SECCOMP_SET_MODE_FILTER = 1
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+_PTMX = os.makedev(5, 2)
+_LAST_SIGNAL = 64
+
+
+def _check(result: int) -> int:
+    if result == -1:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size"),
+            *("tls", "set_tid", "set_tid_size", "cgroup"),
+        )
+    )
+
+
+def join(pidfd: int, kinds: int) -> None:
+    """Join namespaces of a process, all at once; setns(2), Linux 5.8.
+
+    The kernel takes the user namespace first and checks the others against it, but switches to none
+    of them before all are allowed. Of the PID namespace only later children become members.
+    """
+    _check(_libc.setns(pidfd, kinds))
+
+
+def fork_sibling(cgroup: int | None) -> int:
+    """As os.fork(), but the child's parent is the caller's parent, and it is born in ``cgroup``.
+
+    ``cgroup`` is a descriptor of a cgroup v2 folder. Being born there is quick; moving there makes
+    the kernel wait for all CPUs, 5 to 10 ms. clone3(2): CLONE_PARENT, CLONE_INTO_CGROUP. Only for
+    a process with a single thread, whose child leaves by exec or _exit.
+    """
+    flags = _CLONE_PARENT | (0 if cgroup is None else _CLONE_INTO_CGROUP)
+    args = _CloneArgs(flags=flags, cgroup=cgroup or 0)
+    number, size = ctypes.c_long(_CLONE3), ctypes.c_size_t(ctypes.sizeof(args))
+    return _check(_libc.syscall(number, ctypes.byref(args), size))
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` up; close_range(2)."""
+    _check(_libc.close_range(ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0))
+
+
+def set_undumpable() -> None:
+    """Let no process of this UID trace this one or read its memory; prctl(2), ptrace(2)."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+
+
+def set_no_new_privileges() -> None:
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def new_keyring() -> None:
+    """Leave the session keyring for an empty one; a kernel without keyrings is fine."""
+    _libc.syscall(_KEYCTL, ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None, 0, 0, 0)
+
+
+def last_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:  # noqa: PTH123  # no import of ours
+        return int(file.read())
+
+
+def drop_capabilities(last: int) -> None:
+    """Empty all five capability sets, from ``last`` down; capabilities(7)."""
+    for capability in range(last + 1):
+        _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def default_signals() -> None:
+    """Give every signal its default action; what Python ignores (SIGPIPE) would outlive exec."""
+    for number in range(1, _LAST_SIGNAL + 1):
+        _libc.signal(number, None)  # refused for SIGKILL, SIGSTOP and libc's own two
+
+
+def confine_tracing() -> None:
+    """Keep this process and its children from looking into processes that they did not start.
+
+    Same UID means that a payload could otherwise write to the memory of the sandbox's PID 1 and of
+    the bridge, which have one filter less. A Landlock domain may trace only what is in it (Landlock
+    documentation, "Ptrace restrictions"). As a domain has to handle something, it handles moving
+    files between folders, and allows it everywhere. Needs no-new-privs; a kernel without Landlock,
+    or with its first version that can't allow that, is left to Yama's ptrace_scope.
+    """
+    if (
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), 1)
+        < _LANDLOCK_REFER
+    ):
+        return
+    refer = ctypes.c_uint64(_ACCESS_FS_REFER)
+    ruleset = _check(
+        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), ctypes.byref(refer), ctypes.c_size_t(8), 0)
+    )
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    rule = struct.pack("=Qi", _ACCESS_FS_REFER, root)
+    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_ADD), ruleset, _RULE_PATH_BENEATH, rule, 0))
+    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_RESTRICT), ruleset, 0))
+    os.close(root)
+    os.close(ruleset)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+class Filter:
+    """A seccomp filter, in the memory layout that seccomp(2) takes."""
+
+    def __init__(self, program: bytes) -> None:
+        if not program or len(program) % 8:
+            raise ValueError(f"a seccomp filter of {len(program)} bytes")
+        self._program = ctypes.create_string_buffer(program, len(program))
+        self._header = _Program(len(program) // 8, ctypes.addressof(self._program))
+
+    def install(self) -> None:
+        """Bind this thread and its children to the filter, for good."""
+        mode = ctypes.c_long(_SECCOMP_SET_MODE_FILTER)
+        _check(_libc.syscall(_SECCOMP, mode, ctypes.c_long(0), ctypes.byref(self._header)))
+
+
+def open_terminal() -> tuple[int, int]:
+    """A new terminal of this mount namespace's devpts: its master and its slave; pts(4).
+
+    The slave is asked of the master (ioctl_tty(2), TIOCGPTPEER), since a path may be anything.
+    """
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if os.fstat(master).st_rdev != _PTMX:
+        raise OSError(19, "/dev/pts/ptmx is no terminal multiplexer")
+    fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+    return master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def take_terminal(slave: int) -> None:
+    """Make ``slave`` the controlling terminal; the caller leads a session without one."""
+    fcntl.ioctl(slave, _TIOCSCTTY, 0)
+
+
+def move(pairs: Iterable[tuple[int, int]], above: int) -> None:
+    """Make each descriptor the number beside it, though numbers overlap; ``above`` all of them."""
+    copies = [(fcntl.fcntl(fd, fcntl.F_DUPFD, above), number) for fd, number in pairs]
+    for copy, number in copies:
+        os.dup2(copy, number)

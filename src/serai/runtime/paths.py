@@ -1,0 +1,76 @@
+"""Where things lie in the VM. Tests put all of it below a folder of their own."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every place the runtime reads or writes; ``root`` is '/' but in tests."""
+
+    root: Path = Path("/")
+
+    @property
+    def sessions(self) -> Path:
+        """The sessions disk; each session's home is <sessions>/<name>."""
+        return self.root / "sessions"
+
+    @property
+    def state(self) -> Path:
+        """Root's own folder on the sessions disk, 0700."""
+        return self.sessions / ".serai"
+
+    @property
+    def registry(self) -> Path:
+        return self.state / "registry.sqlite"
+
+    @property
+    def making(self) -> Path:
+        """Homes that are not whole yet, by UID."""
+        return self.state / "making"
+
+    @property
+    def removing(self) -> Path:
+        """Homes whose session is gone, by UID, until their data is deleted."""
+        return self.state / "removing"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run/serai"
+
+    @property
+    def control(self) -> Path:
+        """The JSON-RPC socket."""
+        return self.run / "control.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held with flock(2) by the one daemon there may be."""
+        return self.run / "sessiond.lock"
+
+    @property
+    def users(self) -> Path:
+        """passwd and group for libnss-extrausers; /var/lib/extrausers is a link to it."""
+        return self.run / "users"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "etc/serai/session.toml"
+
+    def home(self, name: str) -> Path:
+        return self.sessions / name
+
+    def session(self, name: str) -> Path:
+        """What a session's unit and sandbox read: args, users/."""
+        return self.run / "sessions" / name
+
+    def gate(self, name: str) -> Path:
+        """Where the gate puts the session's two sockets."""
+        return self.run / "gate" / name
+
+    def filters(self, machine: str = platform.machine()) -> Path:
+        """The seccomp filters of an architecture (uname -m)."""
+        return self.root / "usr/lib/serai/seccomp" / machine

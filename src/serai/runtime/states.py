@@ -1,0 +1,115 @@
+"""A session's states, and the steps that lead from one to another. Pure: decides, does nothing.
+
+A state is three facts: where the home is, whether the unit runs, whether it is frozen. The steps
+between two states follow from the difference of their facts. Each step may be repeated without
+harm, so an operation that was cut off is finished by running its plan again from the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from serai.runtime.errors import WRONG_STATE, SeraiError
+
+
+class State(str, Enum):
+    """What ``serai list`` shows."""
+
+    CREATING = "creating"
+    READY = "ready"
+    ACTIVE = "active"
+    FROZEN = "frozen"
+    STOPPED = "stopped"
+    ARCHIVED = "archived"
+    REMOVING = "removing"
+
+
+class Step(str, Enum):
+    """One thing the executor does; safe to do twice."""
+
+    MAKE_HOME = "make-home"
+    UNLOCK_HOME = "unlock-home"
+    LOCK_HOME = "lock-home"
+    MOVE_HOME_AWAY = "move-home-away"
+    START = "start"
+    STOP = "stop"
+    FREEZE = "freeze"
+    THAW = "thaw"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of the world in a state."""
+
+    home: str  # absent, open, locked or gone
+    running: bool = False
+    frozen: bool = False
+
+
+FACTS = {
+    State.CREATING: Facts("absent"),
+    State.READY: Facts("open", running=True),
+    State.ACTIVE: Facts("open", running=True),
+    State.FROZEN: Facts("open", running=True, frozen=True),
+    State.STOPPED: Facts("open"),
+    State.ARCHIVED: Facts("locked"),
+    State.REMOVING: Facts("gone"),
+}
+
+GOALS = {
+    State.CREATING: {State.READY, State.REMOVING},
+    State.READY: set(State) - {State.CREATING},
+    State.ACTIVE: set(State) - {State.CREATING},
+    State.FROZEN: set(State) - {State.CREATING},
+    State.STOPPED: set(State) - {State.CREATING, State.FROZEN},
+    State.ARCHIVED: set(State) - {State.CREATING, State.FROZEN},
+    State.REMOVING: {State.REMOVING},
+}
+
+_HOME_STEPS = {
+    ("absent", "open"): Step.MAKE_HOME,
+    ("locked", "open"): Step.UNLOCK_HOME,
+    ("open", "locked"): Step.LOCK_HOME,
+    ("absent", "gone"): Step.MOVE_HOME_AWAY,
+    ("open", "gone"): Step.MOVE_HOME_AWAY,
+    ("locked", "gone"): Step.MOVE_HOME_AWAY,
+}
+
+RUNNING = frozenset(state for state, facts in FACTS.items() if facts.running)
+
+
+def plan(name: str, state: State, goal: State) -> tuple[Step, ...]:
+    """The steps from ``state`` to ``goal``. Raises SeraiError if there is no such way."""
+    if goal not in GOALS[state]:
+        raise SeraiError(
+            f"session {name} is {state.value} and cannot become {goal.value}", code=WRONG_STATE
+        )
+    return _steps(state, FACTS[state], FACTS[goal])
+
+
+def fallback(state: State, failed: Step) -> State:
+    """Where a session that was in ``state`` goes when a step of its plan fails."""
+    if state is State.CREATING:
+        return State.REMOVING
+    if state is State.ARCHIVED and failed is not Step.START:
+        return State.ARCHIVED
+    if failed in (Step.FREEZE, Step.THAW, Step.STOP):
+        return state
+    return State.STOPPED
+
+
+def _steps(state: State, before: Facts, after: Facts) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    if before.frozen and not after.frozen:
+        steps.append(Step.THAW)
+    # A session that is still being created may already have a unit when that is cut off.
+    if (before.running or state is State.CREATING) and not after.running:
+        steps.append(Step.STOP)
+    if (before.home, after.home) in _HOME_STEPS:
+        steps.append(_HOME_STEPS[before.home, after.home])
+    if after.running and not before.running:
+        steps.append(Step.START)
+    if after.frozen and not before.frozen:
+        steps.append(Step.FREEZE)
+    return tuple(steps)

@@ -1,0 +1,47 @@
+"""The sessions' users, for libnss-extrausers. Files derived from the registry, rewritten whole.
+
+They live in /run/serai/users, so that a full root disk cannot stop a session from being made, and
+/var/lib/extrausers is a link to that folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+SHELL = "/bin/bash"
+
+
+def passwd_line(name: str, uid: int) -> str:
+    """The user's line of passwd(5); the home is what the user finds inside and outside."""
+    return f"{name}:x:{uid}:{uid}:Serai session:/sessions/{name}:{SHELL}\n"
+
+
+def group_line(name: str, uid: int) -> str:
+    """The line of group(5) of the group that only this user is in."""
+    return f"{name}:x:{uid}:\n"
+
+
+def write(folder: Path, users: Iterable[tuple[str, int]]) -> None:
+    """Put passwd and group of ``users`` (name, UID) in ``folder``; readers see the old or the new.
+
+    No fsync: the folder is a tmpfs, and the daemon writes both files again when it starts.
+    """
+    entries = list(users)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    replace(folder / "passwd", "".join(passwd_line(*entry) for entry in entries).encode())
+    replace(folder / "group", "".join(group_line(*entry) for entry in entries).encode())
+
+
+def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file under another name and rename it, so that nobody reads half of it."""
+    temporary = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)

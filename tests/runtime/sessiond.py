@@ -1,0 +1,46 @@
+"""sessiond for a test: ``sessiond.py ROOT [N]`` serves below ROOT and kills itself at fault N."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.runtime.standin import StandIn
+
+from serai.runtime.errors import SeraiError
+from serai.runtime.paths import Paths
+from serai.runtime.server import serve
+
+
+class Faults:
+    """Counts the points at which the daemon could die, and dies at one of them."""
+
+    def __init__(self, root: Path, fatal: int) -> None:
+        self._log = root / "faults"
+        self._left = fatal
+
+    def __call__(self, point: str) -> None:
+        with self._log.open("a") as log:
+            log.write(point + "\n")
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(root: Path, fatal: int) -> int:
+    """Serve; with ``fatal`` 0 nothing is fatal."""
+    logging.basicConfig(level=logging.INFO)
+    try:
+        asyncio.run(serve(Paths(root), StandIn(root), Faults(root, fatal)))
+    except SeraiError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0))

@@ -1,0 +1,55 @@
+"""Drive serai.runtime.units against a systemd; ``use_systemd.py SOCKET UNITS`` prints what it saw.
+
+A program of its own, because it takes the distribution's Python with python3-jeepney.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from serai.runtime import units
+from serai.runtime.errors import SeraiError
+from serai.runtime.policy import Policy
+
+MANY = 20
+UNIT = "serai-session@.service"
+
+
+async def use(socket: Path, folder: Path) -> dict[str, Any]:
+    """Everything a supervisor has to do, once."""
+    manager = units.Systemd(socket, folder / f"{UNIT}.d/50-policy.conf")
+    seen: dict[str, Any] = {"before": await manager.running()}
+    first = await manager.start("brave-dry-owl")
+    seen["same"] = await manager.start("brave-dry-owl") == first
+    seen["running"] = await manager.running() == {"brave-dry-owl": first}
+    names = [f"n{number}" for number in range(MANY)]
+    seen["many"] = len(set(await asyncio.gather(*map(manager.start, names))))
+    await asyncio.gather(*map(manager.stop, names))
+    await manager.stop("brave-dry-owl")
+    seen["alive"] = Path(f"/proc/{first}").exists()
+    await manager.stop("brave-dry-owl")
+    await manager.stop("never-was-there")
+    seen["after"] = await manager.running()
+    await manager.apply(Policy())
+    limited = await manager.start("limited")
+    seen["limits"] = Path(f"/proc/{limited}/limits").read_text()
+    if manager._writer is not None:
+        manager._writer.close()  # as if systemd had been executed anew
+    seen["again"] = await manager.running() == {"limited": limited}
+    await manager.stop("limited")
+    (folder / UNIT).write_text("[Service]\nType=exec\nExecStart=/nonesuch\n")
+    await manager._call("Reload")
+    try:
+        await manager.start("broken")
+    except SeraiError as error:
+        seen["error"] = str(error)
+    return seen
+
+
+if __name__ == "__main__":
+    done = asyncio.run(asyncio.wait_for(use(Path(sys.argv[1]), Path(sys.argv[2])), 100))
+    print(json.dumps(done))

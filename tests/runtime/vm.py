@@ -1,0 +1,165 @@
+"""A VM for tests: a root folder, a stand-in for systemd, and a real sessiond that can be killed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.runtime.room import build_filters
+
+from serai.runtime import cgroups
+from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError
+from serai.runtime.paths import Paths
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+UNITS = CHECKOUT / "src/serai/runtime/units"
+# The distribution's own Python, which has python3-seccomp and python3-jeepney, as in the VM.
+PYTHON = "/usr/bin/python3"
+DEADLINE = 30.0
+
+
+class Vm:
+    """One stand-in VM below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = Paths(root)
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{CHECKOUT}/src:{CHECKOUT}",
+            "SERAI_CONTROL": str(self.paths.control),
+            "TERM": "xterm",
+        }
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._prepare()
+        self.manager = subprocess.Popen(
+            [PYTHON, "tests/runtime/standin.py", root, UNITS / "bridge"],
+            cwd=CHECKOUT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+        )
+        assert self.manager.stdout is not None
+        self.cgroup = Path(self.manager.stdout.readline().decode().strip())
+
+    def _prepare(self) -> None:
+        (self.root / "etc/serai").mkdir(parents=True)
+        (self.root / "etc/passwd").write_text(
+            "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
+        )
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.paths.policy.write_text(f"[limits]\nnofile = {min(524288, most)}\n")
+        folder = self.paths.filters()
+        folder.mkdir(parents=True)
+        for name, program in zip(("baseline", "unix-block"), build_filters(), strict=True):
+            (folder / f"{name}.bpf").write_bytes(program)
+
+    def start(self, fatal: int = 0) -> None:
+        """Start sessiond; returns when it serves, or has died at fault number ``fatal``."""
+        (self.root / "faults").unlink(missing_ok=True)
+        self.daemon = subprocess.Popen(
+            [PYTHON, "tests/runtime/sessiond.py", str(self.root), str(fatal)],
+            cwd=CHECKOUT,
+            env=self.env,
+            stderr=(self.root / "sessiond.log").open("ab"),
+        )
+        wait_for(lambda: self.daemon is None or self.daemon.poll() is not None or self._serves())
+
+    def _serves(self) -> bool:
+        try:
+            Client(self.paths.control, timeout=DEADLINE).close()
+        except SeraiError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGTERM)
+        return self.daemon.wait(DEADLINE)
+
+    def client(self) -> Client:
+        return Client(self.paths.control, timeout=DEADLINE)
+
+    def call(self, method: str, **params: Any) -> Any:
+        """One call on a connection of its own."""
+        with self.client() as client:
+            return client.call(method, **params)
+
+    def sessions(self) -> dict[str, dict[str, Any]]:
+        return {each["name"]: each for each in self.call("list")["sessions"]}
+
+    def serai(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """The command, as installed but for where its modules are."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.env,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            **{"stdin": subprocess.DEVNULL, **options},
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [PYTHON, "-IS", str(self.root / "serai"), *arguments]
+
+    def install_command(self) -> None:
+        text = (UNITS / "serai").read_text()
+        assert "/usr/lib/serai/python" in text
+        (self.root / "serai").write_text(text.replace("/usr/lib/serai/python", f"{CHECKOUT}/src"))
+
+    def processes(self) -> int:
+        """How many processes there are in all sessions' cgroups."""
+        return len(cgroups.members(self.cgroup))
+
+    def close(self) -> None:
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.kill()
+        (self.root / "end").touch()
+        assert self.manager.wait(DEADLINE) == 0, "the stand-in for systemd failed"
+        if self.manager.stdout is not None:
+            self.manager.stdout.close()
+
+
+def wait_for(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Return as soon as ``condition`` holds; fail after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline} s in vain"
+        time.sleep(0.005)
+
+
+@contextmanager
+def opened() -> Iterator[Vm]:
+    """A VM without a running sessiond; all of it is gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="serai-vm-"))
+    root.chmod(0o755)
+    machine = Vm(root)
+    machine.install_command()
+    try:
+        yield machine
+    finally:
+        try:
+            machine.close()
+        finally:
+            log = root / "sessiond.log"
+            if log.exists():
+                sys.stderr.write(log.read_text())
+            shutil.rmtree(root, ignore_errors=True)
