@@ -85,6 +85,7 @@ def test_real_faults_turn_their_checks_red(
         foreign=ABSENT,
         alone=ABSENT,
         shipped=at_rest,
+        runtime=ABSENT,
         digests=ABSENT,
         foreign_disk=ABSENT,
     )

@@ -9,11 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.runtime.standin import StandIn
-
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
 from serai.runtime.server import serve
+from tests.runtime.standin import StandIn
 
 
 class Faults:

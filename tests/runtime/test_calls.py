@@ -14,6 +14,7 @@ from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from signal import SIGSYS
 
 import pytest
+
 from tests.runtime.room import Room, build_filters, make_session, make_top, open_room
 
 # group of rules, name: (errno, expression inside); BAD is an address that nothing is mapped at.

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.runtime.vm import Vm, opened, wait_for
 
 from serai.runtime.errors import SeraiError
+from tests.runtime.vm import Vm, opened, wait_for
 
 UIDS = set(range(2000, 2100))
 

@@ -15,10 +15,10 @@ from errno import EACCES, ENOENT
 from pathlib import Path
 
 import pytest
-from tests.runtime.room import Room, build_filters, make_session, make_top, open_room, reap
 
 from serai.runtime import enter, namespaces, sandbox, usher
 from serai.runtime.errors import TIMEOUT
+from tests.runtime.room import Room, build_filters, make_session, make_top, open_room, reap
 
 FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters):[ \t]*(.*)"
 

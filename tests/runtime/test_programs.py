@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
+
 from tests.runtime.room import Result, Room, make_session, make_top, open_room
 
 

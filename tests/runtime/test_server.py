@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.vm import PYTHON, Vm, opened, wait_for
 
 from serai.runtime import errors
 from serai.runtime.errors import SeraiError
 from serai.runtime.rpc import MAX_LINE
+from tests.runtime.vm import PYTHON, Vm, opened, wait_for
 
 
 @pytest.fixture(scope="module")

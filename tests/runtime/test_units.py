@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.runtime.standin import CGROUPS
 from tests.runtime.vm import CHECKOUT, PYTHON, wait_for
 

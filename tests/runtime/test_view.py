@@ -12,6 +12,8 @@ from errno import ECONNREFUSED, ENETUNREACH
 from pathlib import Path
 
 import pytest
+
+from serai.runtime import namespaces, sandbox
 from tests.runtime.room import (
     Room,
     build_filters,
@@ -20,8 +22,6 @@ from tests.runtime.room import (
     open_room,
     possible_policy,
 )
-
-from serai.runtime import namespaces, sandbox
 
 UID, OTHER_UID = 40003, 40004
 

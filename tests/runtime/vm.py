@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.runtime.room import build_filters
-
 from serai.runtime import cgroups
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
+from tests.runtime.room import build_filters
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 UNITS = CHECKOUT / "src/serai/runtime/units"

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
 
 from serai.image import build, definition, layers, plan
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
+from tests.conftest import ROOT
 
 PLAYBOOK = """
 - {name: One, hosts: all, tags: [one], roles: [first]}

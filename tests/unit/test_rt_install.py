@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
 
 from serai.runtime import install
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from pathlib import Path
 
 import pytest
-from tests.unit.bpf import run
 
 from serai.runtime.seccomp import ARCHITECTURES, CLONE_NEW, FILTERS, NEWEST
+from tests.unit.bpf import run
 
 ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 HIGH = 1 << 32
