@@ -84,6 +84,7 @@ def test_real_faults_turn_their_checks_red(
         second=ABSENT,
         foreign=ABSENT,
         alone=ABSENT,
+        runtime=ABSENT,
         shipped=at_rest,
         runtime=ABSENT,
         digests=ABSENT,

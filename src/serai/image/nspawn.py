@@ -210,7 +210,7 @@ def base(settings: Settings) -> Path:
     recipe = {"suite": SUITE, "packages": PACKAGES, "mirror": settings.mirror, "hook": _hook()}
     folder = settings.cache / "machines" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
-        with _locked(settings), console.step("machine: bootstrap"), cache.whole(folder) as made:
+        with _making(settings, folder), cache.whole(folder) as made:
             argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
             argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
             source = [settings.mirror] if settings.mirror else []
@@ -227,7 +227,7 @@ def provisioned(settings: Settings) -> Path:
         home = settings.cache / "machines" / layer.name
         folder = home / digest.of_value(recipe)[:16]
         if not folder.exists():
-            with _locked(settings), console.step(f"machine: {layer.name}"):
+            with _making(settings, folder):
                 _apply(settings, layer.name, root, folder)
             cache.prune(home, keep=2)
         root = folder / "root"
@@ -246,9 +246,12 @@ def _apply(settings: Settings, layer: str, below: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
+def _making(settings: Settings, folder: Path) -> Iterator[None]:
+    """Nobody else makes a root meanwhile, and what a killed process left half-made is gone."""
     with cache.locked(settings.cache / "machines" / ".lock"):
-        yield
+        cache.sweep(folder.parent)
+        with console.step(f"machine: {folder.parent.name}"):
+            yield
 
 
 def _hook() -> str:
