@@ -86,7 +86,6 @@ def test_real_faults_turn_their_checks_red(
         alone=ABSENT,
         runtime=ABSENT,
         shipped=at_rest,
-        runtime=ABSENT,
         digests=ABSENT,
         foreign_disk=ABSENT,
     )
