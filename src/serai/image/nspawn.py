@@ -23,7 +23,7 @@ from pathlib import Path
 
 from serai.image import cache, console, digest, layers, seed
 from serai.image.errors import BuildError
-from serai.image.run import Argument, last_lines, run, started, with_pdeathsig
+from serai.image.run import Argument, last_lines, run, run_visibly, started, with_pdeathsig
 from serai.image.settings import Settings
 
 USER = "serai-build"
@@ -99,8 +99,7 @@ class Machine:
 
     def stream(self, command: str) -> int:
         """Run a shell command on our own terminal; its exit status."""
-        entered = self.argv(["bash", "-c", f"cd /root && {command}"])
-        return subprocess.run(with_pdeathsig(entered), check=False).returncode
+        return run_visibly(self.argv(["bash", "-c", f"cd /root && {command}"]))
 
     def copy(self, paths: Sequence[Path]) -> None:
         """Copy files and folders to /root."""
