@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from serai.image import cache, console, digest, layers, seed
 from serai.image.errors import BuildError
-from serai.image.run import Argument, last_lines, run, started, with_pdeathsig
+from serai.image.run import Argument, last_lines, run, run_visibly, started, with_pdeathsig
 from serai.image.settings import Settings
 
 USER = "serai-build"
@@ -36,6 +37,7 @@ PLAYBOOK = Path("playbooks/image.yml")
 DEADLINE = 180.0  # seconds for a boot or a shutdown, which take seconds on an idle host
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_POWER_OFF = 60.0  # seconds
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In a mount namespace of its own: the build host's mounts are not touched, and go with the machine.
@@ -99,8 +101,7 @@ class Machine:
 
     def stream(self, command: str) -> int:
         """Run a shell command on our own terminal; its exit status."""
-        entered = self.argv(["bash", "-c", f"cd /root && {command}"])
-        return subprocess.run(with_pdeathsig(entered), check=False).returncode
+        return run_visibly(self.argv(["bash", "-c", f"cd /root && {command}"]))
 
     def copy(self, paths: Sequence[Path]) -> None:
         """Copy files and folders to /root."""
@@ -142,21 +143,33 @@ def booted(
     log = work / "console.log"
     hierarchy = _CGROUPS if (_CGROUPS / "cgroup.procs").exists() else _CGROUPS / "unified"
     cgroup = hierarchy / f"serai-machine-{os.getpid()}-{time.monotonic_ns()}"
+    for left in hierarchy.glob("serai-machine-*"):
+        if "populated 0" in (left / "cgroup.events").read_text():
+            _remove_cgroup(left)  # of a machine that was killed with its owner
     options = ["--quiet", "--boot", "--register=no", "--keep-unit", "--private-users=no"]
     options += ["--link-journal=no", "--capability=all"]
     options += ["--drop-capability=CAP_NET_ADMIN"] if keep_changes else ["--private-network"]
     places = [cgroup, root, "" if keep_changes else writable, disk if sessions else ""]
     start = ["sh", "-c", _START, "sh", *places, *options]
-    argv = ["unshare", "--mount", "--propagation", "private", "--", *start]
+    # A PID namespace ends with its first process: killed at once or not, we leave nothing running.
+    alone = ["--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    argv = ["unshare", *alone, "--", *start]
     environment = {
         # Without it a sandbox inside cannot mount its own /proc.
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes",
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
     }
     try:
-        with started(argv, log=log, env=environment, grace=60) as process:
-            machine = Machine(_first_process(process, log), log, process)
-            yield machine
+        with started(argv, log=log, env=environment) as process:
+            try:
+                yield Machine(_first_process(process, log), log, process)
+            finally:
+                # unshare(1) passes no signal on, and systemd-nspawn(1) powers off at SIGTERM.
+                for nspawn in _children(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(nspawn, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POWER_OFF)
     finally:
         _remove_cgroup(cgroup)
         shutil.rmtree(writable, ignore_errors=True)
@@ -167,7 +180,7 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     """PID 1 of the machine, once it has started everything; raises BuildError if it does not."""
     deadline = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < deadline:
-        for pid in _children(process.pid):
+        for pid in [first for nspawn in _children(process.pid) for first in _children(nspawn)]:
             machine = Machine(pid, log, process)
             # The first process is ours until it executes systemd: then it must not be entered.
             if _executes(pid) != "systemd":
