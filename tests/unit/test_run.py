@@ -74,6 +74,9 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/comm").read_text() != "sleep\n":  # setpriv has done its part
+        assert time.monotonic() < deadline
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
     deadline = time.monotonic() + 10

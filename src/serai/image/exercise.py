@@ -120,6 +120,15 @@ def freezing(client: Client) -> dict[str, Any]:
     }
 
 
+def limit() -> None:
+    """Give the rogue so little that an emulated machine gets to the limits in seconds.
+
+    For as long as its unit runs: without a reload, systemd does not see the drop-ins in the next.
+    """
+    limits = [f"MemoryMax={MEMORY}", "MemorySwapMax=0", f"TasksMax={TASKS}"]
+    said("systemctl", "set-property", "--runtime", UNIT, *limits)
+
+
 def bombed(client: Client) -> int:
     """Start a fork bomb; how often it was refused to fork. Where nothing limits it: not at all."""
     if not (cgroup() / "pids.max").exists():
@@ -134,8 +143,7 @@ def bombed(client: Client) -> int:
 def misbehaving(client: Client) -> dict[str, Any]:
     """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
     client.call("reopen", name=WITNESS)
-    limits = [f"MemoryMax={MEMORY}", "MemorySwapMax=0", f"TasksMax={TASKS}"]
-    said("systemctl", "set-property", "--runtime", UNIT, *limits)
+    limit()
     with Client(timeout=DEADLINE) as other:
         try:
             hog = other.exec(ROGUE, ["python3", "-c", HOG], timeout=60).status
@@ -145,6 +153,7 @@ def misbehaving(client: Client) -> dict[str, Any]:
     wait_for_state(client, "stopped", "ready", "active")
     client.call("stop", name=ROGUE)
     client.call("reopen", name=ROGUE)
+    limit()
     refused = bombed(client)
     answers.append(output(client, WITNESS, "echo", "well"))
     client.call("stop", name=ROGUE)
