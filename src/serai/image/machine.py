@@ -262,7 +262,11 @@ async def _reset(path: Path, trigger: Callable[[], None], seconds: float) -> Non
 @asynccontextmanager
 async def _connected(path: Path) -> AsyncIterator[QMPClient]:
     client = QMPClient("serai")
-    await asyncio.wait_for(client.connect(str(path)), 10)
+    try:
+        await asyncio.wait_for(client.connect(str(path)), 10)
+    except AssertionError:
+        # The library asserts its own state where QEMU ends in the middle of the greeting.
+        raise ConnectionResetError("QEMU ended while it was greeted") from None
     try:
         yield client
     finally:
