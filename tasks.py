@@ -26,7 +26,9 @@ def command(**options: Any) -> Callable[[Callable[..., int | None]], Any]:
         @functools.wraps(function)
         def guarded(*arguments: Any, **keywords: Any) -> None:
             with console.reported():
-                raise SystemExit(function(*arguments, **keywords) or 0)
+                status = function(*arguments, **keywords)
+            if status:  # 0 must return, for Invoke to go on with the next task
+                raise SystemExit(status)
 
         return task(**options)(guarded)
 

@@ -6,6 +6,7 @@ built again. Making a plan reads files and asks tools for their versions; it cha
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -86,17 +87,18 @@ def tool_versions(image: Image) -> dict[str, str]:
     """The version of every tool that a build of ``image`` uses; 'not installed' where it is not."""
     emulator = {"arm64": "qemu-system-aarch64", "amd64": "qemu-system-x86_64"}[image.arch]
     asked = {
-        "mmdebstrap": ["mmdebstrap", "--version"],
-        "mke2fs": ["mke2fs", "-V"],
-        "packer": ["packer", "version"],
-        "qemu-img": ["qemu-img", "--version"],
-        emulator: [emulator, "--version"],
+        "mmdebstrap": ("mmdebstrap", "--version"),
+        "mke2fs": ("mke2fs", "-V"),
+        "packer": ("packer", "version"),
+        "qemu-img": ("qemu-img", "--version"),
+        emulator: (emulator, "--version"),
     }
     found = {name: _version(argv) for name, argv in asked.items()}
     return {**found, "ansible-core": package_version("ansible-core"), "serai": __version__}
 
 
-def _version(argv: list[str]) -> str:
+@functools.cache
+def _version(argv: tuple[str, ...]) -> str:
     if shutil.which(argv[0]) is None:
         return "not installed"
     done = run(argv, check=False, timeout=10, env={"CHECKPOINT_DISABLE": "1"})

@@ -1,0 +1,31 @@
+"""The command line: tasks follow one another, and errors are one line and a status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+INVOKE = Path(sys.executable).with_name("invoke")
+
+
+def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [str(INVOKE), *arguments]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_task_that_succeeds_lets_the_next_one_run() -> None:
+    once, twice = invoke("images"), invoke("images", "images")
+    assert once.returncode == twice.returncode == 0
+    assert once.stdout
+    assert twice.stdout == 2 * once.stdout
+
+
+def test_an_error_is_one_line_and_ends_the_run() -> None:
+    done = invoke("plan", "--image", "nixos", "images")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("serai: there is no image 'nixos'; the images are: ")
+    assert len(done.stderr.splitlines()) == 1
