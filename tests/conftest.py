@@ -14,20 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its layer, and run the quick layers first.
-
-    With several workers (pytest-xdist) a layer stays together, for it shares what it has built, and
-    the slowest one begins first.
-    """
+    """Mark each test with its layer, and run the quick layers first."""
     order = {name: number for number, name in enumerate(LAYERS)}
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        order["image"] = -1
 
     def layer(item: pytest.Item) -> str:
         return item.path.relative_to(ROOT / "tests").parts[0]
 
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(layer(item)))
         if layer(item) != "unit":
             item.add_marker(layer(item))
     items.sort(key=lambda item: order[layer(item)])

@@ -57,10 +57,8 @@ def test(settings: Settings, layer: str) -> int:
     """Run pytest over one layer or all, and return its exit status."""
     if layer and layer not in TEST_LAYERS:
         raise BuildError(f"there is no test layer {layer!r}", hint=", ".join(TEST_LAYERS))
-    # All layers: the image layer on one worker, the others beside it, for an emulated machine keeps
-    # one processor busy and no more.
-    options = [settings.root / "tests" / layer] if layer else ["-n2", "--dist=loadgroup"]
-    return run_visibly(["pytest", "--durations=15", *options], cwd=settings.root)
+    folders = [settings.root / "tests" / layer] if layer else []
+    return run_visibly(["pytest", "--durations=15", *folders], cwd=settings.root)
 
 
 def clean(settings: Settings, *, cache: bool) -> None:
