@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from serai.image.settings import Settings
+
+# A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit
+# that (signal(7)); tests of Ctrl-C mean a program that a person started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LAYERS = ("unit", "runtime", "machine", "image")
 ROOT = Path(__file__).resolve().parents[1]
