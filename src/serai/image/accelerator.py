@@ -8,14 +8,13 @@ deadline. The answer is remembered until the host boots again or QEMU changes.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import get_args
 
-from serai.image import console
+from serai.image import cache, console
 from serai.image.definition import Arch
 from serai.image.errors import BuildError
 from serai.image.qemu import MACHINES, PROGRAMS, Accelerator, cpu
@@ -114,9 +113,7 @@ def _read(memory: Path) -> dict[str, str]:
 
 def _write(memory: Path, known: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memory.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known, indent=1) + "\n")
-    temporary.replace(memory)
+    cache.write(memory, json.dumps(known, indent=1) + "\n")
 
 
 def _firmware(arch: Arch) -> bytes:

@@ -341,12 +341,7 @@ def write(report: Report, target: Path) -> None:
         "passed": report.passed,
         "failed": report.failed,
     }
-    temporary = target.with_name(f".{target.name}.new")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=2) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(target)
+    cache.write(target, json.dumps(content, indent=2) + "\n")
 
 
 def show(report: Report) -> None:
