@@ -64,10 +64,12 @@ def _gone(pid: int) -> bool:
 
 
 def _emulator_of(parent: int) -> int:
-    """The process id of QEMU below ``parent``, 0 while there is none."""
+    """The process id of a QEMU that runs below ``parent``, 0 while there is none."""
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         try:
-            if Path(f"/proc/{child}/comm").read_text().startswith("qemu-system"):
+            # A dead one may be an orphan that this process inherited from an earlier test.
+            name = Path(f"/proc/{child}/comm").read_text()
+            if name.startswith("qemu-system") and not _gone(int(child)):
                 return int(child)
         except OSError:
             continue

@@ -19,7 +19,10 @@ _libc.syscall.restype = ctypes.c_long
 _CLONE3 = 435
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_REFER, _ACCESS_FS_REFER, _RULE_PATH_BENEATH = 2, 1 << 13, 1  # linux/landlock.h
-_KEYCTL, _SECCOMP = {"x86_64": (250, 317), "aarch64": (219, 277)}[os.uname().machine]
+_RT_SIGACTION, _KEYCTL, _SECCOMP = {
+    "x86_64": (13, 250, 317),
+    "aarch64": (134, 219, 277),
+}[os.uname().machine]
 
 # linux/sched.h
 _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x8000, 0x200000000
@@ -35,6 +38,7 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 _PTMX = os.makedev(5, 2)
 _LAST_SIGNAL = 64
+_SIGACTION_SIZE = 32  # handler, flags, restorer, mask: all zero is SIG_DFL
 
 
 def _check(result: int) -> int:
@@ -111,8 +115,11 @@ def drop_capabilities(last: int) -> None:
 
 def default_signals() -> None:
     """Give every signal its default action; what Python ignores (SIGPIPE) would outlive exec."""
+    # The system call itself: libc's wrappers refuse the two signals that it keeps for threads, which
+    # a caller may have left ignored. The kernel refuses SIGKILL and SIGSTOP.
+    action, size = ctypes.create_string_buffer(_SIGACTION_SIZE), ctypes.c_size_t(8)
     for number in range(1, _LAST_SIGNAL + 1):
-        _libc.signal(number, None)  # refused for SIGKILL, SIGSTOP and libc's own two
+        _libc.syscall(ctypes.c_long(_RT_SIGACTION), number, action, None, size)
 
 
 def confine_tracing() -> None:
