@@ -1,0 +1,1 @@
+"""The gate: egress by name, in the VM."""
