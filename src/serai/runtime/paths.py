@@ -60,6 +60,35 @@ class Paths:
     def policy(self) -> Path:
         return self.root / "etc/serai/session.toml"
 
+    @property
+    def profiles(self) -> Path:
+        """The gate's named policies."""
+        return self.root / "etc/serai/policy.d"
+
+    @property
+    def gate_settings(self) -> Path:
+        return self.root / "etc/serai/gate.toml"
+
+    @property
+    def gate_run(self) -> Path:
+        """The gate's own folder, 0700."""
+        return self.root / "run/serai-gate"
+
+    @property
+    def gate_control(self) -> Path:
+        """Where sessiond tells the gate about sessions."""
+        return self.gate_run / "control.sock"
+
+    @property
+    def gate_state(self) -> Path:
+        """What a gate that is started again takes up: a file a session."""
+        return self.gate_run / "sessions"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log as the gate sees it; it lies on the sessions disk (its unit's BindPaths)."""
+        return self.gate_run / "audit"
+
     def home(self, name: str) -> Path:
         return self.sessions / name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import fcntl
 import grp
@@ -14,6 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from serai.notify import notify
 from serai.runtime import connection, homes, methods, policy, rpc
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
@@ -183,15 +183,6 @@ async def serve(
     payloads.close()
     await sessions.close()
     os.close(held)
-
-
-def notify(state: str) -> None:
-    """Tell systemd how we are: sd_notify(3). Does nothing where nobody wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        name = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-            sock.sendto(state.encode(), name)
 
 
 def main() -> int:
