@@ -185,9 +185,12 @@ class Digests(_Facts):
 class Runtime(_Facts):
     """What ``exercise`` saw: a session that misbehaves and one that looks on.
 
-    ``capabilities`` are the five sets in hexadecimal. CPU time is in microseconds within a second,
-    ``created`` and ``thawed`` are seconds. ``hog`` is a status as a shell gives it, -1 if the
-    session ended with it; ``bomb_refused`` counts forks that the limit refused.
+    ``capabilities`` are the five sets in hexadecimal. ``busy_usec`` and ``frozen_usec`` are
+    microseconds of CPU within a second, ``created`` and ``thawed`` are seconds. ``hog`` is a status
+    as a shell gives it, -1 if the session ended with it; ``bomb_refused`` counts forks that the
+    limit refused. ``weights`` are both sessions' cpu.weight as they start; ``light_usec`` and
+    ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the other one while both
+    wanted all of it, and ``busy_seconds`` is how long the answers meanwhile took.
     """
 
     created: float
@@ -203,6 +206,13 @@ class Runtime(_Facts):
     frozen: str
     frozen_usec: int
     thawed: float
+    policy_weight: int
+    weights: list[int]
+    light_usec: int
+    heavy_usec: int
+    busy_answer: str
+    busy_sessions: list[str]  # those that the daemon told of
+    busy_seconds: float
     hog: int
     after_hog: str
     bomb_refused: int

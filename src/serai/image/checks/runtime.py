@@ -7,6 +7,7 @@ from serai.image.facts import Evidence, Runtime
 
 MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
 LEAST_BUSY = 100_000
+LEAST_RATIO = 3  # of ten: groups are balanced over the CPUs now and then only
 KILLED = 137
 
 
@@ -57,6 +58,31 @@ def _frozen(evidence: Evidence) -> Finding:
     if seen.frozen_usec > MOST_FROZEN:
         problems.append(f"it used {seen.frozen_usec} microseconds of a second")
     return Finding(problems, f"thawed in {1000 * seen.thawed:.0f} ms")
+
+
+@check("a session has the policy's CPU weight", "runtime")
+def _weight(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    wrong = [found for found in seen.weights if found != seen.policy_weight]
+    if not seen.weights:
+        raise Absent("no session's weight was read")
+    problems = [f"cpu.weight is {found}, not {seen.policy_weight}" for found in wrong]
+    return Finding(problems, f"cpu.weight {seen.policy_weight}")
+
+
+@check("where sessions compete, a light one gets less CPU, and all answer", "runtime")
+def _shared(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    light, heavy = seen.light_usec, seen.heavy_usec
+    if light <= 0 or light + heavy < LEAST_BUSY:
+        raise Absent(f"they did not compete: {light} and {heavy} microseconds")
+    told = f"{heavy / 1e6:.1f} s to {light / 1e6:.1f} s of CPU"
+    problems = [] if heavy >= LEAST_RATIO * light else [f"ten times the weight got {told}"]
+    if seen.busy_answer != "well":
+        problems.append("the busy session does not answer")
+    if set(seen.busy_sessions) != {"rogue", "witness"}:
+        problems.append(f"sessiond tells of {seen.busy_sessions} only")
+    return Finding(problems, f"{told}, answers in {seen.busy_seconds:.1f} s")
 
 
 @check("a memory hog ends in its own session alone", "runtime")
