@@ -52,11 +52,11 @@ async def serve(paths: Paths) -> None:
     audit.close()
 
 
-def main() -> int:
-    """The daemon as its unit starts it; returns the exit status."""
+def main(paths: Paths | None = None) -> int:
+    """The daemon as its unit starts it; returns the exit status. Tests give other ``paths``."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        asyncio.run(serve(Paths()))
+        asyncio.run(serve(paths or Paths()))
     except (GateError, OSError) as error:
         log.error("%s", error)
         return 1

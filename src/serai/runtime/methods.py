@@ -11,8 +11,10 @@ from typing import Any
 
 from serai.runtime import gc
 from serai.runtime.connection import Connection
+from serai.runtime.egress import Egress
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.executions import Exec, Executions, Input, Resize, Signal
+from serai.runtime.gate import Gate
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
@@ -43,6 +45,7 @@ class Create:
     name: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Collect:
 class Methods:
     """What clients can ask for."""
 
-    def __init__(self, sessions: Sessions, payloads: Payloads) -> None:
+    def __init__(self, sessions: Sessions, payloads: Payloads, gate: Gate) -> None:
         self._sessions = sessions
         self._collecting = asyncio.Lock()
         executions = Executions(sessions, payloads)
@@ -84,6 +87,7 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
+            **Egress(sessions, gate).table,
         }
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
@@ -92,7 +96,7 @@ class Methods:
         if len(p.labels) > MAX_LABELS or not short or "" in p.labels:
             limits = f"at most {MAX_LABELS} labels of {MAX_LABEL} characters, none without a name"
             raise SeraiError(f"a session has {limits}", code=INVALID_PARAMS)
-        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id))
+        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id, p.profile))
 
     async def list_all(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """Every session."""

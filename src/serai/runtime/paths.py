@@ -86,7 +86,7 @@ class Paths:
 
     @property
     def audit(self) -> Path:
-        """The audit log as the gate sees it; it lies on the sessions disk (its unit's BindPaths)."""
+        """The audit log, for the gate; its unit binds this to a folder on the sessions disk."""
         return self.gate_run / "audit"
 
     def home(self, name: str) -> Path:

@@ -17,6 +17,7 @@ from serai.notify import notify
 from serai.runtime import connection, homes, methods, policy, rpc
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
+from serai.runtime.gate import Gate
 from serai.runtime.paths import Paths
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record, Registry
@@ -170,10 +171,11 @@ async def serve(
     await supervisor.apply(rules)
     homes.prepare(paths)
     registry = Registry(paths.registry)
-    sessions = Sessions(paths, registry, supervisor, rules, fault=fault)
+    gate = Gate(paths.gate_control)
+    sessions = Sessions(paths, registry, supervisor, rules, gate, fault=fault)
     payloads = Payloads(sessions)
     await sessions.reconcile()
-    server = Server(listen(paths), methods.Methods(sessions, payloads))
+    server = Server(listen(paths), methods.Methods(sessions, payloads, gate))
     sessions.tell(server.changed)
     notify("READY=1")
     log.info("ready")
