@@ -56,7 +56,7 @@ def load(folder: Path) -> dict[str, Rules]:
         return {}
     except OSError as error:
         raise GateError(f"cannot read the profiles in {folder}: {error}") from error
-    return {DEFAULT: Rules()} | {_name(path): _profile(path) for path in files}
+    return {DEFAULT: Rules()} | {_name(path): read(path) for path in files}
 
 
 def policy(data: Mapping[str, Any]) -> Policy:
@@ -104,7 +104,8 @@ def _name(path: Path) -> str:
     return path.stem
 
 
-def _profile(path: Path) -> Rules:
+def read(path: Path) -> Rules:
+    """The profile in a file of any name. Raises GateError naming the file and the key."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
