@@ -55,6 +55,7 @@ class Vm:
 
     def _prepare(self) -> None:
         (self.root / "etc/serai").mkdir(parents=True)
+        self.paths.audit.mkdir(parents=True)
         (self.root / "etc/passwd").write_text(
             "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
         )

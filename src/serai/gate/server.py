@@ -31,7 +31,6 @@ async def serve(paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     rules = settings.load(paths.gate_settings)
-    paths.audit.mkdir(mode=0o700, parents=True, exist_ok=True)
     audit = Log(paths.audit, rules.audit.file_size, rules.audit.files)
     with ThreadPoolExecutor(LOOKUPS, "lookup") as executor:
         gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
