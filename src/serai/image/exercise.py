@@ -7,9 +7,11 @@ prints. One session misbehaves, the other one looks on.
 
 from __future__ import annotations
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,69 @@ def looks(client: Client) -> dict[str, Any]:
         "own": output(client, WITNESS, "cat", f"/sessions/{WITNESS}/open"),
         "reached": output(client, ROGUE, "bash", "-c", f"{REACH} 2>&-"),
     }  # fmt: skip
+
+
+# Inside: TCP, UDP and a look-up past the gate; which sockets can be seen; a request through the
+# gate to argv[1], whose status and body end the answer.
+LEAVE = """
+import errno, http.client, json, os, socket, sys
+from stat import S_ISSOCK
+def is_socket(path):
+    return os.path.exists(path) and S_ISSOCK(os.stat(path).st_mode)
+def tried(action):
+    try:
+        action()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, type(error).__name__)
+    return "it works"
+def tcp():
+    socket.create_connection(("192.0.2.1", 80), 5)
+def udp():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+past = [tried(tcp), tried(udp), tried(lambda: socket.getaddrinfo("example.com", 80))]
+own = [f"/run/serai/gate/{name}.sock" for name in ("http", "socks")]
+there = {os.path.join(d, name) for d, _, files in os.walk("/run") for name in files}
+seen = sorted(filter(is_socket, {*there, *own}))
+gate = http.client.HTTPConnection("127.0.0.1", 3128, timeout=60)
+gate.request("GET", sys.argv[1])
+answer = gate.getresponse()
+print(json.dumps([past, seen, answer.status, answer.read().decode()]))
+"""
+
+
+class Origin(http.server.BaseHTTPRequestHandler):
+    """A server of the machine's own, which a session reaches only where it is allowed to."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"origin")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+def leaving(client: Client) -> dict[str, Any]:
+    """Past the gate, through it without a rule, and through it with one."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        ask = ("python3", "-c", LEAVE, f"http://{place}/")
+        past, sockets, denied, why = json.loads(output(client, WITNESS, *ask))
+        client.call("policy.allow", name=WITNESS, rules=[place])
+        *_, allowed, body = json.loads(output(client, WITNESS, *ask))
+        server.shutdown()
+    entries = client.call("audit", session=WITNESS)["entries"]
+    return {
+        "past_gate": past,
+        "sockets": sockets,
+        "denied": denied,
+        "denial": why,
+        "allowed": allowed,
+        "origin": body,
+        "decisions": [each["allowed"] for each in entries if each["event"] == "decision"],
+        "audit_whole": client.call("audit.verify")["ok"],
+    }
 
 
 def freezing(client: Client) -> dict[str, Any]:
@@ -262,7 +327,7 @@ def main() -> None:
         for name in (ROGUE, WITNESS):
             client.call("create", name=name)
         found = {"created": round((time.monotonic() - begin) / 2, 3)}
-        for part in (looks, freezing, sharing, misbehaving, put_away):
+        for part in (looks, leaving, freezing, sharing, misbehaving, put_away):
             found.update(part(client))
     print(json.dumps({**found, "same_daemon": daemon() == pid != 0}))
 

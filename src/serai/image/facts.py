@@ -202,6 +202,14 @@ class Runtime(_Facts):
     sessions: str  # what is below /sessions inside
     own: str  # what the other session reads of its own file
     reached: str  # what this one reads of it
+    past_gate: list[str]  # what TCP, UDP and a look-up fail with that do not use the gate
+    sockets: list[str]  # those that can be found inside
+    denied: int  # status of a request that no rule allows
+    denial: str
+    allowed: int  # status of the same one with a rule
+    origin: str
+    decisions: list[bool]  # which of the two the audit log says were allowed
+    audit_whole: bool
     busy_usec: int
     frozen: str
     frozen_usec: int

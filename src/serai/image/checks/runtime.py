@@ -9,6 +9,8 @@ MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
 LEAST_BUSY = 100_000
 LEAST_RATIO = 3  # of ten: groups are balanced over the CPUs now and then only
 KILLED = 137
+OK, DENIED = 200, 403
+OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
 
 
 def _runtime(evidence: Evidence) -> Runtime:
@@ -47,6 +49,33 @@ def _apart(evidence: Evidence) -> Finding:
     if seen.sessions != "rogue":
         problems.append(f"it sees {seen.sessions!r} below /sessions")
     return Finding(problems, "only its own home is there")
+
+
+@check("a session has no way out past the gate", "runtime")
+def _closed(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    tcp, udp, lookup = seen.past_gate
+    problems = [f"TCP: {tcp}"] if tcp != "ENETUNREACH" else []
+    problems += [f"UDP: {udp}"] if udp != "ENETUNREACH" else []
+    problems += ["a name is resolved"] if lookup == "it works" else []
+    if seen.sockets != OWN_SOCKETS:
+        problems.append(f"it sees {', '.join(seen.sockets) or 'no socket'}")
+    return Finding(problems, "no route, no DNS, two sockets of its own")
+
+
+@check("the gate denies what no rule allows, in words, and notes it down", "runtime")
+def _gate(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [f"without a rule: status {seen.denied}"] if seen.denied != DENIED else []
+    if "serai policy allow witness" not in seen.denial:
+        problems.append("it does not say what to ask for")
+    if (seen.allowed, seen.origin) != (OK, "origin"):
+        problems.append(f"with a rule: status {seen.allowed}, {seen.origin!r}")
+    if seen.decisions != [False, True]:
+        problems.append(f"the audit log has {seen.decisions}")
+    if not seen.audit_whole:
+        problems.append("the audit log is not whole")
+    return Finding(problems, "denied, allowed by a rule, both noted down")
 
 
 @check("the session switched away from is frozen and uses no CPU", "runtime")
