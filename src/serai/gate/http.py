@@ -207,7 +207,7 @@ class _Exchange:
             if await self._response(body):
                 await self._switch()
                 return False
-            whole = body.done() and body.exception() is None
+            whole = _whole(body)
         finally:
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
@@ -295,7 +295,7 @@ class _Exchange:
                 if switch:
                     return True
             elif isinstance(event, h11.Response):
-                await self._begin(event, early=not body.done())
+                await self._begin(event, early=not _whole(body))
             elif isinstance(event, h11.EndOfMessage):
                 await self._answer(h11.EndOfMessage())
                 return False
@@ -323,6 +323,10 @@ class _Exchange:
         self._traffic.sent += len(sent)
         self._traffic.received += len(received)
         await relay(self._client, self._line.sock, self._traffic)
+
+
+def _whole(body: asyncio.Future[None]) -> bool:
+    return body.done() and not body.cancelled() and body.exception() is None
 
 
 def _without_hops(
