@@ -56,7 +56,15 @@ class Gated:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [*self._prefix, PYTHON, "-X", "dev", "-c", CODE, str(self.paths.root)],
+                [
+                    *self._prefix,
+                    PYTHON,
+                    "-W",
+                    "always::ResourceWarning",
+                    "-c",
+                    CODE,
+                    str(self.paths.root),
+                ],
                 cwd=CHECKOUT,
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{CHECKOUT}/src"},
                 stdin=subprocess.DEVNULL,

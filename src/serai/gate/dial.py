@@ -10,6 +10,7 @@ import asyncio
 import errno
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -120,7 +121,10 @@ async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> No
 def unreachable(error: OSError, what: str) -> Unreachable:
     """A failure to connect, in our words."""
     kind = _KINDS.get(error.errno or 0, Unreachable.FAILED)
-    return Unreachable(kind, f"{what}: {error.strerror or error}")
+    # asyncio puts words of its own into strerror; gaierror's numbers are not errno's.
+    known = error.errno and not isinstance(error, socket.gaierror)
+    text = os.strerror(error.errno or 0) if known else str(error)
+    return Unreachable(kind, f"{what}: {text}")
 
 
 def _family(address: Address) -> int:
