@@ -34,21 +34,28 @@ async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
     """What ``work`` returns. Raises asyncio.TimeoutError after ``limit`` seconds.
 
     Before Python 3.12 asyncio.wait_for loses a cancellation that comes in the same turn as the
-    result, and a connection that is to be cut would go on.
+    result, and a connection that is to be cut would go on. Nor does this make a task: there are
+    several of these in each request, and a task costs more than all else about them. Where both the
+    limit and a cancellation come in one turn of the loop this is a timeout.
     """
-    task = asyncio.ensure_future(work)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+    late = False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = loop.call_later(limit, expire)
     try:
-        await asyncio.wait({task}, timeout=limit)
-        if not task.done():
-            raise asyncio.TimeoutError
+        return await work
+    except asyncio.CancelledError:
+        if late:
+            raise asyncio.TimeoutError from None
+        raise
     finally:
-        if not task.done():
-            # Until it has let go of its descriptors these must not be closed and used again.
-            task.cancel()
-            await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-    return task.result()
+        timer.cancel()
 
 
 async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic) -> None:
@@ -126,10 +133,8 @@ async def _carry(
 
 
 def _gone(client: socket.socket) -> bool:
-    """Whether a client has not only said all but cannot be answered either.
-
-    The bridge's socat closes its Unix socket altogether when its own client resets the connection
-    (unix(7) knows no reset); a client that merely closes it leaves half open.
+    """Whether a client has not only said all but cannot be answered either, as when the bridge's
+    socat is killed. One that goes on listening leaves its Unix socket half open.
     """
     poll = select.poll()
     poll.register(client, 0)
