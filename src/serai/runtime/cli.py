@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import command
+from serai.runtime import cli_folders, command
 from serai.runtime.client import Client
 from serai.runtime.errors import GONE, SeraiError
 
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep-free", type=float, metavar="PERCENT", help="remove more until so much is free"
     )
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    cli_folders.add_to(add)
     return top
 
 
@@ -68,6 +69,8 @@ def main(arguments: list[str]) -> int:
         return _shell(options.name)
     try:
         with Client(Path(command.control())) as client:
+            if options.command in cli_folders.COMMANDS:
+                return cli_folders.run(client, options)
             method, params, show = _call(options)
             result = client.call(method, **params)
     except SeraiError as error:
@@ -142,7 +145,12 @@ def _show_list(result: dict[str, Any]) -> None:
 def _show_one(session: dict[str, Any]) -> None:
     labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
     for key, value in {**session, "labels": labels}.items():
-        if key.endswith("_at"):
+        if key == "folders":
+            for each in value:
+                mode = "rw" if each["writable"] else "ro"
+                state = each["problem"] or each["mount"] or "not mounted"
+                print(f"{each['role']}: {each['path']} ({mode}, {state})")
+        elif key.endswith("_at"):
             print(f"{key.removesuffix('_at')}: {_when(value)}")
         elif value not in (None, ""):
             print(f"{key}: {value}")

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.runtime import gc
+from serai.runtime import gc, hints, roles
+from serai.runtime.attachments import Attachment
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.executions import Exec, Executions, Input, Resize, Signal
@@ -18,10 +19,13 @@ from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import State
+from serai.runtime.transfers import Transfer, Transfers
 
 Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 MAX_LABELS = 64
 MAX_LABEL = 1024
+DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
+"""The methods whose requests come with descriptors."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,35 @@ class Collect:
     dry_run: bool = False
 
 
+@dataclass(frozen=True)
+class Attach:
+    """``path`` is absolute. ``writable`` null: as is usual for the role. ``kind``: auto, idmap or
+    bindfs."""
+
+    name: str
+    role: str
+    path: str
+    writable: bool | None = None
+    host_path: str = ""
+    kind: str = "auto"
+
+
+@dataclass(frozen=True)
+class Detach:
+    """Which role's folder."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Hints:
+    """``format``: json or prompt."""
+
+    name: str
+    format: str = "json"
+
+
 class Methods:
     """What clients can ask for."""
 
@@ -69,6 +102,7 @@ class Methods:
         self._sessions = sessions
         self._collecting = asyncio.Lock()
         executions = Executions(sessions, payloads)
+        transfers = Transfers(sessions, payloads, executions)
         self.table: dict[str, tuple[type, Handler]] = {
             "create": (Create, self.create),
             "list": (Nothing, self.list_all),
@@ -84,6 +118,12 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
+            "put": (Transfer, transfers.put),
+            "get": (Transfer, transfers.get),
+            "ls": (Transfer, transfers.ls),
+            "attach": (Attach, self.attach),
+            "detach": (Detach, self.detach),
+            "hints": (Hints, self.hints),
         }
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
@@ -121,6 +161,27 @@ class Methods:
     async def remove(self, _c: Connection, _r: Request, p: Name) -> Any:
         """End a session for good; its data is deleted in the background."""
         return self._shown(await self._sessions.remove(p.name))
+
+    async def attach(self, _c: Connection, _r: Request, p: Attach) -> Any:
+        """Attach a folder of the VM to a session."""
+        writable = roles.find(p.role).writable if p.writable is None else p.writable
+        new = Attachment(p.role, p.path, writable, p.host_path, p.kind)
+        return self._shown(await self._sessions.attach(p.name, new))
+
+    async def detach(self, _c: Connection, _r: Request, p: Detach) -> Any:
+        """Take a folder away from a session."""
+        return self._shown(await self._sessions.detach(p.name, p.role))
+
+    async def hints(self, _c: Connection, _r: Request, p: Hints) -> Any:
+        """Where a session's folders are, for an agent."""
+        if p.format not in ("json", "prompt"):
+            raise SeraiError("format is one of json, prompt", code=INVALID_PARAMS)
+        record = self._sessions.registry.get(p.name)
+        found = self._sessions.folders.hints(record, self._sessions.running(record))
+        if p.format == "json":
+            return found
+        own = self._sessions.paths.hints
+        return {"prompt": hints.prompt(found, own if own.exists() else hints.TEMPLATE)}
 
     async def subscribe(self, c: Connection, _r: Request, _p: Nothing) -> Any:
         """From now on send session.changed and session.removed to this connection."""
@@ -163,7 +224,12 @@ class Methods:
         return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
 
     def _shown(self, record: Record) -> dict[str, Any]:
-        return {**shown(record), "home": str(self._sessions.paths.home(record.name))}
+        running = self._sessions.running(record)
+        return {
+            **shown(record),
+            "home": str(self._sessions.paths.home(record.name)),
+            "folders": self._sessions.folders.shown(record, running),
+        }
 
 
 def shown(record: Record) -> dict[str, Any]:

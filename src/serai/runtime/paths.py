@@ -60,6 +60,11 @@ class Paths:
     def policy(self) -> Path:
         return self.root / "etc/serai/session.toml"
 
+    @property
+    def hints(self) -> Path:
+        """A product's own template for what agents are told about their folders."""
+        return self.root / "etc/serai/hints.j2"
+
     def home(self, name: str) -> Path:
         return self.sessions / name
 

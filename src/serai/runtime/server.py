@@ -89,7 +89,7 @@ class Server:
             client.send(rpc.error(request.id, problem))
             return
         self._pending[client] = self._pending.get(client, 0) + 1
-        if request.method == "exec":
+        if request.method in methods.DESCRIPTORS:
             taken = tuple(client.take_descriptors())
             request = dataclasses.replace(request, descriptors=taken)
         task = asyncio.get_running_loop().create_task(self._answer(client, request))

@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from serai.runtime import homes, names, publish
+from serai.runtime.attachments import Attachment
 from serai.runtime.errors import WRONG_STATE, SeraiError
+from serai.runtime.folders import Folders
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
 from serai.runtime.registry import FIRST_UID, Record, Registry
@@ -50,7 +52,9 @@ class Sessions:
         self._supervisor = supervisor
         self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
-        self._steps = Steps(paths, policy, supervisor, self._main_ended)
+        self.folders = Folders(paths, policy, supervisor)
+        started = self.folders.bring_back
+        self._steps = Steps(paths, policy, supervisor, self._main_ended, started)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,6 +117,24 @@ class Sessions:
                 await self._go_all(goals)
             return self._current(wanted.uid)
 
+    async def attach(self, name: str, new: Attachment) -> Record:
+        """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.attach(record, self._steps.running(record.uid), new)
+            return record
+
+    async def detach(self, name: str, role: str) -> Record:
+        """Take a folder away from a session. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.detach(record, self._steps.running(record.uid), role)
+            return record
+
+    def running(self, record: Record) -> Running | None:
+        """The unit of a session, if it runs and can be entered."""
+        return self._steps.running(record.uid)
+
     def enterable(self, name: str) -> tuple[Record, Running]:
         """A session that payloads can be run in now. Raises SeraiError for any other."""
         record = self.registry.get(name)
@@ -133,6 +155,7 @@ class Sessions:
         records = self.registry.all()
         users = {each.uid: each.name for each in records if each.state != State.REMOVING}
         self._steps.set_users(users)
+        self.folders.keep(set(users))
         publish.prune(self.paths, set(users.values()))
         units = await self._supervisor.running()
         for stranger in units.keys() - set(users.values()):
@@ -164,6 +187,7 @@ class Sessions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._steps.let_go()
+        self.folders.close()
         self.registry.close()
 
     def _take_in_homes(self) -> None:
@@ -310,6 +334,12 @@ class Sessions:
             if state is State.REMOVING:
                 self._steps.drop_user(uid)
                 self._delete_later(uid)
+
+    def _attachable(self, name: str) -> Record:
+        record = self.registry.get(name)
+        if record.state is State.CREATING or record.goal is not None:
+            raise SeraiError(f"session {name} is just changing", "try again", WRONG_STATE)
+        return record
 
     def _current(self, uid: int) -> Record:
         record = self.registry.by_uid(uid)
