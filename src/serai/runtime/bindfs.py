@@ -40,7 +40,9 @@ def command(source: str, owner: tuple[int, int], uid: int, *, writable: bool) ->
         *("--clearenv", "--setenv", "PATH", "/usr/bin:/usr/sbin", "--chdir", "/"),
         *("--cap-drop", "ALL", *_each("--cap-add", [f"CAP_{name}" for name in CAPABILITIES])),
         *("--", "bindfs", "-f", f"--map={user}/{uid}:@{group}/@{uid}"),
-        *("-o", ",".join(["nosuid", "nodev", "fsname=serai", *read_only]), SOURCE, TARGET),
+        # big_writes: libfuse 2, which bindfs is built with, else writes pages of 4 KiB one by one.
+        *("-o", ",".join(["big_writes", "nosuid", "nodev", "fsname=serai", *read_only])),
+        *(SOURCE, TARGET),
     ]
 
 

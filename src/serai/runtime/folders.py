@@ -61,10 +61,12 @@ class Folders:
                 "make another session for another one",
                 CONFLICT,
             )
-        await mounts.in_child(partial(mounts.probe, new.path))
-        if running is not None and role.folder in self._seen(record, running):
-            if new == before:
-                return
+        there = running is not None and role.folder in self._seen(record, running)
+        if there and new == before:
+            return
+        if running is None or there:
+            await mounts.in_child(partial(mounts.probe, new.path))
+        if running is not None and there:
             await self._take_out(record, running, new.role)
         self._book.put(record.uid, new)
         try:

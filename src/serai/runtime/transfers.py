@@ -7,7 +7,7 @@ sends, or by ``exec.input`` and ``exec.output``.
 from __future__ import annotations
 
 import contextlib
-import json
+import marshal
 import os
 import subprocess
 import sys
@@ -141,7 +141,7 @@ class Transfers:
         self._count += 1
         source, target, *confirm = ends.theirs
         # The plan holds no descriptor's number that the process does not have under that number.
-        plan = transfer.Plan(**{**vars(plan), "confirm": confirm[0] if confirm else -1})
+        plan = plan._replace(confirm=confirm[0] if confirm else -1)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", transfer.__file__, plan.encode()],
             stdin=source,
@@ -173,8 +173,8 @@ def _ends(operation: str, given: list[int]) -> Ends:
 
 def _problem(report: int) -> SeraiError:
     text = os.pread(report, 65536, 0)
-    with contextlib.suppress(ValueError, TypeError):
-        message, hint, code = json.loads(text)
+    with contextlib.suppress(ValueError, TypeError, EOFError):
+        message, hint, code = marshal.loads(text)  # noqa: S302  # from our own program
         return SeraiError(message, hint, code)
     lines = text.decode(errors="replace").strip().splitlines()
     return SeraiError(f"the transfer failed: {lines[-1] if lines else 'cut off'}", code=FAILED)
