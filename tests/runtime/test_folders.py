@@ -22,16 +22,8 @@ KINDS = ("idmap", "bindfs")
 @pytest.fixture(scope="module")
 def vm() -> Iterator[Vm]:
     with opened() as machine:
-        with machine.paths.policy.open("a") as policy:
-            policy.write(f'attachable = ["{machine.root}/share"]\n')
-        text = machine.paths.policy.read_text()
-        machine.paths.policy.write_text("\n".join(sorted(text.splitlines(), key=is_table)))
         machine.start()
         yield machine
-
-
-def is_table(line: str) -> bool:
-    return not line.startswith("attachable")
 
 
 @pytest.fixture

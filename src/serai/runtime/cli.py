@@ -145,7 +145,9 @@ def _show_list(result: dict[str, Any]) -> None:
 def _show_one(session: dict[str, Any]) -> None:
     labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
     for key, value in {**session, "labels": labels}.items():
-        if key == "folders":
+        if key == "quota":
+            print(f"quota: {_used(value) if value else 'none is kept'}")
+        elif key == "folders":
             for each in value:
                 mode = "rw" if each["writable"] else "ro"
                 state = each["problem"] or each["mount"] or "not mounted"
@@ -154,6 +156,12 @@ def _show_one(session: dict[str, Any]) -> None:
             print(f"{key.removesuffix('_at')}: {_when(value)}")
         elif value not in (None, ""):
             print(f"{key}: {value}")
+
+
+def _used(quota: dict[str, int]) -> str:
+    limit = quota["bytes_limit"] >> 20
+    of = f" of {limit} MiB" if limit else ""
+    return f"{quota['bytes'] >> 20} MiB{of}, {quota['files']} files"
 
 
 def _show_actions(result: dict[str, Any]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.runtime import gc, hints, roles
+from serai.runtime import gc, hints, quota, roles
 from serai.runtime.attachments import Attachment
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
@@ -202,6 +201,11 @@ class Methods:
                 done += await self._make_room(p.keep_free, p.dry_run)
             return {"actions": done}
 
+    async def make_room(self, keep_free: float) -> None:
+        """Remove archived sessions until ``keep_free`` percent of the sessions disk is free."""
+        async with self._collecting:
+            await self._make_room(keep_free, dry_run=False)
+
     async def _collect(self, action: gc.Action, dry_run: bool) -> dict[str, str]:
         if not dry_run:
             archive = action.goal is State.ARCHIVED
@@ -220,15 +224,16 @@ class Methods:
         return done
 
     def _free(self) -> float:
-        disk = os.statvfs(self._sessions.paths.sessions)
-        return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
+        return quota.free(self._sessions.paths.sessions)
 
     def _shown(self, record: Record) -> dict[str, Any]:
         running = self._sessions.running(record)
+        used = quota.usage(self._sessions.paths.sessions, record.uid)
         return {
             **shown(record),
             "home": str(self._sessions.paths.home(record.name)),
             "folders": self._sessions.folders.shown(record, running),
+            "quota": used and vars(used),
         }
 
 

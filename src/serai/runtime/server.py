@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from serai.runtime import connection, homes, methods, policy, rpc
+from serai.runtime import connection, homes, methods, policy, quota, rpc, watch
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
 from serai.runtime.paths import Paths
@@ -43,7 +43,11 @@ class Server:
 
     def changed(self, event: str, record: Record) -> None:
         """Tell every subscriber."""
-        line = rpc.notification(event, methods.shown(record))
+        self.announce(event, methods.shown(record))
+
+    def announce(self, event: str, params: dict[str, Any]) -> None:
+        """Tell every subscriber of what concerns no single session."""
+        line = rpc.notification(event, params)
         for client in [each for each in self._clients if each.subscribed]:
             client.send(line)
 
@@ -173,8 +177,17 @@ async def serve(
     sessions = Sessions(paths, registry, supervisor, rules, fault=fault)
     payloads = Payloads(sessions)
     await sessions.reconcile()
-    server = Server(listen(paths), methods.Methods(sessions, payloads))
+    handlers = methods.Methods(sessions, payloads)
+    server = Server(listen(paths), handlers)
     sessions.tell(server.changed)
+    sessions.keep(
+        watch.disk(
+            rules.disk,
+            lambda: quota.free(paths.sessions),
+            server.announce,
+            lambda: handlers.make_room(rules.disk.act_free),
+        )
+    )
     notify("READY=1")
     log.info("ready")
     await stop.wait()

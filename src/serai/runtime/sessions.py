@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
-from serai.runtime import homes, names, publish
+from serai.runtime import homes, names, publish, quota
 from serai.runtime.attachments import Attachment
 from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.folders import Folders
@@ -53,8 +53,7 @@ class Sessions:
         self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
         self.folders = Folders(paths, policy, supervisor)
-        started = self.folders.bring_back
-        self._steps = Steps(paths, policy, supervisor, self._main_ended, started)
+        self._steps = Steps(paths, policy, supervisor, self._main_ended, self._started)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -294,6 +293,14 @@ class Sessions:
         if states[failed.uid] is State.REMOVING:
             await self._steps.do(Step.MOVE_HOME_AWAY, failed)
         self._arrive(states)
+
+    async def _started(self, record: Record, running: Running) -> None:
+        """Before a session counts as running: its share of the disk, and its folders."""
+        try:
+            quota.limit(self.paths.sessions, record.uid, self.policy.disk)
+        except OSError as error:
+            log.error("session %s has no quota: %s", record.name, error)
+        await self.folders.bring_back(record, running)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         self.keep(self._unit_ended(uid, running))
