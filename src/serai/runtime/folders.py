@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,10 +30,13 @@ KINDS = ("auto", "idmap", "bindfs")
 class Folders:
     """What is attached to every session. The caller lets one operation on a session at a time."""
 
-    def __init__(self, paths: Paths, policy: Policy, supervisor: Supervisor) -> None:
+    def __init__(
+        self, paths: Paths, policy: Policy, supervisor: Supervisor, fault: Callable[[str], None]
+    ) -> None:
         self._paths = paths
         self._policy = policy
         self._supervisor = supervisor
+        self._fault = fault
         self._book = Attachments(paths.registry)
         self._problems: dict[tuple[int, str], str] = {}
 
@@ -68,7 +72,9 @@ class Folders:
             await mounts.in_child(partial(mounts.probe, new.path))
         if running is not None and there:
             await self._take_out(record, running, new.role)
+        self._fault("attach:journal")
         self._book.put(record.uid, new)
+        self._fault("attach:mount")
         try:
             if running is not None:
                 await self._mount(record, running, new)
@@ -80,6 +86,7 @@ class Folders:
                     await self._mount(record, running, before)
             raise
         finally:
+            self._fault("attach:tell")
             self.tell(record, running)
 
     async def detach(self, record: Record, running: Running | None, role: str) -> None:
@@ -96,6 +103,7 @@ class Folders:
                 f"{folder} is not where it was mounted: the session has moved it",
                 f"'serai stop {record.name}', then detach",
             )
+        self._fault("detach:forget")
         self._problems.pop((record.uid, role), None)
         if roles.find(role).changeable:
             self._book.drop(record.uid, role)
@@ -162,7 +170,9 @@ class Folders:
         empty.mkdir(mode=0o700, exist_ok=True)
         program = bindfs.program(it.path, record.uid, str(empty), writable=it.writable)
         await self._supervisor.stop_folder(record.name, it.role)
+        self._fault("mount:serve")
         server = await self._supervisor.start_folder(record.name, it.role, program)
+        self._fault("mount:served")
         try:
             work = partial(
                 mounts.by_bindfs, server, bindfs.TARGET, sandbox, folder, writable=it.writable
@@ -175,8 +185,10 @@ class Folders:
     async def _take_out(self, record: Record, running: Running, role: str) -> None:
         folder = roles.find(role).folder
         kind = self._seen(record, running)[folder].kind
+        self._fault("unmount:take-out")
         await mounts.in_child(partial(mounts.take_out, self._sandbox(record, running), folder))
         if kind == "bindfs":
+            self._fault("unmount:unserve")
             await self._supervisor.stop_folder(record.name, role)
 
     def _restore(self, record: Record, role: str, before: Attachment | None) -> None:

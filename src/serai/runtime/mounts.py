@@ -28,6 +28,7 @@ _MOVE_EMPTY_PATHS = 0x4 | 0x40
 _RDONLY, _NOSUID, _NODEV, _IDMAP = 0x1, 0x2, 0x4, 0x100000
 _MS_PRIVATE, _MS_REC = 1 << 18, 1 << 14
 _UMOUNT_NOFOLLOW = 8
+_PR_SET_PDEATHSIG = 1
 _NEW_NAMESPACE, _NEW_USER = 0x20000, 0x10000000
 DEADLINE = 10.0
 FUSE = "fuse.bindfs"
@@ -264,6 +265,8 @@ def _fork(work: Callable[[], None], report: int) -> int:
 
 def _child(work: Callable[[], None], report: int) -> None:
     try:
+        # What the daemon's next life finds must not change any more.
+        _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
         work()
     except SeraiError as error:
         _report(report, type(error).__name__, error.message, error.hint, error.code)

@@ -52,7 +52,7 @@ class Sessions:
         self._supervisor = supervisor
         self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
-        self.folders = Folders(paths, policy, supervisor)
+        self.folders = Folders(paths, policy, supervisor, fault)
         self._steps = Steps(paths, policy, supervisor, self._main_ended, self._started)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
