@@ -453,3 +453,22 @@ def test_hints_are_inside_and_change_with_the_folders(vm: Vm, name: str, share: 
     assert told()["uploads"]["writable"] is False
     vm.call("detach", name=name, role="workdir")
     assert "workdir" not in told()
+
+
+def test_the_prompt_can_be_a_products_own(vm: Vm, name: str, share: Path) -> None:
+    vm.call("attach", name=name, role="workdir", path=str(share), host_path="/Users/ann/work")
+    shown = vm.serai("hints", name, "--format", "prompt")
+    assert '"/Users/ann/work"' in shown.stdout, shown
+    vm.paths.hints.write_text("{{ session }} has {{ roles | length }} roles")
+    assert vm.serai("hints", name, "--format", "prompt").stdout == f"{name} has 7 roles\n"
+    vm.paths.hints.unlink()
+    assert json.loads(vm.serai("hints", name).stdout)["session"] == name
+
+
+def test_the_commands(vm: Vm, name: str, share: Path) -> None:
+    assert vm.serai("attach", name, "uploads", str(share), "--rw").returncode == 0
+    assert f"uploads: {share} (rw, idmap)" in vm.serai("show", name).stdout
+    refused = vm.serai("attach", name, "outputs", "/etc")
+    assert refused.returncode == 1 and "may not be attached" in refused.stderr
+    assert vm.serai("detach", name, "uploads").returncode == 0
+    assert "uploads:" not in vm.serai("show", name).stdout

@@ -68,8 +68,10 @@ def encode(hints: Mapping[str, Any]) -> bytes:
 
 def prompt(hints: Mapping[str, Any], template: Path = TEMPLATE) -> str:
     """The fragment that ``template`` makes of the hints. Raises SeraiError if it can't."""
-    import jinja2  # noqa: PLC0415  # costs 40 ms and some megabytes; few ask for it
-
+    try:
+        import jinja2  # noqa: PLC0415  # costs 40 ms and some megabytes; few ask for it
+    except ImportError:
+        raise SeraiError("the prompt takes Jinja2", "install python3-jinja2") from None
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701  # text for a model, no HTML
@@ -81,5 +83,5 @@ def prompt(hints: Mapping[str, Any], template: Path = TEMPLATE) -> str:
     environment.filters["quoted"] = json.dumps
     try:
         return environment.from_string(template.read_text("utf-8")).render(hints)
-    except (OSError, jinja2.TemplateError) as error:
+    except Exception as error:  # a template is code, and fails as code does
         raise SeraiError(f"the template {template} cannot be used: {error}") from error
