@@ -472,3 +472,18 @@ def test_the_commands(vm: Vm, name: str, share: Path) -> None:
     assert refused.returncode == 1 and "may not be attached" in refused.stderr
     assert vm.serai("detach", name, "uploads").returncode == 0
     assert "uploads:" not in vm.serai("show", name).stdout
+
+
+def test_a_folder_of_roots_gives_no_rights_of_roots(vm: Vm, name: str, share: Path) -> None:
+    os.chown(share, 0, 0)
+    (share / "given").chmod(0o600)  # OWNER's, and the folder is root's
+    vm.call("attach", name=name, role="outputs", path=str(share))
+    with vm.client() as client:
+        client.put(name, "outputs", "new", b"new")
+        with pytest.raises(SeraiError, match="Permission denied"):
+            client.get(name, "outputs", "given")
+    assert (share / "new").stat().st_uid == 0
+    done = sh(
+        vm, name, "cp /bin/true mnt/outputs/t; chmod 4755 mnt/outputs/t; cat mnt/outputs/given"
+    )
+    assert b"Permission denied" in done.stderr
