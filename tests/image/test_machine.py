@@ -185,9 +185,11 @@ def test_boot_runs_a_command_with_files(
     folder = tmp_path / "a folder"
     folder.mkdir()
     (folder / "file").write_text("carried\n")
-    command = "cat '/root/a folder/file'; id -un; echo aside >&2; exit 7"
+    # sessiond comes up beside ssh, but the command finds a boot that has finished.
+    ready = "serai list >/dev/null && systemctl is-system-running"
+    command = f"cat '/root/a folder/file'; id -un; {ready}; echo aside >&2; exit 7"
     assert boot(settings, image, disk, run=command, copy=[folder], bus="virtio") == 7
     said = capfd.readouterr()
-    assert said.out.endswith("carried\nroot\n")
+    assert said.out.endswith("carried\nroot\nrunning\n")
     assert said.err.endswith("aside\n")
     assert sha256(disk.read_bytes()).digest() == before

@@ -114,7 +114,7 @@ WRONG_VALUES: list[Any] = [
     "../x",
 ]
 METHODS = {
-    "create": ("name", "labels", "request_id"),
+    "create": ("name", "labels", "request_id", "profile"),
     "list": (),
     "show": ("name",),
     "switch": ("name", "keep_running"),
@@ -128,8 +128,18 @@ METHODS = {
     "exec.signal": ("exec", "signal"),
     "exec.input": ("exec", "data", "eof"),
     "exec.resize": ("exec", "rows", "columns"),
+    "policy.show": ("name",),
+    "policy.set": ("name", "profile", "allow", "deny", "cut"),
+    "policy.allow": ("name", "rules", "cut"),
+    "policy.deny": ("name", "rules", "cut"),
+    "policy.explain": ("name", "target"),
+    "audit": ("after", "limit", "session"),
+    "audit.verify": (),
 }
-VALID = {"name": "bystander", "argv": ["true"], "exec": "1", "signal": "TERM", "dry_run": True}
+VALID = {
+    **{"name": "bystander", "argv": ["true"], "exec": "1", "signal": "TERM", "dry_run": True},
+    **{"rules": ["example.com"], "target": "example.com"},
+}
 
 
 def ask(data: bytes) -> dict[str, Any] | None:
@@ -194,7 +204,8 @@ def bad_input() -> dict[str, Any]:
 def sound(method: str, key: str, value: Any) -> bool:
     """Whether this value, odd as it is, is allowed there."""
     optional = {
-        "create": ("name", "request_id"),
+        "create": ("name", "request_id", "profile"),
+        "audit": ("after", "session"),
         "exec": ("timeout",),
         "gc": ("keep_days", "keep_free"),
     }
@@ -202,9 +213,11 @@ def sound(method: str, key: str, value: Any) -> bool:
         return key in optional.get(method, ())
     if key in ("labels", "env"):
         return isinstance(value, dict) and not value
-    if key == "request_id":
+    if key in ("allow", "deny", "rules") and isinstance(value, list):
+        return not value
+    if key == "request_id" or (method, key) == ("audit", "session"):
         return isinstance(value, str)
-    return value is True and key in ("keep_running", "dry_run", "tty", "detach", "eof")
+    return value is True and key in ("keep_running", "dry_run", "tty", "detach", "eof", "cut")
 
 
 def harmless(method: str, params: Any) -> bool:
@@ -212,7 +225,8 @@ def harmless(method: str, params: Any) -> bool:
     if not params:
         return True
     values = params.values() if isinstance(params, dict) else ()
-    return method in ("gc", "exec", "exec.resize") and 1 in values and "unknown" not in params
+    numbers = ("gc", "exec", "exec.resize", "audit")
+    return method in numbers and 1 in values and "unknown" not in params
 
 
 def hang_ups() -> dict[str, Any]:

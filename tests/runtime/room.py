@@ -205,5 +205,6 @@ def find_init(process: subprocess.Popen[bytes]) -> int:
 
 def listening(pid: int) -> set[int]:
     """The TCP ports that are listened on in a process's network namespace; proc_net_tcp."""
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table.splitlines()[1:]]
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}

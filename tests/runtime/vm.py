@@ -50,9 +50,12 @@ class Vm:
         )
         assert self.manager.stdout is not None
         self.cgroup = Path(self.manager.stdout.readline().decode().strip())
+        self.gate: subprocess.Popen[bytes] | None = None
+        self.start_gate()
 
     def _prepare(self) -> None:
         (self.root / "etc/serai").mkdir(parents=True)
+        self.paths.audit.mkdir(parents=True)
         (self.root / "etc/passwd").write_text(
             "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
         )
@@ -78,6 +81,23 @@ class Vm:
             stderr=(self.root / "sessiond.log").open("ab"),
         )
         wait_for(lambda: self.daemon is None or self.daemon.poll() is not None or self._serves())
+
+    def start_gate(self) -> None:
+        """Start the gate; sessiond waits for it."""
+        code = "import sys\nfrom pathlib import Path\nfrom serai.gate import server\n"
+        code += "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
+        self.gate = subprocess.Popen(
+            [PYTHON, "-c", code, str(self.root)],
+            cwd=CHECKOUT,
+            env=self.env,
+            stderr=(self.root / "gate.log").open("ab"),
+        )
+
+    def kill_gate(self) -> None:
+        """kill -9."""
+        assert self.gate is not None
+        self.gate.kill()
+        self.gate.wait()
 
     def _serves(self) -> bool:
         try:
@@ -136,6 +156,7 @@ class Vm:
     def close(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:
             self.kill()
+        self.kill_gate()
         (self.root / "end").touch()
         assert self.manager.wait(DEADLINE) == 0, "the stand-in for systemd failed"
         if self.manager.stdout is not None:
@@ -163,7 +184,7 @@ def opened() -> Iterator[Vm]:
         try:
             machine.close()
         finally:
-            log = root / "sessiond.log"
-            if log.exists():
-                sys.stderr.write(log.read_text())
+            for log in (root / "sessiond.log", root / "gate.log"):
+                if log.exists():
+                    sys.stderr.write(log.read_text())
             shutil.rmtree(root, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The one exception of the gate that reaches a person."""
+"""What can go wrong, for a person and for a session."""
 
 from __future__ import annotations
 
@@ -16,3 +16,28 @@ class GateError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}; {self.hint.rstrip('.')}" if self.hint else self.message
+
+
+class Denied(Exception):  # noqa: N818  # a decision, not a fault
+    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(f"{reason} ({rule})")
+        self.rule = rule
+        self.reason = reason
+
+
+class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
+    """An allowed connection cannot be made. ``kind`` is one of the constants below."""
+
+    REFUSED, NO_ROUTE, NO_ADDRESS, TIMEOUT, FAILED = (
+        "refused",
+        "no route",
+        "no address",
+        "timeout",
+        "failed",
+    )
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind

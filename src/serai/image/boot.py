@@ -14,8 +14,11 @@ from serai.image import console
 from serai.image.definition import Image, Size
 from serai.image.errors import BuildError
 from serai.image.machine import Machine, booted
+from serai.image.probe import WHOLE_BOOT
 from serai.image.qemu import Bus
 from serai.image.settings import Settings
+
+_ANSWER = 60.0  # seconds that ssh itself may take
 
 
 def boot(
@@ -32,6 +35,7 @@ def boot(
 ) -> int:
     """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
 
+    ``run`` starts when the boot has finished, as services (sessiond's too) come up beside ssh.
     Returns the command's exit status, or 0. Nothing that the guest writes is kept. Raises
     BuildError when the guest does not come up or a file cannot be copied.
     """
@@ -54,6 +58,7 @@ def boot(
         if copy:
             machine.ssh.copy(copy, "/root")
         if run is not None:
+            _finish_boot(machine)
             return machine.ssh.stream(run)
         _tell(machine)
         try:
@@ -61,6 +66,15 @@ def boot(
         except KeyboardInterrupt:
             console.say("switching it off")
         return 0
+
+
+def _finish_boot(machine: Machine) -> None:
+    """Wait until systemd has no job left, however the boot went; systemctl(1)."""
+    # timeout(1), because a command that ssh leaves behind goes on in the guest.
+    wait = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
+    state = machine.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout.strip()
+    if state != "running":
+        console.warn(f"{machine.guest.name} is {state or 'still starting'}")
 
 
 def _tell(machine: Machine) -> None:

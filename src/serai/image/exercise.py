@@ -7,9 +7,11 @@ prints. One session misbehaves, the other one looks on.
 
 from __future__ import annotations
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,18 @@ sys.path.insert(0, "/usr/lib/serai/python")
 
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
+from serai.runtime.paths import Paths
+from serai.runtime.policy import load
 
 ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
 MEMORY, TASKS = 96 << 20, 64
 DEADLINE = 120.0
 PACE = 1.0  # seconds for which the use of CPU is watched
+LIGHT = 10  # the rogue's CPUWeight while both sessions want every CPU
+LOOPS = 3  # busy loops in each: more than there are CPUs
+WINDOW = 5.0  # seconds for which they compete at least
+BUSY = ["sh", "-c", "while :; do :; done"]
 
 REACH = f"""
 ln -s /sessions/{WITNESS}/open link; ln /sessions/{WITNESS}/open hard
@@ -46,25 +54,40 @@ def daemon() -> int:
     return int(said("systemctl", "show", "-P", "MainPID", "serai-sessiond.service") or 0)
 
 
-def cgroup() -> Path:
-    """The rogue's cgroup; cgroup v2."""
-    return Path("/sys/fs/cgroup" + said("systemctl", "show", "-P", "ControlGroup", UNIT))
+def cgroup(name: str = ROGUE) -> Path:
+    """The cgroup of a session that runs; cgroup v2."""
+    unit = f"serai-session@{name}.service"
+    return Path("/sys/fs/cgroup" + said("systemctl", "show", "-P", "ControlGroup", unit))
 
 
-def counted(file: str, key: str) -> int:
-    """A number of one of the cgroup's files of keys and values; 0 if it is not there."""
+def counted(file: Path, key: str) -> int:
+    """A number of one of a cgroup's files of keys and values; 0 if it is not there."""
     try:
-        lines = (cgroup() / file).read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return 0
     return int(dict(line.split() for line in lines).get(key, 0))
 
 
+def usage(folder: Path) -> int:
+    """Microseconds of CPU that a cgroup and those below it have used."""
+    return counted(folder / "cpu.stat", "usage_usec")
+
+
+def weight(folder: Path) -> int:
+    """The cgroup's cpu.weight; 0 if the controller is not enabled there."""
+    try:
+        return int((folder / "cpu.weight").read_text())
+    except OSError:
+        return 0
+
+
 def used() -> int:
-    """Microseconds of CPU that the rogue uses in a while; cgroup v2, cpu.stat."""
-    before = counted("cpu.stat", "usage_usec")
+    """Microseconds of CPU that the rogue uses in a while."""
+    folder = cgroup()
+    before = usage(folder)
     time.sleep(PACE)
-    return counted("cpu.stat", "usage_usec") - before
+    return usage(folder) - before
 
 
 def wait_for_state(client: Client, *states: str) -> str:
@@ -100,11 +123,73 @@ def looks(client: Client) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# Inside: TCP, UDP and a look-up past the gate; which sockets can be seen; a request through the
+# gate to argv[1], whose status and body end the answer.
+LEAVE = """
+import errno, http.client, json, os, socket, sys
+from stat import S_ISSOCK
+def is_socket(path):
+    return os.path.exists(path) and S_ISSOCK(os.stat(path).st_mode)
+def tried(action):
+    try:
+        action()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, type(error).__name__)
+    return "it works"
+def tcp():
+    socket.create_connection(("192.0.2.1", 80), 5)
+def udp():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+past = [tried(tcp), tried(udp), tried(lambda: socket.getaddrinfo("example.com", 80))]
+own = [f"/run/serai/gate/{name}.sock" for name in ("http", "socks")]
+there = {os.path.join(d, name) for d, _, files in os.walk("/run") for name in files}
+seen = sorted(filter(is_socket, {*there, *own}))
+gate = http.client.HTTPConnection("127.0.0.1", 3128, timeout=60)
+gate.request("GET", sys.argv[1])
+answer = gate.getresponse()
+print(json.dumps([past, seen, answer.status, answer.read().decode()]))
+"""
+
+
+class Origin(http.server.BaseHTTPRequestHandler):
+    """A server of the machine's own, which a session reaches only where it is allowed to."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"origin")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+def leaving(client: Client) -> dict[str, Any]:
+    """Past the gate, through it without a rule, and through it with one."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        ask = ("python3", "-c", LEAVE, f"http://{place}/")
+        past, sockets, denied, why = json.loads(output(client, WITNESS, *ask))
+        client.call("policy.allow", name=WITNESS, rules=[place])
+        *_, allowed, body = json.loads(output(client, WITNESS, *ask))
+        server.shutdown()
+    entries = client.call("audit", session=WITNESS)["entries"]
+    return {
+        "past_gate": past,
+        "sockets": sockets,
+        "denied": denied,
+        "denial": why,
+        "allowed": allowed,
+        "origin": body,
+        "decisions": [each["allowed"] for each in entries if each["event"] == "decision"],
+        "audit_whole": client.call("audit.verify")["ok"],
+    }
+
+
 def freezing(client: Client) -> dict[str, Any]:
     """A session that is busy, frozen by a switch, and thawed."""
     client.call("switch", name=ROGUE)
-    busy = ["sh", "-c", "while :; do :; done"]
-    client.call("exec", name=ROGUE, argv=busy, stdio="null", detach=True)
+    client.call("exec", name=ROGUE, argv=BUSY, stdio="null", detach=True)
     running = used()
     client.call("switch", name=WITNESS)
     state = client.call("show", name=ROGUE)["state"]
@@ -118,6 +203,55 @@ def freezing(client: Client) -> dict[str, Any]:
         "frozen_usec": frozen,
         "thawed": round(thawed, 3),
     }
+
+
+def sharing(client: Client) -> dict[str, Any]:
+    """Both sessions want every CPU, and the rogue has a fraction of the other one's weight."""
+    client.call("reopen", name=WITNESS)
+    folders = (cgroup(ROGUE), cgroup(WITNESS))
+    policy = load(Paths().policy).resources.cpu_weight
+    weights = [weight(folder) for folder in folders]
+    weigh(LIGHT)
+    for name in (ROGUE, WITNESS):
+        for _ in range(LOOPS):
+            client.call("exec", name=name, argv=BUSY, stdio="null", detach=True)
+    before = [usage(folder) for folder in folders]
+    answer, known, seconds = asked_while_busy(client)
+    spent = [usage(folder) - start for folder, start in zip(folders, before, strict=True)]
+    for folder in folders:
+        end_detached(folder)
+    # What follows is to be judged with the weight that every session has.
+    weigh(policy)
+    return {
+        "policy_weight": policy,
+        "weights": weights,
+        "light_usec": spent[0],
+        "heavy_usec": spent[1],
+        "busy_answer": answer,
+        "busy_sessions": known,
+        "busy_seconds": seconds,
+    }
+
+
+def asked_while_busy(client: Client) -> tuple[str, list[str], float]:
+    """What a busy session and the daemon answer, and the seconds that it took; lasts a while."""
+    begin = time.monotonic()
+    answer = said("serai", "exec", WITNESS, "--timeout", "60", "--", "echo", "well")
+    known = [str(each["name"]) for each in client.call("list")["sessions"]]
+    seconds = time.monotonic() - begin
+    time.sleep(max(0.0, WINDOW - seconds))
+    return answer, known, round(seconds, 3)
+
+
+def weigh(share: int) -> None:
+    """Give the rogue this CPUWeight; systemd.resource-control(5)."""
+    said("systemctl", "set-property", "--runtime", UNIT, f"CPUWeight={share}")
+
+
+def end_detached(folder: Path) -> None:
+    """Kill the detached payloads of a session; cgroup v2, cgroup.kill."""
+    for payload in folder.glob("detached-*"):
+        (payload / "cgroup.kill").write_text("1")
 
 
 def limit() -> None:
@@ -135,14 +269,13 @@ def bombed(client: Client) -> int:
         return 0
     client.call("exec", name=ROGUE, argv=["bash", "-c", BOMB], stdio="null", detach=True)
     end = time.monotonic() + 20
-    while not (refused := counted("pids.events", "max")) and time.monotonic() < end:
+    while not (refused := counted(cgroup() / "pids.events", "max")) and time.monotonic() < end:
         time.sleep(0.2)
     return refused
 
 
 def misbehaving(client: Client) -> dict[str, Any]:
     """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
-    client.call("reopen", name=WITNESS)
     limit()
     with Client(timeout=DEADLINE) as other:
         try:
@@ -194,7 +327,7 @@ def main() -> None:
         for name in (ROGUE, WITNESS):
             client.call("create", name=name)
         found = {"created": round((time.monotonic() - begin) / 2, 3)}
-        for part in (looks, freezing, misbehaving, put_away):
+        for part in (looks, leaving, freezing, sharing, misbehaving, put_away):
             found.update(part(client))
     print(json.dumps({**found, "same_daemon": daemon() == pid != 0}))
 

@@ -185,9 +185,12 @@ class Digests(_Facts):
 class Runtime(_Facts):
     """What ``exercise`` saw: a session that misbehaves and one that looks on.
 
-    ``capabilities`` are the five sets in hexadecimal. CPU time is in microseconds within a second,
-    ``created`` and ``thawed`` are seconds. ``hog`` is a status as a shell gives it, -1 if the
-    session ended with it; ``bomb_refused`` counts forks that the limit refused.
+    ``capabilities`` are the five sets in hexadecimal. ``busy_usec`` and ``frozen_usec`` are
+    microseconds of CPU within a second, ``created`` and ``thawed`` are seconds. ``hog`` is a status
+    as a shell gives it, -1 if the session ended with it; ``bomb_refused`` counts forks that the
+    limit refused. ``weights`` are both sessions' cpu.weight as they start; ``light_usec`` and
+    ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the other one while both
+    wanted all of it, and ``busy_seconds`` is how long the answers meanwhile took.
     """
 
     created: float
@@ -199,10 +202,25 @@ class Runtime(_Facts):
     sessions: str  # what is below /sessions inside
     own: str  # what the other session reads of its own file
     reached: str  # what this one reads of it
+    past_gate: list[str]  # what TCP, UDP and a look-up fail with that do not use the gate
+    sockets: list[str]  # those that can be found inside
+    denied: int  # status of a request that no rule allows
+    denial: str
+    allowed: int  # status of the same one with a rule
+    origin: str
+    decisions: list[bool]  # which of the two the audit log says were allowed
+    audit_whole: bool
     busy_usec: int
     frozen: str
     frozen_usec: int
     thawed: float
+    policy_weight: int
+    weights: list[int]
+    light_usec: int
+    heavy_usec: int
+    busy_answer: str
+    busy_sessions: list[str]  # those that the daemon told of
+    busy_seconds: float
     hog: int
     after_hog: str
     bomb_refused: int

@@ -223,7 +223,7 @@ def base(settings: Settings) -> Path:
     recipe = {"suite": SUITE, "packages": PACKAGES, "mirror": settings.mirror, "hook": _hook()}
     folder = settings.cache / "machines" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
-        with _making(settings, folder), cache.whole(folder) as made:
+        with making(settings, folder), cache.whole(folder) as made:
             argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
             argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
             source = [settings.mirror] if settings.mirror else []
@@ -240,7 +240,7 @@ def provisioned(settings: Settings) -> Path:
         home = settings.cache / "machines" / layer.name
         folder = home / digest.of_value(recipe)[:16]
         if not folder.exists():
-            with _making(settings, folder):
+            with making(settings, folder):
                 _apply(settings, layer.name, root, folder)
             cache.prune(home, keep=2)
         root = folder / "root"
@@ -259,8 +259,8 @@ def _apply(settings: Settings, layer: str, below: Path, target: Path) -> None:
 
 
 @contextmanager
-def _making(settings: Settings, folder: Path) -> Iterator[None]:
-    """Nobody else makes a root meanwhile, and what a killed process left half-made is gone."""
+def making(settings: Settings, folder: Path) -> Iterator[None]:
+    """Nobody else makes a root meanwhile; what a killed process left half-made is gone."""
     with cache.locked(settings.cache / "machines" / ".lock"):
         cache.sweep(folder.parent)
         with console.step(f"machine: {folder.parent.name}"):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import cli_folders, command
+from serai.runtime import cli_folders, command, egress_cli
 from serai.runtime.client import Client
 from serai.runtime.errors import GONE, SeraiError
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     create = add("create", "make a session, start it, and print its name", named=False)
     create.add_argument("name", metavar="NAME", nargs="?", help="default: one is made up")
     create.add_argument("--label", metavar="K=V", action="append", default=[], type=_label)
+    create.add_argument("--profile", metavar="P", help="the gate's policy for it")
     create.add_argument("--request-id", metavar="ID", help="given again: the same session again")
     add("list", "list the sessions", named=False)
     add("show", "show a session")
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     switch.add_argument("--keep-running", action="store_true", help="do not freeze that one")
     for name, text in SIMPLE.items():
         add(name, text)
+    egress_cli.add_parsers(commands)
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
     gc.add_argument(
@@ -69,9 +71,11 @@ def main(arguments: list[str]) -> int:
         return _shell(options.name)
     try:
         with Client(Path(command.control())) as client:
-            if options.command in cli_folders.COMMANDS:
-                return cli_folders.run(client, options)
-            method, params, show = _call(options)
+            if options.command in {"audit", *cli_folders.COMMANDS}:
+                run = egress_cli.audit if options.command == "audit" else cli_folders.run
+                return run(client, options)
+            policy = options.command == "policy"
+            method, params, show = (egress_cli.policy_call if policy else _call)(options)
             result = client.call(method, **params)
     except SeraiError as error:
         print(f"serai: {error}", file=sys.stderr)
@@ -95,6 +99,7 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
         params = {
             "name": options.name,
             "labels": dict(options.label),
+            "profile": options.profile,
             "request_id": options.request_id or uuid.uuid4().hex,
         }
         return "create", params, lambda session: print(session["name"])

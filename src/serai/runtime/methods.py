@@ -8,17 +8,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.runtime import gc, hints, quota, roles
-from serai.runtime.attachments import Attachment
+from serai.runtime import gc, quota
 from serai.runtime.connection import Connection
+from serai.runtime.egress import Egress
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.executions import Exec, Executions, Input, Resize, Signal
+from serai.runtime.folder_methods import FolderMethods
+from serai.runtime.gate import Gate
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import State
-from serai.runtime.transfers import Transfer, Transfers
+from serai.runtime.transfers import Transfers
 
 Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 MAX_LABELS = 64
@@ -46,6 +48,7 @@ class Create:
     name: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,43 +68,13 @@ class Collect:
     dry_run: bool = False
 
 
-@dataclass(frozen=True)
-class Attach:
-    """``path`` is absolute. ``writable`` null: as is usual for the role. ``kind``: auto, idmap or
-    bindfs."""
-
-    name: str
-    role: str
-    path: str
-    writable: bool | None = None
-    host_path: str = ""
-    kind: str = "auto"
-
-
-@dataclass(frozen=True)
-class Detach:
-    """Which role's folder."""
-
-    name: str
-    role: str
-
-
-@dataclass(frozen=True)
-class Hints:
-    """``format``: json or prompt."""
-
-    name: str
-    format: str = "json"
-
-
 class Methods:
     """What clients can ask for."""
 
-    def __init__(self, sessions: Sessions, payloads: Payloads) -> None:
+    def __init__(self, sessions: Sessions, payloads: Payloads, gate: Gate) -> None:
         self._sessions = sessions
         self._collecting = asyncio.Lock()
         executions = Executions(sessions, payloads)
-        transfers = Transfers(sessions, payloads, executions)
         self.table: dict[str, tuple[type, Handler]] = {
             "create": (Create, self.create),
             "list": (Nothing, self.list_all),
@@ -117,12 +90,9 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
-            "put": (Transfer, transfers.put),
-            "get": (Transfer, transfers.get),
-            "ls": (Transfer, transfers.ls),
-            "attach": (Attach, self.attach),
-            "detach": (Detach, self.detach),
-            "hints": (Hints, self.hints),
+            **Transfers(sessions, payloads, executions).table,
+            **FolderMethods(sessions, self._shown).table,
+            **Egress(sessions, gate).table,
         }
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
@@ -131,7 +101,7 @@ class Methods:
         if len(p.labels) > MAX_LABELS or not short or "" in p.labels:
             limits = f"at most {MAX_LABELS} labels of {MAX_LABEL} characters, none without a name"
             raise SeraiError(f"a session has {limits}", code=INVALID_PARAMS)
-        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id))
+        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id, p.profile))
 
     async def list_all(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """Every session."""
@@ -160,27 +130,6 @@ class Methods:
     async def remove(self, _c: Connection, _r: Request, p: Name) -> Any:
         """End a session for good; its data is deleted in the background."""
         return self._shown(await self._sessions.remove(p.name))
-
-    async def attach(self, _c: Connection, _r: Request, p: Attach) -> Any:
-        """Attach a folder of the VM to a session."""
-        writable = roles.find(p.role).writable if p.writable is None else p.writable
-        new = Attachment(p.role, p.path, writable, p.host_path, p.kind)
-        return self._shown(await self._sessions.attach(p.name, new))
-
-    async def detach(self, _c: Connection, _r: Request, p: Detach) -> Any:
-        """Take a folder away from a session."""
-        return self._shown(await self._sessions.detach(p.name, p.role))
-
-    async def hints(self, _c: Connection, _r: Request, p: Hints) -> Any:
-        """Where a session's folders are, for an agent."""
-        if p.format not in ("json", "prompt"):
-            raise SeraiError("format is one of json, prompt", code=INVALID_PARAMS)
-        record = self._sessions.registry.get(p.name)
-        found = self._sessions.folders.hints(record, self._sessions.running(record))
-        if p.format == "json":
-            return found
-        own = self._sessions.paths.hints
-        return {"prompt": hints.prompt(found, own if own.exists() else hints.TEMPLATE)}
 
     async def subscribe(self, c: Connection, _r: Request, _p: Nothing) -> Any:
         """From now on send session.changed and session.removed to this connection."""

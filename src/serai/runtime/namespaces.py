@@ -120,8 +120,8 @@ def empty_capabilities() -> None:
 
 def default_signals() -> None:
     """Give every signal its default action; what Python ignores (SIGPIPE) would outlive exec."""
-    # The system call itself: libc's wrappers refuse the two signals that it keeps for threads, which
-    # a caller may have left ignored. The kernel refuses SIGKILL and SIGSTOP.
+    # The system call itself: libc's wrappers refuse the two signals that it keeps for threads,
+    # which a caller may have left ignored. The kernel refuses SIGKILL and SIGSTOP.
     action, size = ctypes.create_string_buffer(_SIGACTION_SIZE), ctypes.c_size_t(8)
     for number in range(1, _LAST_SIGNAL + 1):
         _libc.syscall(ctypes.c_long(_RT_SIGACTION), number, action, None, size)

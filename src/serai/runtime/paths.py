@@ -65,6 +65,35 @@ class Paths:
         """A product's own template for what agents are told about their folders."""
         return self.root / "etc/serai/hints.j2"
 
+    @property
+    def profiles(self) -> Path:
+        """The gate's named policies."""
+        return self.root / "etc/serai/policy.d"
+
+    @property
+    def gate_settings(self) -> Path:
+        return self.root / "etc/serai/gate.toml"
+
+    @property
+    def gate_run(self) -> Path:
+        """The gate's own folder, 0700."""
+        return self.root / "run/serai-gate"
+
+    @property
+    def gate_control(self) -> Path:
+        """Where sessiond tells the gate about sessions."""
+        return self.gate_run / "control.sock"
+
+    @property
+    def gate_state(self) -> Path:
+        """What a gate that is started again takes up: a file a session."""
+        return self.gate_run / "sessions"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log, for the gate; its unit binds this to a folder on the sessions disk."""
+        return self.gate_run / "audit"
+
     def home(self, name: str) -> Path:
         return self.sessions / name
 

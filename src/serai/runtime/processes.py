@@ -15,15 +15,15 @@ _LISTEN = "0A"
 
 
 def listening(table: str) -> set[int]:
-    """The TCP ports listened on, from /proc/PID/net/tcp (proc(5))."""
+    """The TCP ports listened on, from /proc/PID/net/tcp or tcp6 (proc(5))."""
     rows = (line.split() for line in table.splitlines()[1:])
     return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == _LISTEN}
 
 
 def sockets(sockstat: str) -> int:
-    """How many TCP sockets are in use in a network namespace, from /proc/PID/net/sockstat."""
+    """How many TCP sockets are in use, from /proc/PID/net/sockstat or sockstat6."""
     for line in sockstat.splitlines():
-        if line.startswith("TCP: inuse "):
+        if line.startswith(("TCP: inuse ", "TCP6: inuse ")):
             return int(line.split()[2])
     return 0
 
@@ -105,6 +105,9 @@ def _resolve(future: asyncio.Future[None]) -> None:
 def _listens(init: int) -> bool:
     # The table of connections takes milliseconds to read, however short it is: the kernel goes
     # through all of its hash buckets. So the number of sockets is looked at first.
-    if sockets(Path(f"/proc/{init}/net/sockstat").read_text()) < len(BRIDGE_PORTS):
-        return False
-    return listening(Path(f"/proc/{init}/net/tcp").read_text()) >= BRIDGE_PORTS
+    return any(
+        sockets(Path(f"/proc/{init}/net/sockstat{family}").read_text()) >= len(BRIDGE_PORTS)
+        and listening(Path(f"/proc/{init}/net/tcp{family}").read_text()) >= BRIDGE_PORTS
+        for family in ("6", "")
+        if Path(f"/proc/{init}/net/tcp{family}").exists()
+    )

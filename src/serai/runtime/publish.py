@@ -35,7 +35,14 @@ def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
     _folder(folder / "hints", 0o755)
     arguments = sandbox.arguments(policy, description(paths, name, uid))
     users.replace(folder / "args", sandbox.encode(arguments))
-    # The gate owns the folder and makes the sockets; of all users only the session may pass.
+    gate_folder(paths, name, uid)
+
+
+def gate_folder(paths: Paths, name: str, uid: int) -> None:
+    """The folder of a session's two sockets.
+
+    The gate owns it and makes the sockets; of all users only the session may pass.
+    """
     gate = paths.gate(name)
     _folder(gate, 0o710)
     os.chown(gate, _gate_uid(), uid)

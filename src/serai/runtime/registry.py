@@ -14,8 +14,9 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.states import State
@@ -23,7 +24,7 @@ from serai.runtime.states import State
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
 UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REQUEST_LIFETIME = 7 * 86400.0
 
 SCHEMA = """
@@ -36,7 +37,8 @@ CREATE TABLE sessions (
     labels TEXT NOT NULL,
     created_at REAL NOT NULL,
     changed_at REAL NOT NULL,
-    used_at REAL NOT NULL
+    used_at REAL NOT NULL,
+    policy TEXT NOT NULL DEFAULT '{}'
 );
 -- A name is free again as soon as its data has been moved away to be deleted.
 CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
@@ -50,7 +52,10 @@ CREATE TABLE requests (
 
 @dataclass(frozen=True)
 class Record:
-    """A session's row. Times are seconds since the epoch; the GID is the UID."""
+    """A session's row. Times are seconds since the epoch; the GID is the UID.
+
+    ``policy`` is the gate's: a profile, and rules of the session's own.
+    """
 
     uid: int
     name: str
@@ -60,6 +65,7 @@ class Record:
     created_at: float
     changed_at: float
     used_at: float
+    policy: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Registry:
@@ -81,7 +87,11 @@ class Registry:
                 for statement in SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (FIRST_UID,))
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version == 1:
+                self._db.execute(
+                    "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'"
+                )
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._db.close()
@@ -92,6 +102,7 @@ class Registry:
         labels: Mapping[str, str],
         now: float,
         request: tuple[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> tuple[Record, bool]:
         """A new session in state creating with the goal ready, and True.
 
@@ -108,7 +119,8 @@ class Registry:
             if self._one("name = ? AND state != 'removing'", name) is not None:
                 raise SeraiError(f"there is a session {name} already", code=EXISTS)
             uid = self._take_uid()
-            new = Record(uid, name, State.CREATING, State.READY, labels, now, now, now)
+            goal = State.READY
+            new = Record(uid, name, State.CREATING, goal, labels, now, now, now, policy or {})
             self._insert(new)
             if request is not None:
                 self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
@@ -145,6 +157,13 @@ class Registry:
                     "UPDATE sessions SET state = ?, goal = NULL, changed_at = ? WHERE uid = ?",
                     (state.value, now, uid),
                 )
+
+    def set_policy(self, uid: int, policy: Mapping[str, Any]) -> None:
+        """Note what a session may reach."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE sessions SET policy = ? WHERE uid = ?", (json.dumps(dict(policy)), uid)
+            )
 
     def touch(self, uid: int, now: float) -> None:
         """Note that a session was used."""
@@ -209,8 +228,8 @@ class Registry:
         goal, labels = new.goal and new.goal.value, json.dumps(dict(new.labels))
         times = (new.created_at, new.changed_at, new.used_at)
         self._db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (new.uid, new.name, new.state.value, goal, labels, *times),
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (new.uid, new.name, new.state.value, goal, labels, *times, json.dumps(new.policy)),
         )
 
     def _name_was_used(self, name: str) -> bool:
@@ -239,7 +258,11 @@ class Registry:
             ) from error
 
 
-def _record(row: tuple[int, str, str, str | None, str, float, float, float]) -> Record:
-    uid, name, state, goal, labels, created, changed, used = row
+def _record(row: tuple[int, str, str, str | None, str, float, float, float, str]) -> Record:
+    uid, name, state, goal, labels, *times, policy = row
     goal_state = None if goal is None else State(goal)
-    return Record(uid, name, State(state), goal_state, json.loads(labels), created, changed, used)
+    created, changed, used = times
+    return Record(
+        *(uid, name, State(state), goal_state, json.loads(labels)),
+        *(created, changed, used, json.loads(policy)),
+    )

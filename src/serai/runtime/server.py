@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import fcntl
 import grp
@@ -14,9 +13,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from serai.notify import notify
 from serai.runtime import connection, homes, methods, policy, quota, rpc, watch
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
+from serai.runtime.gate import Gate
 from serai.runtime.paths import Paths
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record, Registry
@@ -174,10 +175,11 @@ async def serve(
     await supervisor.apply(rules)
     homes.prepare(paths)
     registry = Registry(paths.registry)
-    sessions = Sessions(paths, registry, supervisor, rules, fault=fault)
+    gate = Gate(paths.gate_control)
+    sessions = Sessions(paths, registry, supervisor, rules, gate, fault=fault)
     payloads = Payloads(sessions)
     await sessions.reconcile()
-    handlers = methods.Methods(sessions, payloads)
+    handlers = methods.Methods(sessions, payloads, gate)
     server = Server(listen(paths), handlers)
     sessions.tell(server.changed)
     sessions.keep(
@@ -196,15 +198,6 @@ async def serve(
     payloads.close()
     await sessions.close()
     os.close(held)
-
-
-def notify(state: str) -> None:
-    """Tell systemd how we are: sd_notify(3). Does nothing where nobody wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        name = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-            sock.sendto(state.encode(), name)
 
 
 def main() -> int:

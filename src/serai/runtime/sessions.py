@@ -19,6 +19,7 @@ from serai.runtime import homes, names, publish, quota
 from serai.runtime.attachments import Attachment
 from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.folders import Folders
+from serai.runtime.gate import Gate
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
 from serai.runtime.registry import FIRST_UID, Record, Registry
@@ -43,6 +44,7 @@ class Sessions:
         registry: Registry,
         supervisor: Supervisor,
         policy: Policy,
+        gate: Gate,
         *,
         fault: Callable[[str], None] = no_fault,
     ) -> None:
@@ -52,20 +54,33 @@ class Sessions:
         self._supervisor = supervisor
         self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
+        self._gate = gate
         self.folders = Folders(paths, policy, supervisor, fault)
-        self._steps = Steps(paths, policy, supervisor, self._main_ended, self._started)
+        self._steps = Steps(
+            paths, policy, supervisor, gate, ended=self._main_ended, started=self._started
+        )
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deletions: set[asyncio.Task[None]] = set()
 
     async def create(
-        self, name: str | None, labels: Mapping[str, str], request_id: str | None = None
+        self,
+        name: str | None,
+        labels: Mapping[str, str],
+        request_id: str | None = None,
+        profile: str | None = None,
     ) -> Record:
-        """Make a session and start it. The same ``request_id`` again returns the same session."""
+        """Make a session and start it. The same ``request_id`` again returns the same session.
+
+        ``profile`` is the gate's policy for it; without one it is ``default``.
+        """
+        egress = {} if profile is None else {"profile": profile}
+        if egress:
+            await self._gate.call("check", policy=egress)
         if name is not None:
             names.check(name, names.system_names(self.paths.root / "etc"))
-        fingerprint = json.dumps([name, dict(labels)], sort_keys=True)
+        fingerprint = json.dumps([name, dict(labels), profile], sort_keys=True)
         request = None if request_id is None else (request_id, fingerprint)
         self._fault("create:journal")
         record, _ = self.registry.add(
@@ -73,6 +88,7 @@ class Sessions:
             labels,
             time.time(),
             request,
+            egress,
         )
         async with self._locked(record.uid):
             record = self._current(record.uid)
@@ -160,6 +176,7 @@ class Sessions:
         for stranger in units.keys() - set(users.values()):
             await self._supervisor.stop(stranger)
         switching = [each for each in records if each.goal is State.ACTIVE]
+        await self._tell_gate([each for each in records if each.name in units])
         for record in records:
             main = units.get(record.name) if record.uid in users else None
             try:
@@ -188,6 +205,19 @@ class Sessions:
         self._steps.let_go()
         self.folders.close()
         self.registry.close()
+
+    async def _tell_gate(self, running: list[Record]) -> None:
+        """These sessions run, by these policies, and no others."""
+        try:
+            await self._gate.call("keep", names=[record.name for record in running])
+            for record in running:
+                publish.gate_folder(self.paths, record.name, record.uid)
+                await self._gate.call(
+                    "open", name=record.name, uid=record.uid, policy=dict(record.policy)
+                )
+        except SeraiError as error:
+            # It keeps what it was told last; what runs goes on without a way out at worst.
+            log.error("%s", error)
 
     def _take_in_homes(self) -> None:
         """Homes of which the registry knows nothing: it was restored from an older copy."""
@@ -360,6 +390,13 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    @contextlib.asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[Record]:
+        """A session on which no operation is under way meanwhile."""
+        uid = self.registry.get(name).uid
+        async with self._locked(uid):
+            yield self._current(uid)
 
     @contextlib.asynccontextmanager
     async def _locked(self, uid: int) -> AsyncIterator[None]:

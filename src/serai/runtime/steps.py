@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from pathlib import Path
 
 from serai.runtime import cgroups, homes, processes, publish, users
 from serai.runtime.errors import SeraiError
+from serai.runtime.gate import Gate
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
 from serai.runtime.registry import Record
 from serai.runtime.states import Step
 from serai.runtime.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +47,15 @@ class Steps:
         paths: Paths,
         policy: Policy,
         supervisor: Supervisor,
+        gate: Gate,
+        *,
         ended: Callable[[int, Running], None],
         started: Callable[[Record, Running], Awaitable[None]],
     ) -> None:
         self._paths = paths
         self._policy = policy
         self._supervisor = supervisor
+        self._gate = gate
         self._ended = ended
         self._started = started
         self._running: dict[int, Running] = {}
@@ -104,6 +111,8 @@ class Steps:
             self._users[record.uid] = record.name
             self._write_users()
         publish.session(self._paths, self._policy, record.name, record.uid)
+        # Its sockets are there before the bridge is: a session never runs without its way out.
+        await self._gate.call("open", name=record.name, uid=record.uid, policy=dict(record.policy))
         main = await self._supervisor.start(record.name)
         await self._watch(record, main)
 
@@ -113,6 +122,10 @@ class Steps:
             with contextlib.suppress(OSError):
                 cgroups.thaw(running.cgroup)
         await self._supervisor.stop(record.name)
+        try:
+            await self._gate.call("close", name=record.name)
+        except SeraiError as error:
+            log.error("%s", error)  # without the folder it drops the session when it comes back
         publish.withdraw(self._paths, record.name)
 
     async def _set_frozen(self, record: Record, frozen: bool) -> None:

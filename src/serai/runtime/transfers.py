@@ -11,6 +11,7 @@ import marshal
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from serai.runtime.payloads import Payload, Payloads
 from serai.runtime.rpc import Request, notification
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import FACTS
+
+Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Transfers:
         self._payloads = payloads
         self._executions = executions
         self._count = 0
+        self.table: dict[str, tuple[type, Handler]] = {
+            "put": (Transfer, self.put),
+            "get": (Transfer, self.get),
+            "ls": (Transfer, self.ls),
+        }
 
     async def put(self, c: Connection, r: Request, p: Transfer) -> Any:
         """Put a file in a role's folder, whole or not at all."""

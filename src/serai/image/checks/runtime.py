@@ -7,7 +7,10 @@ from serai.image.facts import Evidence, Runtime
 
 MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
 LEAST_BUSY = 100_000
+LEAST_RATIO = 3  # of ten: groups are balanced over the CPUs now and then only
 KILLED = 137
+OK, DENIED = 200, 403
+OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
 
 
 def _runtime(evidence: Evidence) -> Runtime:
@@ -48,6 +51,33 @@ def _apart(evidence: Evidence) -> Finding:
     return Finding(problems, "only its own home is there")
 
 
+@check("a session has no way out past the gate", "runtime")
+def _closed(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    tcp, udp, lookup = seen.past_gate
+    problems = [f"TCP: {tcp}"] if tcp != "ENETUNREACH" else []
+    problems += [f"UDP: {udp}"] if udp != "ENETUNREACH" else []
+    problems += ["a name is resolved"] if lookup == "it works" else []
+    if seen.sockets != OWN_SOCKETS:
+        problems.append(f"it sees {', '.join(seen.sockets) or 'no socket'}")
+    return Finding(problems, "no route, no DNS, two sockets of its own")
+
+
+@check("the gate denies what no rule allows, in words, and notes it down", "runtime")
+def _gate(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [f"without a rule: status {seen.denied}"] if seen.denied != DENIED else []
+    if "serai policy allow witness" not in seen.denial:
+        problems.append("it does not say what to ask for")
+    if (seen.allowed, seen.origin) != (OK, "origin"):
+        problems.append(f"with a rule: status {seen.allowed}, {seen.origin!r}")
+    if seen.decisions != [False, True]:
+        problems.append(f"the audit log has {seen.decisions}")
+    if not seen.audit_whole:
+        problems.append("the audit log is not whole")
+    return Finding(problems, "denied, allowed by a rule, both noted down")
+
+
 @check("the session switched away from is frozen and uses no CPU", "runtime")
 def _frozen(evidence: Evidence) -> Finding:
     seen = _runtime(evidence)
@@ -57,6 +87,31 @@ def _frozen(evidence: Evidence) -> Finding:
     if seen.frozen_usec > MOST_FROZEN:
         problems.append(f"it used {seen.frozen_usec} microseconds of a second")
     return Finding(problems, f"thawed in {1000 * seen.thawed:.0f} ms")
+
+
+@check("a session has the policy's CPU weight", "runtime")
+def _weight(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    wrong = [found for found in seen.weights if found != seen.policy_weight]
+    if not seen.weights:
+        raise Absent("no session's weight was read")
+    problems = [f"cpu.weight is {found}, not {seen.policy_weight}" for found in wrong]
+    return Finding(problems, f"cpu.weight {seen.policy_weight}")
+
+
+@check("where sessions compete, a light one gets less CPU, and all answer", "runtime")
+def _shared(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    light, heavy = seen.light_usec, seen.heavy_usec
+    if light <= 0 or light + heavy < LEAST_BUSY:
+        raise Absent(f"they did not compete: {light} and {heavy} microseconds")
+    told = f"{heavy / 1e6:.1f} s to {light / 1e6:.1f} s of CPU"
+    problems = [] if heavy >= LEAST_RATIO * light else [f"ten times the weight got {told}"]
+    if seen.busy_answer != "well":
+        problems.append("the busy session does not answer")
+    if set(seen.busy_sessions) != {"rogue", "witness"}:
+        problems.append(f"sessiond tells of {seen.busy_sessions} only")
+    return Finding(problems, f"{told}, answers in {seen.busy_seconds:.1f} s")
 
 
 @check("a memory hog ends in its own session alone", "runtime")

@@ -1,0 +1,69 @@
+"""What the gate itself says to a client over HTTP: words that a person and an agent can act on."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from serai.gate.errors import Denied, Unreachable
+from serai.gate.hosts import Target
+
+SERVER = b"serai-gate"
+_STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
+
+
+def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, str, dict[str, Any]]:
+    """The answer to what the policy forbids: status, a text, and the same as data."""
+    ask = f"serai policy allow {session} {target}"
+    text = (
+        f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
+        "This is policy, not an outage: trying again will not help. Whoever runs this machine can\n"
+        f"allow it with: {ask}\n"
+    )
+    data = {
+        "error": "denied",
+        "host": str(target.host),
+        "port": target.port,
+        "session": session,
+        "rule": denial.rule,
+        "reason": denial.reason,
+        "ask": ask,
+    }
+    return HTTPStatus.FORBIDDEN, text, data
+
+
+def unreachable(target: Target, failure: Unreachable) -> tuple[HTTPStatus, str, dict[str, Any]]:
+    """The answer to what is allowed and does not work."""
+    text = f"Serai's gate allows {target} but cannot reach it: {failure}.\n"
+    data = {
+        "error": "unreachable",
+        "host": str(target.host),
+        "port": target.port,
+        "kind": failure.kind,
+        "reason": str(failure),
+    }
+    return _STATUS.get(failure.kind, HTTPStatus.BAD_GATEWAY), text, data
+
+
+def response(
+    status: HTTPStatus, text: str, data: dict[str, Any] | None = None, *, as_json: bool = False
+) -> bytes:
+    """A whole HTTP response after which the connection is closed.
+
+    The reason phrase holds the first line of ``text``: of an answer to CONNECT, most clients show
+    that alone. The body is the text with the data as its last line, or only the data ``as_json``.
+    """
+    line = json.dumps(data) + "\n" if data is not None else ""
+    body = (line if as_json else text + line).encode()
+    reason = text.partition("\n")[0].encode("ascii", "replace")[:200]
+    kind = "application/json" if as_json else "text/plain; charset=utf-8"
+    head = [
+        b"HTTP/1.1 %d %s" % (status, reason),
+        b"Server: " + SERVER,
+        b"Content-Type: " + kind.encode(),
+        b"Content-Length: %d" % len(body),
+        b"Cache-Control: no-store",
+        b"Connection: close",
+    ]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body

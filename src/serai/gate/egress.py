@@ -1,0 +1,252 @@
+"""What every connection goes through, whatever protocol asked for it: judge, note down, dial."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from serai.gate import addresses, dial, rules, upstream
+from serai.gate.audit import Log
+from serai.gate.errors import Denied, Unreachable
+from serai.gate.hosts import Address, Target
+from serai.gate.profiles import Policy
+from serai.gate.relay import Traffic, relay, within
+from serai.gate.rules import Rules, Verdict
+from serai.gate.settings import Settings
+from serai.gate.upstream import Line
+
+log = logging.getLogger("serai.gate")
+T = TypeVar("T")
+
+
+class Allowance:
+    """How many denials a session may cause before each has to wait: they fill the audit log."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._at = asyncio.get_running_loop().time()
+
+    def wait(self) -> float:
+        """Take one; returns the seconds to wait before it is answered."""
+        now = asyncio.get_running_loop().time()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        self._left -= 1
+        return max(0.0, -self._left / self._rate)
+
+
+@dataclass(eq=False)
+class Session:
+    """A session as the gate knows it: who it is, and what it may reach."""
+
+    name: str
+    uid: int
+    policy: Policy
+    rules: Rules
+    allowance: Allowance
+    lookups: asyncio.Semaphore
+    connections: set[Connection] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Connection:
+    """A client's connection; ``target`` and ``address`` are what it is used for at the moment.
+
+    ``opened`` is when it was accepted, ``began`` when the last decision was taken, in loop.time().
+    """
+
+    session: Session
+    protocol: str
+    traffic: Traffic
+    opened: float
+    began: float = 0.0
+    target: Target | None = None
+    address: Address | None = None
+    task: asyncio.Task[None] = field(init=False)
+    end: str = ""
+
+    def cut(self, why: str) -> None:
+        """End it, whatever it is at; ``why`` is noted down."""
+        self.end = why
+        self.task.cancel()
+
+
+class Egress:
+    """Judges, audits and dials for all sessions."""
+
+    def __init__(self, settings: Settings, audit: Log, resolve: dial.Resolve) -> None:
+        self.settings = settings
+        self.log = audit
+        self._resolve = resolve
+
+    async def judge(self, session: Session, target: Target) -> list[tuple[Address | None, Verdict]]:
+        """What the policy says of a target: one verdict an address, None standing for its name.
+
+        A name that is refused is not resolved, nor is one that a parent proxy resolves. Raises
+        Unreachable if it has no address, or none in time.
+        """
+        verdict = rules.by_name(session.rules, target)
+        if not isinstance(target.host, str):
+            return [(target.host, self._own(target.host, verdict))]
+        if not verdict.allowed or self.settings.upstream.resolve == "parent":
+            return [(None, verdict)]
+        found = await self._in_time(self._look_up(session, target.host))
+        if not found:
+            raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
+        return [(each, self._by_address(session, each, target, verdict)) for each in found]
+
+    async def open(self, connection: Connection, target: Target, *, plain: bool) -> Line:
+        """A line to the target, once the decision is in the audit log.
+
+        Raises Denied or Unreachable, this also where the log cannot be written.
+        """
+        session = connection.session
+        connection.target, connection.address = target, None
+        try:
+            judged = await self.judge(session, target)
+        except Unreachable as error:
+            self._decided(connection, rules.by_name(session.rules, target), error=str(error))
+            raise
+        good = [address for address, verdict in judged if verdict.allowed]
+        connection.address, verdict = next((pair for pair in judged if pair[1].allowed), judged[0])
+        self._decided(connection, verdict)
+        if not good:
+            await asyncio.sleep(session.allowance.wait())
+            raise Denied(verdict.rule, verdict.reason)
+        known = [address for address in good if address is not None]
+        way = None
+        try:
+            dialled = upstream.line(self.settings.upstream, target, known, plain=plain)
+            way = await self._in_time(dialled)
+            connection.address = way.address
+            verdict = verdict_now(connection)
+            if not verdict.allowed:  # for the policy has changed meanwhile
+                raise Denied(verdict.rule, verdict.reason)
+        except BaseException as failure:
+            if way is not None:
+                way.sock.close()
+            self.closed(connection, str(failure))
+            raise
+        return way
+
+    async def carry(
+        self, client: socket.socket, connection: Connection, way: Line, greeting: bytes, rest: bytes
+    ) -> None:
+        """A tunnel until its end, which is noted down.
+
+        ``greeting`` tells the client that it is open; ``rest`` is what the client sent early.
+        """
+        loop = asyncio.get_running_loop()
+        traffic, error = connection.traffic, ""
+        try:
+            await loop.sock_sendall(client, greeting + way.early)
+            if rest:
+                await loop.sock_sendall(way.sock, rest)
+            traffic.sent += len(rest)
+            traffic.received += len(way.early)
+            await relay(client, way.sock, traffic)
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        finally:
+            self.closed(connection, error)
+
+    def _by_address(
+        self, session: Session, address: Address, target: Target, by_name: Verdict
+    ) -> Verdict:
+        name = str(target.host)
+        verdict = rules.by_address(session.rules, address, target.port, name)
+        return self._own(address, by_name if verdict.allowed else verdict)
+
+    async def _look_up(self, session: Session, name: str) -> list[Address]:
+        """A session's turn lasts until the resolver is done, also when nobody waits any longer:
+        else one with slow names would sooner or later take the resolver from all others.
+        """
+        await session.lookups.acquire()
+        task = asyncio.ensure_future(self._resolve(name))
+
+        def done(task: asyncio.Future[list[Address]]) -> None:
+            session.lookups.release()
+            if not task.cancelled():
+                task.exception()
+
+        task.add_done_callback(done)
+        return await asyncio.shield(task)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        limit = self.settings.timeouts.dial
+        try:
+            return await within(limit, work)
+        except asyncio.TimeoutError:
+            raise Unreachable(Unreachable.TIMEOUT, f"no answer within {limit:g} s") from None
+
+    def _own(self, address: Address, verdict: Verdict) -> Verdict:
+        """A public address may be the VM's own: what listens there is not the outside."""
+        direct = self.settings.upstream.kind == "direct"
+        if (
+            verdict.allowed
+            and direct
+            and addresses.special(address) is None
+            and dial.is_own(address)
+        ):
+            return Verdict(False, f"own address {address}", "it is an address of this machine")
+        return verdict
+
+    def closed(self, connection: Connection, error: str = "") -> None:
+        """Note down the end of what the connection was used for."""
+        traffic, error = connection.traffic, connection.end or error
+        entry = {
+            "event": "closed",
+            **_who(connection),
+            "sent": traffic.sent,
+            "received": traffic.received,
+            "seconds": round(asyncio.get_running_loop().time() - connection.began, 3),
+            **({"error": error} if error else {}),
+        }
+        traffic.sent = traffic.received = 0
+        connection.target = connection.address = None
+        try:
+            self.log.append(entry)
+        except OSError as failure:
+            log.error("the end of a connection is not noted down: %s", failure)
+
+    def _decided(self, connection: Connection, verdict: Verdict, **more: str) -> None:
+        decision = {"allowed": verdict.allowed, "rule": verdict.rule, **more}
+        connection.began = asyncio.get_running_loop().time()
+        try:
+            self.log.append({"event": "decision", **_who(connection), **decision})
+        except OSError as failure:
+            # What is not noted down is not done.
+            problem = f"the audit log cannot be written: {failure.strerror}"
+            log.error("%s", problem)
+            raise Unreachable(Unreachable.FAILED, problem) from None
+
+
+def verdict_now(connection: Connection) -> Verdict:
+    """What the session's policy, as it is now, says of what the connection is used for.
+
+    The connection must have a ``target``.
+    """
+    target, policy = connection.target, connection.session.rules
+    assert target is not None  # noqa: S101
+    verdict = rules.by_name(policy, target)
+    if not verdict.allowed or connection.address is None or not isinstance(target.host, str):
+        return verdict
+    return rules.by_address(policy, connection.address, target.port, target.host)
+
+
+def _who(connection: Connection) -> dict[str, Any]:
+    target, address = connection.target, connection.address
+    return {
+        "session": connection.session.name,
+        "uid": connection.session.uid,
+        "protocol": connection.protocol,
+        "host": None if target is None else str(target.host),
+        "port": None if target is None else target.port,
+        "address": None if address is None else str(address),
+    }

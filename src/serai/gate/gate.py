@@ -1,0 +1,280 @@
+"""The gate: which sessions there are, their two sockets each, and every connection that is open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from serai.gate import answers, egress, hosts, http, profiles, socks
+from serai.gate.egress import Allowance, Connection, Egress, Session
+from serai.gate.errors import GateError, Unreachable
+from serai.gate.profiles import Policy
+from serai.gate.relay import Traffic, hang_up
+from serai.gate.rules import Rules
+from serai.runtime.paths import Paths
+
+log = logging.getLogger("serai.gate")
+PROTOCOLS = {"http": http.serve, "socks": socks.serve}
+BACKLOG = 4096
+SWEEP = 5.0  # seconds
+_AT_ONCE = 64
+_PAUSE = 0.2  # seconds
+_MOST_LEAVING = 64
+
+
+class Gate:
+    """Everything that is open. ``paths`` says where sockets, state and profiles lie."""
+
+    def __init__(self, paths: Paths, outlet: Egress) -> None:
+        self._paths = paths
+        self._egress = outlet
+        self._profiles: dict[str, Rules] = {}
+        self._sessions: dict[str, Session] = {}
+        self._listeners: dict[str, list[socket.socket]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Take up the sessions that a gate before this one had, with their policies."""
+        self.reload()
+        self._paths.gate_state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in self._paths.gate_state.glob("*.json"):
+            try:
+                known = json.loads(file.read_text())
+                self.open(known["name"], known["uid"], profiles.policy(known["policy"]))
+            except (GateError, OSError, ValueError, KeyError, TypeError) as error:
+                # sessiond tells about those that run when it starts, or creates them anew.
+                log.error("session %s is not taken up: %s", file.stem, error)
+                if isinstance(error, FileNotFoundError):  # the folder of its sockets
+                    file.unlink(missing_ok=True)
+
+    def reload(self) -> None:
+        """Read the profiles again. Raises GateError, and all stays as it was, if one is wrong."""
+        fresh = profiles.load(self._paths.profiles)
+        sessions = list(self._sessions.values())
+        rules = [profiles.effective(session.policy, fresh) for session in sessions]
+        self._profiles = fresh
+        for session, its in zip(sessions, rules, strict=True):
+            session.rules = its
+
+    def open(self, name: str, uid: int, policy: Policy) -> None:
+        """Listen for a session; one that is known gets the policy. Raises GateError or OSError."""
+        rules = profiles.effective(policy, self._profiles)
+        known = self._sessions.get(name)
+        if known is not None and known.uid != uid:
+            self.close(name)
+            known = None
+        if known is None:
+            limits = self._egress.settings.limits
+            known = Session(
+                name=name,
+                uid=uid,
+                policy=policy,
+                rules=rules,
+                allowance=Allowance(limits.denials_per_second, limits.denials_burst),
+                lookups=asyncio.Semaphore(limits.lookups),
+            )
+            self._listen(known)
+            self._sessions[name] = known
+        known.policy, known.rules = policy, rules
+        self._save(known)
+
+    def close(self, name: str) -> None:
+        """Cut a session's connections and take its sockets away; nothing if it is unknown."""
+        session = self._sessions.pop(name, None)
+        for listener in self._listeners.pop(name, []):
+            _stop(listener)
+        for protocol in PROTOCOLS:
+            (self._paths.gate(name) / f"{protocol}.sock").unlink(missing_ok=True)
+        self._state(name).unlink(missing_ok=True)
+        if session is not None:
+            for connection in session.connections:
+                connection.cut("the session has ended")
+
+    def keep(self, names: set[str]) -> None:
+        """Close every session but these."""
+        for name in set(self._sessions) - names:
+            self.close(name)
+
+    def change(self, name: str, policy: Policy, *, cut: bool) -> int:
+        """Give a session another policy, for connections from now on; ``cut`` ends those that it
+        forbids. Returns how many were cut. Raises GateError for an unknown session or profile.
+        """
+        session = self._sessions.get(name)
+        if session is None:
+            raise GateError(f"the gate knows no session {name}")
+        session.rules = profiles.effective(policy, self._profiles)
+        session.policy = policy
+        self._save(session)
+        used = [each for each in session.connections if cut and each.target is not None]
+        forbidden = [each for each in used if not egress.verdict_now(each).allowed]
+        for connection in forbidden:
+            connection.cut("the policy forbids it now")
+        return len(forbidden)
+
+    def check(self, policy: Policy) -> None:
+        """Raise GateError if the policy names a profile that does not exist."""
+        profiles.effective(policy, self._profiles)
+
+    async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:
+        """What the gate would say to a target now, and why."""
+        lookups = asyncio.Semaphore(1)
+        rules = profiles.effective(policy, self._profiles)
+        session = Session("", 0, policy, rules, Allowance(1, 1), lookups)
+        try:
+            judged = await self._egress.judge(session, target)
+        except Unreachable as error:
+            return {"target": str(target), "allowed": False, "problem": str(error), "verdicts": []}
+        verdicts = [
+            {
+                "address": None if address is None else str(address),
+                "allowed": verdict.allowed,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+            }
+            for address, verdict in judged
+        ]
+        allowed = any(each["allowed"] for each in verdicts)
+        return {"target": str(target), "allowed": allowed, "verdicts": verdicts}
+
+    def status(self) -> dict[str, Any]:
+        """How many connections each session has open."""
+        return {name: len(each.connections) for name, each in self._sessions.items()}
+
+    @property
+    def sweep_interval(self) -> float:
+        """How many seconds may pass between two sweeps, for the shortest of the timeouts."""
+        limits = self._egress.settings.timeouts
+        return min(SWEEP, limits.idle, limits.half_closed, limits.total)
+
+    def sweep(self, now: float) -> None:
+        """End connections that were idle or open for too long; ``now`` is loop.time()."""
+        limits = self._egress.settings.timeouts
+        for session in self._sessions.values():
+            for connection in session.connections:
+                traffic = connection.traffic
+                idle = limits.half_closed if traffic.half_closed else limits.idle
+                if now - traffic.touched > idle:
+                    connection.cut(f"nothing came for {idle:g} s")
+                elif now - connection.opened > limits.total:
+                    connection.cut(f"it was open for {limits.total:g} s")
+
+    async def stop(self) -> None:
+        """End every connection; sockets and state stay for the next gate."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                _stop(listener)
+        open_ = [each for known in self._sessions.values() for each in known.connections]
+        for connection in open_:
+            connection.cut("the gate is stopped")
+        await asyncio.gather(*(each.task for each in open_), return_exceptions=True)
+
+    def _listen(self, session: Session) -> None:
+        """Both sockets, or none. The folder is sessiond's to make: its group is the session's."""
+        listeners: list[socket.socket] = []
+        try:
+            for protocol in PROTOCOLS:
+                path = self._paths.gate(session.name) / f"{protocol}.sock"
+                listener = _bound(path)
+                listeners.append(listener)
+                self._watch(listener, session, protocol)
+        except BaseException:
+            for listener in listeners:
+                _stop(listener)
+            raise
+        self._listeners[session.name] = listeners
+
+    def _watch(self, listener: socket.socket, session: Session, protocol: str) -> None:
+        loop = asyncio.get_running_loop()
+        if listener.fileno() >= 0:
+            loop.add_reader(listener, self._accept, listener, session, protocol)
+
+    def _accept(self, listener: socket.socket, session: Session, protocol: str) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_AT_ONCE):
+            try:
+                client, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # No descriptor is left: trying again at once would only burn the processor.
+                log.error("a connection of %s is not accepted: %s", session.name, error)
+                loop.remove_reader(listener)
+                loop.call_later(_PAUSE, self._watch, listener, session, protocol)
+                return
+            client.setblocking(False)
+            if len(session.connections) >= self._egress.settings.limits.connections:
+                self._turn_away(client, session, protocol)
+                continue
+            self._begin(client, session, protocol)
+
+    def _turn_away(self, client: socket.socket, session: Session, protocol: str) -> None:
+        """Too many connections: said where it can be said, while that costs little."""
+        if protocol != "http" or len(self._leaving) >= _MOST_LEAVING:
+            client.close()
+            return
+        text = f"Session {session.name} has {len(session.connections)} connections open already.\n"
+        response = answers.response(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        task = asyncio.get_running_loop().create_task(_say(client, response))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def _begin(self, client: socket.socket, session: Session, protocol: str) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        connection = Connection(session, protocol, Traffic(now), opened=now)
+        connection.task = loop.create_task(self._serve(client, connection))
+        session.connections.add(connection)
+
+    async def _serve(self, client: socket.socket, connection: Connection) -> None:
+        try:
+            with client:
+                await PROTOCOLS[connection.protocol](client, connection, self._egress)
+        except OSError as error:
+            log.debug("%s: %s", connection.session.name, error)
+        except Exception:
+            log.exception("a connection of %s failed", connection.session.name)
+        finally:
+            connection.session.connections.discard(connection)
+
+    def _state(self, name: str) -> Path:
+        return self._paths.gate_state / f"{name}.json"
+
+    def _save(self, session: Session) -> None:
+        known = {"name": session.name, "uid": session.uid, "policy": session.policy.as_dict()}
+        draft = self._state(session.name).with_suffix(".new")
+        draft.write_text(json.dumps(known))
+        draft.replace(self._state(session.name))
+
+
+def _bound(path: Path) -> socket.socket:
+    """A listening socket at ``path`` for the folder's group, in the place of an older one."""
+    draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(draft))
+        draft.chmod(0o660)
+        listener.listen(BACKLOG)
+        draft.rename(path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _stop(listener: socket.socket) -> None:
+    asyncio.get_running_loop().remove_reader(listener)
+    listener.close()
+
+
+async def _say(client: socket.socket, response: bytes) -> None:
+    with client, contextlib.suppress(OSError):
+        client.send(response)
+        await hang_up(client)

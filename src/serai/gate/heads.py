@@ -1,0 +1,267 @@
+"""The head of an HTTP/1 proxy request: one strict reading of it, or none. Pure.
+
+A head that two programs may read differently is refused, never mended: request smuggling lives on
+that difference. So this is stricter than RFC 9112 where the RFC lets a recipient be lenient (bare
+LF, obs-fold, equal lengths twice), and what is sent on is made anew from what was understood.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from serai.gate import hosts
+from serai.gate.hosts import Target
+
+HEAD_END = b"\r\n\r\n"
+HTTP_PORT = 80
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_END_OR_BARE_LF = re.compile(rb"\r\n\r\n|(?<!\r)\n")
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_VISIBLE = re.compile(rb"[\x21-\x7e]+")
+# The RFC also allows zeros in front, which some programs read as octal; no client sends any.
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+_PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+
+_FRAMING = (b"content-length", b"transfer-encoding")
+_SINGLE = (b"host", *_FRAMING)
+# RFC 9110, 7.6.1; what Connection names comes on top.
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgrade"))
+# Offers that a proxy may let fall (RFC 9110, 7.8). Java's client makes the first with every plain
+# request; taken up, it would hide all further requests from us.
+_NOT_CARRIED = ("h2c", "tls")
+
+
+class BadRequest(ValueError):  # noqa: N818  # as hosts and socks5 name what is bad
+    """The head is not one that the gate passes on; the text says why, in printable ASCII."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request head that has one meaning.
+
+    ``path`` is the request's target in origin-form, as it goes to the origin server; it is empty
+    for CONNECT. The values of ``headers`` have no white space around them, and Content-Length and
+    Transfer-Encoding are in the form of h11. ``upgrade`` is the protocol that the client wants to
+    change to. ``keep_alive`` is whether another request may follow on the connection.
+    """
+
+    method: str
+    target: Target
+    path: str
+    version: str
+    headers: Headers
+    connect: bool
+    upgrade: str | None
+    keep_alive: bool
+
+
+def head_length(data: bytes | bytearray, searched: int = 0) -> int | None:
+    """How many bytes of ``data`` are the head with its blank line; None if it is not all there.
+
+    ``searched`` is how many bytes an earlier call has seen. Raises BadRequest as soon as a line
+    ends in a bare LF, as nothing would ever end such a head.
+    """
+    found = _END_OR_BARE_LF.search(data, max(0, searched - len(HEAD_END) + 1))
+    if found is None:
+        return None
+    if found[0] == b"\n":
+        raise BadRequest("a line of the head ends in LF without CR")
+    return found.end()
+
+
+def check(head: bytes) -> Head:
+    """What the bytes up to and including the blank line ask for. Raises BadRequest."""
+    lines = _lines(head)
+    method, text, version = _request_line(lines[0])
+    headers = tuple(_header(line) for line in lines[1:])
+    single = _single(headers)
+    connect = method == "CONNECT"
+    target, path = _connect_target(text) if connect else _absolute_target(text)
+    _check_host(single.get(b"host"), target, version, connect=connect)
+    _check_framing(single, version, connect=connect)
+    options = _options(headers, b"connection")
+    for name in _FRAMING:
+        if name in options:
+            _refuse(f"Connection names {_shown(name)}, which no proxy may take away")
+    closing = options | _options(headers, b"proxy-connection")
+    return Head(
+        method=method,
+        target=target,
+        path=path,
+        version=version,
+        headers=headers,
+        connect=connect,
+        upgrade=None if connect or version == "1.0" else _upgrade(headers, options),
+        # A proxy does not keep a connection of HTTP/1.0 (RFC 9112, C.2.2).
+        keep_alive=version == "1.1" and b"close" not in closing,
+    )
+
+
+def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
+    """The headers that go on to the origin server: those end to end, with Host from the target.
+
+    Transfer-Encoding stays, for the body is framed by it. An upgrade is asked for anew.
+    """
+    dropped = _HOP_BY_HOP | _options(head.headers, b"connection") | {b"host"}
+    kept = [(b"Host", host_header(head.target))]
+    for name, value in head.headers:
+        lower = name.lower()
+        if lower not in dropped and not lower.startswith(b"proxy-"):
+            kept.append((name, value))
+    if head.upgrade is not None:
+        kept += [(b"Connection", b"Upgrade"), (b"Upgrade", head.upgrade.encode("ascii"))]
+    return kept
+
+
+def host_header(target: Target) -> bytes:
+    """The value of Host for a request to ``target``; the port of http is left out."""
+    text = str(target)
+    return text.removesuffix(f":{HTTP_PORT}").encode("ascii")
+
+
+def _lines(head: bytes) -> list[bytes]:
+    if _BARE.search(head):
+        _refuse("the head has a CR or LF that is not part of a line's end")
+    if not head.endswith(HEAD_END) or head.find(HEAD_END) != len(head) - len(HEAD_END):
+        _refuse("the head does not end in its one blank line")
+    if found := _CONTROL.search(head):
+        _refuse(f"the head has a control character, {_shown(found[0])}")
+    return head[: -len(HEAD_END)].split(b"\r\n")
+
+
+def _request_line(line: bytes) -> tuple[str, str, str]:
+    parts = line.split(b" ")
+    if len(parts) != 3:  # noqa: PLR2004  # method, target, version
+        _refuse(f"{_shown(line)} is not a request line: METHOD TARGET HTTP/1.1")
+    method, target, version = parts
+    if not _TOKEN.fullmatch(method):
+        _refuse(f"{_shown(method)} is not a method")
+    if method.upper() == b"CONNECT" != method:
+        _refuse(f"{_shown(method)} is not a method; methods are written in capitals")
+    if version not in (b"HTTP/1.0", b"HTTP/1.1"):
+        _refuse(f"{_shown(version)} is not a version that is spoken here; use HTTP/1.1")
+    if not _VISIBLE.fullmatch(target):
+        _refuse(f"{_shown(target)} has something else than printable ASCII; encode it with %")
+    return method.decode("ascii"), target.decode("ascii"), version[5:].decode("ascii")
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    if line[:1] in (b" ", b"\t"):
+        _refuse(f"the header {_shown(line)} is folded over lines")
+    name, colon, value = line.partition(b":")
+    if not colon:
+        _refuse(f"the header {_shown(line)} has no colon")
+    if not _TOKEN.fullmatch(name):
+        _refuse(f"{_shown(name)} is not a header's name")
+    # Servers that hand headers to programs as variables take _ for - there.
+    if b"_" in name and name.lower().replace(b"_", b"-") in _SINGLE:
+        _refuse(f"the header {_shown(name)} looks like another one")
+    value = value.strip(b" \t")
+    return name, value.lower() if name.lower() == b"transfer-encoding" else value
+
+
+def _single(headers: Headers) -> dict[bytes, bytes]:
+    """The headers by which a message is told from the next one; each may be there once."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _SINGLE:
+            if lower in found:
+                _refuse(f"there is more than one {_shown(name)}")
+            found[lower] = value
+    return found
+
+
+def _connect_target(text: str) -> tuple[Target, str]:
+    return _target(text, None, "CONNECT takes host:port"), ""
+
+
+def _absolute_target(text: str) -> tuple[Target, str]:
+    if text.startswith("/"):
+        _refuse("this is a proxy: ask it for http://host/path, not for a path alone")
+    if text == "*":
+        _refuse("a proxy is asked for http://host/, not for *")
+    scheme = _SCHEME.match(text)
+    rest = text[scheme.end() :] if scheme else ""
+    if scheme is None or not rest.startswith("://"):
+        _refuse(f"{_shown(text)} is not an address; a proxy is asked for http://host/path")
+    if scheme[0].lower() == "https":
+        _refuse("https is not asked for by address; use CONNECT host:443")
+    if scheme[0].lower() != "http":
+        _refuse(f"the scheme {_shown(scheme[0])} is not carried, only http; CONNECT for the rest")
+    if "#" in text:
+        _refuse("the address has a fragment (#), which is the client's own")
+    split = re.split("(?=[/?])", rest[3:], maxsplit=1)
+    path = split[1] if len(split) > 1 else "/"
+    return _target(split[0], HTTP_PORT, "http"), path if path.startswith("/") else f"/{path}"
+
+
+def _target(authority: str, default_port: int | None, what: str) -> Target:
+    # hosts says so too, but not that this is about a password.
+    if "@" in authority:
+        _refuse("the address has a user name or password; send them in a header")
+    try:
+        return hosts.target(authority, default_port)
+    except hosts.BadHost as error:
+        raise BadRequest(f"{what}: {_shown(authority)} is no host and port: {error}") from error
+
+
+def _check_host(value: bytes | None, target: Target, version: str, *, connect: bool) -> None:
+    if value is None:
+        if version == "1.1":
+            _refuse("there is no Host")
+        return
+    if not _VISIBLE.fullmatch(value):
+        _refuse(f"Host is {_shown(value)}, which is no host")
+    # No default port is defined for a CONNECT's Host, and many clients leave it out.
+    named = _target(value.decode("ascii"), target.port if connect else HTTP_PORT, "Host")
+    # Node's http.request and undici name the proxy there. It decides nothing and goes nowhere.
+    if named != target and not connect:
+        _refuse(f"the request is for {target} but its Host says {named}")
+
+
+def _check_framing(single: dict[bytes, bytes], version: str, *, connect: bool) -> None:
+    length, coding = single.get(b"content-length"), single.get(b"transfer-encoding")
+    if length is not None and not _LENGTH.fullmatch(length):
+        _refuse(f"Content-Length {_shown(length)} is not a plain number of bytes")
+    if coding is not None:
+        if coding != b"chunked":
+            _refuse(f"Transfer-Encoding {_shown(coding)} is not chunked alone")
+        if length is not None:
+            _refuse("there are both Content-Length and Transfer-Encoding")
+        if version == "1.0":
+            _refuse("HTTP/1.0 has no Transfer-Encoding")
+    if connect and (coding is not None or length not in (None, b"0")):
+        _refuse("CONNECT has no body")
+
+
+def _options(headers: Headers, header: bytes) -> set[bytes]:
+    """The elements of a list, in small letters."""
+    lists = [value.lower().split(b",") for name, value in headers if name.lower() == header]
+    return {option.strip(b" \t") for options in lists for option in options} - {b""}
+
+
+def _upgrade(headers: Headers, options: set[bytes]) -> str | None:
+    """The one protocol that is offered; None if there is none, a choice, or one not carried."""
+    offers = [value for name, value in headers if name.lower() == b"upgrade"]
+    if b"upgrade" not in options or len(offers) != 1 or not _PROTOCOL.fullmatch(offers[0]):
+        return None
+    text = offers[0].decode("ascii")
+    return None if text.lower().partition("/")[0] in _NOT_CARRIED else text
+
+
+def _shown(part: bytes | str) -> str:
+    """Something that a client sent, short and printable."""
+    text = part.decode("latin-1") if isinstance(part, bytes) else part
+    return ascii(text if len(text) <= 60 else f"{text[:60]}...")  # noqa: PLR2004
+
+
+def _refuse(message: str) -> NoReturn:
+    raise BadRequest(message)

@@ -1,0 +1,205 @@
+"""What a session may connect to: allow and deny rules, and the decision they make. Pure.
+
+A rule is one of the following, each with ``:port`` behind it or holding for every port::
+
+    example.com        that host
+    *.example.com      its subdomains at any depth, not the host itself
+    *                  any name, and any public address
+    192.0.2.7          that address
+    10.0.0.0/8         the addresses of a network
+    2001:db8::/32      likewise; with a port [2001:db8::]/32:443
+
+Deny wins over allow, and what no rule names is denied. A name is decided before it is looked up,
+and what it leads to afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from serai.gate.addresses import Network, special
+from serai.gate.hosts import Address, Target, host, port_number, unmapped
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_PREFIX = re.compile(r"[0-9]{1,3}")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\](/[0-9]*)?(?::(.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: for a ``name`` ("example.com", "*.example.com" or "*") or else for a ``network``.
+
+    ``port`` is None for every port. ``text`` is the rule's one spelling.
+    """
+
+    name: str = ""
+    network: Network | None = None
+    port: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The rule as it is written down; ``rule`` reads it back."""
+        if self.network is None:
+            what = self.name
+        else:
+            address, length = self.network.network_address, self.network.prefixlen
+            bare = isinstance(self.network, IPv4Network) or self.port is None
+            what = str(address) if bare else f"[{address}]"
+            what += "" if length == self.network.max_prefixlen else f"/{length}"
+        return what if self.port is None else f"{what}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def names(self, name: str, port: int) -> bool:
+        """Whether this is a rule for names that holds for the canonical ``name``."""
+        if not self.name or self.port not in (None, port):
+            return False
+        if self.name.startswith("*."):
+            return name.endswith(self.name[1:])
+        return self.name in ("*", name)
+
+    def covers(self, address: Address, port: int) -> bool:
+        """Whether this is a rule for addresses that holds for ``address``."""
+        return self.network is not None and self.port in (None, port) and address in self.network
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules that hold together. The order within ``allow`` and ``deny`` decides nothing."""
+
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision, the ``rule`` or range that made it, and the ``reason`` as a sentence."""
+
+    allowed: bool
+    rule: str
+    reason: str
+
+
+def rule(text: str) -> Rule:
+    """The rule that ``text`` writes; ValueError, naming ``text``, if it is none."""
+    try:
+        what, port_text = _split(text)
+        port = None if port_text is None else port_number(port_text)
+        if "/" in what:
+            return Rule(network=_network(what), port=port)
+        if what == "*":
+            return Rule(name="*", port=port)
+        parent = host(what[2:] if what.startswith("*.") else what)
+        if isinstance(parent, str):
+            return Rule(name=f"*.{parent}" if what.startswith("*.") else parent, port=port)
+        if what.startswith("*."):
+            raise ValueError("an address has no subdomains")
+        return Rule(network=ip_network(parent), port=port)
+    except ValueError as error:
+        raise ValueError(f"{text!a} is not a rule: {error}") from error
+
+
+def combined(*many: Rules) -> Rules:
+    """All of ``many`` together, each rule once."""
+    return Rules(
+        allow=tuple(dict.fromkeys(entry for rules in many for entry in rules.allow)),
+        deny=tuple(dict.fromkeys(entry for rules in many for entry in rules.deny)),
+    )
+
+
+def by_name(rules: Rules, target: Target) -> Verdict:
+    """The decision about ``target`` before anything is looked up.
+
+    A target that is an address is decided for good; for a name, ``by_address`` has to agree.
+    """
+    if not isinstance(target.host, str):
+        return by_address(rules, target.host, target.port, None)
+    for entry in rules.deny:
+        if entry.names(target.host, target.port):
+            return Verdict(False, f"deny {entry}", f"{target} is denied by the rule {entry}")
+    for entry in rules.allow:
+        if entry.names(target.host, target.port):
+            return Verdict(True, f"allow {entry}", f"{target} is allowed by the rule {entry}")
+    return _default(target)
+
+
+def by_address(rules: Rules, address: Address, port: int, named: str | None) -> Verdict:
+    """The decision about connecting to ``address``.
+
+    ``named`` is the canonical name that ``address`` was looked up for, or None if the client gave
+    the address itself. A special range is opened only by a rule that lies inside it: a rule for
+    everything, such as 0.0.0.0/0, says nothing about 10.0.0.0/8.
+    """
+    address = unmapped(address)
+    target = Target(address, port)
+    what = str(target) if named is None else f"{named}, which leads to {target},"
+    for entry in rules.deny:
+        if entry.covers(address, port) or (named is None and _any(entry, port)):
+            return Verdict(False, f"deny {entry}", f"{what} is denied by the rule {entry}")
+    by_its_name = None if named is None else by_name(rules, Target(named, port))
+    if by_its_name and not by_its_name.allowed:
+        return by_its_name
+    covering = [entry for entry in rules.allow if entry.covers(address, port)]
+    found = special(address)
+    if found is not None:
+        return _in_special_range(what, covering, *found)
+    if by_its_name:
+        return by_its_name
+    covering += [entry for entry in rules.allow if _any(entry, port)]
+    if covering:
+        return Verdict(True, f"allow {covering[0]}", f"{what} is allowed by the rule {covering[0]}")
+    return _default(target)
+
+
+def _in_special_range(what: str, covering: list[Rule], network: Network, kind: str) -> Verdict:
+    for entry in covering:
+        if entry.network is not None and _inside(entry.network, network):
+            return Verdict(True, f"allow {entry}", f"{what} is allowed by the rule {entry}")
+    single = network.prefixlen == network.max_prefixlen
+    name = f"{kind} address {network[0]}" if single else f"{kind} range {network}"
+    verb = "is the" if single else "is in the"
+    return Verdict(False, name, f"{what} {verb} {name}, which no rule for addresses opens")
+
+
+def _any(entry: Rule, port: int) -> bool:
+    return entry.name == "*" and entry.port in (None, port)
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
+
+
+def _default(target: Target) -> Verdict:
+    return Verdict(False, "default deny", f"no rule allows {target}")
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """``text`` without its port, and the port."""
+    if text.startswith("["):
+        match = _BRACKETED.fullmatch(text)
+        if not match:
+            raise ValueError("it starts as an IPv6 address in brackets but is not one")
+        return match[1] + (match[2] or ""), match[3]
+    if text.count(":") > 1:
+        return text, None
+    what, colon, port = text.partition(":")
+    return what, port if colon else None
+
+
+def _network(text: str) -> Network:
+    address, _, prefix = text.partition("/")
+    # Python's parser would also take a netmask after the slash, and a zone in the address.
+    if "%" in address or not _PREFIX.fullmatch(prefix):
+        raise ValueError("a network is an address, a slash and the length of its prefix")
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("it has a slash but is not a network such as 10.0.0.0/8") from None
+    if network.network_address != ip_address(address):
+        raise ValueError(f"it has bits behind its prefix; the network is {network}")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((network.network_address.packed[-4:], network.prefixlen - 96))
+    return network

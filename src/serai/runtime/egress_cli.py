@@ -1,0 +1,132 @@
+"""``serai policy`` and ``serai audit``: what a session may reach, and what it reached."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError
+
+POLL = 0.5  # seconds
+PAGE = 1000
+Call = tuple[str, dict[str, Any], Callable[[Any], None]]
+
+
+def add_parsers(commands: Any) -> None:
+    """Add both commands to the parser of ``serai``."""
+    policy = commands.add_parser("policy", help="what a session may reach through the gate")
+    actions = policy.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "."
+        )
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        made.add_argument("name", metavar="NAME")
+        return made
+
+    add("show", "show a session's profile, and the rules of its own")
+    whole = add("set", "give a session another policy; what is not given is empty")
+    whole.add_argument("--profile", default="default", help="default: default")
+    whole.add_argument("--allow", metavar="RULE", action="append", default=[])
+    whole.add_argument("--deny", metavar="RULE", action="append", default=[])
+    more = add("allow", "allow a session more: HOST, *.HOST, HOST:PORT or CIDR")
+    less = add("deny", "allow a session less; what is denied wins over what is allowed")
+    for parser in (more, less):
+        parser.add_argument("rules", metavar="RULE", nargs="+")
+    for parser in (whole, more, less):
+        parser.add_argument("--cut", action="store_true", help="end connections it now forbids")
+    explain = add("explain", "say what the gate would answer, and why")
+    explain.add_argument("target", metavar="HOST[:PORT]")
+
+    log = commands.add_parser("audit", help="what the gate decided, and what became of it")
+    log.add_argument("--json", action="store_true", help="print entries as they are, a line each")
+    log.add_argument("--session", metavar="NAME", help="of this session only")
+    log.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="default: 100")
+    log.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
+    log.add_argument("--verify", action="store_true", help="check that the log is whole")
+
+
+def policy_call(options: argparse.Namespace) -> Call:
+    """The method behind ``serai policy``, its parameters, and how to show the result."""
+    params: dict[str, Any] = {"name": options.name}
+    if options.action == "explain":
+        return "policy.explain", {**params, "target": options.target}, _show_explained
+    if options.action == "set":
+        keys: tuple[str, ...] = ("profile", "allow", "deny", "cut")
+    else:
+        keys = () if options.action == "show" else ("rules", "cut")
+    params.update({key: getattr(options, key) for key in keys})
+    return f"policy.{options.action}", params, _show_policy
+
+
+def audit(client: Client, options: argparse.Namespace) -> int:
+    """Carry out ``serai audit``; returns the exit status. Raises SeraiError."""
+    if options.verify:
+        report = client.call("audit.verify")
+        if options.json:
+            print(json.dumps(report))
+        elif report["ok"]:
+            print(f"the audit log is whole: {report['entries']} entries")
+        if not report["ok"]:
+            raise SeraiError(f"the audit log is not whole: {report['problem']}")
+        return 0
+    found = client.call("audit", limit=options.lines, session=options.session)
+    _show_entries(found["entries"], options)
+    while options.follow:
+        after = found["entries"][-1]["seq"] if len(found["entries"]) == PAGE else found["last"]
+        found = client.call("audit", after=after, limit=PAGE, session=options.session)
+        _show_entries(found["entries"], options)
+        if not found["entries"]:
+            time.sleep(POLL)
+    return 0
+
+
+def line(entry: dict[str, Any]) -> str:
+    """An entry for a person."""
+    when = str(entry["time"])[:19].replace("T", " ")
+    if "session" not in entry:
+        more = " ".join(f"{key}={value}" for key, value in entry.items() if key != "event")
+        return f"{when}  {entry['event']}  {more}"
+    place = f"{entry['host']}:{entry['port']}"
+    if entry["address"] not in (None, entry["host"]):
+        place += f" ({entry['address']})"
+    if entry["event"] == "decision":
+        what = "allowed" if entry["allowed"] else "denied"
+        said = f"{what}  {place}  {entry['rule']}"
+    else:
+        said = f"closed  {place}  {entry['sent']} B out, {entry['received']} B in"
+        said += f", {entry['seconds']:.1f} s"
+    if entry.get("error"):
+        said += f"  {entry['error']}"
+    return f"{when}  {entry['session']}  {entry['protocol']}  {said}"
+
+
+def _show_entries(entries: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    for entry in entries:
+        print(json.dumps(entry) if options.json else line(entry))
+    sys.stdout.flush()
+
+
+def _show_policy(policy: dict[str, Any]) -> None:
+    print(f"profile: {policy['profile']}")
+    for side in ("allow", "deny"):
+        for rule in policy[side]:
+            print(f"{side}: {rule}")
+    if policy.get("cut"):
+        print(f"cut: {policy['cut']} connections")
+
+
+def _show_explained(result: dict[str, Any]) -> None:
+    print(f"{result['target']}: {'allowed' if result['allowed'] else 'denied'}")
+    if "problem" in result:
+        print(f"  {result['problem']}")
+    for verdict in result["verdicts"]:
+        of = f"{verdict['address']}: " if verdict["address"] else ""
+        what = "allowed" if verdict["allowed"] else "denied"
+        print(f"  {of}{what} by {verdict['rule']}: {verdict['reason']}")

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.gate.errors import GateError
+from serai.gate.profiles import Policy, effective, load, policy
+from serai.gate.rules import Rules, rule
+
+
+def test_profiles_are_read_by_the_names_of_their_files(tmp_path: Path) -> None:
+    (tmp_path / "web.toml").write_text(
+        'summary = "The web"\nallow = ["*:443", "M\u00fcnchen.example."]\ndeny = ["10.0.0.0/8"]\n',
+        "utf-8",
+    )
+    (tmp_path / "empty.toml").write_text("")
+    (tmp_path / "web.toml~").write_text("not TOML at all")
+    (tmp_path / ".#web.toml").symlink_to("nobody@nowhere:1")
+    (tmp_path / "README").write_text("Profiles")
+    assert load(tmp_path) == {
+        "default": Rules(),
+        "empty": Rules(),
+        "web": Rules((rule("*:443"), rule("xn--mnchen-3ya.example")), (rule("10.0.0.0/8"),)),
+    }
+
+
+def test_a_folder_may_have_a_default_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "default.toml").write_text('allow = ["example.com", "EXAMPLE.com"]')
+    assert load(tmp_path) == {"default": Rules((rule("example.com"),))}
+
+
+def test_without_a_folder_there_is_no_profile_and_everything_is_denied(tmp_path: Path) -> None:
+    assert load(tmp_path / "none") == {}
+    assert effective(Policy(), {}) == Rules()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("allow = 'a'", "allow must be a list"),
+        ("allow = [1]", "allow must be a list of texts"),
+        ("allow = [['a']]", "allow must be a list of texts"),
+        ("deny = true", "deny must be a list"),
+        ("[allow]", "allow must be a list"),
+        ("summary = 1", "summary must be a text"),
+        ("alow = ['a']", "unknown key 'alow'; known are allow, deny, summary"),
+        ("profile = 'web'", "unknown key 'profile'"),
+        ("allow = ['a..b']", "allow: 'a..b' is not a rule"),
+        ("deny = ['10.0.0.1/8']", "deny: '10.0.0.1/8' is not a rule"),
+        ("allow = [", "cannot read"),
+        ("\xff", "cannot read"),
+        ("allow = ['a']\nallow = ['b']", "cannot read"),
+    ],
+)
+def test_a_bad_profile_is_told_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "web.toml").write_text(text, "latin-1")
+    with pytest.raises(GateError) as caught:
+        load(tmp_path)
+    assert str(tmp_path / "web.toml") in caught.value.message
+    assert message in caught.value.message
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["Web", "a b", "a_b", "x" * 64, "\u00e4", "a.b", "a\n"])
+def test_a_file_that_has_no_profiles_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.toml").write_text("")
+    with pytest.raises(GateError, match="cannot be a profile's name") as caught:
+        load(tmp_path)
+    assert str(caught.value.hint).startswith("a name has")
+
+
+def test_what_cannot_be_read_is_an_error_and_not_an_empty_profile(tmp_path: Path) -> None:
+    (tmp_path / "web.toml").mkdir()
+    with pytest.raises(GateError, match="cannot read the profile"):
+        load(tmp_path)
+    with pytest.raises(GateError, match="cannot read the profiles in"):
+        load(Path(os.devnull))
+
+
+def test_a_policy_is_canonical_and_reads_back() -> None:
+    found = policy(
+        {
+            "profile": "web",
+            "allow": ["Example.com.", "127.1:80", "example.com"],
+            "deny": ("*.B.test",),
+        }
+    )
+    assert found == Policy("web", ("example.com", "127.0.0.1:80"), ("*.b.test",))
+    assert found.as_dict() == {
+        "profile": "web",
+        "allow": ["example.com", "127.0.0.1:80"],
+        "deny": ["*.b.test"],
+    }
+    assert policy(json.loads(json.dumps(found.as_dict()))) == found
+    assert policy({}) == Policy() == policy(Policy().as_dict())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"profile": 1}, "profile must be"),
+        ({"profile": ""}, "profile must be"),
+        ({"profile": "../web"}, "profile must be"),
+        ({"profile": "web\n"}, "profile must be"),
+        ({"profile": None}, "profile must be"),
+        ({"allow": "example.com"}, "allow must be a list"),
+        ({"allow": None}, "allow must be a list"),
+        ({"allow": {"a": 1}}, "allow must be a list"),
+        ({"deny": [None]}, "deny must be a list of texts"),
+        ({"deny": ["a b"]}, "deny: 'a b' is not a rule"),
+        ({"summary": "x"}, "unknown key 'summary'"),
+        ({1: []}, "unknown key 1"),
+        ([], "must be a table"),
+        (None, "must be a table"),
+    ],
+)
+def test_a_bad_policy_is_told_with_its_key(data: Any, message: str) -> None:
+    with pytest.raises(GateError) as caught:
+        policy(data)
+    assert message in caught.value.message
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_profile_and_session_hold_together() -> None:
+    profiles = {"web": Rules((rule("a.test"),), (rule("b.test"),))}
+    assert effective(Policy("web", ("c.test", "a.test"), ("a.test",)), profiles) == Rules(
+        (rule("a.test"), rule("c.test")), (rule("b.test"), rule("a.test"))
+    )
+    assert effective(Policy(), profiles) == Rules()
+    assert effective(Policy(allow=("*",)), profiles) == Rules((rule("*"),))
+
+
+def test_an_unknown_profile_and_a_bad_rule_are_errors() -> None:
+    with pytest.raises(GateError, match=r"no profile 'wep'; there are: default, web") as caught:
+        effective(Policy("wep"), {"web": Rules()})
+    assert caught.value.hint == "there are: default, web"
+    with pytest.raises(GateError, match="is not a rule"):
+        effective(Policy(allow=("a b",)), {})
