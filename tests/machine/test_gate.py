@@ -256,10 +256,15 @@ def test_a_denial_says_what_to_do(machine: Machine) -> None:
     seen = inside(machine, "walled", "curl -sv https://origin.test/hello")
     assert f"403 {first}".replace(":80", ":443") in seen.stderr
     # Names that are allowed and lead to where nobody let them go.
-    for name, kind in (("private.test", "private range"), ("metadata.test", "metadata address")):
+    for name, kind, address in (
+        ("private.test", "private range 10.0.0.0/8", "10.0.0.1"),
+        ("metadata.test", "metadata address 169.254.169.254", "169.254.169.254"),
+    ):
         said = inside(machine, "free", f"curl -sS http://{name}/").stdout
         assert f"Serai's gate denied {name}:80 to session free: " in said
         assert kind in said
+        # To allow the name, which is allowed, would not help.
+        assert f"allow it with: serai policy allow free {address}:80" in said
 
 
 def test_a_policy_holds_from_the_next_connection_on(machine: Machine, tmp_path: Path) -> None:

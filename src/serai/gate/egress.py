@@ -118,7 +118,10 @@ class Egress:
         self._decided(connection, verdict)
         if not good:
             await asyncio.sleep(session.allowance.wait())
-            raise Denied(verdict.rule, verdict.reason)
+            # Where the name is allowed but not what it leads to, only a rule for that helps.
+            to = connection.address
+            missing = "" if to is None else str(Target(to, target.port))
+            raise Denied(verdict.rule, verdict.reason, missing)
         known = [address for address in good if address is not None]
         way = None
         try:

@@ -19,12 +19,16 @@ class GateError(Exception):
 
 
 class Denied(Exception):  # noqa: N818  # a decision, not a fault
-    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words."""
+    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words.
 
-    def __init__(self, rule: str, reason: str) -> None:
+    ``missing`` is the rule to ask for where that is not the target itself.
+    """
+
+    def __init__(self, rule: str, reason: str, missing: str = "") -> None:
         super().__init__(f"{reason} ({rule})")
         self.rule = rule
         self.reason = reason
+        self.missing = missing
 
 
 class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
