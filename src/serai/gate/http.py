@@ -36,6 +36,7 @@ _HOP_BY_HOP = {
 }
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _SWITCHING = 101
+_BODYLESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -195,6 +196,8 @@ class _Exchange:
         self._theirs.receive_data(data)
         self._loop = asyncio.get_running_loop()
         self._events = 0
+        self._held = b""
+        self._left = 0
 
     async def run(self) -> bool:
         """Carry both; True if the client may go on. Raises h11.ProtocolError or OSError."""
@@ -204,7 +207,12 @@ class _Exchange:
         body = asyncio.ensure_future(self._body())
         try:
             await asyncio.sleep(0)  # what came with the head goes first
-            if await self._response(body):
+            try:
+                switched = await self._response(body)
+            except h11.ProtocolError:
+                await self._flush()
+                raise
+            if switched:
                 await self._switch()
                 return False
             whole = _whole(body)
@@ -234,8 +242,19 @@ class _Exchange:
             await self._loop.sock_sendall(self._line.sock, data)
 
     async def _answer(self, event: h11.Event) -> None:
-        data = self._theirs.send(event)
-        if data:
+        pieces = [self._held, *(self._theirs.send_with_data_passthrough(event) or ())]
+        self._held = b""
+        pieces = [piece for piece in pieces if piece]
+        if isinstance(event, h11.Response):
+            # Most often what follows has come with it: that is one packet then, not two.
+            self._held = b"".join(pieces)
+        elif pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            await self._loop.sock_sendall(self._client, data)
+
+    async def _flush(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
             await self._loop.sock_sendall(self._client, data)
 
     async def _in_turn(self) -> None:
@@ -280,11 +299,14 @@ class _Exchange:
             await self._in_turn()
             event = self._ours.next_event()
             if event is h11.NEED_DATA:
+                await self._flush()
+                if self._left > 0:
+                    await self._straight()
+                    return False
                 self._ours.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
             elif isinstance(event, h11.Data):
-                self._traffic.received += len(event.data)
-                self._traffic.touched = self._loop.time()
-                await self._answer(event)
+                self._left -= len(event.data)
+                await self._receive(event)
             elif isinstance(event, h11.InformationalResponse):
                 switch = event.status_code == _SWITCHING
                 if switch and not body.done():
@@ -302,6 +324,22 @@ class _Exchange:
             else:
                 raise h11.RemoteProtocolError("the connection was closed before an answer")
 
+    async def _receive(self, data: h11.Data) -> None:
+        self._traffic.received += len(data.data)
+        self._traffic.touched = self._loop.time()
+        await self._answer(data)
+
+    async def _straight(self) -> None:
+        """What is left of a body of a known length: h11 would copy it three times over."""
+        while self._left > 0:
+            await self._in_turn()
+            data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
+            if not data:
+                raise h11.RemoteProtocolError("the connection was closed amid an answer")
+            self._left -= len(data)
+            await self._receive(h11.Data(data=data))
+        await self._answer(h11.EndOfMessage())
+
     async def _begin(self, response: h11.Response, *, early: bool) -> None:
         if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
@@ -313,6 +351,7 @@ class _Exchange:
                 status_code=passed.status_code, headers=headers, reason=passed.reason
             )
         self.answered = True
+        self._left = _length(self._head.method, response)
         await self._answer(passed)
 
     async def _switch(self) -> None:
@@ -327,6 +366,14 @@ class _Exchange:
 
 def _whole(body: asyncio.Future[None]) -> bool:
     return body.done() and not body.cancelled() and body.exception() is None
+
+
+def _length(method: str, response: h11.Response) -> int:
+    """The bytes of a response's body, as h11 reads its head (RFC 9112, 6.3); 0 if it says none."""
+    headers = dict(response.headers)
+    if method == "HEAD" or response.status_code in _BODYLESS or b"transfer-encoding" in headers:
+        return 0
+    return int(headers.get(b"content-length", b"0"))
 
 
 def _without_hops(
