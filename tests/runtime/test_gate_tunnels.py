@@ -151,7 +151,13 @@ def test_a_client_that_is_gone_is_a_reset_to_the_server(gate: Gated, tunnel: Tun
 
 def test_a_reset_of_the_server_ends_the_tunnel(gate: Gated, tunnel: Tunnel) -> None:
     before = len(gate.entries())
-    with serving(origin.reset) as server, tunnel(gate, server) as sock:
+
+    def rude(client: socket.socket) -> None:
+        client.recv(1)
+        origin.reset(client)
+
+    with serving(rude) as server, tunnel(gate, server) as sock:
+        sock.sendall(b"x")
         assert everything(sock) == b""
     wait_for(lambda: gate.entries()[before:][-1:] and gate.entries()[-1]["event"] == "closed")
     assert gate.entries()[-1]["error"] == "Connection reset by peer"
