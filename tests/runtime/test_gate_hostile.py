@@ -124,6 +124,19 @@ def test_http_that_was_changed_at_random(gate: Gated, server: Origin) -> None:
     attack(gate, requests(server.place), "http")
 
 
+def test_a_server_writes_no_novels_into_the_log(gate: Gated) -> None:
+    def verbose(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"x" * 60_000 + b"\r\n\r\n")
+
+    with serving(verbose) as server:
+        answer = gate.ask("blue", requests(server.place)[1])
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert len(answer) < 2000
+    wait_for(lambda: gate.entries()[-1]["event"] == "closed")
+    assert 0 < len(gate.entries()[-1]["error"]) < 300
+
+
 def test_socks_that_was_changed_at_random(gate: Gated, server: Origin) -> None:
     loopback = socket.inet_aton("127.0.0.1")
     attack(

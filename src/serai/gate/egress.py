@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from serai.gate import addresses, dial, rules, upstream
 from serai.gate.audit import Log
-from serai.gate.errors import Denied, Unreachable
+from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.hosts import Address, Target
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
@@ -134,7 +134,7 @@ class Egress:
         except BaseException as failure:
             if way is not None:
                 way.sock.close()
-            self.closed(connection, str(failure))
+            self.closed(connection, words(failure))
             raise
         return way
 
@@ -155,7 +155,7 @@ class Egress:
             traffic.received += len(way.early)
             await relay(client, way.sock, traffic)
         except OSError as failure:
-            error = failure.strerror or str(failure)
+            error = words(failure)
         finally:
             self.closed(connection, error)
 

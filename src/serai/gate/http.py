@@ -16,7 +16,7 @@ import h11
 
 from serai.gate import answers, heads
 from serai.gate.egress import Connection, Egress
-from serai.gate.errors import Denied, Unreachable
+from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.heads import BadRequest, Head
 from serai.gate.relay import CHUNK, TURN, hang_up, relay, within
 from serai.gate.settings import Limits
@@ -155,7 +155,7 @@ async def _request(
         try:
             again = await exchange.run()
         except (h11.ProtocolError, OSError) as failure:
-            error = str(failure)
+            error = words(failure)
             if exchange.answered:
                 return False, b""
             if exchange.fault:
@@ -283,7 +283,7 @@ class _Exchange:
                     return
         except h11.RemoteProtocolError as error:
             # It will never be whole, and nobody shall wait for an answer to it.
-            self.fault = f"its body is not as it should be: {error}"
+            self.fault = f"its body is not as it should be: {words(error)}"
             with contextlib.suppress(OSError):
                 self._line.sock.shutdown(socket.SHUT_RDWR)
 
