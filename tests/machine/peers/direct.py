@@ -1,4 +1,7 @@
-"""Every way past the gate that needs no privilege; prints as JSON how each one fails."""
+"""Every way past the gate that needs no privilege; prints as JSON how each one fails.
+
+The arguments are paths of sockets that are not this session's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import functools
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +63,7 @@ print(
             "raw": failure(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
             "unix": failure(lambda: socket.socket(socket.AF_UNIX)),
             "folder": failure(lambda: os.listdir("/run/serai/gate")),
-            "above": sorted(os.listdir("/run/serai")),
+            "other": [failure(functools.partial(os.stat, each)) for each in sys.argv[1:]],
         }
     )
 )
