@@ -16,10 +16,15 @@ _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
 def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, str, dict[str, Any]]:
     """The answer to what the policy forbids: status, a text, and the same as data."""
     ask = f"serai policy allow {session} {denial.missing or target}"
+    advice = f"Whoever runs this machine can\nallow it with: {ask}"
+    if denial.rule.startswith("deny "):  # which allowing more would not change
+        ask = f"serai policy show {session}"
+        advice = f"Whoever runs this machine\ncan see the rule with: {ask}"
+    elif denial.rule.startswith("own address "):
+        ask, advice = "", "No name opens an address\nof this machine itself."
     text = (
         f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
-        "This is policy, not an outage: trying again will not help. Whoever runs this machine can\n"
-        f"allow it with: {ask}\n"
+        f"This is policy, not an outage: trying again will not help. {advice}\n"
     )
     data = {
         "error": "denied",
