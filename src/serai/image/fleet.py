@@ -144,12 +144,16 @@ class Fleet:
             return [Diff(event["host"], event["text"])]
         return self._result(event)
 
-    def end(self, *, interrupted: bool = False) -> list[News]:
-        """There are no more events: who was under way is done, or was ``interrupted``."""
-        news = [] if interrupted else self._ended()
+    def end(self) -> list[News]:
+        """There are no more events: who was under way is done."""
         for host in self._under_way():
-            host.state = INTERRUPTED if interrupted else OK
-        return news
+            host.state = OK
+        return self._ended()
+
+    def interrupt(self) -> None:
+        """Somebody interrupted whoever is under way."""
+        for host in self._under_way():
+            host.state, host.task = INTERRUPTED, self._task
 
     @property
     def ok(self) -> bool:

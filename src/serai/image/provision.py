@@ -34,6 +34,8 @@ _CALLBACKS = Path(__file__).with_name("callbacks")
 _KEEP = 20  # logs of earlier runs
 _GRACE = 20.0  # seconds for Ansible to end after Ctrl-C
 _POLL = 0.1
+# Ansible's own task before a role; it takes no time, and tells nothing unless it fails.
+_ARGUMENTS = "Validating arguments against arg spec"
 _ADDRESS = re.compile(r"(?:([^@\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[^@:\s\[\]/]+)(?::(\d{1,5}))?")
 _PORTS = range(1, 65536)
 
@@ -63,6 +65,14 @@ class Options:
     report: str = ""
 
 
+class _FailedError(Exception):
+    """Ansible ended with ``status``."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 def provision(settings: Settings, options: Options) -> Fleet:
     """Provision the machines, tell of each step, and print and write the summary.
 
@@ -80,14 +90,14 @@ def provision(settings: Settings, options: Options) -> Fleet:
         _prune(folder)
         # What a task shows with --diff may be a secret (a parent proxy's password).
         log.touch(mode=0o600)
-        fleet, status = Fleet(), 0
-        interrupted = False
+        fleet, status, interrupted = Fleet(), 0, False
         try:
-            status = _play(argv, fleet, work=work, log=log, settings=settings, options=options)
+            _play(argv, fleet, work=work, log=log, settings=settings, options=options)
+        except _FailedError as failed:
+            status = failed.status
         except KeyboardInterrupt:
             interrupted = True
-    for news in fleet.end(interrupted=interrupted):
-        _tell(news)
+            fleet.interrupt()
     if fleet.hosts:
         console.out.print(summary(fleet))
         _write(report, {**fleet.report(), "check": options.check, "log": str(log)})
@@ -132,7 +142,7 @@ def command(root: Path, options: Options, work: Path) -> list[Argument]:
     if values:
         argv += ["--extra-vars", json.dumps(values)]
     if options.new_host_keys:
-        argv += ["--ssh-common-args=-o StrictHostKeyChecking=accept-new"]
+        argv += ["--ssh-extra-args=-o StrictHostKeyChecking=accept-new"]
     return [*argv, root / PLAYBOOK]
 
 
@@ -197,8 +207,8 @@ def _play(
     log: Path,
     settings: Settings,
     options: Options,
-) -> int:
-    """Run Ansible to its end, telling what it does; its exit status."""
+) -> None:
+    """Run Ansible to its end, telling what it does. Raises _FailedError."""
     events = work / "events"
     events.touch()
     environment = {
@@ -224,10 +234,10 @@ def _play(
             if ended:
                 break
             time.sleep(_POLL)
+        for news in fleet.end():
+            _tell(news)
         if process.returncode != 0:
-            # The step is marked as failed; the summary says why.
-            console.warn(f"ansible-playbook ended with status {process.returncode}")
-    return int(process.returncode)
+            raise _FailedError(process.returncode)  # the step shows it, the summary says why
 
 
 def _whole_lines(stream: Any) -> Iterator[str]:
@@ -267,7 +277,7 @@ def _tell(news: News) -> None:
         )
     elif isinstance(news, Diff):
         console.out.print(f"{news.host}\n{news.text}", markup=False)
-    else:
+    elif _ARGUMENTS not in news.name:
         console.show_timing(news.name, news.status, news.told(), news.seconds)
 
 
