@@ -146,8 +146,8 @@ def test_check_converge_again_verify(target: Target) -> None:
     assert first.status == 0, first.out + first.err
     assert "runtime : Install what is in it (changed" in first.out
     again = target.provision()
+    assert again.status == 0, again.out + again.err
     assert again.hosts[target.host]["changed"] == 0, again.out
-    assert again.hosts[target.host]["state"] == "ok"
 
     machine = target.machine
     assert machine.run("test", "-e", MARKER, check=False).returncode == 1
@@ -209,4 +209,4 @@ def test_an_upgrade_keeps_sessions_though_the_machine_goes_away_meanwhile(target
     assert not set(old) & set(new), "the daemons run the new version"
     assert machine.shell(SANDBOX) == session, "the session is the same one"
     assert machine.shell("serai exec kept -- cat file") == "precious"
-    assert upgraded.provision().hosts[target.host]["changed"] == 0
+    assert machine.run("test", "-e", MARKER, check=False).returncode == 1

@@ -35,6 +35,7 @@ _LOGIN = (
     ("Connection reset", "it hung up"),
     ("closed by remote host", "it hung up"),
     ("Connection closed", "it hung up"),
+    ("closed.", "it hung up"),
     ("Broken pipe", "it hung up"),
 )  # fmt: skip
 
