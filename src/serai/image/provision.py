@@ -13,7 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +26,7 @@ from rich.table import Table
 from serai.image import cache, console
 from serai.image.errors import BuildError
 from serai.image.fleet import Batch, Diff, Failure, Fleet, News
+from serai.image.packer_program import fence
 from serai.image.run import Argument, last_lines, search_path, started
 from serai.image.settings import Settings
 
@@ -221,7 +222,9 @@ def _play(
     }
     name = "checking" if options.check else "provisioning"
     with (
-        started(argv, log=log, env=environment) as process,
+        # Ansible's workers and ssh's shared connections have sessions of their own: the fence ends
+        # them all with it.
+        started([*fence(), *argv], log=log, env=environment) as process,
         _interrupting(process),
         console.step(name),
         events.open() as stream,
@@ -257,7 +260,8 @@ def _interrupting(process: Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(_GRACE)
         except TimeoutExpired:
