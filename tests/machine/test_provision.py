@@ -55,6 +55,11 @@ class Target:
     def host(self) -> str:
         return f"{USER}@127.0.0.1:{self.guest.port}"
 
+    @property
+    def plain(self) -> str:
+        """As a user of whom sudo asks a password."""
+        return f"plain@127.0.0.1:{self.guest.port}"
+
     def start(self, arguments: Sequence[str], *, key: Path | None = None) -> subprocess.Popen[str]:
         known = self.work / "known_hosts"
         report = self.work / "report.json"
@@ -121,8 +126,14 @@ def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -
 
     target.machine.shell("useradd --create-home --shell /bin/bash plain")
     target.guest.allow("plain", target.guest.root / "home/plain")
-    said = one_line(target.provision(host=f"plain@127.0.0.1:{target.guest.port}"))
+    said = one_line(target.provision(host=target.plain))
     assert "sudo wants a password of plain" in said
+    password = tmp_path / "password"
+    password.write_text("wrong\n")
+    target.machine.shell("echo 'plain ALL=(ALL) ALL' >/etc/sudoers.d/plain")
+    target.machine.shell("echo plain:right | chpasswd")
+    said = one_line(target.provision("--sudo-password", str(password), host=target.plain))
+    assert "Incorrect sudo password" in said
 
     target.machine.shell("mv /usr/bin/python3 /usr/bin/python3.away")
     target.machine.shell("rm /etc/os-release && echo ID=slackware >/etc/os-release")
@@ -130,14 +141,17 @@ def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -
     assert "this is slackware-, and the roles are for ubuntu-22.04 and debian-12" in said
     assert "python3 is missing; install it" in said
     target.machine.shell("mv /usr/bin/python3.away /usr/bin/python3")
-    target.machine.shell("ln -sf ../usr/lib/os-release /etc/os-release && userdel -rf plain")
+    target.machine.shell("ln -sf ../usr/lib/os-release /etc/os-release")
     assert not (target.guest.root / "var/lib/serai").exists()
 
 
-def test_check_converge_again_verify(target: Target) -> None:
-    checked = target.provision("--check", "--diff")
+def test_check_converge_again_verify(target: Target, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("right\n")
+    sudo = ["--sudo-password", str(password)]
+    checked = target.provision("--check", "--diff", *sudo, host=target.plain)
     assert checked.status == 0, checked.out + checked.err
-    assert checked.hosts[target.host]["changed"] > 0
+    assert checked.hosts[target.plain]["changed"] > 0
     assert "+memory_max" in checked.out, "--diff shows files"
     for path in ("usr/lib/serai", "etc/serai", "var/lib/serai", "usr/bin/bwrap"):
         assert not (target.guest.root / path).exists(), "check mode changed the machine"

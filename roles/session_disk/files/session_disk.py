@@ -361,10 +361,8 @@ def _wait_for_disk(places: Places, wait: float) -> Disk | None:
         time.sleep(0.5)
 
 
-def look(places: Places, wait: float = WAIT) -> int:
-    """Print whether there is a disk to use, 'disk' or 'none'."""
-    # A container sees its host's disks: they are not its own.
-    container = _run("systemd-detect-virt", "--container", "--quiet").returncode == 0
+def look(places: Places, *, container: bool, wait: float = WAIT) -> int:
+    """Print whether there is a disk to use, 'disk' or 'none'; a container has none of its own."""
     try:
         there = os.path.ismount("/sessions") or (
             not container and _wait_for_disk(places, wait) is not None
@@ -380,7 +378,9 @@ def main() -> int:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin')}:/usr/sbin:/sbin"
     places = Places()
     if sys.argv[1:] == ["--look"]:
-        return look(places)
+        # It sees its host's disks.
+        container = _run("systemd-detect-virt", "--container", "--quiet").returncode == 0
+        return look(places, container=container)
     if os.path.ismount("/sessions"):
         say("/sessions is mounted already")
         return 0
