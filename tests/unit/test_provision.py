@@ -198,6 +198,23 @@ def test_why_a_login_failed(said: str, words: str) -> None:
     assert "\n" not in told
 
 
+def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
+    def event(kind: str, **data: object) -> str:
+        return json.dumps({"event": kind, "time": 1.0, **data})
+
+    batch = event("batch", all=["[::1]"], hosts=["[::1]"])
+    result = event("result", host="[::1]", status="ok", why="")
+    for last, state in ([], "interrupted"), ([event("end")], "ok"):
+        found = fleet.Fleet()
+        for line in (batch, event("task", role="", name="One"), result, *last):
+            found.feed(line)
+        found.end()
+        assert found.hosts["[::1]"].state == state
+        assert found.ok == (state == "ok")
+        table = provision.summary(found)
+        assert table.row_count == 1
+
+
 # --- the playbook
 
 

@@ -128,6 +128,7 @@ class Fleet:
         self._results: Counter[str] = Counter()
         self._began = 0.0
         self._now = 0.0
+        self._complete = False
 
     def feed(self, line: str) -> list[News]:
         """What ``line`` means for a person."""
@@ -141,18 +142,23 @@ class Fleet:
             role, name = event["role"], event["name"]
             self._task, self._began = f"{role} : {name}" if role else name, self._now
             return news
+        if kind == "end":
+            self._complete = True
+            return self._ended()
         if kind == "diff":
             return [Diff(event["host"], event["text"])]
         return self._result(event)
 
     def end(self) -> list[News]:
-        """There are no more events: who was under way is done."""
+        """There are no more events. Whoever is under way is done, unless Ansible broke down."""
+        if not self._complete:
+            self.interrupt()
         for host in self._under_way():
             host.state = OK
         return self._ended()
 
     def interrupt(self) -> None:
-        """Somebody interrupted whoever is under way."""
+        """Whoever is under way will not be done."""
         for host in self._under_way():
             host.state, host.task = INTERRUPTED, self._task
 

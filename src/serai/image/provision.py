@@ -21,6 +21,7 @@ from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from serai.image import cache, console
@@ -170,7 +171,7 @@ def summary(fleet: Fleet) -> Table:
         row = host.row()
         colour = {"ok": "green", "not reached": "dim"}.get(host.state, "red")
         numbers = [row[name] for name in ("ok", "changed", "failed", "unreachable", "seconds")]
-        table.add_row(host.name, f"[{colour}]{host.state}[/]", *map(str, numbers))
+        table.add_row(escape(host.name), f"[{colour}]{host.state}[/]", *map(str, numbers))
     return table
 
 

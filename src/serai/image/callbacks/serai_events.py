@@ -57,6 +57,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """The same for a handler."""
         self.v2_playbook_on_task_start(task, False)
 
+    def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002
+        """The playbook has come to its end."""
+        self._tell("end")
+
     def v2_runner_on_ok(self, result: Any) -> None:
         """A task has ended well on a host."""
         self._result(result, "changed" if result._result.get("changed") else "ok")
