@@ -19,7 +19,6 @@ from serai.image import (
     definition,
     nspawn,
     provision,
-    roledocs,
     show,
 )
 from serai.image import boot as boots
@@ -172,12 +171,6 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 def clean(_c: Context, cache: bool = False) -> None:
     """Remove dist/ (--cache: the cached stages and downloads too)."""
     checkout.clean(SETTINGS, cache=cache)
-
-
-@command()
-def docs(_c: Context) -> None:
-    """Write docs/roles.md from the roles' argument_specs."""
-    console.say(f"wrote {roledocs.write(SETTINGS.root)}")
 
 
 @command()

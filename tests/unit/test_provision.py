@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serai.image import fleet, provision, roledocs
+from serai.image import fleet, provision
 from serai.image.errors import BuildError
 from serai.image.provision import Options
 from serai.image.settings import Settings
@@ -231,7 +231,3 @@ def test_every_handler_is_caught_up_on_after_a_run_that_was_cut_off() -> None:
         for handler in yaml.safe_load(path.read_text()) if path.exists() else []:
             names = {handler["name"], handler.get("listen")}
             assert names & set(catching_up["notify"]), f"{role}: {handler['name']}"
-
-
-def test_the_page_of_roles_is_fresh() -> None:
-    assert not roledocs.stale(ROOT), "run 'invoke docs'"
