@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,6 +78,15 @@ class Image(_Table):
 def megabytes(size: Size) -> int:
     """A size such as '10G' in MiB."""
     return int(size[:-1]) * (1024 if size.endswith("G") else 1)
+
+
+def rehearsal() -> str:
+    """The image that this machine builds at its best, from a Debian mirror alone."""
+    machine = platform.machine()
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine)
+    if arch is None:
+        raise BuildError(f"there is no image for {machine}", hint="see 'invoke images'")
+    return f"debian-12-{arch}"
 
 
 def names(settings: Settings) -> list[str]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 
 from rich.table import Table
 
 from serai.image import build, console, definition
 from serai.image import plan as plans
-from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from serai.image.verify import verify
-
-_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def images(settings: Settings) -> None:
@@ -51,10 +47,7 @@ def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:
 
 def demo(settings: Settings) -> int:
     """Build and verify Debian 12 for this machine, then print what was made."""
-    arch = _ARCH.get(platform.machine())
-    if arch is None:
-        raise BuildError(f"there is no image for {platform.machine()}", hint="see 'invoke images'")
-    name = f"debian-12-{arch}"
+    name = definition.rehearsal()
     folder = build.build(settings, name)
     report = verify(settings, definition.load(settings, name), folder)
     summary(folder, name)
