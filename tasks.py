@@ -10,7 +10,17 @@ from typing import Any
 from invoke.context import Context
 from invoke.tasks import task
 
-from serai.image import bench, build, checkout, cloudimage, console, definition, nspawn, show
+from serai.image import (
+    bench,
+    build,
+    checkout,
+    cloudimage,
+    console,
+    definition,
+    nspawn,
+    provision,
+    show,
+)
 from serai.image import boot as boots
 from serai.image.settings import Settings
 from serai.image.verify import verify
@@ -85,6 +95,57 @@ def machine(
     """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
     paths = [Path(path) for path in copy or ()]
     return nspawn.machine(SETTINGS, command=run, copy=paths, keep=keep)
+
+
+@command(
+    name="provision",
+    iterable=["host", "set_"],
+    help={
+        "host": "user@address[:port], as often as there are machines",
+        "inventory": "a file of Ansible's instead, of which --limit is a pattern",
+        "key": "the private key to log in with",
+        "sudo-password": "a file with the password that sudo asks for",
+        "check": "change nothing, say what would be",
+        "diff": "show what changes in files",
+        "forks": "so many machines at once",
+        "serial": "so many machines a batch; the next one begins if all went well",
+        "new-host-keys": "trust host keys that are not in known_hosts",
+        "set_": "a role's variable, NAME=VALUE",
+        "json": "where to write the report",
+    },
+)
+def provision_machines(
+    _c: Context,
+    *,
+    host: list[str] | None = None,
+    inventory: str = "",
+    limit: str = "",
+    key: str = "",
+    sudo_password: str = "",
+    check: bool = False,
+    diff: bool = False,
+    forks: int = 0,
+    serial: int = 0,
+    new_host_keys: bool = False,
+    set_: list[str] | None = None,
+    json: str = "",
+) -> None:
+    """Apply the image's roles to machines that run (--host USER@ADDR or --inventory FILE)."""
+    options = provision.Options(
+        hosts=tuple(host or ()),
+        inventory=inventory,
+        limit=limit,
+        key=key,
+        sudo_password=sudo_password,
+        check=check,
+        diff=diff,
+        forks=forks,
+        serial=serial,
+        new_host_keys=new_host_keys,
+        values=tuple(set_ or ()),
+        report=json,
+    )
+    provision.provision(SETTINGS, options)
 
 
 @command(name="bench")

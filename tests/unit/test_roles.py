@@ -291,6 +291,30 @@ def test_a_note_about_another_disk_is_no_leave_to_format(machine: Machine) -> No
         machine.prepare()
 
 
+# --- looking before a machine is provisioned
+
+
+def test_looking_tells_of_a_disk_and_changes_nothing(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(*, container: bool = False) -> tuple[int, str]:
+        status = session_disk.look(machine.places, container=container, wait=0)
+        said = capsys.readouterr()
+        return status, (said.out + said.err).strip()
+
+    assert look() == (0, "none")
+    disk = machine.attach("vdb")
+    before = disk.read_bytes()
+    assert look() == (0, "disk")
+    assert look(container=True) == (0, "none")
+    assert disk.read_bytes() == before
+    assert not machine.places.link.exists()
+    _write(MIB, b"precious")(disk)
+    status, said = look()
+    assert status == 1
+    assert "refused for /sessions, not touched" in said
+
+
 # --- quotas
 
 

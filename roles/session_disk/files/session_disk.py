@@ -12,6 +12,9 @@ Formatting survives a power cut at any point. A note on the root disk says which
 about to be formatted; the file system has a temporary label until it is complete; only then does it
 get its own and the note goes. Nothing was ever stored on a disk that is in between.
 
+With --look it changes nothing and prints 'disk' if there is one to use or one is mounted, else
+'none'.
+
 Exit status: 0, also without any disk for /sessions (the link tells); 1 if a disk was refused.
 """
 
@@ -358,9 +361,26 @@ def _wait_for_disk(places: Places, wait: float) -> Disk | None:
         time.sleep(0.5)
 
 
+def look(places: Places, *, container: bool, wait: float = WAIT) -> int:
+    """Print whether there is a disk to use, 'disk' or 'none'; a container has none of its own."""
+    try:
+        there = os.path.ismount("/sessions") or (
+            not container and _wait_for_disk(places, wait) is not None
+        )
+    except RefusedError as reason:
+        print(reason, file=sys.stderr)
+        return 1
+    print("disk" if there else "none")
+    return 0
+
+
 def main() -> int:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin')}:/usr/sbin:/sbin"
     places = Places()
+    if sys.argv[1:] == ["--look"]:
+        # It sees its host's disks.
+        container = _run("systemd-detect-virt", "--container", "--quiet").returncode == 0
+        return look(places, container=container)
     if os.path.ismount("/sessions"):
         say("/sessions is mounted already")
         return 0

@@ -51,8 +51,9 @@ def reported() -> Iterator[None]:
     except BuildError as error:
         fail(str(error))
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        fail("interrupted; what was under way is undone, finished stages are kept")
+    except KeyboardInterrupt as interrupt:
+        usual = "interrupted; what was under way is undone, finished stages are kept"
+        fail(str(interrupt) or usual)
         raise SystemExit(130) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -90,8 +91,13 @@ def show_event(event: Event) -> None:
         out.print(f"  {event.text}", style="dim", markup=False)
     elif isinstance(event, TaskTiming):
         name = f"{event.role} : {event.name}" if event.role else event.name
-        style = {"failed": "red", "changed": "yellow", "skipped": "dim"}.get(event.status)
-        out.print(f"  {name} ({event.status}, {seconds(event.seconds)})", style=style, markup=False)
+        show_timing(name, event.status, event.status, event.seconds)
+
+
+def show_timing(name: str, status: str, told: str, took: float) -> None:
+    """A line for an Ansible task: its worst ``status``, in the words ``told``, after ``took`` s."""
+    style = {"failed": "red", "unreachable": "red", "changed": "yellow", "skipped": "dim"}
+    out.print(f"  {name} ({told}, {seconds(took)})", style=style.get(status), markup=False)
 
 
 def seconds(value: float) -> str:
