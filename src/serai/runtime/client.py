@@ -125,7 +125,7 @@ class Client:
         """Call a method that streams: give it ``input``, and ``take`` what comes."""
         number = self._ask(method, {**params, "stdio": "stream"})
         chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
-        running = ""
+        running, fed = "", None
         while True:
             message = self._message()
             if message.get("id") == number:
@@ -135,9 +135,10 @@ class Client:
                 take(news["stream"], base64.b64decode(news["data"]))
             elif event == "exec.started":
                 running = news["exec"]
-                self._feed(running, chunks)
-            elif "id" in message and chunks:
-                self._feed(running, chunks)
+                fed = self._feed(running, chunks)
+            elif fed is not None and message.get("id") == fed:
+                # Not just any answer: one to an earlier payload's input may come late.
+                fed = self._feed(running, chunks) if chunks else None
             elif event is not None:
                 self._events.append(message)
 
@@ -149,10 +150,10 @@ class Client:
             if "method" in message:
                 yield message["method"], message["params"]
 
-    def _feed(self, running: str, chunks: list[bytes]) -> None:
+    def _feed(self, running: str, chunks: list[bytes]) -> int:
         """Send the next part of the input; the answer to it asks for the one after that."""
         data = base64.b64encode(chunks.pop(0)).decode() if chunks else ""
-        self._ask("exec.input", {"exec": running, "data": data, "eof": not chunks})
+        return self._ask("exec.input", {"exec": running, "data": data, "eof": not chunks})
 
     def _ask(self, method: str, params: dict[str, Any]) -> int:
         self._number += 1
