@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from serai.runtime import policy
 from serai.runtime.doctor import collect, core, report, tenant
-from tests.runtime.vm import DEADLINE, Vm, opened, wait_for
+from tests.runtime.vm import Vm, opened, wait_for
 
 # The stand-in for systemd gives no limits.
 CONTROLLERS = {check.name for check in core.CHECKS if check.part == "cgroup"} - {

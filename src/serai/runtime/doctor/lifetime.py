@@ -200,8 +200,8 @@ def _kept(facts: Facts) -> Finding:
 @lifetime("a removed session is gone", "Removed sessions' data stays on the disk.")
 def _removed(facts: Facts) -> Finding:
     seen = facts["lifetime"]
-    problems = [f"{path} is left" for path in seen["removed"]] if seen["removed"] else []
-    problems += [f"it is {seen['known']}"] if seen["known"] else []
+    problems = [f"{path} is left" for path in seen["removed"]]
+    problems += [f"sessiond still knows {name}" for name in seen["known"]]
     problems += [f"{seen['ended']} processes are left"] if seen["ended"] else []
     return Finding(problems, "no home, no process")
 

@@ -23,7 +23,7 @@ from typing import Any
 from serai.runtime import cgroups, publish, supervisor
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
-from serai.runtime.errors import NOT_FOUND, SeraiError
+from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
 
@@ -55,7 +55,7 @@ def gather(paths: Paths, policy: Policy, took: dict[str, float]) -> Facts:
                 facts = visit.facts
                 took |= visit.took
             if isinstance(facts["lifetime"], dict):
-                facts["lifetime"] |= _removed(paths, both[0])
+                facts["lifetime"] |= _removed(paths, both)
     except (SeraiError, OSError, ValueError) as error:
         for part in PARTS:
             facts.setdefault(part, str(error))
@@ -154,7 +154,7 @@ class _Visit:
 
     def _cgroup(self) -> Facts:
         """The limits of the session as a whole, which its unit has."""
-        own = [found for pid in self._own() if (found := cgroups.of(pid)) is not None]
+        own = [place for pid in self._own() if (place := cgroups.of(pid)) is not None]
         folder = min(own, key=lambda path: len(path.parts))
         read = {name: folder / name for name in CONTROLS}
         found = {name: path.read_text().strip() for name, path in read.items() if path.exists()}
@@ -236,27 +236,31 @@ class _Visit:
         return facts
 
 
-def _removed(paths: Paths, rogue: Facts) -> Facts:
-    """Of a session that has just been removed: what is still there."""
-    name, uid = str(rogue["name"]), int(rogue["uid"])
-    places = (paths.home(name), paths.removing / str(uid), paths.gate(name), paths.session(name))
+def _removed(paths: Paths, both: tuple[Facts, Facts]) -> Facts:
+    """Of sessions that have just been removed: what is still there."""
+    users = {str(each["name"]): int(each["uid"]) for each in both}
+    places = [paths.removing / str(uid) for uid in users.values()]
+    for name in users:
+        places += [paths.home(name), paths.gate(name), paths.session(name)]
 
     def left() -> list[str]:
         return [str(path) for path in places if path.exists()]
 
-    _settled(lambda: len(left()))
+    def known(client: Client) -> list[str]:
+        return [each["name"] for each in client.call("list")["sessions"] if each["name"] in users]
+
+    def running() -> int:
+        return sum(len(_processes(name, uid)) for name, uid in users.items())
+
     with Client(paths.control, timeout=PATIENCE) as client:
-        try:
-            known = client.call("show", name=name)["state"]
-        except SeraiError as error:
-            known = "" if error.code == NOT_FOUND else str(error)
-    users = (paths.users / "passwd").read_text()
-    return {
-        "removed": left(),
-        "known": known,
-        "users": [line for line in users.splitlines() if line.startswith(f"{name}:")],
-        "ended": _settled(lambda: len(_processes(name, uid))),
-    }
+        _settled(lambda: len(known(client)) + len(left()) + running())
+        lines = (paths.users / "passwd").read_text().splitlines()
+        return {
+            "removed": left(),
+            "known": known(client),
+            "users": [line for line in lines if line.split(":")[0] in users],
+            "ended": running(),
+        }
 
 
 class _Origin(http.server.BaseHTTPRequestHandler):
