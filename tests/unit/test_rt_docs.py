@@ -31,7 +31,7 @@ def test_a_method_and_its_parameters_are_described(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit"]
+    "name", ["create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit", "doctor"]
 )
 def test_a_command_is_described(name: str) -> None:
     assert f"`serai {name}" in (DOCS / "reference-commands.md").read_text()

@@ -101,7 +101,7 @@ GROUPS = (
     ),
     Group(
         "clone3 does not exist",
-        "clone3 makes namespaces whose flags no filter can see.",
+        "It makes namespaces whose flags no filter can see.",
         (Call("clone3", (435, 435), (0, 0), real=True),),
         ENOSYS,
     ),

@@ -15,7 +15,7 @@ from typing import Any
 
 from serai.runtime import policy
 
-# Importing a module of checks adds them, in the order in which they are shown.
+# Importing a module of checks adds them.
 from serai.runtime.doctor import (
     calls,
     collect,
@@ -53,7 +53,7 @@ def examine(paths: Paths) -> list[Result]:
         except SeraiError:
             rules = policy.Policy()  # that it cannot be read is a finding of its own
         facts |= tenant.gather(paths, rules, took)
-        return core.judge(facts, took)
+        return core.judge(facts, took, ordered())
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def table(results: Sequence[Result], colour: bool) -> str:
     lines, area = [], ""
     width = max((len(each.check.name) for each in results), default=0)
     good, bad, off = ("\033[32m", "\033[1;31m", "\033[0m") if colour else ("", "", "")
-    for each in sorted(results, key=lambda result: AREAS.index(result.check.area)):
+    for each in results:
         if each.check.area != area:
             area = each.check.area
             lines += [f"{area}:"]
@@ -91,7 +91,45 @@ def table(results: Sequence[Result], colour: bool) -> str:
     return "\n".join([*lines, f"{len(results) - failed} passed, {failed} failed"])
 
 
-AREAS = list(dict.fromkeys(check.area for check in core.CHECKS))
+AREAS = (
+    *("units", "filters", "users", "disks", "system", "versions", "gate", "privileges"),
+    *("namespaces", "system calls", "network", "files", "other sessions", "limits", "lifetime"),
+)
+
+
+def ordered() -> list[core.Check]:
+    """All checks, the VM's first, whichever module was imported first."""
+    return sorted(core.CHECKS, key=lambda each: (AREAS.index(each.area), each.find.__module__))
+
+
+INTRODUCTION = """\
+# serai doctor
+
+    serai doctor [--json]
+
+Looks at a VM as a support engineer would, and tries from inside whether sessions are contained.
+It takes root and some seconds, changes no setting and touches no session of yours: it makes two
+throwaway sessions, named `doctor-…`, tries to break out of the first one, and removes both,
+whatever happens. Exit status 1 if a check fails.
+
+`--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
+`"means"` where a check failed. A check whose facts could not be collected fails, and says why.
+
+System calls are really made. What the session's filters let pass is caught by a filter of the
+doctor's own, so a broken sandbox is seen, and not used to restart the VM.
+
+There are {count} checks.
+"""
+
+
+def page() -> str:
+    """The text of docs/doctor.md."""
+    lines = [INTRODUCTION.format(count=len(core.CHECKS))]
+    for area in AREAS:
+        rows = [f"| {each.name} | {each.means} |" for each in ordered() if each.area == area]
+        title = f"{area[0].upper()}{area[1:]}"
+        lines += ["\n".join([f"## {title}", "", "| check | if it fails |", "|---|---|", *rows, ""])]
+    return "\n".join(lines)
 
 
 def _shown(text: str) -> str:
