@@ -38,7 +38,7 @@ from tests.runtime.room import (
 
 UID, OTHER_UID = 40021, 40022
 MARK = "the neighbour's"
-assert reach.files
+assert reach.files, "importing it adds its checks"
 CHECKS = [check for check in core.CHECKS if check.part in (*request.PARTS, "status")]
 Options = list[str]
 

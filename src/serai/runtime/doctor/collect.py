@@ -294,10 +294,8 @@ def kernel(_paths: Paths) -> Facts:
         ctypes.set_errno(0)
         failed = libc.syscall(*(ctypes.c_long(word) for word in words)) < 0
         calls[name] = ctypes.get_errno() if failed else 0
-    slice_ = Path("/sys/fs/cgroup/serai.slice")
     rows = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
     kinds = {before.split()[4]: after.split()[0] for before, after in rows}
-    missing = [name for name in ("cgroup.freeze", "cgroup.kill") if not (slice_ / name).exists()]
     return {
         "release": os.uname().release,
         "calls": calls,
@@ -307,8 +305,6 @@ def kernel(_paths: Paths) -> Facts:
         "user_namespaces": {name: text(f"/proc/sys/{name.replace('.', '/')}") for name in SYSCTLS},
         "seccomp": text("/proc/sys/kernel/seccomp/actions_avail"),
         "cgroup": kinds.get("/sys/fs/cgroup", "nothing"),
-        "controllers": text(slice_ / "cgroup.subtree_control").split(),
-        "cgroup_files": [f"there is no {name}" for name in missing],
         "swaps": [line.split()[0] for line in text("/proc/swaps").splitlines()[1:]],
         "bwrap": stat.S_IMODE(Path("/usr/bin/bwrap").stat().st_mode),
     }

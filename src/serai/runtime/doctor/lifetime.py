@@ -29,6 +29,24 @@ def size(text: str, memory: int) -> int | None:
     return int(text)
 
 
+CONTROLLERS = ("cpu", "io", "memory", "pids")
+
+
+@limits("sessions have all controllers", "Limits of sessions are not kept.")
+def _controllers(facts: Facts) -> Finding:
+    missing = [name for name in CONTROLLERS if name not in facts["cgroup"]["controllers"]]
+    return Finding([f"no {name}" for name in missing], ", ".join(CONTROLLERS))
+
+
+@limits(
+    "a session can be frozen and killed as a whole",
+    "Switching to another session does not stop the first; what is stopped may go on.",
+)
+def _freezer(facts: Facts) -> Finding:
+    missing = [name for name, there in facts["cgroup"]["files"].items() if not there]
+    return none_of((f"there is no {name}" for name in missing), "cgroup.freeze, cgroup.kill")
+
+
 def _control(facts: Facts, name: str) -> str:
     found = facts["cgroup"]["limits"]
     if name not in found:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import site
 import sys
 import time
 from collections.abc import Sequence
@@ -141,6 +142,7 @@ def main(as_json_: bool) -> int:
     """Carry out the command; returns its exit status. Raises SeraiError."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    site.main()  # the command is started without, and modules of the distribution's are looked at
     begin = time.monotonic()
     results = examine(Paths())
     report = as_json(results)

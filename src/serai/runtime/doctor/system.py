@@ -11,7 +11,6 @@ system = Section("system", "kernel")
 versions = Section("versions", "versions")
 
 OLDEST_KERNEL = (5, 15)
-CONTROLLERS = ("cpu", "io", "memory", "pids")
 LEAST_ENTROPY = 128
 MOST_DRIFT = 300.0  # seconds between the clock and the battery's
 ABIS = 2  # of Landlock: the first cannot allow moving files between folders
@@ -85,19 +84,6 @@ def _seccomp(facts: Facts) -> Finding:
 @system("cgroup v2 is what there is", "Sessions cannot be limited, frozen or ended as a whole.")
 def _cgroup(facts: Facts) -> Finding:
     return same(facts["kernel"]["cgroup"], "cgroup2")
-
-
-@system("sessions have all controllers", "Limits of sessions are not kept.")
-def _controllers(facts: Facts) -> Finding:
-    missing = [name for name in CONTROLLERS if name not in facts["kernel"]["controllers"]]
-    return Finding([f"no {name}" for name in missing], ", ".join(CONTROLLERS))
-
-
-@system(
-    "a cgroup can be frozen and killed", "Switching to another session does not stop the first."
-)
-def _freezer(facts: Facts) -> Finding:
-    return none_of(facts["kernel"]["cgroup_files"], "cgroup.freeze, cgroup.kill")
 
 
 @system("swap is off", "What sessions keep in memory is written to the root disk.")

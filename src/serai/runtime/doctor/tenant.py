@@ -158,6 +158,7 @@ class _Visit:
         folder = min(own, key=lambda path: len(path.parts))
         read = {name: folder / name for name in CONTROLS}
         found = {name: path.read_text().strip() for name, path in read.items() if path.exists()}
+        controllers = folder / "cgroup.controllers"
         pids = set(self._own())
         with Client(self.paths.control, timeout=PATIENCE) as other:
             other.call("exec", name=self.name, argv=["sleep", "1008"], stdio="null", detach=True)
@@ -166,7 +167,13 @@ class _Visit:
         for pid in extra:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-        return {"limits": found, "unit": str(folder), "payload": places}
+        return {
+            "limits": found,
+            "unit": str(folder),
+            "payload": places,
+            "controllers": controllers.read_text().split() if controllers.exists() else [],
+            "files": {name: (folder / name).exists() for name in ("cgroup.freeze", "cgroup.kill")},
+        }
 
     def _home(self) -> Facts:
         status = self.paths.home(self.name).stat()
