@@ -82,7 +82,7 @@ def look(vm: Vm, room: Room, **options: Any) -> Result:
     asked = request.request(
         room.session.home, secret=vm.secret, mark=MARK, port=vm.port, key=vm.key
     )
-    return room.run(request.argv(asked), request.SOURCE, **options)
+    return room.run(request.argv(asked), **options)
 
 
 def red(vm: Vm, room: Room, **options: Any) -> dict[str, str]:

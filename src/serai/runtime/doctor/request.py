@@ -15,11 +15,11 @@ from serai.runtime.policy import Policy
 SOURCE = Path(str(probe.__file__)).read_text()
 PARTS = tuple(name for name in probe.PARTS if name != "gate")
 STATUS = ("cat", "/proc/self/status")
-PYTHON = ("/usr/bin/python3", "-I", "-")
+PYTHON = ("/usr/bin/python3", "-I", "-c", SOURCE)
 
 
 def argv(request: dict[str, Any]) -> list[str]:
-    """The command that runs the probe, whose source is its standard input."""
+    """The command that runs the probe: its source, and what it is asked."""
     return [*PYTHON, json.dumps(request)]
 
 

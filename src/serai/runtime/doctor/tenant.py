@@ -128,8 +128,9 @@ class _Visit:
         done = self.client.exec(name or self.name, list(argv), **{"timeout": PATIENCE, **options})
         if done.timed_out and "timeout" not in options:
             raise SeraiError(f"{argv[0]} did not end within {PATIENCE:g} s in the session")
-        if done.stderr and not done.stdout:
-            raise SeraiError(f"{argv[0]}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        if not done.stdout and "timeout" not in options:
+            why = done.stderr.decode(errors="replace").strip()[-300:]
+            raise SeraiError(f"{argv[0]} said nothing in the session (status {done.status}) {why}")
         return done.status, done.stdout.decode(errors="replace")
 
     def _asked(self, port: int, key: int, mark: str, **more: Any) -> Facts:
@@ -138,11 +139,11 @@ class _Visit:
         return {**request.request(home, secret=secret, mark=mark, port=port, key=key), **more}
 
     def _probe(self, asked: Facts) -> str:
-        return self._run(*request.argv(asked), input=request.SOURCE.encode())[1]
+        return self._run(*request.argv(asked))[1]
 
     def _looks(self) -> Facts:
         mark = secrets.token_hex(16)
-        script = f"echo {mark} >open; chmod 666 open; chmod 777 ."
+        script = f"echo {mark} >open; chmod 666 open; chmod 777 .; echo"
         self._run("sh", "-c", script, name=str(self.neighbour["name"]))
         with socket.create_server(("127.0.0.1", 0)) as server, _segment() as key:
             asked = self._asked(server.getsockname()[1], key, mark)
