@@ -1,9 +1,9 @@
 """Looks around inside a session and prints what it sees as one JSON object.
 
-``doctor`` sends this file to ``python3 -I -c`` as a payload: it runs in the sandbox, on the standard
-library alone, and imports nothing of ours. It judges nothing. Its argument is a JSON object:
-``parts`` names what to look at, the rest is what the parts need to know. A part that fails is the
-reason, as text, so a sandbox that is broken in one place is still seen in all others.
+``doctor`` has ``python3 -I -c`` run this file as a payload: in the sandbox, on the standard library
+alone, importing nothing of ours. It judges nothing. Its argument is a JSON object: ``parts`` names
+what to look at, the rest is what the parts need to know. A part that fails is the reason, as text,
+so a sandbox that is broken in one place is still seen in all others.
 """
 
 from __future__ import annotations
