@@ -1,4 +1,7 @@
-"""sessiond for a test: ``sessiond.py ROOT [N]`` serves below ROOT and kills itself at fault N."""
+"""sessiond for a test: ``sessiond.py ROOT [N [CODE]]`` serves below ROOT and dies at fault N.
+
+CODE is run before: it weakens the daemon in one point, for a test that wants to see that found.
+"""
 
 from __future__ import annotations
 
@@ -42,4 +45,5 @@ def main(root: Path, fatal: int) -> int:
 
 
 if __name__ == "__main__":
+    exec(sys.argv[3] if sys.argv[3:] else "")  # noqa: S102  # a test's own
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0))

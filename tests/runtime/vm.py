@@ -71,11 +71,14 @@ class Vm:
         for name, program in zip(("baseline", "unix-block"), build_filters(), strict=True):
             (folder / f"{name}.bpf").write_bytes(program)
 
-    def start(self, fatal: int = 0) -> None:
-        """Start sessiond; returns when it serves, or has died at fault number ``fatal``."""
+    def start(self, fatal: int = 0, weaken: str = "") -> None:
+        """Start sessiond; returns when it serves, or has died at fault number ``fatal``.
+
+        ``weaken`` is code that the daemon runs before, as to take a step out.
+        """
         (self.root / "faults").unlink(missing_ok=True)
         self.daemon = subprocess.Popen(
-            [PYTHON, "tests/runtime/sessiond.py", str(self.root), str(fatal)],
+            [PYTHON, "tests/runtime/sessiond.py", str(self.root), str(fatal), weaken],
             cwd=CHECKOUT,
             env=self.env,
             stderr=(self.root / "sessiond.log").open("ab"),

@@ -177,6 +177,8 @@ def good() -> dict[str, Any]:
             "archived_mode": 0,
             "kept": "kept",
             "sessions_left": [],
+            "doctor_passed": 190,
+            "doctor_failed": [],
             "same_daemon": True,
         },
         "shipped": {
@@ -431,6 +433,10 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
     "an archived session is locked, and comes back with its files": [
         [("runtime.archived_mode", 0o700)],
         [("runtime.kept", "")],
+    ],
+    "serai doctor finds nothing wrong": [
+        [("runtime.doctor_failed", ["swap is off: /dev/vda2"])],
+        [("runtime.doctor_passed", 79)],
     ],
     "a removed session is gone, and sessiond went through all of it": [
         [("runtime.sessions_left", ["rogue"])],

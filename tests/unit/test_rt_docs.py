@@ -30,7 +30,7 @@ def test_a_method_and_its_parameters_are_described(method: str) -> None:
     assert rows
 
 
-COMMANDS = ("create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit")
+COMMANDS = ("create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit", "doctor")
 
 
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *cli_folders.COMMANDS}))

@@ -27,6 +27,8 @@ ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
 MEMORY, TASKS = 96 << 20, 64
 DEADLINE = 120.0
+DOCTOR = 600.0  # seconds that it may take where the machine is emulated
+NOTHING = '{"checks": [], "passed": 0}'
 PACE = 1.0  # seconds for which the use of CPU is watched
 LIGHT = 10  # the rogue's CPUWeight while both sessions want every CPU
 LOOPS = 3  # busy loops in each: more than there are CPUs
@@ -45,8 +47,8 @@ HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
 BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 100"
 
 
-def said(*argv: str) -> str:
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, timeout=DEADLINE)
+def said(*argv: str, timeout: float = DEADLINE) -> str:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, timeout=timeout)
     return done.stdout.strip()
 
 
@@ -313,6 +315,13 @@ def put_away(client: Client) -> dict[str, Any]:
     return {"archived_mode": mode, "kept": kept, "sessions_left": left}
 
 
+def doctored() -> dict[str, Any]:
+    """What ``serai doctor`` says, before anything here has changed the machine."""
+    told = json.loads(said("serai", "doctor", "--json", timeout=DOCTOR) or NOTHING)
+    wrong = [f"{each['name']}: {each['detail']}" for each in told["checks"] if not each["ok"]]
+    return {"doctor_passed": told["passed"], "doctor_failed": wrong}
+
+
 def remaining(client: Client) -> list[str]:
     """Which of the two the daemon still knows, or has a home."""
     known = {each["name"] for each in client.call("list")["sessions"]}
@@ -322,6 +331,7 @@ def remaining(client: Client) -> list[str]:
 
 def main() -> None:
     pid = daemon()
+    doctor = doctored()
     begin = time.monotonic()
     with Client(timeout=DEADLINE) as client:
         for name in (ROGUE, WITNESS):
@@ -329,7 +339,7 @@ def main() -> None:
         found = {"created": round((time.monotonic() - begin) / 2, 3)}
         for part in (looks, leaving, freezing, sharing, misbehaving, put_away):
             found.update(part(client))
-    print(json.dumps({**found, "same_daemon": daemon() == pid != 0}))
+    print(json.dumps({**found, **doctor, "same_daemon": daemon() == pid != 0}))
 
 
 if __name__ == "__main__":

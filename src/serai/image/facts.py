@@ -229,6 +229,8 @@ class Runtime(_Facts):
     archived_mode: int
     kept: str
     sessions_left: list[str]
+    doctor_passed: int
+    doctor_failed: list[str]  # "CHECK: why"
     same_daemon: bool
 
 

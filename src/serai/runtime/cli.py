@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in SIMPLE.items():
         add(name, text)
     egress_cli.add_parsers(commands)
+    add("doctor", "examine this VM, and try whether sessions are contained", named=False)
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
     gc.add_argument(
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     """Run ``serai`` with these arguments; returns the exit status."""
     if arguments[:1] == ["exec"]:
         return command.main(arguments[1:])
@@ -70,6 +71,10 @@ def main(arguments: list[str]) -> int:
     if options.command == "shell":
         return _shell(options.name)
     try:
+        if options.command == "doctor":
+            from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
+
+            return report.main(options.json)
         with Client(Path(command.control())) as client:
             if options.command in {"audit", *cli_folders.COMMANDS}:
                 run = egress_cli.audit if options.command == "audit" else cli_folders.run

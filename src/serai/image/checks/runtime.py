@@ -9,6 +9,7 @@ MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
 LEAST_BUSY = 100_000
 LEAST_RATIO = 3  # of ten: groups are balanced over the CPUs now and then only
 KILLED = 137
+LEAST_DOCTORED = 80
 OK, DENIED = 200, 403
 OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
 
@@ -150,3 +151,12 @@ def _removed(evidence: Evidence) -> Finding:
     if not seen.same_daemon:
         problems.append("sessiond is not the same process any more")
     return Finding(problems, f"created in {1000 * seen.created:.0f} ms each")
+
+
+@check("serai doctor finds nothing wrong", "runtime")
+def _doctor(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = list(seen.doctor_failed)
+    if seen.doctor_passed + len(problems) < LEAST_DOCTORED:
+        problems.append(f"it made {seen.doctor_passed + len(problems)} checks only")
+    return Finding(problems, f"{seen.doctor_passed} checks")

@@ -1,0 +1,356 @@
+"""Collects what there is to judge of the VM, part by part. It judges and changes nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import platform
+import pwd
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from serai.runtime import install, policy, supervisor
+from serai.runtime.client import Client
+from serai.runtime.doctor import machine, system
+from serai.runtime.errors import SeraiError
+from serai.runtime.paths import Paths
+
+PATIENCE = 60.0
+Facts = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[3]  # where our own modules are imported from
+GATE = {
+    "gate": "from serai.gate import settings; settings.load(pathlib.Path(sys.argv[2]))",
+    "profiles": "from serai.gate import profiles; profiles.load(pathlib.Path(sys.argv[2]))",
+}
+SYSCTLS = (
+    *("user.max_user_namespaces", "kernel.unprivileged_userns_clone"),
+    "kernel.apparmor_restrict_unprivileged_userns",
+)
+# Tried with arguments that are wrong for each: it fails, and with ENOSYS only where it is missing.
+CALLS = {
+    "openat2": (437, -1, 0, 0, 0),
+    "clone3": (435, 0, 0),
+    "pidfd_open": (434, -1, 0),
+    "close_range": (436, 2, 1, 0),
+    "mount_setattr": (442, -1, 0, 0, 0, 0),
+    "open_tree": (428, -1, 0, 0),
+}
+
+
+def gather(paths: Paths, took: dict[str, float]) -> Facts:
+    """Every part of the VM's; one that cannot be collected is the reason why."""
+    parts: dict[str, Callable[[Paths], Facts]] = {
+        "units": units,
+        "installed": installed,
+        "sockets": sockets,
+        "sessiond": sessiond,
+        "filters": filters,
+        "users": users,
+        "disks": disks,
+        "registry": registry,
+        "settings": settings,
+        "audit": audit,
+        "kernel": kernel,
+        "clock": clock,
+        "versions": versions,
+        "policy": policy_of,
+    }
+    return {name: timed(name, partial(part, paths), took) for name, part in parts.items()}
+
+
+def timed(name: str, part: Callable[[], Facts], took: dict[str, float]) -> Facts | str:
+    """What a part finds, or why it finds nothing."""
+    begin = time.monotonic()
+    try:
+        return part()
+    except (SeraiError, OSError, ValueError, LookupError, ImportError, sqlite3.Error) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        took[name] = time.monotonic() - begin
+
+
+def said(*argv: str) -> str:
+    """What a program prints to either output. Raises OSError if it is not there."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+    )
+    return done.stdout.decode(errors="replace").strip()
+
+
+def text(path: str | Path) -> str:
+    """A file's text without the white space around it, '' if it is not there."""
+    with suppress(OSError):
+        return Path(path).read_text(errors="replace").strip()
+    return ""
+
+
+def units(_paths: Paths) -> Facts:
+    """systemctl(1)."""
+    names = list(machine.SERVICES)
+    shown = "Id,ActiveState,UnitFileState,NRestarts"
+    blocks = said("systemctl", "show", f"--property={shown}", *names).split("\n\n")
+    found = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks
+    ]
+    listing = (
+        "list-units",
+        "--failed",
+        "--plain",
+        "--no-legend",
+        "--no-pager",
+        "serai*",
+        "sessions.mount",
+    )
+    return {
+        "units": {each["Id"]: each for each in found},
+        "failed": [line.split()[0] for line in said("systemctl", *listing).splitlines() if line],
+    }
+
+
+def installed(paths: Paths) -> Facts:
+    """What the wheel put beside its modules; the drop-in that sessiond wrote."""
+    folder = ROOT / install.UNITS
+    different = []
+    for file in install.FILES:
+        target = paths.root / file.target
+        try:
+            same = target.read_bytes() == (folder / file.name).read_bytes()
+            mode = stat.S_IMODE(target.stat().st_mode)
+        except OSError as error:
+            different.append(f"{target}: {error.strerror}")
+            continue
+        if not same or mode != file.mode:
+            different.append(f"{target} {'differs' if not same else f'has mode {mode:04o}'}")
+    wanted = supervisor.drop_in(policy.load(paths.policy))
+    return {
+        "different": different,
+        "count": len(install.FILES),
+        "drop_in": text(supervisor.DROP_IN) == wanted.strip(),
+    }
+
+
+def sockets(paths: Paths) -> Facts:
+    """Modes and owners of the two control sockets."""
+    control, gate = paths.control.stat(), paths.gate_control.stat()
+    return {
+        "control": [
+            f"{stat.S_IMODE(control.st_mode):04o}",
+            pwd.getpwuid(control.st_uid).pw_name,
+            grp.getgrgid(control.st_gid).gr_name,
+        ],
+        "gate": [f"{stat.S_IMODE(gate.st_mode):04o}", pwd.getpwuid(gate.st_uid).pw_name],
+    }
+
+
+def _sessions(paths: Paths) -> list[Facts]:
+    with Client(paths.control, timeout=PATIENCE) as client:
+        found: list[Facts] = client.call("list")["sessions"]
+        return found
+
+
+def sessiond(paths: Paths) -> Facts:
+    """What the daemon tells of its sessions."""
+    found, now = _sessions(paths), time.time()
+    return {
+        "sessions": [each["name"] for each in found],
+        "stuck": [
+            f"{each['name']}: {each['state']}, on its way to {each['goal']}"
+            for each in found
+            if each["goal"] and now - each["changed_at"] > PATIENCE
+        ],
+    }
+
+
+def filters(paths: Paths) -> Facts:
+    """Each filter as it is installed, compared with what the generator makes."""
+    from serai.runtime import seccomp  # noqa: PLC0415  # takes a package that may be missing
+
+    folder, arch = paths.filters(), platform.machine()
+    found = {}
+    for name in seccomp.FILTERS:
+        try:
+            same = (folder / f"{name}.bpf").read_bytes() == seccomp.build(name, arch)
+            found[name] = "the same" if same else "another one"
+        except OSError as error:
+            found[name] = str(error.strerror)
+    return found
+
+
+def users(paths: Paths) -> Facts:
+    """Sessions' users, for the registry, in the files and for the system."""
+    nsswitch = {
+        line.split(":")[0]: line.partition(":")[2]
+        for line in text(paths.root / "etc/nsswitch.conf").splitlines()
+        if ":" in line
+    }
+    known = {each["name"]: each["uid"] for each in _sessions(paths) if each["state"] != "removing"}
+    rows = [line.split(":") for line in text(paths.users / "passwd").splitlines()]
+    local = [line.split(":") for line in text(paths.root / "etc/passwd").splitlines()]
+    unknown = []
+    for name, uid in known.items():
+        try:
+            if pwd.getpwnam(name).pw_uid != uid:
+                unknown.append(f"{name} has another UID")
+        except KeyError:
+            unknown.append(name)
+    gate = pwd.getpwnam("serai-gate")
+    return {
+        "nsswitch": nsswitch,
+        "link": os.path.realpath(paths.root / "var/lib/extrausers"),
+        "folder": str(paths.users),
+        "listed": [row[0] for row in rows],
+        "known": list(known),
+        "unknown": unknown,
+        "clashes": [f"{row[0]} has {row[2]}" for row in local if int(row[2]) in known.values()],
+        "gate": [gate.pw_uid, gate.pw_shell],
+        "members": grp.getgrnam("serai").gr_mem,
+    }
+
+
+def disks(paths: Paths) -> Facts:
+    """statvfs(3) and proc_pid_mountinfo(5) of what sessions need."""
+    rows = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
+    mounts = {before.split()[4]: (before.split(), after.split()) for before, after in rows}
+    before, after = mounts.get(str(paths.sessions), ([""] * 6, ["none", "none"]))
+    places = {"sessions": paths.sessions, "root": paths.root, "run": paths.run}
+    rooms = {name: os.statvfs(path) for name, path in places.items()}
+    free = {name: 100.0 * each.f_bavail / max(each.f_blocks, 1) for name, each in rooms.items()}
+    inodes = rooms["sessions"]
+    free["sessions files"] = 100.0 * inodes.f_favail / inodes.f_files if inodes.f_files else 100.0
+    return {
+        "mounted": str(paths.sessions) in mounts,
+        "source": after[1],
+        "kind": after[0],
+        "options": before[5].split(","),
+        "top": _owned(paths.sessions),
+        "state": _owned(paths.state),
+        "audit": _owned(paths.state / "audit"),
+        "gate": pwd.getpwnam("serai-gate").pw_uid,
+        "free": free,
+    }
+
+
+def _owned(path: Path) -> list[Any]:
+    status = path.stat()
+    return [f"{stat.S_IMODE(status.st_mode):04o}", status.st_uid, status.st_gid]
+
+
+def registry(paths: Paths) -> Facts:
+    """PRAGMA quick_check, https://www.sqlite.org/pragma.html."""
+    uri = f"file:{paths.registry}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as database:
+        return {"check": database.execute("PRAGMA quick_check").fetchone()[0]}
+
+
+def settings(paths: Paths) -> Facts:
+    """Why files of settings cannot be read, '' if they can; the gate's modules are its own."""
+    found: Facts = {"session": ""}
+    try:
+        policy.load(paths.policy)
+    except SeraiError as error:
+        found["session"] = str(error)
+    for key, path in (("gate", paths.gate_settings), ("profiles", paths.profiles)):
+        code = f"import pathlib, sys; sys.path.insert(0, sys.argv[1]); {GATE[key]}"
+        lines = said(sys.executable, "-I", "-c", code, str(ROOT), str(path)).splitlines()
+        found[key] = lines[-1].rpartition("GateError: ")[2] if lines else ""
+    files = [paths.gate_settings, *paths.profiles.glob("*.toml")]
+    shut = bool(paths.profiles.exists() and not stat.S_IMODE(paths.profiles.stat().st_mode) & 0o007)
+    seen = [
+        path for path in files if path.exists() and not (shut and path.parent == paths.profiles)
+    ]
+    found["modes"] = {str(path): stat.S_IMODE(path.stat().st_mode) for path in seen}
+    return found
+
+
+def audit(paths: Paths) -> Facts:
+    """What the gate says of its log."""
+    with Client(paths.control, timeout=PATIENCE) as client:
+        found: Facts = client.call("audit.verify")
+        return found
+
+
+def kernel(_paths: Paths) -> Facts:
+    """What the kernel can do, by trying."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    calls = {}
+    for name, words in CALLS.items():
+        ctypes.set_errno(0)
+        failed = libc.syscall(*(ctypes.c_long(word) for word in words)) < 0
+        calls[name] = ctypes.get_errno() if failed else 0
+    rows = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
+    kinds = {before.split()[4]: after.split()[0] for before, after in rows}
+    return {
+        "release": os.uname().release,
+        "calls": calls,
+        # Number 444 is landlock_create_ruleset; with flag 1 it answers the version.
+        "landlock": max(libc.syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), 1), 0),
+        "ptrace_scope": int(text("/proc/sys/kernel/yama/ptrace_scope") or 0),
+        "user_namespaces": {name: text(f"/proc/sys/{name.replace('.', '/')}") for name in SYSCTLS},
+        "seccomp": text("/proc/sys/kernel/seccomp/actions_avail"),
+        "cgroup": kinds.get("/sys/fs/cgroup", "nothing"),
+        "swaps": [line.split()[0] for line in text("/proc/swaps").splitlines()[1:]],
+        "bwrap": stat.S_IMODE(Path("/usr/bin/bwrap").stat().st_mode),
+    }
+
+
+def clock(paths: Paths) -> Facts:
+    """The clock beside times that were written, and beside the battery's."""
+    battery = text("/sys/class/rtc/rtc0/since_epoch")
+    written = [Path("/var/lib/dpkg/status"), paths.registry, paths.audit]
+    try:
+        os.getrandom(16, os.GRND_NONBLOCK)
+        random = True
+    except BlockingIOError:
+        random = False
+    return {
+        "now": time.time(),
+        "newest": max((path.stat().st_mtime for path in written if path.exists()), default=0.0),
+        "battery": float(battery) if battery else None,
+        "entropy": int(text("/proc/sys/kernel/random/entropy_avail") or 0),
+        "random": random,
+    }
+
+
+def versions(_paths: Paths) -> Facts:
+    """Versions of programs, and whether modules of the distribution's can be imported."""
+    socat = [line for line in said("socat", "-V").splitlines() if line.startswith("socat version")]
+    modules = {}
+    for name in system.MODULES:
+        try:
+            import_module(name)
+            modules[name] = ""
+        except ImportError as error:
+            modules[name] = str(error)
+    return {
+        "programs": {
+            "systemd": said("systemctl", "--version").splitlines()[0],
+            "bwrap": said("bwrap", "--version"),
+            "socat": socat[0] if socat else "",
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+        },
+        "modules": modules,
+    }
+
+
+def policy_of(paths: Paths) -> Facts:
+    """What sessions are limited to, and how many pages of memory there are."""
+    resources = policy.load(paths.policy).resources
+    return {**vars(resources), "pages": os.sysconf("SC_PHYS_PAGES")}

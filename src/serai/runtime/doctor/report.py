@@ -1,0 +1,158 @@
+"""``serai doctor``: collect, judge, and say so."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import site
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from types import FrameType
+from typing import Any
+
+from serai.runtime import policy
+
+# Importing a module of checks adds them.
+from serai.runtime.doctor import (
+    calls,
+    collect,
+    core,
+    inside,
+    lifetime,
+    machine,
+    reach,
+    system,
+    tenant,
+)
+from serai.runtime.doctor.core import Result
+from serai.runtime.errors import SeraiError
+from serai.runtime.paths import Paths
+
+__all__ = ["calls", "inside", "lifetime", "machine", "reach", "system"]
+
+
+def examine(paths: Paths) -> list[Result]:
+    """Every check's result. Raises SeraiError if another doctor is at work, or we are not root."""
+    if os.geteuid() != 0:
+        raise SeraiError("the doctor takes root", "sudo serai doctor")
+    paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with closing(
+        os.fdopen(os.open(paths.run / "doctor.lock", os.O_RDWR | os.O_CREAT, 0o600))
+    ) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SeraiError("another doctor is at work", "wait for it to end") from None
+        took: dict[str, float] = {}
+        facts = collect.gather(paths, took)
+        try:
+            rules = policy.load(paths.policy)
+        except SeraiError:
+            rules = policy.Policy()  # that it cannot be read is a finding of its own
+        facts |= tenant.gather(paths, rules, took)
+        return core.judge(facts, took, ordered())
+
+
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
+    """The shape of verify.json; ``means`` where a check failed."""
+    return {
+        "checks": [
+            {
+                "name": each.check.name,
+                "ok": each.ok,
+                "detail": each.detail,
+                "seconds": round(each.seconds, 3),
+                **({} if each.ok else {"means": each.check.means}),
+            }
+            for each in results
+        ],
+        "passed": sum(each.ok for each in results),
+        "failed": sum(not each.ok for each in results),
+    }
+
+
+def table(results: Sequence[Result], colour: bool) -> str:
+    """A line a check, below its area; what it means follows one that failed."""
+    lines, area = [], ""
+    width = max((len(each.check.name) for each in results), default=0)
+    good, bad, off = ("\033[32m", "\033[1;31m", "\033[0m") if colour else ("", "", "")
+    for each in results:
+        if each.check.area != area:
+            area = each.check.area
+            lines += [f"{area}:"]
+        mark = f"{good}ok  {off}" if each.ok else f"{bad}FAIL{off}"
+        lines.append(f"  {mark}  {each.check.name.ljust(width)}  {_shown(each.detail)}".rstrip())
+        if not each.ok:
+            lines.append(f"        {each.check.means}")
+    failed = sum(not each.ok for each in results)
+    return "\n".join([*lines, f"{len(results) - failed} passed, {failed} failed"])
+
+
+AREAS = (
+    *("units", "filters", "users", "disks", "system", "versions", "gate", "privileges"),
+    *("namespaces", "system calls", "network", "files", "other sessions", "limits", "lifetime"),
+)
+
+
+def ordered() -> list[core.Check]:
+    """All checks, the VM's first, whichever module was imported first."""
+    return sorted(core.CHECKS, key=lambda each: (AREAS.index(each.area), each.find.__module__))
+
+
+INTRODUCTION = """\
+# serai doctor
+
+    serai doctor [--json]
+
+Looks at a VM as a support engineer would, and tries from inside whether sessions are contained.
+It takes root and some seconds, changes no setting and touches no session of yours: it makes two
+throwaway sessions, named `doctor-…`, tries to break out of the first one, and removes both,
+whatever happens. Exit status 1 if a check fails.
+
+`--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
+`"means"` where a check failed. A check whose facts could not be collected fails, and says why.
+
+System calls are really made. What the session's filters let pass is caught by a filter of the
+doctor's own, so a broken sandbox is seen, and not used to restart the VM.
+
+There are {count} checks.
+"""
+
+
+def page() -> str:
+    """The text of docs/doctor.md."""
+    lines = [INTRODUCTION.format(count=len(core.CHECKS))]
+    for area in AREAS:
+        rows = [f"| {each.name} | {each.means} |" for each in ordered() if each.area == area]
+        title = f"{area[0].upper()}{area[1:]}"
+        lines += ["\n".join([f"## {title}", "", "| check | if it fails |", "|---|---|", *rows, ""])]
+    return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """What came from inside is not to change the terminal's state."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def main(as_json_: bool) -> int:
+    """Carry out the command; returns its exit status. Raises SeraiError."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    site.main()  # the command is started without, and modules of the distribution's are looked at
+    begin = time.monotonic()
+    results = examine(Paths())
+    report = as_json(results)
+    if as_json_:
+        print(json.dumps(report))
+    else:
+        print(table(results, sys.stdout.isatty()), f"in {time.monotonic() - begin:.1f} s")
+    return 0 if report["checks"] and not report["failed"] else 1
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Clean up, as at Ctrl-C."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,82 @@
+"""What the probe is asked, and what it should answer: derived from the policy and the session."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from serai.runtime import sandbox
+from serai.runtime.doctor import calls, probe, reach
+from serai.runtime.policy import Policy
+
+SOURCE = Path(str(probe.__file__)).read_text()
+PARTS = tuple(name for name in probe.PARTS if name != "gate")
+STATUS = ("cat", "/proc/self/status")
+PYTHON = ("/usr/bin/python3", "-I", "-c", SOURCE)
+
+
+def argv(request: dict[str, Any]) -> list[str]:
+    """The command that runs the probe: its source, and what it is asked."""
+    return [*PYTHON, json.dumps(request)]
+
+
+def request(
+    home: Path, *, secret: Path, mark: str, port: int, key: int, parts: Sequence[str] = PARTS
+) -> dict[str, Any]:
+    """``secret`` is another session's file that holds ``mark`` and that everybody may read.
+
+    ``port`` is listened on by the VM's loopback, ``key`` is that of shared memory in the VM.
+    """
+    return {
+        "parts": list(parts),
+        "home": str(home),
+        "secret": str(secret),
+        "mark": mark,
+        "port": port,
+        "key": key,
+        "calls": calls.request(platform.machine()),
+        "read_only": list(reach.READ_ONLY),
+        "private": list(reach.PRIVATE),
+        "fixed": list(reach.FIXED),
+        "secrets": list(reach.SECRETS),
+        "switches": list(reach.SWITCHES),
+    }
+
+
+def found(status: str, output: str) -> dict[str, Any]:
+    """The facts in what a payload ``STATUS`` and the probe print. Raises ValueError."""
+    lines = [line.split(":", 1) for line in status.splitlines()]
+    told: dict[str, Any] = json.loads(output)["found"]
+    return {**told, "status": {key: value.strip() for key, value in lines}}
+
+
+def wanted(policy: Policy, session: sandbox.Session) -> dict[str, Any]:
+    """What the facts are compared with."""
+    limits = policy.limits
+    return {
+        "name": session.name,
+        "uid": session.uid,
+        "home": str(session.home),
+        "environment": sandbox.environment(policy, session),
+        "hostname": policy.hostname,
+        "hosts": sandbox.hosts(policy),
+        "visible": list(policy.visible),
+        "below": _below(policy.visible),
+        "namespaces": {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in probe.KINDS},
+        "limits": {
+            "NOFILE": limits.nofile,
+            "NPROC": limits.nproc,
+            "STACK": limits.stack,
+            "MEMLOCK": limits.memlock,
+            "CORE": limits.core,
+        },
+    }
+
+
+def _below(visible: Sequence[str]) -> list[str]:
+    """What the VM has mounted below visible folders: it comes with them."""
+    rows = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [row for row in rows if any(row.startswith(f"{path}/") for path in visible)]
