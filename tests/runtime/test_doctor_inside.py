@@ -283,6 +283,10 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
         swap(("--ro-bind", "{users}"), ("--bind", "{users}")),
         {"/run/serai/users is read-only"},
     ),
+    "hints writable": (
+        swap(("--ro-bind", "{hints}"), ("--bind", "{hints}")),
+        {"/run/serai/hints is read-only"},
+    ),
     "hosts writable": (
         swap(("--ro-bind", "{hosts}"), ("--bind", "{hosts}")),
         {"/etc/hosts is read-only"},
@@ -304,7 +308,7 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
     "more in run": (add("--dir", "/run/other"), {"/run shows serai only"}),
     "more in run/serai": (
         add("--dir", "/run/serai/sessions"),
-        {"/run/serai shows gate and users only"},
+        {"/run/serai shows gate and hints and users only"},
     ),
     "more in sys": (add("--dir", "/sys/kernel"), {"/sys shows devices only"}),
     "more in root": (add("--dir", "/mnt"), {"/ shows what a session needs only"}),
@@ -359,7 +363,8 @@ def test_without_a_wall_its_checks_alone_are_red(vm: Vm, tmp_path: Path, name: s
     opened = vm.top / "open"
     opened.write_text("")
     opened.chmod(0o666)
-    folder = vm.top / "sockets"
+        "users": vm.session.state / "users",
+        "hints": vm.session.state / "hints",
     folder.mkdir(exist_ok=True)
     places = {
         "gate": vm.session.gate,

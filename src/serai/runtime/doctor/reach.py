@@ -24,6 +24,7 @@ OWN_MOUNTS = frozenset(
     (
         *("/", "/dev", "/dev/shm", "/dev/pts", "/dev/console", "/proc", "/tmp", "/var/tmp"),
         *("/run", "/home", "/root", "/etc/hosts", "/run/serai/users", "/run/serai/gate"),
+        "/run/serai/hints",
     )
 )
 # bubblewrap hides them where they could be written to.
@@ -117,6 +118,7 @@ READ_ONLY = {
     "/dev": "A payload could put a file where programs look for a device.",
     "/sys/devices/system/cpu": "A payload could switch the VM's processors off.",
     "/run/serai/gate": "A payload could put a socket of its own where the gate's is.",
+    "/run/serai/hints": "A payload could tell an agent other places for its files.",
     "/run/serai/users": "A payload could give itself another name.",
     "/etc/hosts": "A payload could lead others in its session to wrong addresses.",
 }
@@ -129,7 +131,10 @@ PRIVATE = {
 }
 FIXED = {
     "/run": (["serai"], "Sockets and secrets of the VM's services are visible."),
-    "/run/serai": (["gate", "users"], "The control socket or other sessions' files are visible."),
+    "/run/serai": (
+        ["gate", "hints", "users"],
+        "The control socket or other sessions' files are visible.",
+    ),
     "/sys": (["devices"], "The kernel tells of devices, and may be told what to do with them."),
 }
 UNWRITTEN = ("/home", "/root")  # they need not be
