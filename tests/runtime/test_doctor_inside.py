@@ -363,12 +363,12 @@ def test_without_a_wall_its_checks_alone_are_red(vm: Vm, tmp_path: Path, name: s
     opened = vm.top / "open"
     opened.write_text("")
     opened.chmod(0o666)
-        "users": vm.session.state / "users",
-        "hints": vm.session.state / "hints",
+    folder = vm.top / "sockets"
     folder.mkdir(exist_ok=True)
     places = {
         "gate": vm.session.gate,
         "users": vm.session.state / "users",
+        "hints": vm.session.state / "hints",
         "hosts": vm.session.state / "hosts",
         "home": vm.session.home,
         "other": vm.secret.parent,
