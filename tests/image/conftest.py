@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serai.image import build, definition
+from serai.image.checkout import BESIDE
 from serai.image.definition import Image
 from serai.image.settings import Settings
+from serai.image.verify import REPORT, verify
+
+DEADLINE = 3600.0  # seconds; the build and the verification of an emulated machine
+STARTED = time.time()
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +34,28 @@ def image(settings: Settings) -> Image:
 
 @pytest.fixture(scope="session")
 def built(settings: Settings, image: Image) -> Path:
-    """The folder of the finished image."""
+    """The folder of the finished image; what builds and verifies it beside us is waited for."""
+    pid, until = os.environ.get(BESIDE), time.monotonic() + DEADLINE
+    while pid and running(int(pid)):
+        assert time.monotonic() < until, f"process {pid} does not come to an end"
+        time.sleep(0.2)
     return build.build(settings, image.name)
+
+
+@pytest.fixture(scope="session")
+def report(settings: Settings, image: Image, built: Path) -> dict[str, Any]:
+    """What verify.json says; an image is verified once a run."""
+    path = built / REPORT
+    if BESIDE not in os.environ or not path.exists() or path.stat().st_mtime < STARTED:
+        verify(settings, image, built)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def running(pid: int) -> bool:
+    """Whether a process has not ended; one that only its parent has to wait for has."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,14 +26,14 @@ ExecStart=/bin/false
 STRANGER = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ stranger\n"
 
 
-def test_the_built_image_passes_every_check(settings: Settings, image: Image, built: Path) -> None:
-    disk = built / f"{image.name}.qcow2"
-    before = digest.of_file(disk)
-    report = verify.verify(settings, image, built)
-    assert [check for check in report.checks if not check.ok] == []
-    assert len(report.checks) == len(checks.CHECKS)
-    assert json.loads((built / verify.REPORT).read_text())["passed"] == report.passed
-    assert digest.of_file(disk) == before
+def test_the_built_image_passes_every_check(
+    image: Image, built: Path, report: dict[str, Any]
+) -> None:
+    assert [check for check in report["checks"] if not check["ok"]] == []
+    assert report["passed"] == len(checks.CHECKS)
+    disk = f"{image.name}.qcow2"
+    sums = (built / "SHA256SUMS").read_text().split()
+    assert digest.of_file(built / disk) == sums[sums.index(disk) - 1]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from serai.image.errors import BuildError
 from serai.image.run import run, run_visibly, search_path, started
 from serai.image.settings import Settings
 
+BESIDE = "SERAI_TEST_BESIDE"
 TEST_LAYERS = ("unit", "runtime", "machine", "image")
 
 
@@ -60,16 +61,19 @@ def test(settings: Settings, layer: str) -> int:
     if layer:
         return _pytest(settings, settings.root / "tests" / layer)
     # An emulated build waits much and the other layers need little: side by side they are done
-    # sooner. The image's tests wait for it, and say themselves if it failed.
+    # sooner. The image's tests wait for it, and say themselves what failed.
     log = settings.cache / "logs" / "test-image.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    argv = ["nice", "invoke", "build-image", "--image", definition.rehearsal()]
-    with started(argv, log=log, env={"PATH": search_path()}):
-        return _pytest(settings)
+    image = ["--image", definition.rehearsal()]
+    argv = ["nice", "invoke", "build-image", *image, "verify-image", *image]
+    with started(argv, log=log, env={"PATH": search_path()}) as beside:
+        return _pytest(settings, beside=beside.pid)
 
 
-def _pytest(settings: Settings, *folders: Path) -> int:
-    return run_visibly(["pytest", "--durations=15", *folders], cwd=settings.root)
+def _pytest(settings: Settings, *folders: Path, beside: int = 0) -> int:
+    """``beside``: the process that builds and verifies the image meanwhile."""
+    argv: list[str | Path] = ["pytest", "--durations=25", *folders]
+    return run_visibly(argv, cwd=settings.root, env={BESIDE: str(beside)} if beside else None)
 
 
 def clean(settings: Settings, *, cache: bool) -> None:
