@@ -204,9 +204,8 @@ class _Exchange:
         await self._send(self._request_head())
         if self._line.early:
             self._ours.receive_data(self._line.early)
-        body = asyncio.ensure_future(self._body())
+        body = await self._begin_body()
         try:
-            await asyncio.sleep(0)  # what came with the head goes first
             try:
                 switched = await self._response(body)
             except h11.ProtocolError:
@@ -223,6 +222,18 @@ class _Exchange:
             return False
         self.rest = bytes(self._theirs.trailing_data[0])
         return True
+
+    async def _begin_body(self) -> asyncio.Future[None]:
+        """The rest of the request, on its way; most requests have none, and need no task for it."""
+        framed = (b"content-length", b"transfer-encoding")
+        if any(name.lower() in framed for name, _ in self._head.headers):
+            body: asyncio.Future[None] = asyncio.ensure_future(self._body())
+            await asyncio.sleep(0)  # what came with the head goes first
+        else:
+            body = self._loop.create_future()
+            await self._body()
+            body.set_result(None)
+        return body
 
     def _request_head(self) -> h11.Request:
         event = self._theirs.next_event()
