@@ -182,6 +182,7 @@ def test_states(vm: Vm) -> None:
         vm.call("remove", name="three")
 
 
+TRIES = 60
 SWAP = """
 import os, sys, time
 os.chdir("mnt/outputs")
@@ -203,14 +204,16 @@ def test_swapping_a_folder_for_a_symlink_gets_nothing_out_and_puts_nothing_in(
     outside.chmod(0o777)
     (outside / "secret").write_text("the VM's")
     (outside / "secret").chmod(0o666)
-    command = vm.command("exec", "one", "--", "python3", "-c", SWAP, str(outside), "6")
+    command = vm.command("exec", "one", "--", "python3", "-c", SWAP, str(outside), "100")
     with subprocess.Popen(command, env=vm.env, stdout=subprocess.PIPE) as swapper:
         assert swapper.stdout is not None
         assert swapper.stdout.readline() == b"ready\n"
         seen = {"got": 0, "put": 0, "refused": 0}
-        end = time.monotonic() + 5
+        end, tries = time.monotonic() + 90, 0
         with vm.client() as client:
-            while time.monotonic() < end:
+            # Enough tries, and each way it can go seen: a busy machine takes longer for that.
+            while (tries < TRIES or not all(seen.values())) and time.monotonic() < end:
+                tries += 1
                 try:
                     assert client.get("one", "outputs", "swap/secret") == b"mine"
                     seen["got"] += 1
@@ -219,7 +222,8 @@ def test_swapping_a_folder_for_a_symlink_gets_nothing_out_and_puts_nothing_in(
                     seen["put"] += 1
                 except SeraiError:
                     seen["refused"] += 1
-        assert swapper.wait(20) == 0
+        swapper.terminate()
+        swapper.wait(20)
     assert all(seen.values()), seen
     assert os.listdir(outside) == ["secret"]
     assert (outside / "secret").read_text() == "the VM's"
