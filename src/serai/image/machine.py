@@ -264,13 +264,15 @@ async def _connected(path: Path) -> AsyncIterator[QMPClient]:
     client = QMPClient("serai")
     try:
         await asyncio.wait_for(client.connect(str(path)), 10)
-    except AssertionError:
+    except (AssertionError, EOFError):
         # The library asserts its own state where QEMU ends in the middle of the greeting.
         raise ConnectionResetError("QEMU ended while it was greeted") from None
     try:
         yield client
+    except EOFError:
+        raise ConnectionResetError("QEMU ended while it was asked") from None
     finally:
-        with suppress(QMPError, OSError):
+        with suppress(QMPError, OSError, EOFError):
             await client.disconnect()
 
 
