@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-# Otherwise its plugin imports it at the end of a run, so deep in pytest that Python 3.11.2 may fail to
-# parse it (https://github.com/python/cpython/issues/106905).
+# Otherwise its plugin imports it at the end of a run, so deep in pytest that Python 3.11.2 may
+# fail to parse it (https://github.com/python/cpython/issues/106905).
 import hypothesis  # noqa: F401
 import pytest
 
