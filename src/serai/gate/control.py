@@ -103,29 +103,24 @@ async def serve(path: Path, control: Control) -> asyncio.AbstractServer:
 
 async def answer(control: Control, line: bytes) -> dict[str, Any]:
     """What one message is answered."""
-    number = None
+    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
     try:
         message = json.loads(line)
-        number = message["id"]
+        reply["id"] = message["id"]
         result = control.methods[message["method"]](message["params"])
         if isinstance(result, Awaitable):
             result = await result
-    except (GateError, OSError) as error:
-        hint = error.hint if isinstance(error, GateError) else ""
-        text = error.message if isinstance(error, GateError) else str(error)
-        return {"jsonrpc": "2.0", "id": number, "error": {"message": text, "hint": hint}}
+        return {**reply, "result": result}
+    except GateError as error:
+        text, hint = error.message, error.hint
+    except OSError as error:
+        text, hint = str(error), ""
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        text = f"the gate does not understand sessiond: {error!r}"
-        return {"jsonrpc": "2.0", "id": number, "error": {"message": text, "hint": ""}}
+        text, hint = f"the gate does not understand sessiond: {error!r}", ""
     except Exception:
         log.exception("sessiond's request failed")
-        text = "the gate failed"
-        return {
-            "jsonrpc": "2.0",
-            "id": number,
-            "error": {"message": text, "hint": "see serai-gate.service"},
-        }
-    return {"jsonrpc": "2.0", "id": number, "result": result}
+        text, hint = "the gate failed", "see serai-gate.service"
+    return {**reply, "error": {"message": text, "hint": hint}}
 
 
 def _permitted(sock: socket.socket) -> bool:

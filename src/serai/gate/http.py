@@ -38,8 +38,6 @@ _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _SWITCHING = 101
 _BODYLESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class _Refused(Exception):  # noqa: N818  # an answer, not a fault
     """Ends a client's connection with this response."""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.gate import Gate
+from serai.runtime.handler import Handler, Name, Nothing
 from serai.runtime.rpc import Request
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import RUNNING
 
-Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 Edit = Callable[[Mapping[str, Any]], dict[str, Any]]
 MAX_RULES = 1000
 MAX_ENTRIES = 1000
-
-
-@dataclass(frozen=True)
-class Show:
-    """The session that is meant."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,6 @@ class Audit:
     session: str | None = None
 
 
-@dataclass(frozen=True)
-class Verify:
-    """The whole log."""
-
-
 class Egress:
     """What clients can ask for about the way out."""
 
@@ -75,16 +63,16 @@ class Egress:
         self._sessions = sessions
         self._gate = gate
         self.table: dict[str, tuple[type, Handler]] = {
-            "policy.show": (Show, self.show),
+            "policy.show": (Name, self.show),
             "policy.set": (Set, self.set),
             "policy.allow": (Change, self.allow),
             "policy.deny": (Change, self.deny),
             "policy.explain": (Explain, self.explain),
             "audit": (Audit, self.audit),
-            "audit.verify": (Verify, self.verify),
+            "audit.verify": (Nothing, self.verify),
         }
 
-    async def show(self, _c: Connection, _r: Request, p: Show) -> Any:
+    async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
         """A session's profile, and the rules of its own."""
         return await self._checked(self._sessions.registry.get(p.name).policy)
 
@@ -113,7 +101,7 @@ class Egress:
             raise SeraiError(text, code=INVALID_PARAMS)
         return await self._gate.call("audit", after=p.after, limit=p.limit, session=p.session)
 
-    async def verify(self, _c: Connection, _r: Request, _p: Verify) -> Any:
+    async def verify(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """Whether a line of the audit log was changed or removed."""
         return await self._gate.call("verify")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,10 @@ from serai.runtime import hints, roles
 from serai.runtime.attachments import Attachment
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.runtime.handler import Handler
 from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
 from serai.runtime.sessions import Sessions
-
-Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.runtime.errors import GONE, SeraiError
+from serai.runtime.registry import Record
 
 DEADLINE = 10.0
 _MOST = 4 << 20
@@ -40,6 +41,10 @@ class Gate:
         if "error" in answer:
             raise SeraiError(answer["error"]["message"], answer["error"]["hint"])
         return answer["result"]
+
+    async def open(self, session: Record) -> None:
+        """Have a session's sockets listened on, by its policy. Raises SeraiError."""
+        await self.call("open", name=session.name, uid=session.uid, policy=dict(session.policy))
 
     async def _ask(self, line: bytes) -> dict[str, Any]:
         reader, writer = await asyncio.open_unix_connection(self._control, limit=_MOST)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.executions import Exec, Executions, Input, Resize, Signal
 from serai.runtime.folder_methods import FolderMethods
 from serai.runtime.gate import Gate
+from serai.runtime.handler import Handler, Name, Nothing
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
@@ -22,23 +22,10 @@ from serai.runtime.sessions import Sessions
 from serai.runtime.states import State
 from serai.runtime.transfers import Transfers
 
-Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 MAX_LABELS = 64
 MAX_LABEL = 1024
 DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
 """The methods whose requests come with descriptors."""
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A method without parameters."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """The session that is meant."""
-
-    name: str
 
 
 @dataclass(frozen=True)

@@ -212,9 +212,7 @@ class Sessions:
             await self._gate.call("keep", names=[record.name for record in running])
             for record in running:
                 publish.gate_folder(self.paths, record.name, record.uid)
-                await self._gate.call(
-                    "open", name=record.name, uid=record.uid, policy=dict(record.policy)
-                )
+                await self._gate.open(record)
         except SeraiError as error:
             # It keeps what it was told last; what runs goes on without a way out at worst.
             log.error("%s", error)

@@ -112,7 +112,7 @@ class Steps:
             self._write_users()
         publish.session(self._paths, self._policy, record.name, record.uid)
         # Its sockets are there before the bridge is: a session never runs without its way out.
-        await self._gate.call("open", name=record.name, uid=record.uid, policy=dict(record.policy))
+        await self._gate.open(record)
         main = await self._supervisor.start(record.name)
         await self._watch(record, main)
 

@@ -11,7 +11,6 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +19,11 @@ from serai.runtime.connection import Connection
 from serai.runtime.enter import Entered
 from serai.runtime.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.runtime.executions import Executions, Stream
+from serai.runtime.handler import Handler
 from serai.runtime.payloads import Payload, Payloads
 from serai.runtime.rpc import Request, notification
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import FACTS
-
-Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
