@@ -25,6 +25,12 @@ def test_a_folder_may_have_colons_and_commas_in_its_name(tmp_path: Path) -> None
     assert share.parse([f"x={odd}:ro"]) == (Share("x", odd, read_only=True),)
 
 
+def test_a_comma_would_end_virtiofsds_option(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    with pytest.raises(BuildError, match="virtiofsd takes no comma; share it by 9p"):
+        share.parse([f"x={tmp_path}/a,b:virtiofs"])
+
+
 def test_virtiofs_takes_its_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = tmp_path / "virtiofsd"
     monkeypatch.setattr(share, "VIRTIOFSD", (daemon,))

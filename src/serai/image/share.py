@@ -43,6 +43,8 @@ def _parsed(text: str) -> Share:
     if not path.is_dir():
         raise BuildError(f"--share {text!r}: there is no folder {path}")
     if word == "virtiofs":
+        if "," in str(path):
+            raise BuildError(f"--share {text!r}: virtiofsd takes no comma", hint="share it by 9p")
         virtiofsd()
     return Share(tag, path, read_only=word == "ro", virtiofs=word == "virtiofs")
 
