@@ -22,6 +22,7 @@ from serai.image import (
     show,
 )
 from serai.image import boot as boots
+from serai.image import share as shared
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -73,11 +74,17 @@ def verify_image(_c: Context, image: str = IMAGE) -> int:
     return 0 if report.ok else 1
 
 
-@command(iterable=["copy"])
+@command(iterable=["copy", "share"])
 def boot(
-    _c: Context, image: str = IMAGE, run: str | None = None, copy: list[str] | None = None
+    _c: Context,
+    image: str = IMAGE,
+    run: str | None = None,
+    copy: list[str] | None = None,
+    share: list[str] | None = None,
 ) -> int:
-    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root)."""
+    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
+    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG)."""
+    shares = shared.parse(share or ())
     folder = build.latest(SETTINGS, image)
     return boots.boot(
         SETTINGS,
@@ -85,6 +92,7 @@ def boot(
         folder / f"{image}.qcow2",
         run=run,
         copy=[Path(path) for path in copy or ()],
+        shares=shares,
     )
 
 

@@ -42,7 +42,7 @@ def test_an_image_is_made_of_a_fresh_machine(guest: Guest) -> None:
         assert guest.play()["changed"] == 0
         units = "serai-session-disk.service sessions.mount serai-session-disk-grow.service"
         units += " serai-sessiond.service serai-session@name.service serai.slice"
-        units += " serai-ssh-host-keys.service serai-seal.service"
+        units += " serai-ssh-host-keys.service serai-seal.service serai-share@name.service"
         assert machine.shell(f"systemd-analyze verify {units} 2>&1") == ""
         assert machine.shell("systemctl --failed --no-legend") == ""
         guest.ssh(USER, "sudo -n shutdown -P now", check=False)  # as Packer does

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -430,6 +432,65 @@ def test_racing_with_symlinks_inside_does_not_lead_out(
         done = client.exec(name, ["python3", "-c", SWAP, str(outside)])
     assert done.stdout == b"0\n", done
     assert os.listdir(outside) == ["secret"]
+
+
+# argv[1] is a folder by bindfs: a folder in it is held open while it becomes a symlink outside, and
+# bindfs, which knows it by its path, is asked for a file in it.
+HELD = """
+import errno, os, sys, time
+os.chdir(sys.argv[1])
+held = os.open("held", os.O_PATH | os.O_DIRECTORY)
+open("ready", "w").close()
+while not os.path.exists("swapped"):
+    time.sleep(0.01)
+try:
+    print(open(os.open("secret", os.O_RDONLY, dir_fd=held)).read())
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+def swap_held(folder: Path, outside: Path) -> None:
+    """Swap as another session could that has the same folder."""
+    wait_for((folder / "ready").exists)
+    (folder / "held").rename(folder / "kept")
+    (folder / "held").symlink_to(outside)
+    (folder / "swapped").touch()
+
+
+@pytest.fixture
+def outside(vm: Vm, share: Path) -> Path:
+    """A folder beside the share, in which the VM keeps a secret."""
+    (share / "held").mkdir()
+    os.chown(share / "held", OWNER, OWNER)
+    folder = vm.root / f"outside-{share.name}"
+    folder.mkdir()
+    (folder / "secret").write_text("the VM's")
+    return folder
+
+
+def test_bindfs_does_not_follow_what_became_a_symlink(
+    vm: Vm, name: str, share: Path, outside: Path
+) -> None:
+    vm.call("attach", name=name, role="outputs", path=str(share), kind="bindfs")
+    with Client(vm.paths.control, timeout=60) as client, ThreadPoolExecutor() as pool:
+        swapped = pool.submit(swap_held, share, outside)
+        done = client.exec(name, ["python3", "-c", HELD, "mnt/outputs"])
+        swapped.result()
+    assert done.stdout == b"ENOENT\n", done
+
+
+def test_bindfs_without_its_small_root_would_follow_it(vm: Vm, share: Path, outside: Path) -> None:
+    """The measure taken away: the attack is a real one."""
+    target = vm.root / "target"
+    target.mkdir()
+    # In a mount namespace of its own, out of which bindfs is told to end.
+    script = 'bindfs "$1" "$2" && python3 -c "$3" "$2"; umount -l "$2"'
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh"]
+    words += [str(share), str(target), HELD]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as attack:
+        swap_held(share, outside)
+        assert attack.communicate(timeout=60)[0] == "the VM's\n"
 
 
 def test_hints_are_inside_and_change_with_the_folders(vm: Vm, name: str, share: Path) -> None:

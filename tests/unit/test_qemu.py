@@ -10,7 +10,7 @@ import pytest
 from serai.image import qemu
 from serai.image.definition import Arch, Image
 from serai.image.firmware import Firmware
-from serai.image.qemu import Drive, Guest
+from serai.image.qemu import Drive, Guest, Share
 
 FIRMWARE = Firmware(Path("/fw/CODE.fd"), Path("/fw/VARS.fd"))
 GUEST = Guest(
@@ -136,3 +136,28 @@ def test_only_what_is_asked_for() -> None:
     text = " ".join(qemu.command(bare))
     for absent in ("seed", "smbios", "sessions", "serial:", "qmp"):
         assert absent not in text
+
+
+def test_folders_of_the_host_by_9p_add_to_the_machine_and_change_nothing_else() -> None:
+    shares = (Share("work", Path("/a,b")), Share("in", Path("/in"), read_only=True))
+    bare, shared = (qemu.command(replace(GUEST, shares=each)) for each in ((), shares))
+    at = shared.index("-fsdev")
+    assert shared[at : at + 8] == [
+        *("-fsdev", "local,id=share0,path=/a,,b,security_model=none,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=share0,mount_tag=work"),
+        *("-fsdev", "local,id=share1,path=/in,security_model=none,multidevs=remap,readonly=on"),
+        *("-device", "virtio-9p-pci,fsdev=share1,mount_tag=in"),
+    ]
+    assert [*shared[:at], *shared[at + 8 :]] == bare
+
+
+def test_a_folder_by_virtiofs_takes_memory_that_its_daemon_can_read() -> None:
+    share = Share("work", Path("/a"), virtiofs=True, socket=Path("/s/share0"))
+    words = qemu.command(replace(GUEST, shares=(share,)))
+    assert words[words.index("-machine") + 1] == "q35,accel=tcg,memory-backend=ram"
+    at = words.index("-object")
+    assert words[at : at + 6] == [
+        *("-object", "memory-backend-memfd,id=ram,size=2048M,share=on"),
+        *("-chardev", "socket,id=share0,path=/s/share0"),
+        *("-device", "vhost-user-fs-pci,chardev=share0,tag=work"),
+    ]

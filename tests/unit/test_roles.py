@@ -335,11 +335,20 @@ def test_quotas_are_turned_on_when_the_kernel_learns_them(machine: Machine) -> N
     assert "User quota inode" in _header(disk)
 
 
-def test_a_kernel_without_quotas_refuses_a_disk_with_them(machine: Machine) -> None:
-    machine.attach("vdb")
+def test_a_kernel_without_quotas_goes_on_without(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = machine.attach("vdb")
     machine.prepare(quotas=True)
-    with pytest.raises(session_disk.RefusedError, match="linux-modules-extra"):
-        machine.prepare(quotas=False)
+    uuid = _header(disk)["Filesystem UUID"]
+    capsys.readouterr()
+    assert machine.prepare(quotas=False) == "vdb"
+    assert "no session's use is limited" in capsys.readouterr().err
+    header = _header(disk)
+    assert "quota" not in header["Filesystem features"].split()
+    assert header["Filesystem UUID"] == uuid
+    machine.prepare(quotas=True)
+    assert "User quota inode" in _header(disk)
 
 
 # --- the roles themselves

@@ -259,7 +259,7 @@ def make(disk: Disk, note: Path, *, quotas: bool) -> None:
 
 
 def check(disk: Disk, *, quotas: bool) -> None:
-    """Mend what a power cut left, and have quotas if the kernel can. Raises RefusedError."""
+    """Mend what a power cut left, and have quotas just if the kernel can. Raises RefusedError."""
     done = _run("e2fsck", "-p", disk.path)
     if done.returncode >= E2FSCK_FAILED:
         raise RefusedError(
@@ -268,14 +268,13 @@ def check(disk: Disk, *, quotas: bool) -> None:
         )
     features = run("dumpe2fs", "-h", disk.path)
     has = any("quota" in line.split() for line in features.splitlines() if "features:" in line)
-    if has and not quotas:
-        raise RefusedError(
-            f"refused for /sessions: {disk.path} keeps user quotas, which this kernel cannot "
-            "(quota_v2); install its extra modules (linux-modules-extra) and reboot"
-        )
-    if quotas and not has:
-        say(f"turning on user quotas on {disk.path}")
-        run("tune2fs", "-Q", "usrquota", disk.path)
+    if has != quotas:
+        # Only the kernel's own books, which it makes anew: no session's files are touched.
+        option = ("-Q", "usrquota") if quotas else ("-O", "^quota")
+        say(f"turning user quotas {'on' if quotas else 'off'} on {disk.path}")
+        done = _run("tune2fs", *option, disk.path)
+        if done.returncode != 0:
+            say(f"it stays as it is: {_last_line(done.stderr)}", level=4)
 
 
 def point(link: Path, disk: Path) -> None:
@@ -338,6 +337,8 @@ def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
     disk = _wait_for_disk(places, wait)
     if disk is None:
         return None
+    if not quotas:
+        say("this kernel keeps no user quotas (quota_v2): no session's use is limited", level=4)
     if disk.content is not Content.SESSIONS:
         make(disk, places.note, quotas=quotas)
     else:

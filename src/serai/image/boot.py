@@ -15,7 +15,7 @@ from serai.image.definition import Image, Size
 from serai.image.errors import BuildError
 from serai.image.machine import Machine, booted
 from serai.image.probe import WHOLE_BOOT
-from serai.image.qemu import Bus
+from serai.image.qemu import Bus, Share
 from serai.image.settings import Settings
 
 _ANSWER = 60.0  # seconds that ssh itself may take
@@ -32,6 +32,7 @@ def boot(
     cpus: int | None = None,
     memory: Size | None = None,
     bus: Bus | None = None,
+    shares: Sequence[Share] = (),
 ) -> int:
     """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
 
@@ -53,6 +54,7 @@ def boot(
             cpus=cpus,
             memory=memory,
             bus=bus,
+            shares=shares,
         ) as machine,
     ):
         if copy:

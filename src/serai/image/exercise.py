@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.runtime import quota
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
-from serai.runtime.policy import load
+from serai.runtime.policy import Disk, load
 
 ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
@@ -33,6 +36,8 @@ PACE = 1.0  # seconds for which the use of CPU is watched
 LIGHT = 10  # the rogue's CPUWeight while both sessions want every CPU
 LOOPS = 3  # busy loops in each: more than there are CPUs
 WINDOW = 5.0  # seconds for which they compete at least
+QUOTA = 8 << 20  # bytes, for the session that fills its part of the disk
+OWNER = 4242  # whose the attached folder is
 BUSY = ["sh", "-c", "while :; do :; done"]
 
 REACH = f"""
@@ -44,6 +49,16 @@ find /proc/*/fd -lname '*{WITNESS}*' -exec cat {{}} +
 # Where nothing limits it, it ends by itself; the machine is to be judged, not to be lost.
 SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
 HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
+FILL = f"""
+import errno
+try:
+    with open("fill", "wb", buffering=0) as file:
+        for _ in range({4 * QUOTA >> 20}):
+            file.write(bytes(1 << 20))
+    print("it fits")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
 BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 100"
 
 
@@ -188,6 +203,36 @@ def leaving(client: Client) -> dict[str, Any]:
     }
 
 
+def filling(client: Client) -> dict[str, Any]:
+    """The rogue writes more than it may, and the witness writes meanwhile."""
+    paths = Paths()
+    uid = client.call("show", name=ROGUE)["uid"]
+    quota.limit(paths.sessions, uid, Disk(quota=str(QUOTA)))
+    kept = client.call("show", name=ROGUE)["quota"]
+    full = output(client, ROGUE, "python3", "-c", FILL)
+    other = output(client, WITNESS, "sh", "-c", "echo well >filled && sync filled && cat filled")
+    output(client, ROGUE, "rm", "fill")
+    quota.limit(paths.sessions, uid, load(paths.policy).disk)
+    return {"quota": kept["bytes_limit"] if kept else 0, "full": full, "while_full": other}
+
+
+def attaching(client: Client) -> dict[str, Any]:
+    """A folder of the machine's own disk in a running session, and what is made there."""
+    with tempfile.TemporaryDirectory(dir="/srv") as name:
+        for path in (Path(name), Path(name, "there")):
+            path.touch()
+            os.chown(path, OWNER, OWNER)
+        begin = time.monotonic()
+        client.call("attach", name=ROGUE, role="outputs", path=name, kind="idmap")
+        took = time.monotonic() - begin
+        look = "cd mnt/outputs && stat -c %U there && echo x >made && stat -c %U made"
+        inside = output(client, ROGUE, "sh", "-c", look).split()
+        client.call("detach", name=ROGUE, role="outputs")
+        made = Path(name, "made")
+        owner = made.stat().st_uid if made.exists() else -1
+    return {"attached": round(took, 3), "inside_owners": inside, "outside_owner": owner}
+
+
 def freezing(client: Client) -> dict[str, Any]:
     """A session that is busy, frozen by a switch, and thawed."""
     client.call("switch", name=ROGUE)
@@ -329,6 +374,9 @@ def remaining(client: Client) -> list[str]:
     return [name for name in both if name in known or Path("/sessions", name).exists()]
 
 
+PARTS = (looks, leaving, filling, attaching, freezing, sharing, misbehaving, put_away)
+
+
 def main() -> None:
     pid = daemon()
     doctor = doctored()
@@ -337,7 +385,7 @@ def main() -> None:
         for name in (ROGUE, WITNESS):
             client.call("create", name=name)
         found = {"created": round((time.monotonic() - begin) / 2, 3)}
-        for part in (looks, leaving, freezing, sharing, misbehaving, put_away):
+        for part in PARTS:
             found.update(part(client))
     print(json.dumps({**found, **doctor, "same_daemon": daemon() == pid != 0}))
 

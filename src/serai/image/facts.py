@@ -186,11 +186,12 @@ class Runtime(_Facts):
     """What ``exercise`` saw: a session that misbehaves and one that looks on.
 
     ``capabilities`` are the five sets in hexadecimal. ``busy_usec`` and ``frozen_usec`` are
-    microseconds of CPU within a second, ``created`` and ``thawed`` are seconds. ``hog`` is a status
-    as a shell gives it, -1 if the session ended with it; ``bomb_refused`` counts forks that the
-    limit refused. ``weights`` are both sessions' cpu.weight as they start; ``light_usec`` and
-    ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the other one while both
-    wanted all of it, and ``busy_seconds`` is how long the answers meanwhile took.
+    microseconds of CPU within a second, ``created``, ``attached`` and ``thawed`` are seconds.
+    ``hog`` is a status as a shell gives it, -1 if the session ended with it; ``bomb_refused``
+    counts forks that the limit refused. ``weights`` are both sessions' cpu.weight as they start;
+    ``light_usec`` and ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the
+    other one while both wanted all of it, and ``busy_seconds`` is how long the answers meanwhile
+    took.
     """
 
     created: float
@@ -210,6 +211,12 @@ class Runtime(_Facts):
     origin: str
     decisions: list[bool]  # which of the two the audit log says were allowed
     audit_whole: bool
+    quota: int  # bytes that `show` says the misbehaving one may use; 0 where none is kept
+    full: str  # what writing more than that fails with
+    while_full: str  # what the other one reads of what it wrote meanwhile
+    attached: float
+    inside_owners: list[str]  # of a file that was in the folder, and of one made in the session
+    outside_owner: int
     busy_usec: int
     frozen: str
     frozen_usec: int

@@ -8,17 +8,17 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
-from serai.image import accelerator, console, firmware, seed
+from serai.image import accelerator, console, firmware, seed, share
 from serai.image.definition import Image, Size, megabytes
 from serai.image.errors import BuildError
-from serai.image.qemu import ROOT_SERIAL, SESSIONS_SERIAL, Bus, Drive, Guest, command
+from serai.image.qemu import ROOT_SERIAL, SESSIONS_SERIAL, Bus, Drive, Guest, Share, command
 from serai.image.run import last_lines, run, started
 from serai.image.settings import Settings
 from serai.image.ssh import Ssh
@@ -134,6 +134,7 @@ def booted(
     cpus: int | None = None,
     memory: Size | None = None,
     ssh_port: int = 0,
+    shares: Sequence[Share] = (),
     deadline: float = BOOT_DEADLINE,
 ) -> Iterator[Machine]:
     """Boot ``disk`` and yield the machine once ssh works; it is killed on leaving the block.
@@ -141,7 +142,8 @@ def booted(
     ``disk`` is only read. ``sessions`` is a second disk to use and keep; without it the guest gets
     a blank one of ``sessions_size`` (the image's own size), or none with ``no_sessions``. The logs
     serial.log and qemu.log stay in ``work``, all else that is made here goes. ``ssh_port`` 0 is
-    any free port; ``deadline`` is in seconds, for the boot.
+    any free port; the guest finds ``shares`` by their tags; ``deadline`` is in seconds, for the
+    boot.
 
     Raises BuildError when the guest does not come up.
     """
@@ -168,6 +170,7 @@ def booted(
             seed=seed.write(
                 scratch / "seed.img", seed.user_data(root_keys=[key.public]), seed.meta_data()
             ),
+            shares=tuple(shares),
         )
         with running(guest, key.private, work, deadline) as machine:
             machine.wait_for_ssh()
@@ -181,10 +184,11 @@ def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[Ma
     for log in (serial_log, qemu_log):
         log.unlink(missing_ok=True)
     # Sockets' paths must be short (unix(7): 108 bytes), so they cannot be in ``work``.
-    with tempfile.TemporaryDirectory(prefix="serai-") as sockets_name:
-        sockets = Path(sockets_name)
+    with ExitStack() as stack:
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="serai-")))
         guest = replace(
             guest,
+            shares=stack.enter_context(share.served(guest.shares, sockets, work.absolute())),
             serial_log=serial_log,
             serial_socket=sockets / "serial",
             qmp_socket=sockets / "qmp",

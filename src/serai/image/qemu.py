@@ -36,6 +36,20 @@ class Drive:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A folder of the host that the guest finds by ``tag``: by 9p, or by virtiofs.
+
+    ``socket`` is virtiofsd's; only 9p can be ``read_only``.
+    """
+
+    tag: str
+    folder: Path
+    read_only: bool = False
+    virtiofs: bool = False
+    socket: Path | None = None
+
+
+@dataclass(frozen=True)
 class Guest:
     """A virtual machine.
 
@@ -59,6 +73,7 @@ class Guest:
     serial_log: Path | None = None
     serial_socket: Path | None = None
     qmp_socket: Path | None = None
+    shares: tuple[Share, ...] = ()
 
 
 def command(guest: Guest) -> list[str]:
@@ -109,7 +124,7 @@ def options(guest: Guest) -> list[Option]:
         # kernel have less to find.
         ("-nodefaults", ""),
         ("-display", "none"),
-        ("-machine", f"{MACHINES[guest.arch]},accel={guest.accelerator}"),
+        ("-machine", f"{MACHINES[guest.arch]},accel={guest.accelerator}{_memory_backend(guest)}"),
         ("-cpu", cpu(guest.arch, guest.accelerator)),
         ("-smp", str(guest.cpus)),
         ("-m", str(guest.memory_mib)),
@@ -118,6 +133,7 @@ def options(guest: Guest) -> list[Option]:
         *_disks(guest),
         *_seed(guest),
         *_network(guest),
+        *_shares(guest),
         ("-device", "virtio-rng-pci"),
         *_console(guest),
     ]
@@ -178,6 +194,40 @@ def _network(guest: Guest) -> list[Option]:
         # romfile=: without the network boot code there is nothing to wait for.
         ("-device", "virtio-net-pci,netdev=user.0,romfile="),
     ]
+
+
+def _shares(guest: Guest) -> list[Option]:
+    found: list[Option] = []
+    if _memory_backend(guest):
+        memory = f"memory-backend-memfd,id=ram,size={guest.memory_mib}M,share=on"
+        found.append(("-object", memory))
+    for number, share in enumerate(guest.shares):
+        name = f"share{number}"
+        if share.socket is not None:
+            found += [
+                ("-chardev", f"socket,id={name},path={_escaped(share.socket)}"),
+                ("-device", f"vhost-user-fs-pci,chardev={name},tag={share.tag}"),
+            ]
+        else:
+            # none: files are this user's own, with the modes that the guest gives them and real
+            # symlinks, so that they are of use to people here. What only root may do fails quietly
+            # (a chown) unless QEMU runs as root. remap: inode numbers stay unique below the
+            # folder, whatever is mounted there.
+            readonly = ",readonly=on" if share.read_only else ""
+            found += [
+                (
+                    "-fsdev",
+                    f"local,id={name},path={_escaped(share.folder)},security_model=none,"
+                    f"multidevs=remap{readonly}",
+                ),
+                ("-device", f"virtio-9p-pci,fsdev={name},mount_tag={share.tag}"),
+            ]
+    return found
+
+
+def _memory_backend(guest: Guest) -> str:
+    # virtiofsd reads and writes the guest's memory.
+    return ",memory-backend=ram" if any(each.socket for each in guest.shares) else ""
 
 
 def _console(guest: Guest) -> list[Option]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serai.runtime import hints, roles
+from serai.runtime import hints, roles, shares
 from serai.runtime.attachments import Attachment
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
@@ -60,7 +60,9 @@ class FolderMethods:
     async def attach(self, _c: Connection, _r: Request, p: Attach) -> Any:
         """Attach a folder of the VM to a session."""
         writable = roles.find(p.role).writable if p.writable is None else p.writable
-        new = Attachment(p.role, p.path, writable, p.host_path, p.kind)
+        paths = self._sessions.paths
+        host = p.host_path or shares.host_path(p.path, shares.load(paths.shares), paths.host)
+        new = Attachment(p.role, p.path, writable, host, p.kind)
         return self._show(await self._sessions.attach(p.name, new))
 
     async def detach(self, _c: Connection, _r: Request, p: Detach) -> Any:

@@ -34,6 +34,7 @@ FILES = (
     File("bridge", "usr/lib/serai/bridge", 0o755),
     File("sessiond", "usr/lib/serai/sessiond", 0o755),
     File("gate", "usr/lib/serai/gate", 0o755),
+    File("share", "usr/lib/serai/share", 0o755),
     File("serai.slice", "etc/systemd/system/serai.slice", 0o644),
     File("serai-session@.service", "etc/systemd/system/serai-session@.service", 0o644),
     File("serai-sessiond.service", "etc/systemd/system/serai-sessiond.service", 0o644),

@@ -30,7 +30,8 @@ _MS_PRIVATE, _MS_REC = 1 << 18, 1 << 14
 _UMOUNT_NOFOLLOW = 8
 _PR_SET_PDEATHSIG = 1
 _NEW_NAMESPACE, _NEW_USER = 0x20000, 0x10000000
-DEADLINE = 10.0
+# Seconds; in a loaded emulated machine bindfs takes 6 to start.
+DEADLINE, SERVE_DEADLINE = 40.0, 30.0
 FUSE = "fuse.bindfs"
 
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -194,13 +195,14 @@ def _join(pid: int) -> None:
 
 def _await_mount(server: int, target: str) -> int:
     """``server`` or its child, whichever sees a FUSE mount at ``target``, once it is there."""
-    end = time.monotonic() + DEADLINE / 2
+    end, pause = time.monotonic() + SERVE_DEADLINE, 0.001
     while time.monotonic() < end:
         for pid in (server, *_children(server)):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo") as file:  # noqa: PTH123
                 if any(f" {target} " in line and " - fuse" in line for line in file):
                     return pid
-        time.sleep(0.001)
+        # Ever longer: where it takes long, looking is what keeps bindfs from the processor.
+        time.sleep(pause := min(1.2 * pause, 0.1))
         os.kill(server, 0)
     raise SeraiError("bindfs did not mount the folder", "see its journal", TIMEOUT)
 

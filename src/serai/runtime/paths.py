@@ -66,6 +66,16 @@ class Paths:
         return self.root / "etc/serai/hints.j2"
 
     @property
+    def shares(self) -> Path:
+        """What the host's shares are for."""
+        return self.root / "etc/serai/shares.toml"
+
+    @property
+    def host(self) -> Path:
+        """Where they are mounted, by their tag."""
+        return self.root / "mnt/host"
+
+    @property
     def profiles(self) -> Path:
         """The gate's named policies."""
         return self.root / "etc/serai/policy.d"

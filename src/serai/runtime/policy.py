@@ -70,8 +70,8 @@ class Disk:
     quota: str = "50%"
     files: str = "50%"
     reserve: int = 5
-    warn_free: int = 20
-    act_free: int = 10
+    warn_free: int = 15
+    act_free: int = 5
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ LEAST_BUSY = 100_000
 LEAST_RATIO = 3  # of ten: groups are balanced over the CPUs now and then only
 KILLED = 137
 LEAST_DOCTORED = 80
+QUOTA, OWNER = 8 << 20, 4242  # as in exercise.py, which runs elsewhere
 OK, DENIED = 200, 403
 OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
 
@@ -77,6 +78,28 @@ def _gate(evidence: Evidence) -> Finding:
     if not seen.audit_whole:
         problems.append("the audit log is not whole")
     return Finding(problems, "denied, allowed by a rule, both noted down")
+
+
+@check("a full session gets EDQUOT, and another one still writes", "runtime")
+def _full(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = [] if seen.quota == QUOTA else [f"the quota is {seen.quota} bytes, not {QUOTA}"]
+    if seen.full != "EDQUOT":
+        problems.append(f"writing more than its quota: {seen.full}")
+    if seen.while_full != "well":
+        problems.append("another session cannot write")
+    return Finding(problems, f"EDQUOT at {QUOTA >> 20} MiB")
+
+
+@check("a folder of the machine's disk is the session's inside, its owner's outside", "runtime")
+def _attached(evidence: Evidence) -> Finding:
+    seen = _runtime(evidence)
+    problems = []
+    if seen.inside_owners != ["rogue", "rogue"]:
+        problems.append(f"inside its files are {' and '.join(seen.inside_owners) or 'nobody'}'s")
+    if seen.outside_owner != OWNER:
+        problems.append(f"outside, what was made belongs to {seen.outside_owner}")
+    return Finding(problems, f"by idmap, in {1000 * seen.attached:.0f} ms")
 
 
 @check("the session switched away from is frozen and uses no CPU", "runtime")

@@ -1,0 +1,78 @@
+"""Folders of this host that a guest is given: what a person writes, and the daemon for virtiofs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from serai.image.errors import BuildError
+from serai.image.qemu import Share
+from serai.image.run import started
+
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")  # QEMU's 9p allows 31 bytes
+WORDS = ("ro", "rw", "virtiofs")
+# No distribution has it in PATH: QEMU's own (to 7.x) and the later one of its own package.
+VIRTIOFSD = (Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd"))
+_EXAMPLE = "write TAG=DIR, TAG=DIR:ro or TAG=DIR:virtiofs"
+
+
+def parse(texts: Sequence[str]) -> tuple[Share, ...]:
+    """What ``--share`` was given; raises BuildError for what cannot be shared."""
+    shares = tuple(_parsed(text) for text in texts)
+    tags = [share.tag for share in shares]
+    for tag in tags:
+        if tags.count(tag) > 1:
+            raise BuildError(f"two shares have the tag {tag}")
+    return shares
+
+
+def _parsed(text: str) -> Share:
+    tag, equals, rest = text.partition("=")
+    folder, colon, word = rest.rpartition(":")
+    if not colon or word not in WORDS:
+        folder, word = rest, "rw"
+    if not equals or not folder:
+        raise BuildError(f"--share {text!r} names no tag or no folder", hint=_EXAMPLE)
+    if not TAG.fullmatch(tag):
+        hint = "up to 31 letters, digits, '.', '_' and '-', a letter or digit first"
+        raise BuildError(f"--share {text!r}: {tag!r} is no tag", hint=hint)
+    path = Path(folder).expanduser().absolute()
+    if not path.is_dir():
+        raise BuildError(f"--share {text!r}: there is no folder {path}")
+    if word == "virtiofs":
+        if "," in str(path):
+            raise BuildError(f"--share {text!r}: virtiofsd takes no comma", hint="share it by 9p")
+        virtiofsd()
+    return Share(tag, path, read_only=word == "ro", virtiofs=word == "virtiofs")
+
+
+def virtiofsd() -> Path:
+    """The daemon that serves virtiofs; raises BuildError without one."""
+    for path in VIRTIOFSD:
+        if path.is_file():
+            return path
+    hint = "install the package virtiofsd (Debian 12: qemu-system-common), or share by 9p"
+    raise BuildError("virtiofsd is not installed", hint=hint)
+
+
+@contextmanager
+def served(shares: Sequence[Share], sockets: Path, work: Path) -> Iterator[tuple[Share, ...]]:
+    """The same shares with a daemon for each virtiofs one; they end with the block.
+
+    ``sockets`` is a folder with a short path, ``work`` one for logs.
+    """
+    with ExitStack() as daemons:
+        found = []
+        for number, share in enumerate(shares):
+            if share.virtiofs:
+                socket = sockets / f"share{number}"
+                log = work / f"virtiofsd-{share.tag}.log"
+                argv = [f"--socket-path={socket}", "-o", f"source={share.folder}"]
+                daemons.enter_context(started([virtiofsd(), *argv], log=log))
+                found.append(replace(share, socket=socket))
+            else:
+                found.append(share)
+        yield tuple(found)

@@ -1,0 +1,168 @@
+"""Folders of this host in two sessions of a booted image: whose is what they write, and what works.
+
+One boot for all of it, with a 9p share for each session, one that is read-only, and a virtiofs one
+where this host has virtiofsd.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serai.image import share
+from serai.image.definition import Image
+from serai.image.errors import BuildError
+from serai.image.machine import Machine, booted
+from serai.image.probe import WHOLE_BOOT
+from serai.image.qemu import Share
+from serai.image.settings import Settings
+from tests.conftest import ROOT
+from tests.runtime import conformance
+
+# Only root's QEMU can make files that belong to others.
+OWNER = 41000 if os.geteuid() == 0 else os.geteuid()
+VIRTIOFS = "config"  # a tag of the settings: before Linux 6.9 no other one is tried
+# What bindfs can't do, and virtiofsd by default, as docs/folders.md tells.
+MISSING = {
+    "9p": {"nameless", "rename_exchange"},
+    "virtiofs": {"nameless", "rename_exchange", "xattr"},
+}
+WRITE = """
+cd mnt/workdir && umask 022 && cat old && echo new >file && mkdir folder && echo x >folder/x
+printf '#!/bin/sh\\n' >script && chmod 750 script && ln -s file link && mv folder/x folder/y
+stat -c %U old file folder script link | sort -u
+"""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A machine in which the sessions one and two run, and the host's folders by their tag."""
+
+    machine: Machine
+    folders: dict[str, Path]
+
+    def serai(self, *words: str, stdin: str | None = None) -> str:
+        return self.machine.ssh.run(shlex.join(["serai", *words]), stdin=stdin, timeout=900).stdout
+
+    def refused(self, command: str) -> str:
+        """What a shell of the machine says, where it must not succeed."""
+        done = self.machine.ssh.run(command, check=False)
+        assert done.returncode != 0, command
+        return done.stderr
+
+
+def _with_virtiofs() -> bool:
+    try:
+        return bool(share.virtiofsd())
+    except BuildError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def shared(
+    image: Image, settings: Settings, built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
+    top = tmp_path_factory.mktemp("shares")
+    tags = ["first", "second", "uploads", *([VIRTIOFS] if _with_virtiofs() else [])]
+    folders = {tag: top / tag for tag in tags}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "old").write_text("from the host\n")
+        for path in (folder, folder / "old"):
+            os.chown(path, OWNER, OWNER)
+    shares = [
+        Share(tag, folder, read_only=tag == "uploads", virtiofs=tag == VIRTIOFS)
+        for tag, folder in folders.items()
+    ]
+    disk = built / f"{image.name}.qcow2"
+    with booted(image, disk, settings=settings, work=top / "work", shares=shares) as machine:
+        up = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
+        assert machine.ssh.run(up, check=False, timeout=900).stdout.strip() == "running"
+        found = Shared(machine, folders)
+        for name, tag in (("one", "first"), ("two", "second")):
+            found.serai("create", name)
+            found.serai("attach", name, "workdir", f"/mnt/host/{tag}")
+        yield found
+
+
+def test_every_share_is_mounted_by_its_tag(shared: Shared) -> None:
+    told = shared.machine.ssh.run("findmnt --json -t 9p,virtiofs -o TARGET,FSTYPE,OPTIONS").stdout
+    mounts = {each["target"]: each for each in json.loads(told)["filesystems"]}
+    assert set(mounts) == {f"/mnt/host/{tag}" for tag in shared.folders}
+    for path, mount in mounts.items():
+        options = mount["options"].split(",")
+        assert {"nosuid", "nodev"} <= set(options)
+        assert ("ro" in options) == (path == "/mnt/host/uploads")
+        assert mount["fstype"] == ("virtiofs" if path == f"/mnt/host/{VIRTIOFS}" else "9p")
+
+
+@pytest.mark.parametrize(("name", "tag"), [("one", "first"), ("two", "second")])
+def test_what_a_session_writes_is_the_owners_on_the_host(
+    shared: Shared, name: str, tag: str
+) -> None:
+    said = shared.serai("exec", name, "--", "sh", "-c", WRITE)
+    assert said == f"from the host\n{name}\n"
+    folder = shared.folders[tag]
+    found = {path.relative_to(folder).as_posix(): path.lstat() for path in folder.rglob("*")}
+    assert {path: (stat.S_IFMT(it.st_mode), it.st_mode & 0o7777) for path, it in found.items()} == {
+        "old": (stat.S_IFREG, 0o644),
+        "file": (stat.S_IFREG, 0o644),
+        "folder": (stat.S_IFDIR, 0o755),
+        "folder/y": (stat.S_IFREG, 0o644),
+        "script": (stat.S_IFREG, 0o750),
+        "link": (stat.S_IFLNK, 0o777),
+    }
+    assert {(it.st_uid, it.st_gid) for it in found.values()} == {(OWNER, OWNER)}
+    assert (folder / "link").read_text() == "new\n"
+
+
+def test_what_the_host_changes_is_seen(shared: Shared) -> None:
+    for text in ("once\n", "and again, longer\n"):
+        (shared.folders["first"] / "changing").write_text(text)
+        assert shared.serai("exec", "one", "--", "cat", "mnt/workdir/changing") == text
+
+
+def test_no_session_sees_the_shares_of_the_other(shared: Shared) -> None:
+    (shared.folders["second"] / "secret").write_text("secret")
+    reach = "cat /mnt/host/second/secret mnt/workdir/../../../two/mnt/workdir/secret /mnt/*/*/*"
+    assert (
+        "secret"
+        not in shared.machine.ssh.run(f"serai exec one -- sh -c '{reach}'", check=False).stdout
+    )
+
+
+def test_a_read_only_share_is_that_for_all(shared: Shared) -> None:
+    shared.serai("attach", "one", "uploads", "/mnt/host/uploads", "--rw")
+    assert shared.serai("exec", "one", "--", "cat", "mnt/uploads/old") == "from the host\n"
+    assert "Read-only" in shared.refused("serai exec one -- touch mnt/uploads/new")
+    # The host's own word, whatever the machine's root does.
+    remount = "mount -o remount,rw /mnt/host/uploads; touch /mnt/host/uploads/new"
+    assert "Read-only" in shared.refused(remount)
+    assert os.listdir(shared.folders["uploads"]) == ["old"]
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_programs_work_in_a_share(shared: Shared, kind: str) -> None:
+    if kind == "virtiofs" and VIRTIOFS not in shared.folders:
+        pytest.skip("this host has no virtiofsd")
+    role, tag = ("workdir", "first") if kind == "9p" else ("config", VIRTIOFS)
+    if kind == "virtiofs":
+        shared.serai("attach", "one", role, f"/mnt/host/{tag}")
+    mounts = json.loads(shared.serai("show", "one", "--json"))["folders"]
+    assert {each["role"]: each["mount"] for each in mounts}[role] == "bindfs"
+    inside = {"workdir": "mnt/workdir", "config": "mnt/.claude"}[role]
+    script = (ROOT / "tests/runtime/conformance.py").read_text()
+    begin = "mkdir -p $0/programs && exec python3 - $0/programs"
+    done = json.loads(shared.serai("exec", "one", "--", "sh", "-c", begin, inside, stdin=script))
+    assert set(done) == {case.__name__ for case in conformance.CASES}
+    print(done)  # for the table in the documentation
+    there = shared.machine.ssh.run("command -v git", check=False).returncode == 0
+    problems = {case for case, how in done.items() if how != "yes"}
+    assert problems <= MISSING[kind] | (set() if there else {"git"}), done
