@@ -107,6 +107,12 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 
 
 @command()
+def pins(_c: Context) -> int:
+    """List the pinned versions whose review date has passed (status 1 if there are any)."""
+    return show.pins(SETTINGS)
+
+
+@command()
 def clean(_c: Context, cache: bool = False) -> None:
     """Remove dist/ (--cache: the cached stages and downloads too)."""
     checkout.clean(SETTINGS, cache=cache)

@@ -10,6 +10,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
+from serai.image import variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -72,6 +73,8 @@ class Image(_Table):
     base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
     disk: Disk = Disk()
     machine: Machine = Machine()
+    # what is chosen of the roles' variables, each of its role's type
+    variables: dict[str, Any] = Field(default_factory=dict)
 
 
 def megabytes(size: Size) -> int:
@@ -113,6 +116,7 @@ def load_with_sources(
         sources[key] = "--set"
     image = _check(table, where, sources)
     _check_name(image, where, path.stem)
+    variables.check(settings, image.variables, sources)
     return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
 
 
