@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from serai.image import bench, build, checkout, cloudimage, console, definition, nspawn, show
 from serai.image import boot as boots
+from serai.image import describe as describes
+from serai.image.errors import BuildError
+from serai.image.qemu import Bus
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -65,9 +68,22 @@ def verify_image(_c: Context, image: str = IMAGE) -> int:
 
 @command(iterable=["copy"])
 def boot(
-    _c: Context, image: str = IMAGE, run: str | None = None, copy: list[str] | None = None
+    _c: Context,
+    image: str = IMAGE,
+    run: str | None = None,
+    copy: list[str] | None = None,
+    cpus: int = 0,
+    memory: str = "",
+    disk: str = "",
 ) -> int:
-    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root)."""
+    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root).
+
+    --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
+    """
+    if disk not in ("", *get_args(Bus)):
+        raise BuildError(
+            f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
+        )
     folder = build.latest(SETTINGS, image)
     return boots.boot(
         SETTINGS,
@@ -75,7 +91,24 @@ def boot(
         folder / f"{image}.qcow2",
         run=run,
         copy=[Path(path) for path in copy or ()],
+        cpus=cpus or None,
+        memory=definition.size(memory) if memory else None,
+        bus=disk or None,  # type: ignore[arg-type]  # seen to above
     )
+
+
+@command()
+def describe(
+    _c: Context,
+    image: str = IMAGE,
+    to: str = "libvirt",
+    cpus: int = describes.CPUS,
+    memory: str = f"{describes.MEMORY}M",
+) -> None:
+    """Print what another host needs to run the image (--to libvirt, cloud-init or utm)."""
+    loaded = definition.load(SETTINGS, image)
+    mebibytes = definition.megabytes(definition.size(memory))
+    print(describes.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
 
 
 @command(iterable=["copy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,15 @@ class Image(_Table):
 def megabytes(size: Size) -> int:
     """A size such as '10G' in MiB."""
     return int(size[:-1]) * (1024 if size.endswith("G") else 1)
+
+
+def size(text: str) -> Size:
+    """``text``, such as '3.8G', in whole MiB as definitions have sizes; raises BuildError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([MG])", text)
+    mebibytes = round(float(found[1]) * (1024 if found[2] == "G" else 1)) if found else 0
+    if mebibytes < 1:
+        raise BuildError(f"{text!r} is no size", hint="for example 2G, 3.8G or 512M")
+    return f"{mebibytes}M"
 
 
 def names(settings: Settings) -> list[str]:

@@ -33,7 +33,7 @@ class Pin(BaseModel):
     npm: _Exact | None = None  # the version of npm that comes with it
     reason: Annotated[str, StringConstraints(min_length=20)]
     link: Annotated[str, StringConstraints(pattern=r"^https://[^\s]+$")]
-    review: date
+    review: date  # quoted in the file, as Ansible's templates can not pass a date on
     sha256: dict[Arch | Literal["any"], Sha256]
 
     @field_validator("sha256")

@@ -17,7 +17,14 @@ import yaml
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
-_TYPES: dict[str, type] = {"bool": bool, "int": int, "str": str, "list": list, "dict": dict}
+_TYPES: dict[str, type] = {
+    "bool": bool,
+    "int": int,
+    "str": str,
+    "path": str,
+    "list": list,
+    "dict": dict,
+}
 
 
 @dataclass(frozen=True)
