@@ -10,7 +10,17 @@ from typing import Any, get_args
 from invoke.context import Context
 from invoke.tasks import task
 
-from serai.image import bench, build, checkout, cloudimage, console, definition, nspawn, show
+from serai.image import (
+    bench,
+    build,
+    checkout,
+    cloudimage,
+    console,
+    definition,
+    nspawn,
+    roles_page,
+    show,
+)
 from serai.image import boot as boots
 from serai.image import describe as describes
 from serai.image.errors import BuildError
@@ -67,7 +77,7 @@ def verify_image(_c: Context, image: str = IMAGE) -> int:
 
 
 @command(iterable=["copy"])
-def boot(
+def boot(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     image: str = IMAGE,
     run: str | None = None,
@@ -143,6 +153,12 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 def pins(_c: Context) -> int:
     """List the pinned versions whose review date has passed (status 1 if there are any)."""
     return show.pins(SETTINGS)
+
+
+@command()
+def docs(_c: Context) -> None:
+    """Write the page about all roles from their argument specs."""
+    console.say(str(roles_page.write(SETTINGS)))
 
 
 @command()
