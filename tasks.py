@@ -18,7 +18,6 @@ from serai.image import (
     console,
     definition,
     nspawn,
-    roles_page,
     show,
 )
 from serai.image import boot as boots
@@ -153,12 +152,6 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 def pins(_c: Context) -> int:
     """List the pinned versions whose review date has passed (status 1 if there are any)."""
     return show.pins(SETTINGS)
-
-
-@command()
-def docs(_c: Context) -> None:
-    """Write the page about all roles from their argument specs."""
-    console.say(str(roles_page.write(SETTINGS)))
 
 
 @command()

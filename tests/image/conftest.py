@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from serai.image import build, definition
 from serai.image.definition import Image
 from serai.image.settings import Settings
-
-ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +19,8 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="session")
 def image(settings: Settings) -> Image:
-    """The rehearsal for this machine's architecture: it needs only a Debian mirror."""
-    return definition.load(settings, f"debian-12-{ARCH}")
+    """This machine's own architecture, from a Debian mirror alone."""
+    return definition.load(settings, definition.rehearsal())
 
 
 @pytest.fixture(scope="session")

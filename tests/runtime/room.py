@@ -145,7 +145,8 @@ def make_session(top: Path, name: str, uid: int) -> sandbox.Session:
     session = sandbox.Session(
         name, uid, uid, top / "sessions" / name, top / "state" / name, top / "gate" / name
     )
-    for folder in (session.home / "tmp", session.state / "users", session.gate):
+    state = (session.state / "users", session.state / "hints")
+    for folder in (session.home / "tmp", *state, session.gate):
         folder.mkdir(parents=True)
     for folder in (session.home, session.home / "tmp", session.gate):
         os.chown(folder, uid, uid)

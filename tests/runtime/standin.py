@@ -14,6 +14,7 @@ import socketserver
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,16 @@ class StandIn:
     async def stop(self, name: str) -> None:
         await self._ask("stop", name)
 
+    async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
+        return int(await self._ask("start_folder", [name, role, *program]))
+
+    async def stop_folder(self, name: str, role: str) -> None:
+        await self._ask("stop", f"{name}.{role}")
+
     async def running(self) -> dict[str, int]:
         return dict(await self._ask("running", ""))
 
-    async def _ask(self, what: str, name: str) -> Any:
+    async def _ask(self, what: str, name: str | list[str]) -> Any:
         reader, writer = await asyncio.open_unix_connection(self._socket)
         try:
             writer.write(json.dumps([what, name]).encode() + b"\n")
@@ -63,6 +70,7 @@ class Manager:
         self.cgroup = CGROUPS / f"serai-test-{os.getpid()}"
         self.cgroup.mkdir()
         self.units: dict[str, subprocess.Popen[bytes]] = {}
+        self.served: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str) -> int:
         if name in self.running(""):
@@ -93,7 +101,20 @@ class Manager:
             time.sleep(0.001)
         return self.units[name].pid
 
+    def start_folder(self, words: list[str]) -> int:
+        cgroup = self.cgroup / f"{words[0]}.{words[1]}"
+        cgroup.mkdir()
+        script = 'echo $$ >"$0/cgroup.procs"; exec "$@"'
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", script, cgroup, *words[2:]], stdin=subprocess.DEVNULL
+        )
+        self.served.append(process)
+        return process.pid
+
     def stop(self, name: str) -> None:
+        """End a unit, and what is bound to it."""
+        for bound in self.cgroup.glob(f"{name}.*"):
+            self.stop(bound.name)
         cgroup = self.cgroup / name
         end = time.monotonic() + DEADLINE
         while cgroup.exists():
@@ -107,6 +128,7 @@ class Manager:
                     time.sleep(0.001)
 
     def running(self, _name: str) -> dict[str, int]:
+        self.served = [each for each in self.served if each.poll() is None]
         self.units = {name: unit for name, unit in self.units.items() if unit.poll() is None}
         return {name: unit.pid for name, unit in self.units.items()}
 

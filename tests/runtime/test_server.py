@@ -94,6 +94,7 @@ def test_bad_names_are_errors(vm: Vm, name: str) -> None:
 METHODS = (
     *("create", "list", "show", "switch", "stop", "archive", "reopen", "remove", "gc"),
     *("subscribe", "exec", "exec.signal", "exec.input", "exec.resize"),
+    *("put", "get", "ls", "attach", "detach", "hints"),
 )
 
 
@@ -101,7 +102,14 @@ METHODS = (
 def test_wrong_parameters_are_errors(vm: Vm, method: str) -> None:
     keys = ("name", "labels", "request_id", "keep_running", "keep_days", "keep_free", "dry_run")
     more = ("argv", "env", "cwd", "timeout", "tty", "detach", "stdio", "rows", "exec", "signal")
-    wrong = [{key: {"x": [1]}} for key in (*keys, *more)] + [{"unknown": 1}, [1], "x", 7, None]
+    files = ("role", "path", "writable", "host_path", "kind", "format")
+    wrong = [{key: {"x": [1]}} for key in (*keys, *more, *files)] + [
+        {"unknown": 1},
+        [1],
+        "x",
+        7,
+        None,
+    ]
     with vm.client() as client:
         for params in wrong:
             client._socket.sendall(line(method, params, 99))

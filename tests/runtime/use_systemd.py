@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,25 @@ from serai.runtime.policy import Policy
 
 MANY = 20
 UNIT = "serai-session@.service"
+
+
+async def serve(manager: units.Systemd, seen: dict[str, Any]) -> None:
+    """What serves a folder is a unit, and ends with the session's."""
+    program = ["/bin/sleep", "1000"]
+    await manager.stop_folder("owl", "outputs")
+    await manager.start("owl")
+    first = await manager.start_folder("owl", "outputs", program)
+    seen["served"] = Path(f"/proc/{first}/cmdline").read_text().split("\0")[:2] == program
+    await manager.stop_folder("owl", "outputs")
+    seen["unserved"] = not Path(f"/proc/{first}").exists()
+    second = await manager.start_folder("owl", "outputs", program)
+    seen["not a session"] = list(await manager.running()) == ["owl"]
+    await manager.stop("owl")
+    end = time.monotonic() + 20
+    while Path(f"/proc/{second}").exists() and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+    seen["bound"] = not Path(f"/proc/{second}").exists()
+    await manager.stop_folder("owl", "outputs")
 
 
 async def use(socket: Path, folder: Path) -> dict[str, Any]:
@@ -34,6 +54,7 @@ async def use(socket: Path, folder: Path) -> dict[str, Any]:
     await manager.stop("brave-dry-owl")
     await manager.stop("never-was-there")
     seen["after"] = await manager.running()
+    await serve(manager, seen)
     await manager.apply(Policy())
     limited = await manager.start("limited")
     seen["limits"] = Path(f"/proc/{limited}/limits").read_text()

@@ -60,7 +60,12 @@ class Vm:
             "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
         )
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.paths.policy.write_text(f"[limits]\nnofile = {min(524288, most)}\n")
+        # However full the machine's own disk is: that is no test's business, but where it says so.
+        self.paths.policy.write_text(
+            f'attachable = ["{self.root}/share"]\n'
+            f"[limits]\nnofile = {min(524288, most)}\n"
+            "[disk]\nreserve = 1\nwarn_free = 1\nact_free = 1\n"
+        )
         folder = self.paths.filters()
         folder.mkdir(parents=True)
         for name, program in zip(("baseline", "unix-block"), build_filters(), strict=True):

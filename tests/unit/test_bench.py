@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import Any
 
 import pytest
 
-from serai.image import bench, measure
+from serai.image import bench, measure, measure_gate
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -34,7 +36,7 @@ def test_a_budget_is_a_ratio_or_without_a_baseline_a_value(
 
 
 def test_every_budget_is_measured_by_that_name() -> None:
-    assert set(bench.GROUPS) == set(measure.GROUPS)
+    assert set(bench.GROUPS) == {*measure.GROUPS, "gate"}
     assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
     assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
 
@@ -42,3 +44,30 @@ def test_every_budget_is_measured_by_that_name() -> None:
 def test_an_unknown_group_is_told(checkout: Settings) -> None:
     with pytest.raises(BuildError, match=r"no group 'speed'; there are memory, start"):
         bench.bench(checkout, only="speed", check=False)
+
+
+def test_the_p99_is_not_exceeded_by_one_in_a_hundred() -> None:
+    assert measure_gate.p99([float(n) for n in range(200)]) == 197.0
+    assert measure_gate.p99([3.0]) == 3.0
+
+
+def test_what_is_not_answered_is_a_failure() -> None:
+    many = 20
+    with socket.create_server(("127.0.0.1", 0), backlog=many) as listener:
+
+        def serve() -> None:
+            for number in range(many):
+                client, _ = listener.accept()
+                with client:
+                    client.recv(100)
+                    client.sendall(
+                        b"HTTP/1.1 503 no\r\n\r\n" if number % 5 else b"HTTP/1.1 200 OK\r\n\r\n"
+                    )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        answer = measure_gate.at_once(port, [b"x"] * many, measure_gate.established)
+        thread.join()
+    assert answer["failed"] == many * 4 // 5
+    assert answer["seconds"] > 0

@@ -110,7 +110,7 @@ CLIENTS = {
     ),
     "node undici": (
         "CONNECT example.com:443 HTTP/1.1",
-        "host: example.com:443",
+        "host: 127.0.0.1:3128",
         "connection: close",
     ),
     "node https-proxy-agent": (
@@ -263,8 +263,8 @@ REFUSED = {
     "Host with space": head(GET, "Host: example.com other.example"),
     "Host with underscore": get("H_ost: a", "HOST: example.com"),
     "Host not ASCII": head(GET, "Host: ex\xe4mple.com"),
-    "CONNECT other Host": head("CONNECT example.com:443 HTTP/1.1", "Host: other.example:443"),
-    "CONNECT other port": head("CONNECT example.com:443 HTTP/1.1", "Host: example.com:80"),
+    "CONNECT Host with user": head("CONNECT example.com:443 HTTP/1.1", "Host: a@example.com"),
+    "CONNECT two Hosts": head("CONNECT example.com:443 HTTP/1.1", HOST, HOST),
     "user": head("GET http://a@example.com/ HTTP/1.1", HOST),
     "user and password": head("GET http://a:b@example.com/ HTTP/1.1", HOST),
     "host in front of a user": head("GET http://example.com:80@other.example/ HTTP/1.1", HOST),

@@ -131,8 +131,10 @@ def test_the_source_of_the_runtime_is_an_input_of_the_layer_that_installs_it(
     (project.root / "playbooks/image.yml").write_text(playbook)
     (project.root / "roles/third").rename(project.root / "roles/runtime")
     source = project.root / "src/serai"
-    (source / "runtime").mkdir(parents=True)
-    for path in ("__init__.py", "runtime/server.py", "runtime/units"):
+    for folder in ("runtime", "gate"):
+        (source / folder).mkdir(parents=True)
+        (source / folder / "__init__.py").touch()
+    for path in ("__init__.py", "notify.py", "gate/server.py", "runtime/units"):
         (source / path).write_text("one\n")
     pyproject = project.root / "pyproject.toml"
     pyproject.write_text("[project]\nversion = '1'\n[tool.ruff]\nline-length = 1\n")
@@ -142,13 +144,14 @@ def test_the_source_of_the_runtime_is_an_input_of_the_layer_that_installs_it(
 
     pyproject.write_text("[project]\nversion = '1'\n[tool.ruff]\nline-length = 2\n")
     (source / "image").mkdir()
-    (source / "image/build.py").write_text("the build host's\n")
+    (source / "image/__init__.py").write_text("the build host's\n")
     assert set(states(made(project)).values()) == {"cached"}
 
     pyproject.write_text("[project]\nversion = '2'\n")
-    (source / "runtime/units").write_text("two\n")
-    (source / "__init__.py").write_text("two\n")
-    changed = "pyproject.toml (wheel), src/serai/__init__.py, src/serai/runtime"
+    for path in ("__init__.py", "notify.py", "gate/server.py", "runtime/units"):
+        (source / path).write_text("two\n")
+    changed = "pyproject.toml (wheel), src/serai/__init__.py, src/serai/gate, "
+    changed += "src/serai/notify.py, src/serai/runtime"
     assert states(made(project)) == {
         "base": "cached",
         "one": "cached",

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.runtime import cli, errors, states
+from serai.runtime import cli, cli_folders, errors, states
 from serai.runtime.methods import Methods
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -30,9 +30,10 @@ def test_a_method_and_its_parameters_are_described(method: str) -> None:
     assert rows
 
 
-@pytest.mark.parametrize(
-    "name", ["create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit"]
-)
+COMMANDS = ("create", "list", "show", "exec", "shell", "switch", "gc", "policy", "audit")
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS, *cli_folders.COMMANDS}))
 def test_a_command_is_described(name: str) -> None:
     assert f"`serai {name}" in (DOCS / "reference-commands.md").read_text()
     assert f"{name} " in cli.parser().format_help()

@@ -35,6 +35,7 @@ GOLDEN = """\
 --ro-bind /run/serai/sessions/blue-cat/hosts /etc/hosts
 --ro-bind /run/serai/sessions/blue-cat/users /run/serai/users
 --symlink /run/serai/users /var/lib/extrausers
+--ro-bind /run/serai/sessions/blue-cat/hints /run/serai/hints
 --ro-bind /run/serai/gate/blue-cat /run/serai/gate
 --bind /sessions/blue-cat /sessions/blue-cat
 --remount-ro / --chdir /sessions/blue-cat
@@ -152,4 +153,5 @@ def test_what_a_policy_must_not_say_is_an_error_that_names_it(
 
 def test_every_value_of_the_default_policy_is_one_that_a_file_may_say() -> None:
     plain = dataclasses.asdict(Policy())
-    assert parse({**plain, "visible": list(plain["visible"])}) == Policy()
+    lists = {key: list(plain[key]) for key in ("visible", "attachable")}
+    assert parse({**plain, **lists}) == Policy()

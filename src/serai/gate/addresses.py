@@ -9,6 +9,7 @@ forwarded to an IPv4 address inside them (6to4, NAT64 and so on) are special as 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
 
@@ -76,6 +77,7 @@ TABLE: tuple[tuple[Network, str], ...] = tuple(
 _NARROWEST_FIRST = sorted(TABLE, key=lambda row: row[0].prefixlen, reverse=True)
 
 
+@lru_cache(4096)  # every connection asks, some of them three times
 def special(address: Address) -> tuple[Network, str] | None:
     """The narrowest special range that ``address`` is in, and what it is for; None if public.
 

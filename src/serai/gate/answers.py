@@ -15,7 +15,7 @@ _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
 
 def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, str, dict[str, Any]]:
     """The answer to what the policy forbids: status, a text, and the same as data."""
-    ask = f"serai policy allow {session} {target}"
+    ask = f"serai policy allow {session} {denial.missing or target}"
     text = (
         f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
         "This is policy, not an outage: trying again will not help. Whoever runs this machine can\n"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import logging
 import os
 import socket
 import struct
@@ -19,6 +21,7 @@ from serai.gate import audit, hosts, profiles
 from serai.gate.errors import GateError
 from serai.gate.gate import Gate
 
+log = logging.getLogger("serai.gate")
 MAX_LINE = 4 << 20
 MAX_ENTRIES = 1000
 Method = Callable[[Mapping[str, Any]], Any]
@@ -78,8 +81,7 @@ class Control:
 
     async def verify(self, _params: Mapping[str, Any]) -> dict[str, Any]:
         """Whether the audit log is whole."""
-        report = await asyncio.to_thread(audit.verify, self._folder)
-        return vars(report) if hasattr(report, "__dict__") else {}
+        return dataclasses.asdict(await asyncio.to_thread(audit.verify, self._folder))
 
 
 async def serve(path: Path, control: Control) -> asyncio.AbstractServer:
@@ -115,6 +117,14 @@ async def answer(control: Control, line: bytes) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         text = f"the gate does not understand sessiond: {error!r}"
         return {"jsonrpc": "2.0", "id": number, "error": {"message": text, "hint": ""}}
+    except Exception:
+        log.exception("sessiond's request failed")
+        text = "the gate failed"
+        return {
+            "jsonrpc": "2.0",
+            "id": number,
+            "error": {"message": text, "hint": "see serai-gate.service"},
+        }
     return {"jsonrpc": "2.0", "id": number, "result": result}
 
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -17,9 +18,11 @@ from concurrent.futures import Executor
 from serai.gate import hosts
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address
+from serai.gate.relay import within
 
 MOST_ADDRESSES = 8
 _EACH = 5.0  # seconds for one of several addresses
+_PAUSE = 0.01  # seconds
 
 Resolve = Callable[[str], Awaitable[list[Address]]]
 _KINDS = {
@@ -38,7 +41,7 @@ def resolver(executor: Executor) -> Resolve:
         ask = functools.partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
         try:
             answers = await loop.run_in_executor(executor, ask)
-        except (socket.gaierror, UnicodeError) as error:
+        except (OSError, UnicodeError) as error:  # OSError: EAI_SYSTEM, as without descriptors
             raise Unreachable(Unreachable.NO_ADDRESS, f"{name}: {error}") from None
         found: list[Address] = []
         for *_, place in answers:
@@ -59,9 +62,14 @@ def canonical(text: str) -> Address:
 def is_own(address: Address) -> bool:
     """Whether this machine itself has the address: what is sent there would leave from there.
 
-    Connecting a datagram socket only looks up the route (udp(7)), it sends nothing.
+    Connecting a datagram socket only looks up the route (udp(7)), it sends nothing. Raises
+    Unreachable if that cannot be found out.
     """
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+    try:
+        probe = socket.socket(_family(address), socket.SOCK_DGRAM)
+    except OSError as error:
+        raise unreachable(error, str(address)) from None
+    with probe:
         try:
             probe.connect((str(address), 9))
             return canonical(probe.getsockname()[0].partition("%")[0]) == address
@@ -76,7 +84,7 @@ async def dial(addresses: Sequence[Address], port: int) -> tuple[socket.socket, 
         alone = address == addresses[-1]
         try:
             attempt = connect(_family(address), (str(address), port))
-            return await (attempt if alone else asyncio.wait_for(attempt, _EACH)), address
+            return await (attempt if alone else within(_EACH, attempt)), address
         except asyncio.TimeoutError:
             failure = Unreachable(Unreachable.TIMEOUT, f"{address}: no answer")
         except OSError as error:
@@ -89,19 +97,34 @@ async def connect(family: int, place: tuple[str, int] | str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if family != socket.AF_UNIX:
+        if family == socket.AF_UNIX:
+            await _connect_unix(sock, place)
+        else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, place)
+            await asyncio.get_running_loop().sock_connect(sock, place)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
+async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> None:
+    """Where a backlog is full this says "try again", which asyncio takes for "under way"."""
+    while True:
+        try:
+            sock.connect(place)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(_PAUSE)
+
+
 def unreachable(error: OSError, what: str) -> Unreachable:
     """A failure to connect, in our words."""
     kind = _KINDS.get(error.errno or 0, Unreachable.FAILED)
-    return Unreachable(kind, f"{what}: {error.strerror or error}")
+    # asyncio puts words of its own into strerror; gaierror's numbers are not errno's.
+    known = error.errno and not isinstance(error, socket.gaierror)
+    text = os.strerror(error.errno or 0) if known else str(error)
+    return Unreachable(kind, f"{what}: {text}")
 
 
 def _family(address: Address) -> int:

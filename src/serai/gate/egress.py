@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from serai.gate import addresses, dial, rules, upstream
 from serai.gate.audit import Log
-from serai.gate.errors import Denied, Unreachable
+from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.hosts import Address, Target
 from serai.gate.profiles import Policy
-from serai.gate.relay import Traffic, relay
+from serai.gate.relay import Traffic, relay, within
 from serai.gate.rules import Rules, Verdict
 from serai.gate.settings import Settings
 from serai.gate.upstream import Line
@@ -69,6 +69,12 @@ class Connection:
     target: Target | None = None
     address: Address | None = None
     task: asyncio.Task[None] = field(init=False)
+    end: str = ""
+
+    def cut(self, why: str) -> None:
+        """End it, whatever it is at; ``why`` is noted down."""
+        self.end = why
+        self.task.cancel()
 
 
 class Egress:
@@ -83,15 +89,14 @@ class Egress:
         """What the policy says of a target: one verdict an address, None standing for its name.
 
         A name that is refused is not resolved, nor is one that a parent proxy resolves. Raises
-        Unreachable if it has no address.
+        Unreachable if it has no address, or none in time.
         """
         verdict = rules.by_name(session.rules, target)
         if not isinstance(target.host, str):
             return [(target.host, self._own(target.host, verdict))]
         if not verdict.allowed or self.settings.upstream.resolve == "parent":
             return [(None, verdict)]
-        async with session.lookups:
-            found = await self._resolve(target.host)
+        found = await self._in_time(self._look_up(session, target.host))
         if not found:
             raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
         return [(each, self._by_address(session, each, target, verdict)) for each in found]
@@ -104,7 +109,7 @@ class Egress:
         session = connection.session
         connection.target, connection.address = target, None
         try:
-            judged = await self._in_time(self.judge(session, target))
+            judged = await self.judge(session, target)
         except Unreachable as error:
             self._decided(connection, rules.by_name(session.rules, target), error=str(error))
             raise
@@ -113,10 +118,24 @@ class Egress:
         self._decided(connection, verdict)
         if not good:
             await asyncio.sleep(session.allowance.wait())
-            raise Denied(verdict.rule, verdict.reason)
+            # Where the name is allowed but not what it leads to, only a rule for that helps.
+            to = connection.address
+            missing = "" if to is None else str(Target(to, target.port))
+            raise Denied(verdict.rule, verdict.reason, missing)
         known = [address for address in good if address is not None]
-        way = await self._in_time(upstream.line(self.settings.upstream, target, known, plain=plain))
-        connection.address = way.address
+        way = None
+        try:
+            dialled = upstream.line(self.settings.upstream, target, known, plain=plain)
+            way = await self._in_time(dialled)
+            connection.address = way.address
+            verdict = verdict_now(connection)
+            if not verdict.allowed:  # for the policy has changed meanwhile
+                raise Denied(verdict.rule, verdict.reason)
+        except BaseException as failure:
+            if way is not None:
+                way.sock.close()
+            self.closed(connection, words(failure))
+            raise
         return way
 
     async def carry(
@@ -127,7 +146,7 @@ class Egress:
         ``greeting`` tells the client that it is open; ``rest`` is what the client sent early.
         """
         loop = asyncio.get_running_loop()
-        traffic, error = connection.traffic, "cut"
+        traffic, error = connection.traffic, ""
         try:
             await loop.sock_sendall(client, greeting + way.early)
             if rest:
@@ -135,9 +154,8 @@ class Egress:
             traffic.sent += len(rest)
             traffic.received += len(way.early)
             await relay(client, way.sock, traffic)
-            error = ""
         except OSError as failure:
-            error = failure.strerror or str(failure)
+            error = words(failure)
         finally:
             self.closed(connection, error)
 
@@ -148,10 +166,25 @@ class Egress:
         verdict = rules.by_address(session.rules, address, target.port, name)
         return self._own(address, by_name if verdict.allowed else verdict)
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def _look_up(self, session: Session, name: str) -> list[Address]:
+        """A session's turn lasts until the resolver is done, also when nobody waits any longer:
+        else one with slow names would sooner or later take the resolver from all others.
+        """
+        await session.lookups.acquire()
+        task = asyncio.ensure_future(self._resolve(name))
+
+        def done(task: asyncio.Future[list[Address]]) -> None:
+            session.lookups.release()
+            if not task.cancelled():
+                task.exception()
+
+        task.add_done_callback(done)
+        return await asyncio.shield(task)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         limit = self.settings.timeouts.dial
         try:
-            return await asyncio.wait_for(work, limit)
+            return await within(limit, work)
         except asyncio.TimeoutError:
             raise Unreachable(Unreachable.TIMEOUT, f"no answer within {limit:g} s") from None
 
@@ -169,7 +202,7 @@ class Egress:
 
     def closed(self, connection: Connection, error: str = "") -> None:
         """Note down the end of what the connection was used for."""
-        traffic = connection.traffic
+        traffic, error = connection.traffic, connection.end or error
         entry = {
             "event": "closed",
             **_who(connection),
@@ -197,16 +230,17 @@ class Egress:
             raise Unreachable(Unreachable.FAILED, problem) from None
 
 
-def forbidden(connection: Connection) -> bool:
-    """Whether the session's policy, as it is now, would refuse what the connection is used for."""
+def verdict_now(connection: Connection) -> Verdict:
+    """What the session's policy, as it is now, says of what the connection is used for.
+
+    The connection must have a ``target``.
+    """
     target, policy = connection.target, connection.session.rules
-    if target is None:
-        return False
-    if not rules.by_name(policy, target).allowed:
-        return True
-    if connection.address is None or not isinstance(target.host, str):
-        return False
-    return not rules.by_address(policy, connection.address, target.port, target.host).allowed
+    assert target is not None  # noqa: S101
+    verdict = rules.by_name(policy, target)
+    if not verdict.allowed or connection.address is None or not isinstance(target.host, str):
+        return verdict
+    return rules.by_address(policy, connection.address, target.port, target.host)
 
 
 def _who(connection: Connection) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_WORDS = 200
+
 
 class GateError(Exception):
     """Something a person can act on; one line, never a traceback.
@@ -19,12 +21,16 @@ class GateError(Exception):
 
 
 class Denied(Exception):  # noqa: N818  # a decision, not a fault
-    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words."""
+    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words.
 
-    def __init__(self, rule: str, reason: str) -> None:
+    ``missing`` is the rule to ask for where that is not the target itself.
+    """
+
+    def __init__(self, rule: str, reason: str, missing: str = "") -> None:
         super().__init__(f"{reason} ({rule})")
         self.rule = rule
         self.reason = reason
+        self.missing = missing
 
 
 class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
@@ -41,3 +47,9 @@ class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def words(failure: BaseException) -> str:
+    """What went wrong, in few words: a server may have had a hand in the text."""
+    text = failure.strerror if isinstance(failure, OSError) else None
+    return (text or str(failure))[:_MOST_WORDS]

@@ -15,7 +15,7 @@ from serai.gate import answers, egress, hosts, http, profiles, socks
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.errors import GateError, Unreachable
 from serai.gate.profiles import Policy
-from serai.gate.relay import Traffic
+from serai.gate.relay import Traffic, hang_up
 from serai.gate.rules import Rules
 from serai.runtime.paths import Paths
 
@@ -24,7 +24,8 @@ PROTOCOLS = {"http": http.serve, "socks": socks.serve}
 BACKLOG = 4096
 SWEEP = 5.0  # seconds
 _AT_ONCE = 64
-_PAUSE = 0.2
+_PAUSE = 0.2  # seconds
+_MOST_LEAVING = 64
 
 
 class Gate:
@@ -36,6 +37,7 @@ class Gate:
         self._profiles: dict[str, Rules] = {}
         self._sessions: dict[str, Session] = {}
         self._listeners: dict[str, list[socket.socket]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Take up the sessions that a gate before this one had, with their policies."""
@@ -48,13 +50,17 @@ class Gate:
             except (GateError, OSError, ValueError, KeyError, TypeError) as error:
                 # sessiond tells about those that run when it starts, or creates them anew.
                 log.error("session %s is not taken up: %s", file.stem, error)
+                if isinstance(error, FileNotFoundError):  # the folder of its sockets
+                    file.unlink(missing_ok=True)
 
     def reload(self) -> None:
         """Read the profiles again. Raises GateError, and all stays as it was, if one is wrong."""
         fresh = profiles.load(self._paths.profiles)
-        for session in self._sessions.values():
-            session.rules = profiles.effective(session.policy, fresh)
+        sessions = list(self._sessions.values())
+        rules = [profiles.effective(session.policy, fresh) for session in sessions]
         self._profiles = fresh
+        for session, its in zip(sessions, rules, strict=True):
+            session.rules = its
 
     def open(self, name: str, uid: int, policy: Policy) -> None:
         """Listen for a session; one that is known gets the policy. Raises GateError or OSError."""
@@ -88,7 +94,7 @@ class Gate:
         self._state(name).unlink(missing_ok=True)
         if session is not None:
             for connection in session.connections:
-                connection.task.cancel()
+                connection.cut("the session has ended")
 
     def keep(self, names: set[str]) -> None:
         """Close every session but these."""
@@ -105,9 +111,10 @@ class Gate:
         session.rules = profiles.effective(policy, self._profiles)
         session.policy = policy
         self._save(session)
-        forbidden = [each for each in session.connections if cut and egress.forbidden(each)]
+        used = [each for each in session.connections if cut and each.target is not None]
+        forbidden = [each for each in used if not egress.verdict_now(each).allowed]
         for connection in forbidden:
-            connection.task.cancel()
+            connection.cut("the policy forbids it now")
         return len(forbidden)
 
     def check(self, policy: Policy) -> None:
@@ -139,6 +146,12 @@ class Gate:
         """How many connections each session has open."""
         return {name: len(each.connections) for name, each in self._sessions.items()}
 
+    @property
+    def sweep_interval(self) -> float:
+        """How many seconds may pass between two sweeps, for the shortest of the timeouts."""
+        limits = self._egress.settings.timeouts
+        return min(SWEEP, limits.idle, limits.half_closed, limits.total)
+
     def sweep(self, now: float) -> None:
         """End connections that were idle or open for too long; ``now`` is loop.time()."""
         limits = self._egress.settings.timeouts
@@ -146,18 +159,20 @@ class Gate:
             for connection in session.connections:
                 traffic = connection.traffic
                 idle = limits.half_closed if traffic.half_closed else limits.idle
-                if now - traffic.touched > idle or now - connection.opened > limits.total:
-                    connection.task.cancel()
+                if now - traffic.touched > idle:
+                    connection.cut(f"nothing came for {idle:g} s")
+                elif now - connection.opened > limits.total:
+                    connection.cut(f"it was open for {limits.total:g} s")
 
     async def stop(self) -> None:
         """End every connection; sockets and state stay for the next gate."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 _stop(listener)
-        tasks = [each.task for known in self._sessions.values() for each in known.connections]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        open_ = [each for known in self._sessions.values() for each in known.connections]
+        for connection in open_:
+            connection.cut("the gate is stopped")
+        await asyncio.gather(*(each.task for each in open_), return_exceptions=True)
 
     def _listen(self, session: Session) -> None:
         """Both sockets, or none. The folder is sessiond's to make: its group is the session's."""
@@ -194,9 +209,20 @@ class Gate:
                 return
             client.setblocking(False)
             if len(session.connections) >= self._egress.settings.limits.connections:
-                _turn_away(client, session, protocol)
+                self._turn_away(client, session, protocol)
                 continue
             self._begin(client, session, protocol)
+
+    def _turn_away(self, client: socket.socket, session: Session, protocol: str) -> None:
+        """Too many connections: said where it can be said, while that costs little."""
+        if protocol != "http" or len(self._leaving) >= _MOST_LEAVING:
+            client.close()
+            return
+        text = f"Session {session.name} has {len(session.connections)} connections open already.\n"
+        response = answers.response(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        task = asyncio.get_running_loop().create_task(_say(client, response))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _begin(self, client: socket.socket, session: Session, protocol: str) -> None:
         loop = asyncio.get_running_loop()
@@ -248,10 +274,7 @@ def _stop(listener: socket.socket) -> None:
     listener.close()
 
 
-def _turn_away(client: socket.socket, session: Session, protocol: str) -> None:
-    """Too many connections: said where it can be said, and closed."""
-    if protocol == "http":
-        text = f"Session {session.name} has {len(session.connections)} connections open already.\n"
-        with contextlib.suppress(OSError):
-            client.send(answers.response(HTTPStatus.SERVICE_UNAVAILABLE, text))
-    client.close()
+async def _say(client: socket.socket, response: bytes) -> None:
+    with client, contextlib.suppress(OSError):
+        client.send(response)
+        await hang_up(client)

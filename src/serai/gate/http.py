@@ -16,14 +16,27 @@ import h11
 
 from serai.gate import answers, heads
 from serai.gate.egress import Connection, Egress
-from serai.gate.errors import Denied, Unreachable
+from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.heads import BadRequest, Head
-from serai.gate.relay import CHUNK, relay
+from serai.gate.relay import CHUNK, TURN, hang_up, relay, within
+from serai.gate.settings import Limits
 from serai.gate.upstream import Line
 
-_HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"}
+# Reading a head takes the whole gate's time: 64 KiB of empty headers took 0.2 s.
+MOST_HEADERS = 256
+_HOP_BY_HOP = {
+    b"connection",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"upgrade",
+}
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _SWITCHING = 101
+_BODYLESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,54 +51,74 @@ class _Refused(Exception):  # noqa: N818  # an answer, not a fault
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
     """Answer a client's requests, one after another. Raises OSError when it breaks."""
+    loop = asyncio.get_running_loop()
     rest = b""
     while True:
         try:
-            head, raw, rest = await _read_head(client, rest, egress)
-            if head is None:
+            found = await _read_head(client, rest, egress)
+            if found is None:
                 return
+            head, raw, rest = found
+            connection.traffic.touched = loop.time()
             if head.connect:
                 await _tunnel(client, connection, egress, head, rest)
                 return
             again, rest = await _request(client, connection, egress, head, raw + rest)
         except _Refused as refused:
-            await _hang_up(client, refused.response)
-            return
+            await loop.sock_sendall(client, refused.response)
+            again = False
         if not again:
+            await hang_up(client)
             return
 
 
 async def _read_head(
-    client: socket.socket, data: bytes, egress: Egress
-) -> tuple[Head | None, bytes, bytes]:
-    """The next request's head, parsed and raw, and what came after it; None at the end."""
+    client: socket.socket, start: bytes, egress: Egress
+) -> tuple[Head, bytes, bytes] | None:
+    """The next request's head, parsed and raw, and what came after it; None if there is none."""
     loop = asyncio.get_running_loop()
-    settings = egress.settings
-    limit = settings.timeouts.header if data else settings.timeouts.idle
+    timeouts, limits = egress.settings.timeouts, egress.settings.limits
+    data, searched = bytearray(start), 0
+    end = loop.time() + (timeouts.header if data else timeouts.idle)
     while True:
-        data = data.removeprefix(b"\r\n")  # RFC 9112, 2.2: left over from the request before
+        if not searched and data.startswith(b"\r\n"):
+            del data[:2]  # RFC 9112, 2.2: left over from the request before
         try:
-            length = heads.head_length(data)
-            if (len(data) if length is None else length) > settings.limits.header_bytes:
-                text = f"The request's head is larger than {settings.limits.header_bytes} bytes.\n"
-                status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                raise _Refused(answers.response(status, text))
+            length = heads.head_length(data, searched)
+            _check_size(data, length, limits)
             if length is not None:
-                return heads.check(data[:length]), data[:length], data[length:]
+                raw = bytes(data[:length])
+                return heads.check(raw), raw, bytes(data[length:])
         except BadRequest as error:
-            text = f"Serai's gate does not take this request: {error}.\n"
-            raise _Refused(answers.response(HTTPStatus.BAD_REQUEST, text)) from None
+            raise _bad_request(str(error)) from None
+        searched = len(data)
         try:
-            more = await asyncio.wait_for(loop.sock_recv(client, CHUNK), limit)
+            more = await within(end - loop.time(), loop.sock_recv(client, CHUNK))
         except asyncio.TimeoutError:
             if not data:
-                return None, b"", b""
-            text = f"The request's head was not whole after {limit:g} s.\n"
+                return None
+            text = f"The request's head was not whole after {timeouts.header:g} s.\n"
             raise _Refused(answers.response(HTTPStatus.REQUEST_TIMEOUT, text)) from None
         if not more:
-            return None, b"", b""
+            return None
+        if not data:
+            end = loop.time() + timeouts.header
         data += more
-        limit = settings.timeouts.header
+
+
+def _check_size(data: bytearray, length: int | None, limits: Limits) -> None:
+    if (len(data) if length is None else length) > limits.header_bytes:
+        text = f"The request's head is larger than {limits.header_bytes} bytes.\n"
+    elif data.count(b"\n", 0, length) > MOST_HEADERS:
+        text = f"The request has more than {MOST_HEADERS} headers.\n"
+    else:
+        return
+    raise _Refused(answers.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
+
+
+def _bad_request(why: str) -> _Refused:
+    text = f"Serai's gate does not take this request: {why}.\n"
+    return _Refused(answers.response(HTTPStatus.BAD_REQUEST, text))
 
 
 async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
@@ -98,7 +131,6 @@ async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
     except Denied as error:
         answer = answers.denied(connection.session.name, head.target, error)
     except Unreachable as error:
-        egress.closed(connection, str(error))
         answer = answers.unreachable(head.target, error)
     raise _Refused(answers.response(*answer, as_json=as_json))
 
@@ -116,52 +148,74 @@ async def _request(
 ) -> tuple[bool, bytes]:
     """One request and its response; whether another may follow, and what came of it already."""
     line = await _open(connection, egress, head)
-    error = "cut"
+    error = ""
     with line.sock:
-        exchange = _Exchange(client, line, connection, head, data)
+        longest = egress.settings.limits.header_bytes
+        exchange = _Exchange(client, line, connection, head, data, longest_head=longest)
         try:
             again = await exchange.run()
-            error = ""
-        except (h11.RemoteProtocolError, OSError) as failure:
-            error = str(failure)
+        except (h11.ProtocolError, OSError) as failure:
+            error = words(failure)
             if exchange.answered:
                 return False, b""
-            text = f"{head.target} hung up or does not speak HTTP.\n"
+            if exchange.fault:
+                raise _bad_request(exchange.fault) from None
+            text = f"{head.target} hung up or does not speak HTTP: {error}.\n"
             raise _Refused(answers.response(HTTPStatus.BAD_GATEWAY, text)) from None
         finally:
-            egress.closed(connection, error)
+            egress.closed(connection, exchange.fault or error)
     return again, exchange.rest
 
 
 class _Exchange:
-    """A request and its response between two h11 machines, one for each side."""
+    """A request and its response between two h11 machines, one for each side.
+
+    ``answered`` says that the client has had at least the head of a response, ``fault`` what is
+    wrong with the request's body.
+    """
 
     def __init__(
-        self, client: socket.socket, line: Line, connection: Connection, head: Head, data: bytes
+        self,
+        client: socket.socket,
+        line: Line,
+        connection: Connection,
+        head: Head,
+        data: bytes,
+        *,
+        longest_head: int,
     ) -> None:
         self.answered = False
+        self.fault = ""
         self.rest = b""
-        self._sockets = (client, line.sock)
+        self._client = client
         self._line = line
         self._traffic = connection.traffic
         self._head = head
         self._theirs = h11.Connection(h11.SERVER)
-        self._ours = h11.Connection(h11.CLIENT)
+        self._ours = h11.Connection(h11.CLIENT, max_incomplete_event_size=longest_head)
         self._theirs.receive_data(data)
         self._loop = asyncio.get_running_loop()
+        self._events = 0
+        self._held = b""
+        self._left = 0
 
     async def run(self) -> bool:
-        """Carry both; True if the client may go on. Raises h11.RemoteProtocolError or OSError."""
+        """Carry both; True if the client may go on. Raises h11.ProtocolError or OSError."""
         await self._send(self._request_head())
+        if self._line.early:
+            self._ours.receive_data(self._line.early)
         body = asyncio.ensure_future(self._body())
         try:
-            switched = await self._response()
+            await asyncio.sleep(0)  # what came with the head goes first
+            try:
+                switched = await self._response(body)
+            except h11.ProtocolError:
+                await self._flush()
+                raise
             if switched:
-                body.cancel()
-                await asyncio.gather(body, return_exceptions=True)
                 await self._switch()
                 return False
-            whole = body.done() and body.exception() is None
+            whole = _whole(body)
         finally:
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
@@ -185,68 +239,141 @@ class _Exchange:
     async def _send(self, event: h11.Event) -> None:
         data = self._ours.send(event)
         if data:
-            await self._loop.sock_sendall(self._sockets[1], data)
+            await self._loop.sock_sendall(self._line.sock, data)
 
     async def _answer(self, event: h11.Event) -> None:
-        data = self._theirs.send(event)
-        if data:
-            await self._loop.sock_sendall(self._sockets[0], data)
+        pieces = [self._held, *(self._theirs.send_with_data_passthrough(event) or ())]
+        self._held = b""
+        pieces = [piece for piece in pieces if piece]
+        if isinstance(event, h11.Response):
+            # Most often what follows has come with it: that is one packet then, not two.
+            self._held = b"".join(pieces)
+        elif pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            await self._loop.sock_sendall(self._client, data)
+
+    async def _flush(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
+            await self._loop.sock_sendall(self._client, data)
+
+    async def _in_turn(self) -> None:
+        """Let others have their turn: neither receiving nor sending need ever wait."""
+        self._events += 1
+        if self._events % TURN == 0:
+            await asyncio.sleep(0)
 
     async def _body(self) -> None:
-        """From the client, to its end."""
-        while True:
-            event = self._theirs.next_event()
-            if event is h11.NEED_DATA:
-                self._theirs.receive_data(await self._loop.sock_recv(self._sockets[0], CHUNK))
-                continue
-            if isinstance(event, h11.Data):
-                self._traffic.sent += len(event.data)
-                self._traffic.touched = self._loop.time()
-            if isinstance(event, h11.Data | h11.EndOfMessage):
-                await self._send(event)
-            if not isinstance(event, h11.Data):
-                return
+        """From the client, to its end. Raises OSError if the other side takes no more of it: that
+        side may have an answer all the same.
+        """
+        try:
+            while True:
+                await self._in_turn()
+                event = self._theirs.next_event()
+                if event is h11.NEED_DATA:
+                    self._theirs.receive_data(await self._received())
+                elif isinstance(event, h11.Data):
+                    self._traffic.sent += len(event.data)
+                    self._traffic.touched = self._loop.time()
+                    await self._send(event)
+                else:
+                    # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
+                    await self._send(h11.EndOfMessage())
+                    return
+        except h11.RemoteProtocolError as error:
+            # It will never be whole, and nobody shall wait for an answer to it.
+            self.fault = f"its body is not as it should be: {words(error)}"
+            with contextlib.suppress(OSError):
+                self._line.sock.shutdown(socket.SHUT_RDWR)
 
-    async def _response(self) -> bool:
+    async def _received(self) -> bytes:
+        try:
+            return await self._loop.sock_recv(self._client, CHUNK)
+        except OSError:
+            return b""
+
+    async def _response(self, body: asyncio.Future[None]) -> bool:
         """From the other side, to its end; True if it switches protocols."""
-        turn = 0
         while True:
+            await self._in_turn()
             event = self._ours.next_event()
             if event is h11.NEED_DATA:
-                self._ours.receive_data(await self._loop.sock_recv(self._sockets[1], CHUNK))
-                turn += 1
-                if turn % 16 == 0:
-                    await asyncio.sleep(0)
-                continue
-            if isinstance(event, h11.Data):
-                self._traffic.received += len(event.data)
-                self._traffic.touched = self._loop.time()
-                await self._answer(event)
+                await self._flush()
+                if self._left > 0:
+                    await self._straight()
+                    return False
+                self._ours.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
+            elif isinstance(event, h11.Data):
+                self._left -= len(event.data)
+                await self._receive(event)
             elif isinstance(event, h11.InformationalResponse):
                 switch = event.status_code == _SWITCHING
+                if switch and not body.done():
+                    raise h11.RemoteProtocolError("protocols were switched amid the request")
+                self.answered = switch
                 if self._head.version == "1.1":
                     await self._answer(_without_hops(event, keep_upgrade=switch))
                 if switch:
-                    self.answered = True
                     return True
             elif isinstance(event, h11.Response):
-                self.answered = True
-                await self._answer(_without_hops(event, keep_upgrade=False))
+                await self._begin(event, early=not _whole(body))
             elif isinstance(event, h11.EndOfMessage):
-                await self._answer(event)
+                await self._answer(h11.EndOfMessage())
                 return False
             else:
                 raise h11.RemoteProtocolError("the connection was closed before an answer")
 
+    async def _receive(self, data: h11.Data) -> None:
+        self._traffic.received += len(data.data)
+        self._traffic.touched = self._loop.time()
+        await self._answer(data)
+
+    async def _straight(self) -> None:
+        """What is left of a body of a known length: h11 would copy it three times over."""
+        while self._left > 0:
+            await self._in_turn()
+            data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
+            if not data:
+                raise h11.RemoteProtocolError("the connection was closed amid an answer")
+            self._left -= len(data)
+            await self._receive(h11.Data(data=data))
+        await self._answer(h11.EndOfMessage())
+
+    async def _begin(self, response: h11.Response, *, early: bool) -> None:
+        if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
+        passed = _without_hops(response, keep_upgrade=False)
+        if early:
+            # What is left of the request will not be read.
+            headers = [*passed.headers.raw_items(), (b"Connection", b"close")]
+            passed = h11.Response(
+                status_code=passed.status_code, headers=headers, reason=passed.reason
+            )
+        self.answered = True
+        self._left = _length(self._head.method, response)
+        await self._answer(passed)
+
     async def _switch(self) -> None:
-        client, sock = self._sockets
         sent, received = self._theirs.trailing_data[0], self._ours.trailing_data[0]
-        for sink, data in ((sock, sent), (client, received)):
+        for sink, data in ((self._line.sock, sent), (self._client, received)):
             if data:
                 await self._loop.sock_sendall(sink, data)
         self._traffic.sent += len(sent)
         self._traffic.received += len(received)
-        await relay(client, sock, self._traffic)
+        await relay(self._client, self._line.sock, self._traffic)
+
+
+def _whole(body: asyncio.Future[None]) -> bool:
+    return body.done() and not body.cancelled() and body.exception() is None
+
+
+def _length(method: str, response: h11.Response) -> int:
+    """The bytes of a response's body, as h11 reads its head (RFC 9112, 6.3); 0 if it says none."""
+    headers = dict(response.headers)
+    if method == "HEAD" or response.status_code in _BODYLESS or b"transfer-encoding" in headers:
+        return 0
+    return int(headers.get(b"content-length", b"0"))
 
 
 def _without_hops(
@@ -262,21 +389,3 @@ def _without_hops(
     drop = (_HOP_BY_HOP | named) - ({b"connection", b"upgrade"} if keep_upgrade else set())
     kept = [(name, value) for name, value in event.headers.raw_items() if name.lower() not in drop]
     return type(event)(status_code=event.status_code, headers=kept, reason=event.reason)
-
-
-async def _hang_up(client: socket.socket, response: bytes) -> None:
-    """Answer and close, but not with a reset, which would take the answer from who still writes."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(client, response)
-    client.shutdown(socket.SHUT_WR)
-    with contextlib.suppress(asyncio.TimeoutError, OSError):
-        await asyncio.wait_for(_drain(client, 1 << 20), 2)
-
-
-async def _drain(client: socket.socket, most: int) -> None:
-    loop = asyncio.get_running_loop()
-    while most > 0:
-        data = await loop.sock_recv(client, CHUNK)
-        if not data:
-            return
-        most -= len(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ from serai.gate import control, dial, settings
 from serai.gate.audit import Log
 from serai.gate.egress import Egress
 from serai.gate.errors import GateError
-from serai.gate.gate import SWEEP, Gate
+from serai.gate.gate import Gate
 from serai.notify import notify
 from serai.runtime.paths import Paths
 
@@ -32,22 +33,24 @@ async def serve(paths: Paths) -> None:
         loop.add_signal_handler(number, stop.set)
     rules = settings.load(paths.gate_settings)
     audit = Log(paths.audit, rules.audit.file_size, rules.audit.files)
-    with ThreadPoolExecutor(LOOKUPS, "lookup") as executor:
-        gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
-        gate.start()
-        loop.add_signal_handler(signal.SIGHUP, _reload, gate)
-        server = await control.serve(paths.gate_control, control.Control(gate, paths.audit))
-        works = [loop.create_task(_sweep(gate)), loop.create_task(_sync(audit))]
-        notify("READY=1")
-        log.info("ready")
-        await stop.wait()
-        notify("STOPPING=1")
-        server.close()
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
-        await gate.stop()
-        executor.shutdown(wait=False, cancel_futures=True)
+    executor = ThreadPoolExecutor(LOOKUPS, "lookup")
+    gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
+    gate.start()
+    loop.add_signal_handler(signal.SIGHUP, _reload, gate)
+    server = await control.serve(paths.gate_control, control.Control(gate, paths.audit))
+    works = [loop.create_task(_sweep(gate)), loop.create_task(_sync(audit))]
+    notify("READY=1")
+    log.info("ready")
+    await stop.wait()
+    notify("STOPPING=1")
+    server.close()
+    for work in works:
+        work.cancel()
+    await asyncio.gather(*works, return_exceptions=True)
+    await gate.stop()
+    executor.shutdown(wait=False, cancel_futures=True)
+    with contextlib.suppress(OSError):
+        audit.sync()
     audit.close()
 
 
@@ -55,11 +58,17 @@ def main(paths: Paths | None = None) -> int:
     """The daemon as its unit starts it; returns the exit status. Tests give other ``paths``."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        asyncio.run(serve(paths or Paths()))
+        asyncio.run(_serve_and_exit(paths or Paths()))
     except (GateError, OSError) as error:
         log.error("%s", error)
         return 1
     return 0
+
+
+async def _serve_and_exit(paths: Paths) -> None:
+    await serve(paths)
+    # A lookup may hang in its thread for long: Python would wait for it, and all sessions with it.
+    os._exit(0)
 
 
 def _reload(gate: Gate) -> None:
@@ -73,7 +82,7 @@ def _reload(gate: Gate) -> None:
 async def _sweep(gate: Gate) -> None:
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(SWEEP)
+        await asyncio.sleep(gate.sweep_interval)
         gate.sweep(loop.time())
 
 
@@ -81,5 +90,8 @@ async def _sync(audit: Log) -> None:
     """What was noted down is on the disk a second later, also if the power goes."""
     while True:
         await asyncio.sleep(SYNC)
-        with contextlib.suppress(OSError):
-            audit.sync()
+        try:
+            # In a thread, for a slow disk must not stop everybody.
+            await asyncio.to_thread(audit.sync)
+        except OSError as error:
+            log.error("the audit log is not on the disk yet: %s", error)

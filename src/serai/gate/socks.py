@@ -10,8 +10,10 @@ from typing import TypeVar
 from serai.gate import hosts, socks5
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable
+from serai.gate.relay import hang_up, within
 
 T = TypeVar("T")
+_SUCCEEDED = socks5.reply(socks5.SUCCEEDED)
 _REPLIES = {
     Unreachable.REFUSED: socks5.REFUSED,
     Unreachable.NO_ROUTE: socks5.NETWORK_UNREACHABLE,
@@ -21,18 +23,18 @@ _REPLIES = {
 
 
 class _Reader:
-    """Reads whole messages; what comes after one stays for the next."""
+    """Reads whole messages until ``limit`` seconds are over; what comes after one stays."""
 
     def __init__(self, client: socket.socket, limit: float) -> None:
         self.rest = b""
         self._client = client
-        self._limit = limit
+        self._end = asyncio.get_running_loop().time() + limit
 
     async def message(self, parse: Callable[[bytes], tuple[int, T] | None]) -> T | None:
-        """The next message; None if the client hangs up. Raises socks5.BadMessage."""
+        """The next message; None if the client hangs up. Raises socks5.BadMessage, TimeoutError."""
         loop = asyncio.get_running_loop()
         while (found := parse(self.rest)) is None:
-            more = await asyncio.wait_for(loop.sock_recv(self._client, 4096), self._limit)
+            more = await within(self._end - loop.time(), loop.sock_recv(self._client, 4096))
             if not more:
                 return None
             self.rest += more
@@ -43,29 +45,29 @@ class _Reader:
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
     """Take one request and carry it out. Raises OSError when the client breaks off."""
-    loop = asyncio.get_running_loop()
     reader = _Reader(client, egress.settings.timeouts.header)
     try:
         target = await _requested(client, reader)
         if target is None:
             return
+        connection.traffic.touched = asyncio.get_running_loop().time()
         line = await egress.open(connection, target, plain=False)
     except asyncio.TimeoutError:
         return
     except socks5.BadMessage as error:
-        await loop.sock_sendall(client, socks5.reply(error.code))
+        answer = socks5.reply(error.code)
     except hosts.BadHost:
-        await loop.sock_sendall(client, socks5.reply(socks5.FAILURE))
+        answer = socks5.reply(socks5.FAILURE)
     except Denied:
-        await loop.sock_sendall(client, socks5.reply(socks5.NOT_ALLOWED))
+        answer = socks5.reply(socks5.NOT_ALLOWED)
     except Unreachable as failure:
-        egress.closed(connection, str(failure))
-        code = _REPLIES.get(failure.kind, socks5.FAILURE)
-        await loop.sock_sendall(client, socks5.reply(code))
+        answer = socks5.reply(_REPLIES.get(failure.kind, socks5.FAILURE))
     else:
         with line.sock:
-            greeting = socks5.reply(socks5.SUCCEEDED)
-            await egress.carry(client, connection, line, greeting, reader.rest)
+            await egress.carry(client, connection, line, _SUCCEEDED, reader.rest)
+        return
+    await asyncio.get_running_loop().sock_sendall(client, answer)
+    await hang_up(client)
 
 
 async def _requested(client: socket.socket, reader: _Reader) -> hosts.Target | None:
@@ -76,6 +78,7 @@ async def _requested(client: socket.socket, reader: _Reader) -> hosts.Target | N
         return None
     if socks5.NO_AUTHENTICATION not in methods:
         await loop.sock_sendall(client, socks5.NO_METHOD)
+        await hang_up(client)
         return None
     await loop.sock_sendall(client, socks5.CHOSEN)
     request = await reader.message(socks5.request)

@@ -17,6 +17,12 @@ from serai.gate.settings import Upstream
 
 _MOST_HEAD = 16 << 10
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
+_CODES = {
+    socks5.REFUSED: Unreachable.REFUSED,
+    socks5.NETWORK_UNREACHABLE: Unreachable.NO_ROUTE,
+    socks5.HOST_UNREACHABLE: Unreachable.NO_ROUTE,
+    socks5.TTL_EXPIRED: Unreachable.TIMEOUT,
+}
 
 
 @dataclass(frozen=True)
@@ -64,17 +70,21 @@ async def line(
 
 
 async def _parent(upstream: Upstream) -> socket.socket:
+    endpoint = upstream.endpoint
     try:
-        endpoint = upstream.endpoint
         if isinstance(endpoint, Path):
             return await dial.connect(socket.AF_UNIX, str(endpoint))
         assert endpoint is not None  # noqa: S101  # settings saw to it
-        loop = asyncio.get_running_loop()
-        places = await loop.getaddrinfo(str(endpoint.host), endpoint.port, type=socket.SOCK_STREAM)
-        family, _, _, _, place = places[0]
-        return await dial.connect(family, (str(place[0]), int(place[1])))
-    except OSError as error:
-        raise dial.unreachable(error, "the parent proxy") from None
+        ask = asyncio.get_running_loop().getaddrinfo
+        places = await ask(str(endpoint.host), endpoint.port, type=socket.SOCK_STREAM)
+        addresses = [dial.canonical(str(place[0]).partition("%")[0]) for *_, place in places]
+        sock, _ = await dial.dial(addresses, endpoint.port)
+        return sock
+    except (OSError, Unreachable) as error:
+        # Not as if the target itself had refused, and without the parent's address.
+        kind = error.kind if isinstance(error, Unreachable) else ""
+        kind = kind if kind == Unreachable.TIMEOUT else Unreachable.FAILED
+        raise Unreachable(kind, "the parent proxy cannot be reached") from error
 
 
 def _authorization(upstream: Upstream) -> tuple[tuple[bytes, bytes], ...]:
@@ -127,7 +137,8 @@ async def _socks5(sock: socket.socket, upstream: Upstream, target: Target) -> No
     await loop.sock_sendall(sock, b"\x05\x01\x00" + place + target.port.to_bytes(2, "big"))
     _, code, _, kind = await _exactly(sock, 4)
     if code != socks5.SUCCEEDED:
-        raise Unreachable(Unreachable.FAILED, f"the parent proxy answered {code}")
+        meaning = _CODES.get(code, Unreachable.FAILED)
+        raise Unreachable(meaning, f"the parent proxy answered {code} (RFC 1928)")
     if kind not in (1, 3, 4):
         raise Unreachable(Unreachable.FAILED, "the parent proxy does not speak SOCKS5")
     length = {1: 4, 4: 16}.get(kind) or (await _exactly(sock, 1))[0]

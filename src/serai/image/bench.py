@@ -12,12 +12,16 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from serai.image import cache, console, nspawn
+from serai.image import cache, console, nspawn, peers
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 RESULT = "bench.json"
-GROUPS = ("memory", "start", "archive", "many")
+PROGRAMS = {
+    **dict.fromkeys(("memory", "start", "archive", "many"), "measure.py"),
+    "gate": "measure_gate.py",
+}
+GROUPS = tuple(PROGRAMS)
 DEADLINE = 1800.0
 
 # At most so many times the baseline; without one, at most so much of the row's own unit. A row that
@@ -30,6 +34,15 @@ BUDGETS = {
     "reopen, 100,000 files": 2.0,
     "idle memory": 8.0,
     "create, 1,000 archived": 1.2,
+    "200 requests at once, p99, gate": 100.0,
+    "200 requests at once, failed, gate": 0.0,
+    "200 tunnels at once, p99, gate": 100.0,
+    "200 tunnels at once, failed, gate": 0.0,
+    "small request, p50, gate": 1.2,
+    # 0.3 of the throughput of a client without a gate.
+    "256 MiB, gate": 1 / 0.3,
+    "256 MiB by tunnel, gate": 1 / 0.3,
+    "gate, 1,000 idle tunnels": 60.0,
 }
 
 
@@ -55,17 +68,19 @@ def bench(settings: Settings, *, only: str | None, check: bool) -> int:
         raise BuildError(f"there is no group {only!r}", hint=f"there are {', '.join(GROUPS)}")
     if os.geteuid() != 0:
         raise BuildError("a machine needs root", hint="run it with sudo")
-    root = nspawn.provisioned(settings)
     groups = [only] if only else list(GROUPS)
     measured: list[dict[str, Any]] = []
-    source = Path(__file__).with_name("measure.py").read_text()
     for group in groups:
+        program = Path(__file__).with_name(PROGRAMS[group])
+        root = peers.equipped(settings) if group == "gate" else nspawn.provisioned(settings)
         with (
             console.step(f"bench: {group}"),
             tempfile.TemporaryDirectory(prefix="serai-bench-") as work,
             nspawn.booted(root, Path(work)) as machine,
         ):
-            done = machine.run("/usr/bin/python3", "-", group, stdin=source, timeout=DEADLINE)
+            machine.copy([program])
+            argv = ["/usr/bin/python3", f"/root/{program.name}", group]
+            done = machine.run(*argv, timeout=DEADLINE)
             measured += json.loads(done.stdout)
     rows = [judged(each) for each in measured]
     cache.write(settings.root / RESULT, json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,15 @@ def size(text: str) -> Size:
     if mebibytes < 1:
         raise BuildError(f"{text!r} is no size", hint="for example 2G, 3.8G or 512M")
     return f"{mebibytes}M"
+
+
+def rehearsal() -> str:
+    """The image that this machine builds at its best, from a Debian mirror alone."""
+    machine = platform.machine()
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine)
+    if arch is None:
+        raise BuildError(f"there is no image for {machine}", hint="see 'invoke images'")
+    return f"debian-12-{arch}"
 
 
 def names(settings: Settings) -> list[str]:

@@ -61,8 +61,14 @@ def _wheel(root: Path) -> dict[str, str]:
     project = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()
     described = {key: project.get(key) for key in ("build-system", "project")}
     described["hatch"] = project.get("tool", {}).get("hatch")
-    return {
-        "src/serai/runtime": digest.of_tree(root / "src/serai/runtime"),
-        "src/serai/__init__.py": digest.of_file(root / "src/serai/__init__.py"),
-        "pyproject.toml (wheel)": digest.of_value(described),
+    parts = [
+        path
+        for path in (root / "src/serai").iterdir()
+        # As pyproject.toml has it: the build host's half is not in the wheel.
+        if path.name != "image" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    sources = {
+        f"src/serai/{path.name}": digest.of_tree(path) if path.is_dir() else digest.of_file(path)
+        for path in parts
     }
+    return {**sources, "pyproject.toml (wheel)": digest.of_value(described)}

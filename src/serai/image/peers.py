@@ -13,15 +13,18 @@ from serai.image.run import run
 from serai.image.settings import Settings
 
 PACKAGES = (
-    *("curl", "default-jre-headless", "git", "nginx-light", "nodejs", "npm", "openssh-client"),
-    *("python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin", "wget"),
+    *("curl", "default-jre-headless", "fcgiwrap", "git", "nginx-light", "nodejs", "npm"),
+    *("openssh-client", "python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin"),
+    *("wget",),
 )
+# Nobody waits for a network that a machine without one never gets: nginx's unit would at each boot.
+UNITS = ("fcgiwrap.service", "fcgiwrap.socket", "nginx.service")
 
 
 def equipped(settings: Settings) -> Path:
     """The machine's root with ``PACKAGES``; from the cache. Raises BuildError."""
     below = nspawn.provisioned(settings)
-    recipe = {"below": below.parent.name, "packages": PACKAGES}
+    recipe = {"below": below.parent.name, "packages": PACKAGES, "units": UNITS}
     home = settings.cache / "machines" / "peers"
     folder = home / digest.of_value(recipe)[:16]
     if not folder.exists():
@@ -50,4 +53,5 @@ def _install(root: Path) -> None:
         chroot "$shift_root" apt-get -qq clean
     """
     run(["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", root, *PACKAGES])
+    run(["systemctl", f"--root={root}", "--quiet", "disable", *UNITS])
     (root / "usr/sbin/policy-rc.d").unlink()

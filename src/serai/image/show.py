@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,11 +11,8 @@ from rich.table import Table
 from serai.image import build, console, definition
 from serai.image import pins as pinned
 from serai.image import plan as plans
-from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from serai.image.verify import verify
-
-_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def images(settings: Settings) -> None:
@@ -65,10 +61,7 @@ def pins(settings: Settings) -> int:
 
 def demo(settings: Settings) -> int:
     """Build and verify Debian 12 for this machine, then print what was made."""
-    arch = _ARCH.get(platform.machine())
-    if arch is None:
-        raise BuildError(f"there is no image for {platform.machine()}", hint="see 'invoke images'")
-    name = f"debian-12-{arch}"
+    name = definition.rehearsal()
     folder = build.build(settings, name)
     report = verify(settings, definition.load(settings, name), folder)
     summary(folder, name)

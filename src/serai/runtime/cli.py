@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import command, egress_cli
+from serai.runtime import cli_folders, command, egress_cli
 from serai.runtime.client import Client
 from serai.runtime.errors import GONE, SeraiError
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep-free", type=float, metavar="PERCENT", help="remove more until so much is free"
     )
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    cli_folders.add_to(add)
     return top
 
 
@@ -70,8 +71,9 @@ def main(arguments: list[str]) -> int:
         return _shell(options.name)
     try:
         with Client(Path(command.control())) as client:
-            if options.command == "audit":
-                return egress_cli.audit(client, options)
+            if options.command in {"audit", *cli_folders.COMMANDS}:
+                run = egress_cli.audit if options.command == "audit" else cli_folders.run
+                return run(client, options)
             policy = options.command == "policy"
             method, params, show = (egress_cli.policy_call if policy else _call)(options)
             result = client.call(method, **params)
@@ -148,10 +150,23 @@ def _show_list(result: dict[str, Any]) -> None:
 def _show_one(session: dict[str, Any]) -> None:
     labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
     for key, value in {**session, "labels": labels}.items():
-        if key.endswith("_at"):
+        if key == "quota":
+            print(f"quota: {_used(value) if value else 'none is kept'}")
+        elif key == "folders":
+            for each in value:
+                mode = "rw" if each["writable"] else "ro"
+                state = each["problem"] or each["mount"] or "not mounted"
+                print(f"{each['role']}: {each['path']} ({mode}, {state})")
+        elif key.endswith("_at"):
             print(f"{key.removesuffix('_at')}: {_when(value)}")
         elif value not in (None, ""):
             print(f"{key}: {value}")
+
+
+def _used(quota: dict[str, int]) -> str:
+    limit = quota["bytes_limit"] >> 20
+    of = f" of {limit} MiB" if limit else ""
+    return f"{quota['bytes'] >> 20} MiB{of}, {quota['files']} files"
 
 
 def _show_actions(result: dict[str, Any]) -> None:

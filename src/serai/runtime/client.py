@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,9 @@ class Client:
 
     def call(self, method: str, **params: Any) -> Any:
         """Call a method and return its result. Raises SeraiError with the server's code."""
-        number = self._ask(method, params)
+        return self._answer(self._ask(method, params))
+
+    def _answer(self, number: int) -> Any:
         while True:
             message = self._message()
             if message.get("id", 0) in (number, None):
@@ -85,26 +87,58 @@ class Client:
 
         ``options`` are those of the method ``exec``: env, cwd, timeout, tty. Raises SeraiError.
         """
-        params = {"name": name, "argv": list(argv), **options, "stdio": "stream"}
-        number = self._ask("exec", params)
         output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        params = {"name": name, "argv": list(argv), **options}
+        result = self._carry("exec", params, input, lambda name, data: output[name].append(data))
+        out, err = (b"".join(output[key]) for key in ("stdout", "stderr"))
+        return Completed(**result, stdout=out, stderr=err)
+
+    def put(self, name: str, role: str, path: str, data: bytes) -> None:
+        """Make ``data`` the file ``path`` (relative) of a role's folder. Raises SeraiError."""
+        self._carry("put", {"name": name, "role": role, "path": path}, data, lambda *_: None)
+
+    def get(self, name: str, role: str, path: str) -> bytes:
+        """The content of the file ``path`` of a role's folder. Raises SeraiError."""
+        return self._output("get", name, role, path)
+
+    def ls(self, name: str, role: str, path: str = "") -> list[dict[str, Any]]:
+        """The entries of a folder in a role's folder. Raises SeraiError."""
+        return [json.loads(line) for line in self._output("ls", name, role, path).splitlines()]
+
+    def send(self, method: str, descriptor: int, **params: Any) -> Any:
+        """Call put, get or ls with a descriptor to read or write; no byte passes through here."""
+        line = rpc.call(self._number + 1, method, {**params, "stdio": "fds"})
+        sent = socket.send_fds(self._socket, [line], [descriptor])
+        self._number += 1
+        self._socket.sendall(line[sent:])
+        return self._answer(self._number)
+
+    def _output(self, method: str, name: str, role: str, path: str) -> bytes:
+        output: list[bytes] = []
+        params = {"name": name, "role": role, "path": path}
+        self._carry(method, params, b"", lambda _name, data: output.append(data))
+        return b"".join(output)
+
+    def _carry(
+        self, method: str, params: dict[str, Any], input: bytes, take: Callable[[str, bytes], None]
+    ) -> Any:
+        """Call a method that streams: give it ``input``, and ``take`` what comes."""
+        number = self._ask(method, {**params, "stdio": "stream"})
         chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
         running = ""
         while True:
             message = self._message()
             if message.get("id") == number:
-                result = _result(message)
-                out, err = (b"".join(output[key]) for key in ("stdout", "stderr"))
-                return Completed(**result, stdout=out, stderr=err)
-            method, news = message.get("method"), message.get("params", {})
-            if method == "exec.output":
-                output[news["stream"]].append(base64.b64decode(news["data"]))
-            elif method == "exec.started":
+                return _result(message)
+            event, news = message.get("method"), message.get("params", {})
+            if event == "exec.output":
+                take(news["stream"], base64.b64decode(news["data"]))
+            elif event == "exec.started":
                 running = news["exec"]
                 self._feed(running, chunks)
             elif "id" in message and chunks:
                 self._feed(running, chunks)
-            elif method is not None:
+            elif event is not None:
                 self._events.append(message)
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,6 +21,8 @@ TOO_LARGE = 8
 GONE = 9
 NO_COMMAND = 10
 NOT_EXECUTABLE = 11
+NO_ROOM = 20
+BUSY = 21
 
 
 class SeraiError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 from serai.runtime import processes
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
-from serai.runtime.payloads import SIGNALS, Payload, Payloads
+from serai.runtime.payloads import SIGNALS, Payload, Payloads, Result
 from serai.runtime.rpc import Id, Request, notification
 from serai.runtime.sessions import Sessions
 
@@ -69,11 +69,15 @@ class Resize:
 
 @dataclass(eq=False)
 class Stream:
-    """A payload of one connection: where its input goes, and who may write to it next."""
+    """A payload of one connection: where its input goes, and who may write to it next.
+
+    To ``confirm`` a byte is written when the client has said that the input is complete.
+    """
 
     payload: Payload
     input: int | None = None
     terminal: int | None = None
+    confirm: int | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -94,22 +98,37 @@ class Executions:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        key = (c, stream.payload.id)
-        self._streams[key] = stream
-        pumps = [asyncio.create_task(_pump(c, stream.payload.id, *each)) for each in ours]
         if p.detach:
+            key = (c, stream.payload.id)
+            self._streams[key] = stream
             work = self._payloads.finish(stream.payload, p.timeout, asyncio.Future())
             self._sessions.keep(self._finish_detached(key, work))
             return {"exec": stream.payload.id, "pid": stream.payload.entered.pid}
+        patience = None if stream.payload.cgroup else 1.0
+        result = await self.follow(c, stream, ours, p.timeout, patience)
+        return {"status": result.status, "signal": result.signal, "timed_out": result.timed_out}
+
+    async def follow(
+        self,
+        c: Connection,
+        stream: Stream,
+        ours: list[tuple[int, str]],
+        timeout: float | None,
+        patience: float | None,
+    ) -> Result:
+        """Carry a payload's bytes until it has ended, and what it wrote ``patience`` s longer."""
+        key = (c, stream.payload.id)
+        self._streams[key] = stream
+        pumps = [asyncio.create_task(_pump(c, stream.payload.id, *each)) for each in ours]
         try:
-            result = await self._payloads.finish(stream.payload, p.timeout, c.gone)
+            result = await self._payloads.finish(stream.payload, timeout, c.gone)
             if pumps:
-                await asyncio.wait(pumps, timeout=None if stream.payload.cgroup else 1.0)
+                await asyncio.wait(pumps, timeout=patience)
         finally:
             for pump in pumps:
                 pump.cancel()
             self._drop(key)
-        return {"status": result.status, "signal": result.signal, "timed_out": result.timed_out}
+        return result
 
     async def signal(self, c: Connection, _r: Request, p: Signal) -> Any:
         """Send a signal to a payload of this connection."""
@@ -136,6 +155,8 @@ class Executions:
             if p.eof and stream.input is not None and stream.input != stream.terminal:
                 os.close(stream.input)
                 stream.input = None
+                if stream.confirm is not None:
+                    os.write(stream.confirm, b".")
         return {}
 
     async def resize(self, c: Connection, _r: Request, p: Resize) -> Any:
@@ -229,6 +250,9 @@ class Executions:
         if stream.input is not None:
             os.close(stream.input)
             stream.input = None
+        if stream.confirm is not None:
+            os.close(stream.confirm)
+            stream.confirm = None
 
     async def _finish_detached(self, key: tuple[Connection, str], work: Awaitable[Any]) -> None:
         try:

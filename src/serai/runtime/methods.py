@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.runtime import gc
+from serai.runtime import gc, quota
 from serai.runtime.connection import Connection
 from serai.runtime.egress import Egress
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.executions import Exec, Executions, Input, Resize, Signal
+from serai.runtime.folder_methods import FolderMethods
 from serai.runtime.gate import Gate
 from serai.runtime.payloads import Payloads
 from serai.runtime.registry import Record
 from serai.runtime.rpc import Request
 from serai.runtime.sessions import Sessions
 from serai.runtime.states import State
+from serai.runtime.transfers import Transfers
 
 Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
 MAX_LABELS = 64
 MAX_LABEL = 1024
+DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
+"""The methods whose requests come with descriptors."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
+            **Transfers(sessions, payloads, executions).table,
+            **FolderMethods(sessions, self._shown).table,
             **Egress(sessions, gate).table,
         }
 
@@ -145,6 +150,11 @@ class Methods:
                 done += await self._make_room(p.keep_free, p.dry_run)
             return {"actions": done}
 
+    async def make_room(self, keep_free: float) -> None:
+        """Remove archived sessions until ``keep_free`` percent of the sessions disk is free."""
+        async with self._collecting:
+            await self._make_room(keep_free, dry_run=False)
+
     async def _collect(self, action: gc.Action, dry_run: bool) -> dict[str, str]:
         if not dry_run:
             archive = action.goal is State.ARCHIVED
@@ -163,11 +173,17 @@ class Methods:
         return done
 
     def _free(self) -> float:
-        disk = os.statvfs(self._sessions.paths.sessions)
-        return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
+        return quota.free(self._sessions.paths.sessions)
 
     def _shown(self, record: Record) -> dict[str, Any]:
-        return {**shown(record), "home": str(self._sessions.paths.home(record.name))}
+        running = self._sessions.running(record)
+        used = quota.usage(self._sessions.paths.sessions, record.uid)
+        return {
+            **shown(record),
+            "home": str(self._sessions.paths.home(record.name)),
+            "folders": self._sessions.folders.shown(record, running),
+            "quota": used and vars(used),
+        }
 
 
 def shown(record: Record) -> dict[str, Any]:

@@ -108,6 +108,11 @@ def drop_capabilities(last: int) -> None:
     """Empty all five capability sets, from ``last`` down; capabilities(7)."""
     for capability in range(last + 1):
         _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+    empty_capabilities()
+
+
+def empty_capabilities() -> None:
+    """Empty the sets that count without an exec; with no-new-privs an exec adds none."""
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()))

@@ -61,6 +61,11 @@ class Paths:
         return self.root / "etc/serai/session.toml"
 
     @property
+    def hints(self) -> Path:
+        """A product's own template for what agents are told about their folders."""
+        return self.root / "etc/serai/hints.j2"
+
+    @property
     def profiles(self) -> Path:
         """The gate's named policies."""
         return self.root / "etc/serai/policy.d"

@@ -58,16 +58,36 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """The sessions disk.
+
+    A session may use ``quota`` bytes (with K, M, G or T, or a percentage of the disk, or
+    ``infinity``) and ``files`` files (the same) where the file system keeps quotas. ``reserve``,
+    ``warn_free`` and ``act_free`` are percent of the disk: files from outside leave the first free,
+    below the second subscribers are told, below the third archived sessions are removed.
+    """
+
+    quota: str = "50%"
+    files: str = "50%"
+    reserve: int = 5
+    warn_free: int = 20
+    act_free: int = 10
+
+
+@dataclass(frozen=True)
 class Policy:
     """Everything about a session that an administrator decides.
 
     ``visible`` are absolute paths of the VM that a session reads at the same place; one that does
     not exist is left out. What is not listed does not exist inside. ``environment`` is added to,
-    and overrides, what ``sandbox.environment`` gives every payload.
+    and overrides, what ``sandbox.environment`` gives every payload. Folders of the VM can be
+    attached to sessions from ``attachable`` (absolute paths) and below.
     """
 
     limits: Limits = Limits()
     resources: Resources = Resources()
+    disk: Disk = Disk()
+    attachable: tuple[str, ...] = ("/mnt", "/srv")
     hostname: str = "serai"
     visible: tuple[str, ...] = (
         "/usr",
@@ -108,6 +128,8 @@ def parse(data: Mapping[str, Any]) -> Policy:
     policy = Policy(
         limits=limits,
         resources=resources,
+        disk=_table(data.get("disk", {}), Disk, "disk"),
+        attachable=_plain_paths(data.get("attachable", list(Policy.attachable)), "attachable"),
         hostname=_string(data.get("hostname", Policy.hostname), "hostname"),
         visible=_paths(data.get("visible", list(Policy.visible))),
         environment=_variables(data.get("environment", {})),
@@ -144,15 +166,21 @@ def _string(value: Any, name: str) -> str:
     return value
 
 
-def _paths(value: Any) -> tuple[str, ...]:
+def _plain_paths(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"visible must be a list of absolute paths, not {value!r}")
-    paths = tuple(_string(path, "visible") for path in value)
+        raise ValueError(f"{name} must be a list of absolute paths, not {value!r}")
+    paths = tuple(_string(path, name) for path in value)
     for path in paths:
         parts = path.split("/")
         if not path.startswith("/") or {"", ".", ".."} & set(parts[1:]):
-            raise ValueError(f"visible: {path!r} is not a plain absolute path")
-        if parts[1] in {"dev", "proc", "run", "sessions", "tmp"}:
+            raise ValueError(f"{name}: {path!r} is not a plain absolute path")
+    return paths
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    paths = _plain_paths(value, "visible")
+    for path in paths:
+        if path.split("/")[1] in {"dev", "proc", "run", "sessions", "tmp"}:
             raise ValueError(f"visible: {path!r} would show what a sandbox exists to hide")
     return paths
 
@@ -172,6 +200,14 @@ def _check(policy: Policy) -> None:
     resources = policy.resources
     if not _SIZE.fullmatch(resources.memory_max):
         raise ValueError(f"resources.memory_max {resources.memory_max!r}: want 4G, 50% or infinity")
+    for name in ("quota", "files"):
+        if not _SIZE.fullmatch(getattr(policy.disk, name)):
+            raise ValueError(
+                f"disk.{name} {getattr(policy.disk, name)!r}: want 4G, 50% or infinity"
+            )
+    for name in ("reserve", "warn_free", "act_free"):
+        if getattr(policy.disk, name) >= 100:  # noqa: PLR2004  # percent
+            raise ValueError(f"disk.{name} is percent, not {getattr(policy.disk, name)}")
     for name in ("cpu_weight", "io_weight"):
         if not 1 <= getattr(resources, name) <= 10000:  # noqa: PLR2004  # systemd's own range
             raise ValueError(f"resources.{name} must be 1..10000, not {getattr(resources, name)}")

@@ -32,6 +32,7 @@ def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
     _folder(folder, 0o711)
     users.write(folder / "users", [(name, uid)])
     users.replace(folder / "hosts", sandbox.hosts(policy).encode())
+    _folder(folder / "hints", 0o755)
     arguments = sandbox.arguments(policy, description(paths, name, uid))
     users.replace(folder / "args", sandbox.encode(arguments))
     gate_folder(paths, name, uid)
@@ -46,6 +47,13 @@ def gate_folder(paths: Paths, name: str, uid: int) -> None:
     _folder(gate, 0o710)
     os.chown(gate, _gate_uid(), uid)
     gate.chmod(0o2710)
+
+
+def hints(paths: Paths, name: str, content: bytes) -> None:
+    """Tell a session where its folders are: a file that it can read at any time."""
+    folder = paths.session(name) / "hints"
+    _folder(folder, 0o755)
+    users.replace(folder / "hints.json", content)
 
 
 def withdraw(paths: Paths, name: str) -> None:

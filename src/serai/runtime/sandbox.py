@@ -18,6 +18,9 @@ GATE = "/run/serai/gate"
 USERS = "/run/serai/users"
 """Where passwd and group for libnss-extrausers lie, inside as in the VM (its folder is a link)."""
 
+HINTS = "/run/serai/hints"
+"""Where hints.json is inside; a folder, since the file is replaced while the session runs."""
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
 MERGED = ("bin", "sbin", "lib", "lib64")
 
@@ -27,8 +30,9 @@ class Session:
     """What the sandbox needs to know of one session.
 
     ``state`` is the folder with the files that the daemon writes for it (the VM's
-    ``/run/serai/sessions/<name>``: ``hosts`` and ``users/{passwd,group}``), ``gate`` the one with
-    the gate's two sockets (``/run/serai/gate/<name>``). ``home`` appears at the same path inside.
+    ``/run/serai/sessions/<name>``: ``hosts``, ``users/{passwd,group}``, ``hints/``), ``gate`` the
+    one with the gate's two sockets (``/run/serai/gate/<name>``). ``home`` is at the same path
+    inside.
     """
 
     name: str
@@ -83,6 +87,7 @@ def _own(session: Session) -> Iterable[str]:
     yield from ("--ro-bind", str(session.state / "hosts"), "/etc/hosts")
     yield from ("--ro-bind", str(session.state / "users"), USERS)
     yield from ("--symlink", USERS, "/var/lib/extrausers")
+    yield from ("--ro-bind", str(session.state / "hints"), HINTS)
     # A Unix socket on a read-only mount can still be connected to.
     yield from ("--ro-bind", str(session.gate), GATE)
     yield from ("--bind", str(session.home), str(session.home))
@@ -105,6 +110,7 @@ def environment(policy: Policy, session: Session) -> dict[str, str]:
         # On the sessions disk, since /tmp takes memory.
         "TMPDIR": f"{home}/tmp",  # noqa: S108
         "LANG": "C.UTF-8",
+        "SERAI_HINTS": f"{HINTS}/hints.json",
         **_proxies(),
         **policy.environment,
     }

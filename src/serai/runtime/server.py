@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serai.notify import notify
-from serai.runtime import connection, homes, methods, policy, rpc
+from serai.runtime import connection, homes, methods, policy, quota, rpc, watch
 from serai.runtime.connection import Connection
 from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
 from serai.runtime.gate import Gate
@@ -44,7 +44,11 @@ class Server:
 
     def changed(self, event: str, record: Record) -> None:
         """Tell every subscriber."""
-        line = rpc.notification(event, methods.shown(record))
+        self.announce(event, methods.shown(record))
+
+    def announce(self, event: str, params: dict[str, Any]) -> None:
+        """Tell every subscriber of what concerns no single session."""
+        line = rpc.notification(event, params)
         for client in [each for each in self._clients if each.subscribed]:
             client.send(line)
 
@@ -90,7 +94,7 @@ class Server:
             client.send(rpc.error(request.id, problem))
             return
         self._pending[client] = self._pending.get(client, 0) + 1
-        if request.method == "exec":
+        if request.method in methods.DESCRIPTORS:
             taken = tuple(client.take_descriptors())
             request = dataclasses.replace(request, descriptors=taken)
         task = asyncio.get_running_loop().create_task(self._answer(client, request))
@@ -175,8 +179,17 @@ async def serve(
     sessions = Sessions(paths, registry, supervisor, rules, gate, fault=fault)
     payloads = Payloads(sessions)
     await sessions.reconcile()
-    server = Server(listen(paths), methods.Methods(sessions, payloads, gate))
+    handlers = methods.Methods(sessions, payloads, gate)
+    server = Server(listen(paths), handlers)
     sessions.tell(server.changed)
+    sessions.keep(
+        watch.disk(
+            rules.disk,
+            lambda: quota.free(paths.sessions),
+            server.announce,
+            lambda: handlers.make_room(rules.disk.act_free),
+        )
+    )
     notify("READY=1")
     log.info("ready")
     await stop.wait()

@@ -15,8 +15,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
-from serai.runtime import homes, names, publish
+from serai.runtime import homes, names, publish, quota
+from serai.runtime.attachments import Attachment
 from serai.runtime.errors import WRONG_STATE, SeraiError
+from serai.runtime.folders import Folders
 from serai.runtime.gate import Gate
 from serai.runtime.paths import Paths
 from serai.runtime.policy import Policy
@@ -53,7 +55,10 @@ class Sessions:
         self._changed: Callable[[str, Record], None] = lambda _event, _record: None
         self._fault = fault
         self._gate = gate
-        self._steps = Steps(paths, policy, supervisor, gate, self._main_ended)
+        self.folders = Folders(paths, policy, supervisor, fault)
+        self._steps = Steps(
+            paths, policy, supervisor, gate, ended=self._main_ended, started=self._started
+        )
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +132,24 @@ class Sessions:
                 await self._go_all(goals)
             return self._current(wanted.uid)
 
+    async def attach(self, name: str, new: Attachment) -> Record:
+        """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.attach(record, self._steps.running(record.uid), new)
+            return record
+
+    async def detach(self, name: str, role: str) -> Record:
+        """Take a folder away from a session. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.detach(record, self._steps.running(record.uid), role)
+            return record
+
+    def running(self, record: Record) -> Running | None:
+        """The unit of a session, if it runs and can be entered."""
+        return self._steps.running(record.uid)
+
     def enterable(self, name: str) -> tuple[Record, Running]:
         """A session that payloads can be run in now. Raises SeraiError for any other."""
         record = self.registry.get(name)
@@ -147,6 +170,7 @@ class Sessions:
         records = self.registry.all()
         users = {each.uid: each.name for each in records if each.state != State.REMOVING}
         self._steps.set_users(users)
+        self.folders.keep(set(users))
         publish.prune(self.paths, set(users.values()))
         units = await self._supervisor.running()
         for stranger in units.keys() - set(users.values()):
@@ -179,6 +203,7 @@ class Sessions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._steps.let_go()
+        self.folders.close()
         self.registry.close()
 
     async def _tell_gate(self, running: list[Record]) -> None:
@@ -299,6 +324,14 @@ class Sessions:
             await self._steps.do(Step.MOVE_HOME_AWAY, failed)
         self._arrive(states)
 
+    async def _started(self, record: Record, running: Running) -> None:
+        """Before a session counts as running: its share of the disk, and its folders."""
+        try:
+            quota.limit(self.paths.sessions, record.uid, self.policy.disk)
+        except OSError as error:
+            log.error("session %s has no quota: %s", record.name, error)
+        await self.folders.bring_back(record, running)
+
     def _main_ended(self, uid: int, running: Running) -> None:
         self.keep(self._unit_ended(uid, running))
 
@@ -338,6 +371,12 @@ class Sessions:
             if state is State.REMOVING:
                 self._steps.drop_user(uid)
                 self._delete_later(uid)
+
+    def _attachable(self, name: str) -> Record:
+        record = self.registry.get(name)
+        if record.state is State.CREATING or record.goal is not None:
+            raise SeraiError(f"session {name} is just changing", "try again", WRONG_STATE)
+        return record
 
     def _current(self, uid: int) -> Record:
         record = self.registry.by_uid(uid)

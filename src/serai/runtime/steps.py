@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,8 @@ class Running:
 class Steps:
     """What is true of the VM now, and how it is changed.
 
-    ``ended`` is called with a session's UID and its unit when that ends without being asked to.
+    ``ended`` is called with a session's UID and its unit when that ends without being asked to,
+    ``started`` before a session that can be entered counts as running.
     """
 
     def __init__(
@@ -47,13 +48,16 @@ class Steps:
         policy: Policy,
         supervisor: Supervisor,
         gate: Gate,
+        *,
         ended: Callable[[int, Running], None],
+        started: Callable[[Record, Running], Awaitable[None]],
     ) -> None:
         self._paths = paths
         self._policy = policy
         self._supervisor = supervisor
         self._gate = gate
         self._ended = ended
+        self._started = started
         self._running: dict[int, Running] = {}
         self._users: dict[int, str] = {}
 
@@ -148,6 +152,7 @@ class Steps:
         running = Running(main, init, cgroups.of(main), pidfd)
         self._running[record.uid] = running
         asyncio.get_running_loop().add_reader(pidfd, self._main_ended, record.uid, running)
+        await self._started(record, running)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         asyncio.get_running_loop().remove_reader(running.pidfd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,12 @@ class Supervisor(Protocol):
     async def stop(self, name: str) -> None:
         """End everything in the session's unit; returns when nothing of it is left."""
 
+    async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
+        """Run what serves a folder of a session; returns its PID. It ends with the session."""
+
+    async def stop_folder(self, name: str, role: str) -> None:
+        """End that; returns when nothing of it is left."""
+
     async def running(self) -> dict[str, int]:
         """The sessions whose unit runs, with its main PID."""
 
@@ -29,6 +36,11 @@ class Supervisor(Protocol):
 def unit(name: str) -> str:
     """The unit of a session. '-' is data in an instance name, not a path: systemd.unit(5)."""
     return f"serai-session@{name}.service"
+
+
+def folder_unit(name: str, role: str) -> str:
+    """The unit that serves a folder of a session. No role has a '-' in its name."""
+    return f"serai-folder-{name}-{role}.service"
 
 
 def drop_in(policy: Policy) -> str:

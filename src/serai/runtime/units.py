@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new
 from serai.runtime import users
 from serai.runtime.errors import TIMEOUT, SeraiError
 from serai.runtime.policy import Policy
-from serai.runtime.supervisor import DROP_IN, drop_in, unit
+from serai.runtime.supervisor import DROP_IN, drop_in, folder_unit, unit
 
 PRIVATE_SOCKET = Path("/run/systemd/private")
 MANAGER = DBusAddress(
@@ -50,7 +51,7 @@ class Systemd:
 
     async def start(self, name: str) -> int:
         await self._job("StartUnit", name)
-        pid = await self._main_pid(name)
+        pid = await self._main_pid(unit(name))
         if pid == 0:
             raise SeraiError(
                 f"the unit of session {name} ended at once", f"see 'journalctl -u {unit(name)}'"
@@ -66,16 +67,39 @@ class Systemd:
         with contextlib.suppress(BusError):
             await self._call("ResetFailedUnit", "s", (unit(name),))
 
+    async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
+        settings = [
+            ("Description", ("s", f"Folder {role} of session {name}")),
+            ("Type", ("s", "exec")),
+            ("ExecStart", ("a(sasb)", [(program[0], list(program), False)])),
+            ("BindsTo", ("as", [unit(name)])),
+            ("After", ("as", [unit(name)])),
+            ("Slice", ("s", "serai.slice")),
+            ("CollectMode", ("s", "inactive-or-failed")),
+            ("TimeoutStopUSec", ("t", 2_000_000)),
+        ]
+        wanted = folder_unit(name, role)
+        body: tuple[Any, ...] = (wanted, "replace", settings, [])
+        await self._await_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body, wanted)
+        return await self._main_pid(wanted)
+
+    async def stop_folder(self, name: str, role: str) -> None:
+        wanted = folder_unit(name, role)
+        with contextlib.suppress(BusError):
+            await self._await_job("StopUnit", "ss", (wanted, "replace"), wanted)
+        with contextlib.suppress(BusError):
+            await self._call("ResetFailedUnit", "s", (wanted,))
+
     async def running(self) -> dict[str, int]:
         states = ["active", "activating", "reloading"]
         reply = await self._call("ListUnitsByPatterns", "asas", (states, [unit("*")]))
         names = [str(row[0]).partition("@")[2].removesuffix(".service") for row in reply[0]]
-        pids = {name: await self._main_pid(name) for name in names}
+        pids = {name: await self._main_pid(unit(name)) for name in names}
         return {name: pid for name, pid in pids.items() if pid}
 
-    async def _main_pid(self, name: str) -> int:
+    async def _main_pid(self, wanted: str) -> int:
         try:
-            (path,) = await self._call("GetUnit", "s", (unit(name),))
+            (path,) = await self._call("GetUnit", "s", (wanted,))
         except BusError:
             return 0
         address = DBusAddress(path, MANAGER.bus_name, "org.freedesktop.DBus.Properties")
@@ -87,7 +111,12 @@ class Systemd:
         return int(pid)
 
     async def _job(self, method: str, name: str) -> None:
-        (path,) = await self._call(method, "ss", (unit(name), "replace"))
+        await self._await_job(method, "ss", (unit(name), "replace"), unit(name))
+
+    async def _await_job(
+        self, method: str, signature: str, body: tuple[Any, ...], wanted: str
+    ) -> None:
+        (path,) = await self._call(method, signature, body)
         result = self._ended.pop(path, None)
         if result is None:
             future = self._jobs[path] = asyncio.get_running_loop().create_future()
@@ -95,15 +124,15 @@ class Systemd:
                 result = await asyncio.wait_for(future, JOB_DEADLINE)
             except asyncio.TimeoutError:
                 raise SeraiError(
-                    f"systemd did not finish {method} of {unit(name)} in {JOB_DEADLINE:g} s",
+                    f"systemd did not finish {method} of {wanted} in {JOB_DEADLINE:g} s",
                     code=TIMEOUT,
                 ) from None
             finally:
                 self._jobs.pop(path, None)
         if result != "done":
             raise SeraiError(
-                f"systemd's {method} of {unit(name)} ended with '{result}'",
-                f"see 'journalctl -u {unit(name)}'",
+                f"systemd's {method} of {wanted} ended with '{result}'",
+                f"see 'journalctl -u {wanted}'",
             )
 
     async def _call(

@@ -1,0 +1,72 @@
+"""The commands of ``serai`` for what comes in and out of sessions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+from serai.runtime.client import Client
+
+TRANSFERS = {
+    "put": "make standard input a file in a role's folder",
+    "get": "write a file in a role's folder to standard output",
+    "ls": "list a folder in a role's folder",
+}
+COMMANDS = frozenset({"attach", "detach", "hints", *TRANSFERS})
+
+
+def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """The commands for what comes in and out of sessions."""
+    attach = add("attach", "attach a folder of the VM to a session, which may be running")
+    attach.add_argument("role", metavar="ROLE", help="workdir, outputs, uploads, skills or config")
+    attach.add_argument("path", metavar="PATH", help="absolute, in the VM")
+    mode = attach.add_mutually_exclusive_group()
+    mode.add_argument("--ro", dest="writable", action="store_const", const=False)
+    mode.add_argument("--rw", dest="writable", action="store_const", const=True)
+    attach.add_argument("--host-path", metavar="P", default="", help="what the person calls it")
+    attach.add_argument("--kind", choices=["auto", "idmap", "bindfs"], default="auto")
+    detach = add("detach", "take a folder away from a session")
+    detach.add_argument("role", metavar="ROLE")
+    for name, text in TRANSFERS.items():
+        transfer = add(name, text)
+        transfer.add_argument("role", metavar="ROLE", help="a path role, e.g. outputs")
+        nargs = "?" if name == "ls" else None
+        transfer.add_argument(
+            "path", metavar="RELPATH", help="relative to it", nargs=nargs, default=""
+        )
+    hints = add("hints", "where a session's folders are, for an agent")
+    hints.add_argument("--format", choices=["json", "prompt"], default="json")
+
+
+def run(client: Client, options: argparse.Namespace) -> int:
+    """Carry out one of COMMANDS; returns the exit status. Raises SeraiError."""
+    if options.command in TRANSFERS:
+        return _transfer(client, options)
+    keys = {
+        "attach": ("name", "role", "path", "writable", "host_path", "kind"),
+        "detach": ("name", "role"),
+        "hints": ("name", "format"),
+    }[options.command]
+    result = client.call(options.command, **{key: getattr(options, key) for key in keys})
+    if options.json:
+        print(json.dumps(result))
+    elif options.command == "hints":
+        print(result["prompt"] if "prompt" in result else json.dumps(result, indent=1))
+    return 0
+
+
+def _transfer(client: Client, options: argparse.Namespace) -> int:
+    """put, get and ls: the bytes go past this process, but for a list that a person reads."""
+    keys = {key: getattr(options, key) for key in ("name", "role", "path")}
+    if options.command == "ls" and not options.json:
+        for entry in client.ls(**keys):
+            size = "-" if entry["size"] is None else str(entry["size"])
+            # Quoted where a name could be taken for something else on a terminal.
+            name = entry["name"] if entry["name"].isprintable() else ascii(entry["name"])
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["modified_at"]))
+            print(f"{entry['type']:<7} {size:>12} {when} {name}")
+    else:
+        client.send(options.command, 0 if options.command == "put" else 1, **keys)
+    return 0

@@ -1,0 +1,175 @@
+"""Opens paths that come from outside, so that none leads out of the folder it is relative to.
+
+Every such path goes through here. Nothing is checked and then used: a name is resolved once, by
+openat2(2), to a descriptor without any right to the content (O_PATH), which opens no device and
+waits at no fifo; its kind is read from that, and the very same inode is opened through it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV
+
+from serai.runtime.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
+
+_OPENAT2 = ctypes.c_long(437)  # asm-generic/unistd.h, the same on every architecture since 5.6
+# linux/openat2.h
+_NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x01, 0x02, 0x04, 0x08
+MAX_PATH, MAX_NAME = 4095, 255
+RETRIES = 64
+_PATH = os.O_PATH | os.O_CLOEXEC
+KINDS = {
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symlink",
+    stat.S_IFDIR: "a folder",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _How(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def check(path: str) -> list[str]:
+    """The names that a relative path consists of; none for the folder itself ('' or '.').
+
+    Raises SeraiError for an absolute path, '..', NUL and what is too long. Pure.
+    """
+    if "\0" in path:
+        raise _refused(path.replace("\0", "?"), "has a NUL in it")
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise _refused(path[:40] + "...", f"is longer than {MAX_PATH} bytes")
+    if path.startswith("/"):
+        raise _refused(path, "is absolute", "give a path relative to the role's folder")
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    for name in names:
+        if name == "..":
+            raise _refused(path, "has '..' in it")
+        if len(os.fsencode(name)) > MAX_NAME:
+            raise _refused(path[:40] + "...", f"has a name of more than {MAX_NAME} bytes")
+    return names
+
+
+@contextmanager
+def folder(base: int, path: str) -> Iterator[int]:
+    """The folder ``path`` below the descriptor ``base``, as an O_PATH descriptor."""
+    names = check(path)
+    descriptor = _resolve(base, names, os.O_DIRECTORY, path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def file(base: int, path: str) -> int:
+    """The regular file ``path`` below ``base``, opened for reading."""
+    descriptor = _resolve(base, check(path), 0, path)
+    try:
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind != stat.S_IFREG:
+            raise _refused(path, f"is {KINDS.get(kind, 'no file')}")
+        return reopen(descriptor, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise _failed(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def parent(base: int, path: str) -> Iterator[tuple[int, str]]:
+    """The folder that ``path`` is in, opened for reading, and the last name of ``path``."""
+    names = check(path)
+    if not names:
+        raise _refused(path or ".", "names no file")
+    opened = _resolve(base, names[:-1], os.O_DIRECTORY | os.O_RDONLY, path, os.O_RDONLY)
+    try:
+        yield opened, names[-1]
+    finally:
+        os.close(opened)
+
+
+def replaceable(directory: int, name: str, path: str) -> None:
+    """Refuse to put a file in the place of what is none. A rename follows nothing in any case."""
+    try:
+        kind = stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _failed(path, error) from None
+    if kind != stat.S_IFREG:
+        raise _refused(path, f"is {KINDS.get(kind, 'no file')}")
+
+
+def absolute(path: str) -> int:
+    """A folder of the VM by its absolute path, in which no symlink is followed; O_PATH.
+
+    Mounts may be crossed: shares from the host are mounts.
+    """
+    if not path.startswith("/"):
+        raise _refused(path, "is not absolute", "give the folder's absolute path in the VM")
+    names = check(path.lstrip("/"))
+    root = os.open("/", _PATH | os.O_DIRECTORY)
+    try:
+        return _resolve(root, names, os.O_DIRECTORY, path, cross=True)
+    finally:
+        os.close(root)
+
+
+def reopen(descriptor: int, flags: int) -> int:
+    """Open the inode of an O_PATH descriptor, whatever its name means by now; proc(5), fd."""
+    return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+
+
+def _resolve(
+    base: int, names: list[str], flags: int, path: str, mode: int = _PATH, *, cross: bool = False
+) -> int:
+    resolve = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | (0 if cross else _NO_XDEV)
+    how = _How(flags | mode | os.O_CLOEXEC, 0, resolve)
+    where = os.fsencode("/".join(names) or ".")
+    for _ in range(RETRIES):
+        result: int = _libc.syscall(
+            _OPENAT2, base, where, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        )
+        if result >= 0:
+            return result
+        errno = ctypes.get_errno()
+        # Something was renamed or mounted while the kernel looked: openat2(2).
+        if errno != EAGAIN:
+            break
+    raise _failed(path, OSError(errno, os.strerror(errno)))
+
+
+def _failed(path: str, error: OSError) -> SeraiError:
+    what = {
+        ELOOP: "leads through a symlink",
+        EXDEV: "leads onto another mount",
+        EAGAIN: "changes faster than it can be followed",
+        ENOTDIR: "is no folder, or leads through what is none",
+        ENAMETOOLONG: "is too long",
+    }
+    if error.errno in what:
+        return _refused(path, what[error.errno])
+    codes = {ENOENT: NOT_FOUND, EACCES: NOT_PERMITTED, EPERM: NOT_PERMITTED}
+    text = f"{_shown(path)}: {os.strerror(error.errno or 0)}"
+    return SeraiError(text, code=codes.get(error.errno or 0, FAILED))
+
+
+def _refused(path: str, why: str, hint: str = "") -> SeraiError:
+    return SeraiError(f"{_shown(path)} {why}", hint, INVALID_PARAMS)
+
+
+def _shown(path: str) -> str:
+    return ascii(path or ".")[:200]
