@@ -18,6 +18,7 @@ from serai.image import (
     console,
     definition,
     nspawn,
+    roles_page,
     show,
 )
 from serai.image import boot as boots
@@ -152,6 +153,12 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 def pins(_c: Context) -> int:
     """List the pinned versions whose review date has passed (status 1 if there are any)."""
     return show.pins(SETTINGS)
+
+
+@command()
+def docs(_c: Context) -> None:
+    """Write docs/roles.md from the roles' argument specs."""
+    console.say(str(roles_page.write(SETTINGS)))
 
 
 @command()
