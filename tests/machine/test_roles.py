@@ -54,7 +54,10 @@ def verify_the_reference(machine: Machine) -> None:
     login = machine.shell(
         f"su - {USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
     )
-    assert login.split() == ["524288", "14813", "8192", "8192", "0"]
+    files, *others = login.split()
+    # The build host may allow no more to anybody in its containers: then it is what root has too.
+    assert files in ("524288", machine.shell("ulimit -Hn"))
+    assert others == ["14813", "8192", "8192", "0"]
     shown = machine.shell("systemctl show -P ProtectProc serai-session@name.service")
     assert shown == "invisible"
     assert machine.shell("dpkg-query -W -f '${Status}' qemu-guest-agent").endswith("installed")
