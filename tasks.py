@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from invoke.context import Context
 from invoke.tasks import task
@@ -19,10 +19,14 @@ from serai.image import (
     definition,
     nspawn,
     provision,
+    roles_page,
     show,
 )
 from serai.image import boot as boots
+from serai.image import describe as describes
 from serai.image import share as shared
+from serai.image.errors import BuildError
+from serai.image.qemu import Bus
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -75,16 +79,26 @@ def verify_image(_c: Context, image: str = IMAGE) -> int:
 
 
 @command(iterable=["copy", "share"])
-def boot(
+def boot(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     image: str = IMAGE,
     run: str | None = None,
     copy: list[str] | None = None,
     share: list[str] | None = None,
+    cpus: int = 0,
+    memory: str = "",
+    disk: str = "",
 ) -> int:
     """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
-    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG)."""
+    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG).
+
+    --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
+    """
     shares = shared.parse(share or ())
+    if disk not in ("", *get_args(Bus)):
+        raise BuildError(
+            f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
+        )
     folder = build.latest(SETTINGS, image)
     return boots.boot(
         SETTINGS,
@@ -93,7 +107,24 @@ def boot(
         run=run,
         copy=[Path(path) for path in copy or ()],
         shares=shares,
+        cpus=cpus or None,
+        memory=definition.size(memory) if memory else None,
+        bus=disk or None,  # type: ignore[arg-type]  # seen to above
     )
+
+
+@command()
+def describe(
+    _c: Context,
+    image: str = IMAGE,
+    to: str = "libvirt",
+    cpus: int = describes.CPUS,
+    memory: str = f"{describes.MEMORY}M",
+) -> None:
+    """Print what another host needs to run the image (--to libvirt, cloud-init or utm)."""
+    loaded = definition.load(SETTINGS, image)
+    mebibytes = definition.megabytes(definition.size(memory))
+    print(describes.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
 
 
 @command(iterable=["copy"])
@@ -173,6 +204,18 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
     """Move the pin of a cloud image to the newest signed release."""
     old, new = cloudimage.update_pin(SETTINGS, image)
     console.say(f"{image}: {new} is pinned already" if old == new else f"{image}: {old} -> {new}")
+
+
+@command()
+def pins(_c: Context) -> int:
+    """List the pinned versions whose review date has passed (status 1 if there are any)."""
+    return show.pins(SETTINGS)
+
+
+@command()
+def docs(_c: Context) -> None:
+    """Write docs/roles.md from the roles' argument specs."""
+    console.say(str(roles_page.write(SETTINGS)))
 
 
 @command()

@@ -7,6 +7,7 @@ may not change the network's configuration, and has no disks.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 
 from serai.image import nspawn
-from serai.image.nspawn import USER, Guest
+from serai.image.nspawn import USER, Guest, Machine
 from serai.image.run import run
 from serai.image.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# The smallest profile that installs something; the standard one takes 1.3 GB.
+TOOLS = ("--extra-vars", "toolchain_profile=minimal")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -34,12 +38,43 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     shutil.rmtree(made.root)  # half a gigabyte, which pytest would keep three times over
 
 
+def verify_the_reference(machine: Machine) -> None:
+    """What the roles that make a machine like the reference leave behind."""
+    for tool in ("git", "jq", "pip3", "python3", "rg"):
+        assert machine.shell(f"{tool} --version"), tool
+    for tool in ("node", "gcc", "go", "rustc", "docker", "snap"):
+        assert machine.run("sh", "-c", f"command -v {tool}", check=False).returncode != 0, tool
+    said = dict(line.partition(" ")[::2] for line in machine.shell("sshd -T").splitlines())
+    assert said["passwordauthentication"] == "no"
+    assert said["permitrootlogin"] == "without-password"
+    assert said["x11forwarding"] == "no"
+    assert machine.shell("cat /etc/default/locale /etc/timezone") == "LANG=C.UTF-8\nEtc/UTC"
+    assert machine.shell("readlink /etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
+    assert machine.shell("systemctl is-enabled swap.target", check=False) == "masked"
+    login = machine.shell(
+        f"su - {USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
+    )
+    files, *others = login.split()
+    # The build host may allow no more to anybody in its containers: then it is what root has too.
+    assert files in ("524288", machine.shell("ulimit -Hn"))
+    assert others == ["14813", "8192", "8192", "0"]
+    shown = machine.shell("systemctl show -P ProtectProc serai-session@name.service")
+    assert shown == "invisible"
+    assert machine.shell("dpkg-query -W -f '${Status}' qemu-guest-agent").endswith("installed")
+    # Every line is a setting, with the sign that lets a kernel lack it.
+    for name in ("60-serai", "60-serai-limits"):
+        lines = machine.shell(f"grep -v '^#' /etc/sysctl.d/{name}.conf").splitlines()
+        assert lines
+        assert all(re.fullmatch(r"-?[a-z0-9_.]+ = \w+", line) for line in lines), lines
+
+
 def test_an_image_is_made_of_a_fresh_machine(guest: Guest) -> None:
     with guest.booted() as machine:
-        guest.play("--check", "--diff")
+        guest.play("--check", "--diff", *TOOLS)
         assert not (guest.root / "usr/lib/serai").exists(), "check mode changed the machine"
-        assert guest.play()["changed"] > 0
-        assert guest.play()["changed"] == 0
+        assert guest.play(*TOOLS)["changed"] > 0
+        assert guest.play(*TOOLS)["changed"] == 0
+        verify_the_reference(machine)
         units = "serai-session-disk.service sessions.mount serai-session-disk-grow.service"
         units += " serai-sessiond.service serai-session@name.service serai.slice"
         units += " serai-ssh-host-keys.service serai-seal.service serai-share@name.service"

@@ -15,6 +15,9 @@ from types import ModuleType
 import pytest
 import yaml
 
+from serai.image import roles_page
+from serai.image.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
 MIB = 1 << 20
@@ -363,6 +366,13 @@ def test_every_default_is_documented_and_every_option_has_its_default(role: str)
     told = {name: option["default"] for name, option in options.items() if "default" in option}
     assert told.items() <= {name: defaults[name] for name in told}.items()
     assert all(name.startswith(f"{role}_") for name in defaults)
+
+
+def test_the_page_about_roles_is_what_their_specs_say() -> None:
+    page = (ROOT / roles_page.PAGE).read_text()
+    assert page == roles_page.text(Settings.of({})), "run 'invoke docs'"
+    for role in ROLES.iterdir():
+        assert f"\n## {role.name}\n" in page
 
 
 def test_only_builtin_modules_are_used() -> None:

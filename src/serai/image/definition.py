@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
+from serai.image import variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -73,11 +75,22 @@ class Image(_Table):
     base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
     disk: Disk = Disk()
     machine: Machine = Machine()
+    # what is chosen of the roles' variables, each of its role's type
+    variables: dict[str, Any] = Field(default_factory=dict)
 
 
 def megabytes(size: Size) -> int:
     """A size such as '10G' in MiB."""
     return int(size[:-1]) * (1024 if size.endswith("G") else 1)
+
+
+def size(text: str) -> Size:
+    """``text``, such as '3.8G', in whole MiB as definitions have sizes; raises BuildError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([MG])", text)
+    mebibytes = round(float(found[1]) * (1024 if found[2] == "G" else 1)) if found else 0
+    if mebibytes < 1:
+        raise BuildError(f"{text!r} is no size", hint="for example 2G, 3.8G or 512M")
+    return f"{mebibytes}M"
 
 
 def rehearsal() -> str:
@@ -123,6 +136,7 @@ def load_with_sources(
         sources[key] = "--set"
     image = _check(table, where, sources)
     _check_name(image, where, path.stem)
+    variables.check(settings, image.variables, sources)
     return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
 
 

@@ -9,12 +9,15 @@ from typing import Any
 import tomlkit
 import yaml
 
-from serai.image import digest
+from serai.image import digest, pins
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 WHEEL_ROLE = "runtime"
 """The role that builds the wheel of this checkout and installs it."""
+
+PINNING_ROLE = "toolchain"
+"""The role that installs what pins.yml pins."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def _layer(play: dict[str, Any], path: Path, root: Path) -> Layer:
     digests = {f"roles/{role}": digest.of_tree(root / "roles" / role) for role in roles}
     if WHEEL_ROLE in roles:
         digests.update(_wheel(root))
+    if PINNING_ROLE in roles:
+        digests[pins.FILE] = digest.of_file(root / pins.FILE)
     play_digest = {f"playbooks/{path.name} ({tags[0]})": digest.of_value(play)}
     return Layer(tags[0], roles, {**play_digest, **digests})
 

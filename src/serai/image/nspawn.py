@@ -59,7 +59,8 @@ if [ -n "$sessions" ]; then
     mount -o remount,bind,nosuid,nodev "$sessions"
     set -- "$@" "--bind=$sessions:/sessions"
 fi
-exec systemd-nspawn "--directory=$root" "$@"
+# The kernel is the build host's, and so are its settings.
+exec systemd-nspawn "--directory=$root" "$@" systemd.mask=systemd-sysctl.service
 """
 
 

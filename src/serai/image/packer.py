@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from serai.image import definition, digest, firmware, progress, qemu, seed
+from serai.image import definition, digest, firmware, layers, progress, qemu, seed, variables
 from serai.image.definition import Image
 from serai.image.errors import BuildError
 from serai.image.packer_program import Packer, fence, interrupt
@@ -29,6 +29,7 @@ USER = "serai-build"
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
+_CHOSEN = "chosen.json"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 # What must be free while a machine runs, in bytes.
 _ROOM = 64 << 20
@@ -53,6 +54,7 @@ def validate(image: Image, settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="serai-validate-") as folder:
         work = Path(folder)
         _make_seed(work)
+        _write_chosen(image, settings, None, work)
         values = _variables(
             image,
             settings,
@@ -99,6 +101,7 @@ def run_layer(
     kept = False
     try:
         _make_seed(work)
+        _write_chosen(image, settings, layer, work)
         values = _variables(
             image, settings, accelerator=accelerator, disk=disk, layer=layer, work=work
         )
@@ -232,7 +235,7 @@ def _variables(
         "playbook": str(settings.root / _PLAYBOOK),
         # Beside the interpreter that runs us, so that a virtual environment need not be active.
         "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
-        "ansible_arguments": ["--tags", layer],
+        "ansible_arguments": ["--tags", layer, "--extra-vars", f"@{work / _CHOSEN}"],
         "ansible_environment": [
             f"ANSIBLE_CONFIG={settings.root / 'ansible.cfg'}",
             f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
@@ -250,6 +253,17 @@ def _write_variables(values: dict[str, Any], work: Path) -> Path:
     path = work / "variables.pkrvars.json"
     path.write_text(json.dumps(values, indent=2))
     return path
+
+
+def _write_chosen(image: Image, settings: Settings, layer: str | None, work: Path) -> None:
+    """What the image chooses of the variables of the layer's roles, for Ansible."""
+    chosen: dict[str, Any] = {}
+    if image.variables:
+        roles = {
+            role for each in layers.read(settings) if each.name == layer for role in each.roles
+        }
+        chosen = variables.of_roles(settings, image.variables, roles)
+    (work / _CHOSEN).write_text(json.dumps(chosen))
 
 
 def _make_seed(work: Path) -> None:

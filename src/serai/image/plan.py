@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serai import __version__
-from serai.image import bootstrap, cloudimage, digest, layers, packer
+from serai.image import bootstrap, cloudimage, digest, layers, packer, variables
 from serai.image.definition import Image
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -70,9 +70,11 @@ def make(settings: Settings, image: Image) -> Plan:
     tools = tool_versions(image)
     stages = [_stage(home, BASE, _base_inputs(image, tools))]
     for layer in layers.read(settings):
+        chosen = variables.of_roles(settings, image.variables, layer.roles)
         inputs = {
             "previous stage": stages[-1].key,
             "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
+            **{f"variables.{name}": value for name, value in chosen.items()},
             **layer.digests,
             **packer.inputs(settings),
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),

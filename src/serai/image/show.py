@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.table import Table
 
 from serai.image import build, console, definition
+from serai.image import pins as pinned
 from serai.image import plan as plans
 from serai.image.settings import Settings
 from serai.image.verify import verify
@@ -43,6 +45,18 @@ def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:
     console.out.print(stages)
     state = "is there" if made.folder.exists() else "would be made"
     console.say(f"result: {made.folder} {state}")
+
+
+def pins(settings: Settings) -> int:
+    """One line for each pin past its review date; 1 if there is one."""
+    found = pinned.read(settings)
+    late = pinned.overdue(found, datetime.now(timezone.utc).date())
+    for line in late:
+        console.warn(line)
+    if not late:
+        first = min(pin.review for pin in found.values())
+        console.say(f"{len(found)} pins, none past its review date; the next is {first}")
+    return 1 if late else 0
 
 
 def demo(settings: Settings) -> int:

@@ -1,0 +1,87 @@
+"""What an image chooses of its roles: the table ``[variables]`` of ``images/*.toml``.
+
+Every role declares its variables with types and choices in ``meta/argument_specs.yml``; a
+definition is checked against these before anything is built, and a layer's key and Ansible get
+what its own roles declare.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+_TYPES: dict[str, type] = {
+    "bool": bool,
+    "int": int,
+    "str": str,
+    "path": str,
+    "list": list,
+    "dict": dict,
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A role's variable, as its argument spec has it."""
+
+    role: str
+    type: str
+    choices: tuple[object, ...] = ()
+    elements: str = ""
+
+    def complaint(self, value: object) -> str:
+        """What is wrong with ``value``, '' if nothing is."""
+        if type(value) is not _TYPES.get(self.type, type(value)):
+            return f"must be a {self.type}, it is {value!r}"
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(map(str, self.choices))}, it is {value!r}"
+        if isinstance(value, list) and self.elements:
+            wrong = [each for each in value if type(each) is not _TYPES[self.elements]]
+            return f"must be a list of {self.elements}, {wrong[0]!r} is in it" if wrong else ""
+        return ""
+
+
+def options(settings: Settings) -> dict[str, Option]:
+    """Every variable of every role by its name."""
+    found = {}
+    for path in sorted((settings.root / "roles").glob("*/meta/argument_specs.yml")):
+        role = path.parents[1].name
+        declared = yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options", {})
+        for name, spec in declared.items():
+            found[name] = _option(role, spec)
+    return found
+
+
+def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Raise BuildError, naming file and key, for a choice that no role has or that is wrong."""
+    if not chosen:
+        return
+    known = options(settings)
+    for name, value in chosen.items():
+        where = sources.get(f"variables.{name}", "[variables]")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else "see roles/*/meta/argument_specs.yml"
+            raise BuildError(f"{where}: variables.{name} is no role's variable", hint=hint)
+        if complaint := known[name].complaint(value):
+            raise BuildError(f"{where}: variables.{name} {complaint}")
+
+
+def of_roles(
+    settings: Settings, chosen: Mapping[str, Any], roles: Collection[str]
+) -> dict[str, Any]:
+    """Those choices that concern ``roles``."""
+    known = options(settings) if chosen else {}
+    return {name: value for name, value in chosen.items() if known[name].role in roles}
+
+
+def _option(role: str, spec: Mapping[str, Any]) -> Option:
+    choices = tuple(spec.get("choices", ()))
+    return Option(role, spec.get("type", "str"), choices, spec.get("elements", ""))
