@@ -41,16 +41,6 @@ sys.exit(boot(settings, image, Path(disk), run=command, copy=[Path(path)], bus="
 STRANGER = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ stranger\n"
 
 
-def test_the_built_image_passes_every_check(
-    image: Image, built: Path, report: dict[str, Any]
-) -> None:
-    assert [check for check in report["checks"] if not check["ok"]] == []
-    assert report["passed"] == len(checks.CHECKS)
-    disk = f"{image.name}.qcow2"
-    sums = (built / "SHA256SUMS").read_text().split()
-    assert digest.of_file(built / disk) == sums[sums.index(disk) - 1]
-
-
 @pytest.fixture(scope="module")
 def faulty(image: Image, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built image with faults written into its root file system; debugfs(8)."""
@@ -152,3 +142,14 @@ def test_real_faults_turn_their_checks_red(
         ),
         "no logs are shipped": "left: /var/log/build.log",
     }
+
+
+def test_the_built_image_passes_every_check(
+    image: Image, built: Path, report: dict[str, Any]
+) -> None:
+    """The last one, as what verifies the image beside us takes longest."""
+    assert [check for check in report["checks"] if not check["ok"]] == []
+    assert report["passed"] == len(checks.CHECKS)
+    disk = f"{image.name}.qcow2"
+    sums = (built / "SHA256SUMS").read_text().split()
+    assert digest.of_file(built / disk) == sums[sums.index(disk) - 1]
