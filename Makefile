@@ -10,7 +10,7 @@ setup:
 	@./scripts/setup
 
 test: setup
-	@$(INVOKE) lint test
+	@$(INVOKE) test --lint
 
 demo lint images clean: setup
 	@$(INVOKE) $@

@@ -231,6 +231,6 @@ def lint(_c: Context) -> None:
 
 
 @command()
-def test(_c: Context, layer: str = "") -> int:
-    """Run the tests (--layer unit, runtime, machine or image)."""
-    return checkout.test(SETTINGS, layer)
+def test(_c: Context, layer: str = "", lint: bool = False) -> int:
+    """Run the tests (--layer unit, runtime, machine or image; --lint: the linters first)."""
+    return checkout.test(SETTINGS, layer, linted=lint)

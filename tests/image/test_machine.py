@@ -10,13 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from serai.image import accelerator, definition
-from serai.image.boot import boot
 from serai.image.definition import Arch, Image
 from serai.image.errors import BuildError
 from serai.image.firmware import Firmware
@@ -171,25 +169,3 @@ def test_a_disk_that_is_none(
         booted(image, disk, settings=settings, work=tmp_path / "work"),
     ):
         pass
-
-
-def test_boot_runs_a_command_with_files(
-    image: Image,
-    settings: Settings,
-    built: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    disk = built / f"{image.name}.qcow2"
-    before = sha256(disk.read_bytes()).digest()
-    folder = tmp_path / "a folder"
-    folder.mkdir()
-    (folder / "file").write_text("carried\n")
-    # sessiond comes up beside ssh, but the command finds a boot that has finished.
-    ready = "serai list >/dev/null && systemctl is-system-running"
-    command = f"cat '/root/a folder/file'; id -un; {ready}; echo aside >&2; exit 7"
-    assert boot(settings, image, disk, run=command, copy=[folder], bus="virtio") == 7
-    said = capfd.readouterr()
-    assert said.out.endswith("carried\nroot\nrunning\n")
-    assert said.err.endswith("aside\n")
-    assert sha256(disk.read_bytes()).digest() == before

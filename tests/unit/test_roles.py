@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from serai.image import roles_page
+from serai.image import bootstrap, definition, roles_page
 from serai.image.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -381,6 +381,17 @@ def test_only_builtin_modules_are_used() -> None:
         found = modules.findall(path.read_text())
         assert found, path
         assert all(name.startswith("ansible.builtin.") for name in found), path
+
+
+@pytest.mark.parametrize("image", ["debian-12-amd64", "debian-12-arm64"])
+def test_a_bootstrapped_base_has_the_packages_of_all_roles(image: str) -> None:
+    """In the base they cost a second each, in an emulated machine half a minute."""
+    loaded = definition.load(Settings.of({}), image)
+    for path in [*ROLES.glob("*/defaults/main.yml"), *ROLES.glob("*/vars/Debian.yml")]:
+        variables = yaml.safe_load(path.read_text()) or {}
+        for name, value in variables.items():
+            if name.endswith("_packages") and isinstance(value, list):
+                assert set(value) <= set(bootstrap.packages(loaded)), f"{path}: {name}"
 
 
 def test_seal_is_the_last_role_of_the_last_layer() -> None:

@@ -54,11 +54,16 @@ def _is_shell(path: Path, root: Path) -> bool:
         return stream.readline().startswith((b"#!/bin/sh", b"#!/usr/bin/env bash", b"#!/bin/bash"))
 
 
-def test(settings: Settings, layer: str) -> int:
-    """Run pytest over one layer or all, and return its exit status."""
+def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
+    """Run pytest over one layer or all, and return its exit status; ``linted``: the linters first.
+
+    Raises BuildError if one of them complains.
+    """
     if layer and layer not in TEST_LAYERS:
         raise BuildError(f"there is no test layer {layer!r}", hint=", ".join(TEST_LAYERS))
     if layer:
+        if linted:
+            lint(settings)
         return _pytest(settings, settings.root / "tests" / layer)
     # An emulated build waits much and the other layers need little: side by side they are done
     # sooner. The image's tests wait for it, and say themselves what failed.
@@ -67,6 +72,8 @@ def test(settings: Settings, layer: str) -> int:
     image = ["--image", definition.rehearsal()]
     argv = ["nice", "invoke", "build-image", *image, "verify-image", *image]
     with started(argv, log=log, env={"PATH": search_path()}) as beside:
+        if linted:
+            lint(settings)
         return _pytest(settings, beside=beside.pid)
 
 

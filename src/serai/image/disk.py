@@ -52,7 +52,9 @@ def fstab(identity: Identity) -> str:
     serial = f"{identity.esp[:4]}-{identity.esp[4:]}"
     return (
         f"UUID={identity.root} / ext4 errors=remount-ro 0 1\n"
-        f"UUID={serial} /boot/efi vfat umask=0077 0 0\n"
+        # No running machine needs it, and where a busy host emulates one, systemd may find it too
+        # late: then the boot would end in emergency mode (systemd.mount(5)).
+        f"UUID={serial} /boot/efi vfat umask=0077,nofail 0 0\n"
     )
 
 

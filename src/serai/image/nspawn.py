@@ -59,9 +59,12 @@ if [ -n "$sessions" ]; then
     mount -o remount,bind,nosuid,nodev "$sessions"
     set -- "$@" "--bind=$sessions:/sessions"
 fi
-# The kernel is the build host's, and so are its settings.
-exec systemd-nspawn "--directory=$root" "$@" systemd.mask=systemd-sysctl.service
+exec systemd-nspawn "--directory=$root" "$@"
 """
+
+# The kernel is the build host's, and so are its settings. Not masked: who applies his own is to
+# succeed, as in any container where this unit is left out.
+_SETTINGS = "/run/systemd/system/systemd-sysctl.service.d/host.conf"
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ def booted(
     options += ["--link-journal=no", "--capability=all"]
     # Newer than the container's list: without it quotas are forbidden where they are only missing.
     options += ["--system-call-filter=quotactl_fd"]
+    settings = work / "sysctl.conf"
+    settings.write_text("[Unit]\nConditionVirtualization=!container\n")
+    options += [f"--bind-ro={settings.absolute()}:{_SETTINGS}"]
     options += ["--drop-capability=CAP_NET_ADMIN"] if keep_changes else ["--private-network"]
     places = [cgroup, root, "" if keep_changes else writable, disk if sessions else ""]
     start = ["sh", "-c", _START, "sh", *places, *options]

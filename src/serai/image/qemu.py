@@ -140,12 +140,17 @@ def options(guest: Guest) -> list[Option]:
 
 
 def cpu(arch: Arch, accelerator: Accelerator) -> str:
-    """The processor model: the host's own, or all that the emulator can do."""
+    """The processor model: the host's own, or all that the emulator can do without being slow."""
     if accelerator != "tcg":
         return "host"
-    # Emulating the architected pointer authentication cipher doubles an arm64 guest's boot time;
-    # QEMU's own cipher is as good where no attacker is inside (docs/system/arm/cpu-features).
-    return "max,pauth-impdef=on" if arch == "arm64" else "max"
+    if arch == "arm64":
+        # Emulating the architected pointer authentication cipher doubles the boot time; QEMU's own
+        # is as good where no attacker is inside (docs/system/arm/cpu-features).
+        return "max,pauth-impdef=on"
+    # What costs an emulator more than it gives: strings that it moves byte by byte, five levels of
+    # page tables, a flush of all translations where protection keys change, a switch around each
+    # access to a user's memory, and KVM, which the guest would load.
+    return "max,erms=off,la57=off,pku=off,smap=off,svm=off"
 
 
 def _firmware(firmware: Firmware) -> list[Option]:
