@@ -40,13 +40,18 @@ _M = TypeVar("_M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Report:
-    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot."""
+    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot.
+
+    ``sha256`` is that of the disk that was verified, '' if it changed meanwhile: a release is made
+    of these very bytes.
+    """
 
     image: str
     version: str
     boot_seconds: float | None
     facts: dict[str, object]
     checks: tuple[Result, ...]
+    sha256: str = ""
 
     @property
     def passed(self) -> int:
@@ -327,7 +332,13 @@ def report_of(evidence: Evidence, version: str, results: Sequence[Result]) -> Re
             "reboot_seconds": None if isinstance(evidence.second, str) else evidence.second.seconds,
         }
     seconds = None if isinstance(first, str) else first.seconds
-    return Report(evidence.image.name, version, seconds, told, tuple(results))
+    return Report(
+        evidence.image.name, version, seconds, told, tuple(results), _verified(evidence.digests)
+    )
+
+
+def _verified(found: Digests | str) -> str:
+    return "" if isinstance(found, str) or found.before != found.after else found.after
 
 
 def write(report: Report, target: Path) -> None:
@@ -335,6 +346,7 @@ def write(report: Report, target: Path) -> None:
     content = {
         "image": report.image,
         "version": report.version,
+        "sha256": report.sha256,
         "boot_seconds": report.boot_seconds,
         "facts": report.facts,
         "checks": [asdict(check) for check in report.checks],
