@@ -65,10 +65,10 @@ def a_disk(folder: Path, root: Path) -> Path:
 
 def test_a_folder_is_told_path_by_path(root: Path) -> None:
     entries = {entry.path: entry for entry in tree.of_folder(root)}
-    me = {"owner": os.getuid(), "group": os.getgid()}
-    assert entries["tmp"] == Entry("tmp", "d", 0o1777, **me)
+    me = os.getuid(), os.getgid()
+    assert entries["tmp"] == Entry("tmp", "d", 0o1777, *me)
     assert entries["usr/bin/su"] == Entry(
-        "usr/bin/su", "f", 0o4755, **me, size=4, digest=hashlib.sha256(b"\x7fELF").hexdigest()
+        "usr/bin/su", "f", 0o4755, *me, 4, hashlib.sha256(b"\x7fELF").hexdigest()
     )
     assert entries["etc/link"].digest == STRANGE
     assert entries["etc/fifo"].type == "p"

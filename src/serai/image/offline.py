@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.image.errors import BuildError
-from serai.image.run import last_lines, run, tool
+from serai.image.run import Argument, last_lines, run, tool
 
 _SECTOR = 512  # bytes; QEMU's disks have no other unless asked for
 _ROOT, _ESP = 1, 15  # the partitions' numbers, as the cloud images have them
@@ -45,7 +45,7 @@ class RootFs:
         With ``log`` the answer is appended there byte by byte: names need not be text. A path that
         is not there is a line on stderr and no failure. Raises BuildError if there is no ext4.
         """
-        argv = [tool("debugfs"), "-f", "-", self._device]
+        argv: list[Argument] = [tool("debugfs"), "-f", "-", self._device]
         done = run(argv, stdin="".join(commands), log=log, check=False)
         if done.returncode != 0:
             said = log.read_text(errors="replace") if log else done.stderr
