@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,7 +83,7 @@ def parse(text: str) -> tuple[str, ...]:
 
 def jobs(source: Source, kinds: Sequence[str], folder: Path) -> list[Callable[[], None]]:
     """One action for each of ``kinds``, which writes ``folder``/<image>.<kind>."""
-    found = []
+    found: list[Callable[[], None]] = []
     for kind in kinds:
         suffix, writer = _WRITERS[kind]
         found.append(partial(_write, writer, source, folder / f"{source.image}.{suffix}"))
@@ -105,7 +107,8 @@ def convert(settings: Settings, image: str, kinds: Sequence[str]) -> list[Path]:
     disk = folder / f"{image}.qcow2"
     with (
         console.step(f"convert {image} to {', '.join(kinds)}"),
-        offline.opened(disk, scratch(settings)) as root,
+        scratch(settings, image) as work,
+        offline.opened(disk, work) as root,
     ):
         arch, stamp = manifest["definition"]["arch"], time_of(manifest, folder)
         source = Source(image, arch, manifest["version"], stamp, disk, root.raw)
@@ -113,11 +116,17 @@ def convert(settings: Settings, image: str, kinds: Sequence[str]) -> list[Path]:
     return [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]
 
 
-def scratch(settings: Settings) -> Path:
-    """The folder for copies of disks; it is there."""
-    folder = settings.cache / "release"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@contextmanager
+def scratch(settings: Settings, image: str) -> Iterator[Path]:
+    """An empty folder for copies of the disk of ``image``, which only one process has at a time."""
+    folder = settings.cache / "release" / image
+    with cache.locked(folder.with_name(f".{image}.lock")):
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def time_of(

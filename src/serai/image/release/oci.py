@@ -16,8 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from serai.image.definition import Arch
 from serai.image import digest
+from serai.image.definition import Arch
 
 _QEMU = 107  # user and group
 _TYPE = "application/vnd.oci.image."

@@ -127,7 +127,10 @@ def _builder(environ: Mapping[str, str]) -> tuple[str, str]:
     workflow, repository = environ.get("GITHUB_WORKFLOW_REF"), environ.get("GITHUB_REPOSITORY")
     if server and workflow and repository and run:
         attempt = environ.get("GITHUB_RUN_ATTEMPT", "1")
-        return f"{server}/{workflow}", f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}"
+        return (
+            f"{server}/{workflow}",
+            f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}",
+        )
     return environ.get("SERAI_BUILDER") or LOCAL_BUILDER, ""
 
 

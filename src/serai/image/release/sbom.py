@@ -213,7 +213,7 @@ def _copied(root: offline.RootFs, paths: list[str], scratch: Path) -> Iterator[d
     for path in paths:
         # debugfs(8) has no way to write these in a command.
         if '"' in path or not path.isprintable():
-            raise BuildError(f"a file on the disk has an odd name: {ascii(path)}")
+            raise BuildError(f"a file on the disk has an odd name: {path!a}")
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         copies = {path: Path(folder) / str(number) for number, path in enumerate(paths)}
         root.ask(f'dump "/{path}" "{copy}"\n' for path, copy in copies.items())

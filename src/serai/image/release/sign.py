@@ -85,7 +85,7 @@ def signer(content: str, signature: bytes, allowed_signers: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="serai-release-") as scratch:
         path = Path(scratch) / layout.SIGNATURE
         path.write_bytes(signature)
-        common = ["-s", path, "-f", allowed_signers]
+        common: list[str | Path] = ["-s", path, "-f", allowed_signers]
         found = run(["ssh-keygen", "-Y", "find-principals", *common], check=False, timeout=30)
         if found.returncode != 0:
             raise _bad(allowed_signers, "its key is not listed there")

@@ -81,7 +81,7 @@ def _present(directory: int) -> set[str]:
     for name in sorted(found):
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if not layout.NAME.fullmatch(name):
-            raise BuildError(f"{ascii(name)} is no name of a release's file", hint=_UNSIGNED)
+            raise BuildError(f"{name!a} is no name of a release's file", hint=_UNSIGNED)
         if not stat.S_ISREG(mode):
             raise BuildError(f"{name} is {_kind(mode)}, not a plain file", hint=_UNSIGNED)
     return set(found)
@@ -195,7 +195,7 @@ def _subjects(statement: Mapping[str, Any], signed: Mapping[str, str]) -> dict[s
         raise _wrong(layout.PROVENANCE, "it is no provenance of SLSA, version 1")
     for name in sorted({*wanted, *subjects}):
         if wanted.get(name) != subjects.get(name):
-            raise _wrong(layout.PROVENANCE, f"it does not speak of {ascii(name)} as it is here")
+            raise _wrong(layout.PROVENANCE, f"it does not speak of {name!a} as it is here")
     return sizes
 
 
@@ -213,7 +213,7 @@ def _agreed(
         raise _wrong(layout.PROVENANCE, "it names no image and version") from None
     disk = signed.get(f"{image}.qcow2")
     if disk is None:
-        raise _wrong(layout.PROVENANCE, f"it speaks of {ascii(image)}, which is not here")
+        raise _wrong(layout.PROVENANCE, f"it speaks of {image!a}, which is not here")
     try:
         component = bill["metadata"]["component"]
         hashes = {each["alg"]: each["content"] for each in component["hashes"]}
