@@ -27,6 +27,7 @@ from serai.image import describe as describes
 from serai.image import share as shared
 from serai.image.errors import BuildError
 from serai.image.qemu import Bus
+from serai.image.release import compare as compares
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -191,6 +192,12 @@ def provision_machines(
 def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
     """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1)."""
     return bench.bench(SETTINGS, only=only, check=check)
+
+
+@command(positional=["old", "new"])
+def compare(_c: Context, old: str, new: str, *, json: bool = False) -> None:
+    """Show what differs between two folders of builds or releases of an image."""
+    compares.show(SETTINGS, Path(old), Path(new), as_json=json)
 
 
 @command()
