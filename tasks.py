@@ -28,6 +28,7 @@ from serai.image import share as shared
 from serai.image.errors import BuildError
 from serai.image.qemu import Bus
 from serai.image.release import compare as compares
+from serai.image.release import twice as twices
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -65,11 +66,22 @@ def plan(_c: Context, image: str = IMAGE, set_: list[str] | None = None) -> None
 
 @command(iterable=["set_"])
 def build_image(
-    _c: Context, image: str = IMAGE, set_: list[str] | None = None, keep: bool = False
-) -> None:
-    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running)."""
+    _c: Context,
+    *,
+    image: str = IMAGE,
+    set_: list[str] | None = None,
+    keep: bool = False,
+    twice: bool = False,
+) -> int:
+    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running).
+
+    --twice: build it twice in the cache, each time from nothing, and compare the results.
+    """
+    if twice:
+        return twices.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
     folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
     console.say(str(folder / f"{image}.qcow2"))
+    return 0
 
 
 @command()
