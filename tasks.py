@@ -27,8 +27,10 @@ from serai.image import describe as describes
 from serai.image import share as shared
 from serai.image.errors import BuildError
 from serai.image.qemu import Bus
+from serai.image.release import compare as compares
 from serai.image.release import formats
 from serai.image.release import release as releases
+from serai.image.release import twice as twices
 from serai.image.release import verify_release as verify_releases
 from serai.image.settings import Settings
 from serai.image.verify import verify
@@ -67,11 +69,22 @@ def plan(_c: Context, image: str = IMAGE, set_: list[str] | None = None) -> None
 
 @command(iterable=["set_"])
 def build_image(
-    _c: Context, image: str = IMAGE, set_: list[str] | None = None, keep: bool = False
-) -> None:
-    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running)."""
+    _c: Context,
+    *,
+    image: str = IMAGE,
+    set_: list[str] | None = None,
+    keep: bool = False,
+    twice: bool = False,
+) -> int:
+    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running).
+
+    --twice: build it twice in the cache, each time from nothing, and compare the results.
+    """
+    if twice:
+        return twices.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
     folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
     console.say(str(folder / f"{image}.qcow2"))
+    return 0
 
 
 @command()
@@ -194,6 +207,12 @@ def provision_machines(
 def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
     """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1)."""
     return bench.bench(SETTINGS, only=only, check=check)
+
+
+@command(positional=["old", "new"])
+def compare(_c: Context, old: str, new: str, *, json: bool = False) -> None:
+    """Show what differs between two folders of builds or releases of an image."""
+    compares.show(SETTINGS, Path(old), Path(new), as_json=json)
 
 
 @command()

@@ -98,7 +98,7 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
     for entry in _sorted(entries):
         numbers = f"{entry.mode:04o}", str(entry.owner), str(entry.group), str(entry.size)
         values = entry.path, entry.type, *numbers, entry.digest, entry.capabilities
-        lines.append("\t".join(_escaped(value) for value in values))
+        lines.append("\t".join(escaped(value) for value in values))
     text = "\n".join(lines) + "\n"
     if path.suffix != ".zst":
         cache.write(path, text)
@@ -143,7 +143,7 @@ def _entry(line: str) -> Entry:
     )
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """``text`` on one line of UTF-8, whatever bytes it is made of."""
     return re.sub(
         "[\x00-\x1f\x7f\\\\\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text
