@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from serai.image.release.report import Changes, Component, Inputs, Package
 
-HOSTILE = "</script></style><img src=x onerror='window.hacked=1'>\"'>&amp;{{7*7}}]]><svg onload=hacked()>\u202e\x00"
+HOSTILE = (
+    "</script></style><img src=x onerror='window.hacked=1'>\"'>&amp;{{7*7}}]]>"
+    "<svg onload=hacked()>\u202e\x00"
+)
 
 BOOT = """<?xml version="1.0" standalone="no"?>
 <svg width="1017px" height="200px" version="1.1" xmlns="http://www.w3.org/2000/svg">

@@ -48,7 +48,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 def show(browser: webdriver.Chrome, folder: Path, inputs: Inputs, **media: str) -> Path:
     """Open the report of ``inputs``; ``media`` are features such as prefers_color_scheme."""
     for log in ("browser", "performance"):
-        browser.get_log(log)  # what was before
+        logged(browser, log)  # what was before
     features = [{"name": name.replace("_", "-"), "value": media[name]} for name in media]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -59,9 +59,15 @@ def show(browser: webdriver.Chrome, folder: Path, inputs: Inputs, **media: str) 
     return path
 
 
+def logged(browser: webdriver.Chrome, name: str) -> list[dict[str, Any]]:
+    """What is new in one of the browser's logs."""
+    entries: list[dict[str, Any]] = browser.get_log(name)  # type: ignore[no-untyped-call]
+    return entries
+
+
 def requests(browser: webdriver.Chrome) -> list[str]:
     """The addresses of everything that the page asked for."""
-    entries = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    entries = [json.loads(entry["message"])["message"] for entry in logged(browser, "performance")]
     return [
         entry["params"]["request"]["url"]
         for entry in entries
@@ -96,14 +102,14 @@ def test_a_report_says_nothing_to_anybody_and_has_no_error(
     )
     asked = [url for url in requests(browser) if not url.startswith("data:")]
     assert asked == [path.as_uri()]
-    assert browser.get_log("browser") == []
+    assert logged(browser, "browser") == []
 
 
 def test_hostile_names_are_texts(browser: webdriver.Chrome, tmp_path: Path) -> None:
     path = show(browser, tmp_path, hostile(HOSTILE))
     assert browser.execute_script("return window.hacked === undefined")
     assert [url for url in requests(browser) if not url.startswith("data:")] == [path.as_uri()]
-    assert browser.get_log("browser") == []
+    assert logged(browser, "browser") == []
     assert browser.title.startswith("</script></style>")
     scripts = (
         "return [document.scripts.length, document.querySelectorAll('main svg:not(.bar)').length]"
