@@ -83,12 +83,29 @@ def opened(disk: Path, scratch: Path) -> Iterator[RootFs]:
 
 def packages(status: str) -> list[str]:
     """'name version architecture' of every installed package, sorted, from dpkg's status file."""
-    found = []
+    return sorted(
+        f"{fields['Package']} {fields['Version']} {fields['Architecture']}"
+        for fields in _installed(status)
+    )
+
+
+def installed_sizes(status: str) -> dict[tuple[str, str], int]:
+    """Bytes that every installed package takes, by name and architecture, of the same file.
+
+    It is the estimate of the package's maker in KiB (Installed-Size, deb-control(5)), 0 without.
+    """
+    return {
+        (fields["Package"], fields["Architecture"]): int(fields.get("Installed-Size", "0")) << 10
+        for fields in _installed(status)
+    }
+
+
+def _installed(status: str) -> Iterator[dict[str, str]]:
+    """The fields of every installed package, as far as they fit on one line."""
     for paragraph in status.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if _is_field(line))
         if fields.get("Status", "").endswith(" installed"):
-            found.append(f"{fields['Package']} {fields['Version']} {fields['Architecture']}")
-    return sorted(found)
+            yield fields
 
 
 def _offset(raw: Path, partition: int) -> int | None:
