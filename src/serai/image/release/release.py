@@ -12,9 +12,9 @@ from typing import Any
 from serai.image import build, cache, console, definition, digest, offline, pins, shipped
 from serai.image.definition import Budget
 from serai.image.errors import BuildError
-from serai.image.release import formats, inspect, layout, provenance, sbom, sign, tree
+from serai.image.release import formats, inspect, layout, narrate, provenance, sbom, sign, tree
 from serai.image.settings import Settings
-from serai.image.verify import in_parallel
+from serai.image.verify import BOOT_CHART, in_parallel
 
 FORMATS = ("raw.zst", "vhdx", "oci")
 _SHOWN = 10  # findings; there may be thousands
@@ -65,10 +65,12 @@ def release(
             offline.opened(made.disk, work) as root,
         ):
             with console.step("inspect the disk"):
-                entries = inspected(made, root, budget, work)
+                disk = _Disk(root, inspected(made, root, budget, work), work)
             with cache.whole(target) as folder:
-                _fill(settings, made, version, folder, root=root, entries=entries, work=work)
-                _narrate(previous, folder, work)
+                with console.step(f"write {image}'s formats and contents"):
+                    parts = _fill(settings, made, version, disk, folder)
+                with console.step("tell what changed"):
+                    _narrate(made, version, disk, parts, previous=previous, folder=folder)
                 with console.step("sum and sign"):
                     _seal(made, version, folder, key)
     return target
@@ -137,43 +139,65 @@ def _require_readable(previous: Path | None, key: Path | None) -> None:
         raise BuildError(f"{previous} is no release", hint="--previous needs a release's folder")
 
 
+@dataclass(frozen=True)
+class _Disk:
+    """The build's disk, open, and what was found on it."""
+
+    root: offline.RootFs
+    entries: list[tree.Entry]
+    work: Path
+
+
 def _fill(
-    settings: Settings,
-    made: Build,
-    version: str,
-    folder: Path,
-    *,
-    root: offline.RootFs,
-    entries: list[tree.Entry],
-    work: Path,
-) -> None:
-    """The disk in every form, and what is in it."""
+    settings: Settings, made: Build, version: str, disk: _Disk, folder: Path
+) -> list[sbom.Part]:
+    """The disk in every form, and what is in it; returns the parts of the bill of materials."""
     image, told = made.image, made.manifest["definition"]
     stamp = formats.time_of(made.manifest, made.folder)
-    source = formats.Source(image, told["arch"], version, stamp, made.disk, root.raw)
+    source = formats.Source(image, told["arch"], version, stamp, made.disk, disk.root.raw)
     subject = sbom.Subject(
         image, version, made.sha256, told["distribution"], told["release"], told["arch"]
     )
+    parts: list[sbom.Part] = []
 
     def contents() -> None:
         for name in (f"{image}.qcow2", layout.MANIFEST, layout.PACKAGES, layout.VERIFIED):
             shutil.copyfile(made.folder / name, folder / name)
-        formats.direct_boot(root, image, folder)
-        tree.write(folder / layout.FILES, entries)
-        parts = sbom.parts(root, entries, subject, pins.read(settings), work)
+        formats.direct_boot(disk.root, image, folder)
+        tree.write(folder / layout.FILES, disk.entries)
+        parts.extend(sbom.parts(disk.root, disk.entries, subject, pins.read(settings), disk.work))
         (folder / layout.SBOM).write_text(sbom.text(subject, parts, stamp), encoding="utf-8")
 
-    with console.step(f"write {image}'s formats and contents"):
-        jobs = formats.jobs(source, FORMATS, folder)
-        in_parallel([*jobs, contents], threading.Event())
+    jobs = formats.jobs(source, FORMATS, folder)
+    in_parallel([*jobs, contents], threading.Event())
+    return parts
 
 
-def _narrate(previous: Path | None, folder: Path, work: Path) -> None:
-    """What people read: CHANGES.md and report.html."""
-    # The comparison and the report come in here.
-    del work
-    told = f"Compared with {previous.name}." if previous else "This is the first release."
-    (folder / layout.CHANGES).write_text(f"# Changes\n\n{told}\n", encoding="utf-8")
+def _narrate(
+    made: Build,
+    version: str,
+    disk: _Disk,
+    parts: list[sbom.Part],
+    *,
+    previous: Path | None,
+    folder: Path,
+) -> None:
+    """What people read; the other files are there."""
+    found = narrate.differences(previous, folder, version, disk.work) if previous else None
+    drawn = made.folder / BOOT_CHART
+    page = narrate.page(
+        made.manifest,
+        made.verify,
+        status=disk.root.read("/var/lib/dpkg/status"),
+        entries=disk.entries,
+        parts=parts,
+        boot_chart=drawn.read_text(errors="replace") if drawn.is_file() else "",
+        found=found,
+        download=made.disk.stat().st_size,
+    )
+    (folder / layout.REPORT).write_text(page, encoding="utf-8")
+    changelog = narrate.changelog(made.image, version, found)
+    (folder / layout.CHANGES).write_text(changelog, encoding="utf-8")
 
 
 def _seal(made: Build, version: str, folder: Path, key: Path | None) -> None:
