@@ -27,6 +27,11 @@ from serai.image import describe as describes
 from serai.image import share as shared
 from serai.image.errors import BuildError
 from serai.image.qemu import Bus
+from serai.image.release import compare as compares
+from serai.image.release import formats
+from serai.image.release import release as releases
+from serai.image.release import twice as twices
+from serai.image.release import verify_release as verify_releases
 from serai.image.settings import Settings
 from serai.image.verify import verify
 
@@ -64,11 +69,22 @@ def plan(_c: Context, image: str = IMAGE, set_: list[str] | None = None) -> None
 
 @command(iterable=["set_"])
 def build_image(
-    _c: Context, image: str = IMAGE, set_: list[str] | None = None, keep: bool = False
-) -> None:
-    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running)."""
+    _c: Context,
+    *,
+    image: str = IMAGE,
+    set_: list[str] | None = None,
+    keep: bool = False,
+    twice: bool = False,
+) -> int:
+    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running).
+
+    --twice: build it twice in the cache, each time from nothing, and compare the results.
+    """
+    if twice:
+        return twices.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
     folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
     console.say(str(folder / f"{image}.qcow2"))
+    return 0
 
 
 @command()
@@ -193,10 +209,62 @@ def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
     return bench.bench(SETTINGS, only=only, check=check)
 
 
+@command(positional=["old", "new"])
+def compare(_c: Context, old: str, new: str, *, json: bool = False) -> None:
+    """Show what differs between two folders of builds or releases of an image."""
+    compares.show(SETTINGS, Path(old), Path(new), as_json=json)
+
+
 @command()
 def demo(_c: Context) -> int:
     """Build, boot and verify Debian 12 for this machine's architecture."""
     return show.demo(SETTINGS)
+
+
+@command(
+    help={
+        "version": "what the release is called, for example 1.2.0",
+        "previous": "the folder of the release before, to tell the differences from",
+        "sign-key": "an SSH key's file; with a public one the agent is asked",
+    }
+)
+def release(
+    _c: Context, version: str, image: str = IMAGE, previous: str = "", sign_key: str = ""
+) -> None:
+    """Make dist/<image>/<version>/ of the newest build, if verify-image passed it."""
+    folder = releases.release(
+        SETTINGS,
+        image,
+        version,
+        previous=Path(previous) if previous else None,
+        key=Path(sign_key) if sign_key else None,
+    )
+    console.say(str(folder))
+
+
+@command(
+    help={
+        "folder": "the folder of a release",
+        "allowed-signers": "a file with the keys that you trust, see ssh-keygen(1)",
+    },
+)
+def verify_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
+    """See that a release's folder is what one of the allowed signers signed; offline."""
+    if not allowed_signers:
+        raise BuildError(
+            "nothing says whose signature counts",
+            hint="--allowed-signers FILE, see ALLOWED SIGNERS in ssh-keygen(1)",
+        )
+    found = verify_releases.verify(Path(folder), Path(allowed_signers))
+    told = f"{found.image} {found.version}: {found.files} files"
+    console.say(f"{told}, as signed by {found.signer}")
+
+
+@command(name="formats", help={"to": f"a list of {', '.join(formats.KINDS)}"})
+def write_formats(_c: Context, to: str, image: str = IMAGE) -> None:
+    """Write the newest build in other formats, beside it."""
+    for path in formats.convert(SETTINGS, image, formats.parse(to)):
+        console.say(str(path))
 
 
 @command()

@@ -188,6 +188,36 @@ def test_the_probe_goes_over_stdin_and_the_token_with_it() -> None:
     assert machine.ssh.asked == [("python3 - abcd", Path(probe.__file__).read_text())]
 
 
+class Drawing:
+    """A machine whose systemd-analyze draws ``output``, or whose ssh fails."""
+
+    def __init__(self, output: str | None) -> None:
+        self.ssh = self
+        self.output = output
+
+    def run(self, command: str, **_: object) -> subprocess.CompletedProcess[str]:
+        assert command == "systemd-analyze plot"
+        if self.output is None:
+            raise BuildError("Bootup is not yet finished")
+        return subprocess.CompletedProcess([command], 0, self.output, "")
+
+
+def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
+    verify.draw_boot(cast(Machine, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
+    assert (tmp_path / "boot.svg").read_text() == "<svg></svg>\n"
+
+
+@pytest.mark.parametrize("output", [None, "", "<svg><rect"])
+def test_a_machine_without_a_chart_is_a_warning_and_leaves_no_older_one(
+    tmp_path: Path, output: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "boot.svg"
+    target.write_text("an older one")
+    verify.draw_boot(cast(Machine, Drawing(output)), target)
+    assert not list(tmp_path.iterdir())
+    assert "there will be no boot.svg" in capsys.readouterr().err
+
+
 def test_the_probe_needs_the_standard_library_alone() -> None:
     names = set()
     for node in ast.walk(ast.parse(Path(probe.__file__).read_text(), feature_version=(3, 10))):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 from serai.image import (
@@ -29,6 +30,8 @@ from serai.image.settings import Settings
 
 # What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
 _HEADROOM_GIB = 6
+
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 _BASES: dict[str, Callable[..., None]] = {
     "bootstrap": bootstrap.make,
@@ -54,12 +57,13 @@ def build(
             console.say(f"{name} {made.version} is built already, nothing has changed")
             return made.folder
         _require_room(settings)
+        started = datetime.now(timezone.utc)
         previous: Path | None = None
         for stage in made.stages:
             _ensure(settings, image, stage, previous, keep=keep)
             previous = stage.disk
         with console.step("publish"):
-            _publish(settings, made)
+            _publish(settings, made, started)
     return made.folder
 
 
@@ -114,7 +118,7 @@ def _ensure(
     cache.prune(stage.folder.parent, keep=2)
 
 
-def _publish(settings: Settings, made: Plan) -> None:
+def _publish(settings: Settings, made: Plan, started: datetime) -> None:
     disk = made.stages[-1].disk
     with cache.whole(made.folder) as folder:
         shipped = folder / f"{made.image.name}.qcow2"
@@ -124,7 +128,10 @@ def _publish(settings: Settings, made: Plan) -> None:
             packages = offline.packages(root.read("/var/lib/dpkg/status"))
         (folder / "packages.txt").write_text("\n".join(packages) + "\n")
         (folder / "build.log").write_text(_log(made), errors="replace")
-        manifest = json.dumps(_manifest(settings, made, len(packages)), indent=2, default=str)
+        finished = datetime.now(timezone.utc)
+        times = {"started": _iso(started), "finished": _iso(finished)}
+        content = _manifest(settings, made, len(packages)) | times
+        manifest = json.dumps(content, indent=2, default=str)
         (folder / "manifest.json").write_text(manifest + "\n")
         (folder / "SHA256SUMS").write_text(_sums(folder))
     _point(made.folder.parent / "latest", made.version)
@@ -153,6 +160,16 @@ def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object
         "packages": packages,
         "stages": records,
     }
+
+
+def _iso(when: datetime) -> str:
+    """RFC 3339, in UTC, to the second."""
+    return when.strftime(_ISO)
+
+
+def time_of(text: str) -> float:
+    """A manifest's time in seconds since 1970."""
+    return datetime.strptime(text, _ISO).replace(tzinfo=timezone.utc).timestamp()
 
 
 def revision(root: Path) -> str:

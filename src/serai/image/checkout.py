@@ -31,6 +31,7 @@ def lint(settings: Settings) -> None:
 
 
 def _linters(root: Path) -> dict[str, list[str | Path]]:
+    workflows = sorted((root / ".github/workflows").glob("*.yml"))
     scripts = [path for path in sorted(root.rglob("*")) if _is_shell(path, root)]
     return {
         "ruff check": ["ruff", "check", "."],
@@ -38,6 +39,11 @@ def _linters(root: Path) -> dict[str, list[str | Path]]:
         "mypy": ["mypy"],
         "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
         "yamllint": ["yamllint", "--strict", "."],
+        "workflows": [
+            "check-jsonschema",
+            "--builtin-schema=vendor.github-workflows",
+            *workflows,
+        ],
         "shellcheck": ["shellcheck", *scripts],
         # Packer 1.6.6 knows no -recursive.
         "packer fmt": ["packer", "fmt", "-check", "packer"],

@@ -64,6 +64,13 @@ class Machine(_Table):
     memory: Size = "2G"
 
 
+class Budget(_Table):
+    """How large a release may be, in MiB: the qcow2, and what its root file system holds."""
+
+    image_mib: Annotated[int, Field(ge=1)] | None = None
+    root_mib: Annotated[int, Field(ge=1)] | None = None
+
+
 class Image(_Table):
     """One image."""
 
@@ -75,6 +82,7 @@ class Image(_Table):
     base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
     disk: Disk = Disk()
     machine: Machine = Machine()
+    budget: Budget = Budget()
     # what is chosen of the roles' variables, each of its role's type
     variables: dict[str, Any] = Field(default_factory=dict)
 

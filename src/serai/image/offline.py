@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from serai.image.errors import BuildError
-from serai.image.run import last_lines, run, tool
+from serai.image.run import Argument, last_lines, run, tool
 
 _SECTOR = 512  # bytes; QEMU's disks have no other unless asked for
+_ROOT, _ESP = 1, 15  # the partitions' numbers, as the cloud images have them
 
 
 @dataclass(frozen=True)
 class RootFs:
-    """The root file system inside a raw disk."""
+    """The root file system inside a raw disk; offsets are bytes from the start of the disk.
 
+    ``esp`` is where the EFI system partition begins, None where there is none; ``name`` is the
+    disk's for messages.
+    """
+
+    name: str
     raw: Path
-    offset: int  # bytes from the start of the disk
+    offset: int
+    esp: int | None
 
     def read(self, path: str) -> str:
         """The text of the file at ``path``; raises BuildError if there is none."""
-        device = f"{self.raw}?offset={self.offset}"
-        done = run([tool("debugfs"), "-R", f"cat {path}", device])
+        done = run([tool("debugfs"), "-R", f"cat {path}", self._device])
         if not done.stdout:  # debugfs ends with 0 whatever happened
             raise BuildError(f"{path} cannot be read from the disk: {last_lines(done.stderr)}")
         return done.stdout
+
+    def ask(
+        self, commands: Iterable[str], *, log: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """What debugfs says to ``commands``, one a line; each is echoed before its answer.
+
+        With ``log`` the answer is appended there byte by byte: names need not be text. A path that
+        is not there is a line on stderr and no failure. Raises BuildError if there is no ext4.
+        """
+        argv: list[Argument] = [tool("debugfs"), "-f", "-", self._device]
+        done = run(argv, stdin="".join(commands), log=log, check=False)
+        if done.returncode != 0:
+            said = log.read_text(errors="replace") if log else done.stderr
+            first = said.partition("while trying to open")[0]
+            raise BuildError(f"{self.name}'s root cannot be read: {last_lines(first)}")
+        return done
+
+    def used(self) -> int:
+        """How many bytes of the file system are in use, as df(1) counts them."""
+        told = run([tool("dumpe2fs"), "-h", self._device]).stdout
+        fields = dict(re.findall(r"^([A-Z][a-z ]+): +(\d+)$", told, re.MULTILINE))
+        try:
+            overhead = int(fields.get("Overhead clusters", "0"))
+            blocks = int(fields["Block count"]) - int(fields["Free blocks"]) - overhead
+            return blocks * int(fields["Block size"])
+        except KeyError as missing:
+            raise BuildError(f"{self.name}'s root tells no {missing}") from None
+
+    @property
+    def _device(self) -> str:
+        return f"{self.raw}?offset={self.offset}"
 
 
 @contextmanager
@@ -37,25 +75,43 @@ def opened(disk: Path, scratch: Path) -> Iterator[RootFs]:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         raw = Path(folder) / "disk.raw"
         run([tool("qemu-img"), "convert", "-O", "raw", disk, raw])
-        yield RootFs(raw, _root_offset(raw))
+        offset = _offset(raw, _ROOT)
+        if offset is None:
+            raise BuildError(f"{disk.name} has no partition {_ROOT}")
+        yield RootFs(disk.name, raw, offset, _offset(raw, _ESP))
 
 
 def packages(status: str) -> list[str]:
     """'name version architecture' of every installed package, sorted, from dpkg's status file."""
-    found = []
+    return sorted(
+        f"{fields['Package']} {fields['Version']} {fields['Architecture']}"
+        for fields in _installed(status)
+    )
+
+
+def installed_sizes(status: str) -> dict[tuple[str, str], int]:
+    """Bytes that every installed package takes, by name and architecture, of the same file.
+
+    It is the estimate of the package's maker in KiB (Installed-Size, deb-control(5)), 0 without.
+    """
+    return {
+        (fields["Package"], fields["Architecture"]): int(fields.get("Installed-Size", "0")) << 10
+        for fields in _installed(status)
+    }
+
+
+def _installed(status: str) -> Iterator[dict[str, str]]:
+    """The fields of every installed package, as far as they fit on one line."""
     for paragraph in status.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if _is_field(line))
         if fields.get("Status", "").endswith(" installed"):
-            found.append(f"{fields['Package']} {fields['Version']} {fields['Architecture']}")
-    return sorted(found)
+            yield fields
 
 
-def _root_offset(raw: Path) -> int:
-    told = run(["sgdisk", "--info=1", raw], check=False).stdout
+def _offset(raw: Path, partition: int) -> int | None:
+    told = run(["sgdisk", f"--info={partition}", raw], check=False).stdout
     first = re.search(r"^First sector: (\d+)", told, re.MULTILINE)
-    if first is None:
-        raise BuildError(f"{raw.name} has no partition 1")
-    return int(first[1]) * _SECTOR
+    return int(first[1]) * _SECTOR if first else None
 
 
 def _is_field(line: str) -> bool:

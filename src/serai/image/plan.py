@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def _version(argv: tuple[str, ...]) -> str:
 def _base_inputs(image: Image, tools: dict[str, str]) -> dict[str, object]:
     if image.base.kind == "bootstrap":
         used = ("mmdebstrap", "mke2fs", "qemu-img")
-        return {**bootstrap.inputs(image), **{name: tools[name] for name in used}}
+        # The tools heed it: with another one, another disk.
+        dates = {name: os.environ[name] for name in ("SOURCE_DATE_EPOCH",) if name in os.environ}
+        return {**bootstrap.inputs(image), **{name: tools[name] for name in used}, **dates}
     return {**cloudimage.inputs(image), "qemu-img": tools["qemu-img"]}
 
 

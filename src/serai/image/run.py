@@ -19,6 +19,8 @@ from serai.image.errors import BuildError
 
 # The package that brings a tool, where its name is not the tool's own.
 PACKAGES = {
+    "debugfs": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
     "gpgv": "gpgv",
     "mcopy": "mtools",
     "mformat": "mtools",

@@ -12,7 +12,7 @@ from pathlib import Path
 from serai.image import offline
 from serai.image.errors import BuildError
 from serai.image.facts import Shipped
-from serai.image.run import last_lines, run
+from serai.image.run import last_lines
 
 BUILD_USER = "serai-build"
 _FILES = (
@@ -41,19 +41,19 @@ def gather(disk: Path, scratch: Path) -> Shipped:
 
     Raises BuildError if the disk cannot be read.
     """
-    with (
-        offline.opened(disk, scratch) as root,
-        tempfile.TemporaryDirectory(dir=scratch) as folder,
-    ):
+    with offline.opened(disk, scratch) as root:
+        return of_root(root, scratch)
+
+
+def of_root(root: offline.RootFs, scratch: Path) -> Shipped:
+    """The same of an opened disk."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         tree = Path(folder)
-        done = run(
-            # debugfs(8); '-f -' reads commands. A path that is not there is none to look at.
-            ["debugfs", "-f", "-", f"{root.raw}?offset={root.offset}"],
-            stdin="".join(_commands(tree)),
-        )
+        # A path that is not there is none to look at.
+        done = root.ask(_commands(tree))
         # It ends with 0 whatever happened, and where nothing is read nothing is found.
         if not _accounts(tree):
-            raise BuildError(f"{disk.name}'s root cannot be read: {last_lines(done.stderr)}")
+            raise BuildError(f"{root.name}'s root cannot be read: {last_lines(done.stderr)}")
         return look(tree)
 
 

@@ -31,6 +31,7 @@ from serai.image.run import run
 from serai.image.settings import Settings
 
 REPORT = "verify.json"
+BOOT_CHART = "boot.svg"
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
@@ -40,13 +41,18 @@ _M = TypeVar("_M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Report:
-    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot."""
+    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot.
+
+    ``sha256`` is that of the disk that was verified, '' if it changed meanwhile: a release is made
+    of these very bytes.
+    """
 
     image: str
     version: str
     boot_seconds: float | None
     facts: dict[str, object]
     checks: tuple[Result, ...]
+    sha256: str = ""
 
     @property
     def passed(self) -> int:
@@ -182,6 +188,7 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
     try:
         with booted(image, disk, settings=settings, work=work) as machine:
             found.first = found.machine(machine, "first", machine.boot_seconds, token)
+            draw_boot(machine, disk.with_name(BOOT_CHART))
             with found.timed("runtime"):
                 found.runtime = attempt(lambda: exercised(machine))
             found.second = found.machine(machine, "second", machine.reboot())
@@ -223,6 +230,23 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
 def probed(machine: Machine, token: str = "") -> Facts:
     """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
     return _told(Facts, machine, probe, token)
+
+
+def draw_boot(machine: Machine, target: Path) -> None:
+    """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
+
+    It is for people to look at and proves nothing: a machine that draws none costs a warning, and
+    the chart of an earlier verification goes.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        drawn = machine.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
+        if not drawn.rstrip().endswith("</svg>"):
+            raise BuildError("systemd-analyze drew no chart of the boot")
+    except BuildError as error:
+        console.warn(f"there will be no {target.name}: {error}")
+    else:
+        cache.write(target, drawn)
 
 
 def exercised(machine: Machine) -> facts.Runtime:
@@ -327,7 +351,13 @@ def report_of(evidence: Evidence, version: str, results: Sequence[Result]) -> Re
             "reboot_seconds": None if isinstance(evidence.second, str) else evidence.second.seconds,
         }
     seconds = None if isinstance(first, str) else first.seconds
-    return Report(evidence.image.name, version, seconds, told, tuple(results))
+    return Report(
+        evidence.image.name, version, seconds, told, tuple(results), _verified(evidence.digests)
+    )
+
+
+def _verified(found: Digests | str) -> str:
+    return "" if isinstance(found, str) or found.before != found.after else found.after
 
 
 def write(report: Report, target: Path) -> None:
@@ -335,6 +365,7 @@ def write(report: Report, target: Path) -> None:
     content = {
         "image": report.image,
         "version": report.version,
+        "sha256": report.sha256,
         "boot_seconds": report.boot_seconds,
         "facts": report.facts,
         "checks": [asdict(check) for check in report.checks],

@@ -1,0 +1,1 @@
+"""Releases: what is in an image, signed, attested and compared."""

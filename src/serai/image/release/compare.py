@@ -1,0 +1,205 @@
+"""What differs between two builds or releases of an image: packages, files, size, boot, checks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from serai.image.errors import BuildError
+from serai.image.release import changes, tree
+from serai.image.release.changes import Changes, Check, File, Package, Side
+from serai.image.release.tree import Entry
+from serai.image.run import run
+from serai.image.settings import Settings
+
+FILES = "files.tsv.zst"
+_SETID = 0o6000
+_UNITS = ("etc/systemd/system/", "usr/lib/systemd/system/")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in the folder of a build or a release. ``packages`` are versions by name.
+
+    ``checks`` are those of verify.json and whether each passed; without that file there are none,
+    and ``boot_seconds`` is None.
+    """
+
+    image: str
+    version: str
+    revision: str
+    packages: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    image_bytes: int
+    boot_seconds: float | None
+    checks: Mapping[str, bool]
+
+
+def read(folder: Path, work: Path) -> Contents:
+    """What is in ``folder``; its disk is read, below ``work``, where it has no file manifest.
+
+    Raises BuildError where it is no such folder.
+    """
+    manifest = _json(folder / "manifest.json")
+    disk = folder / f"{manifest['image']}.qcow2"
+    listed = folder / FILES
+    if not disk.is_file():
+        raise BuildError(f"{folder} has no {disk.name}", hint="give the folder of a build")
+    verified = folder / "verify.json"
+    verdict = _json(verified) if verified.exists() else {"boot_seconds": None, "checks": []}
+    entries = tree.load(listed) if listed.exists() else tree.of_disk(disk, work)
+    return Contents(
+        image=manifest["image"],
+        version=manifest["version"],
+        revision=manifest["revision"],
+        packages=packages((folder / "packages.txt").read_text()),
+        entries=tuple(entries),
+        image_bytes=disk.stat().st_size,
+        boot_seconds=verdict["boot_seconds"],
+        checks={check["name"]: check["ok"] for check in verdict["checks"]},
+    )
+
+
+def packages(text: str) -> dict[str, str]:
+    """Versions by name of packages.txt; a name that two architectures have is 'name:arch'."""
+    lines = [line.split() for line in text.splitlines()]
+    count = Counter(name for name, _, _ in lines)
+    return {
+        name if count[name] == 1 else f"{name}:{arch}": version for name, version, arch in lines
+    }
+
+
+def older(version: str, other: str) -> bool:
+    """Whether ``version`` comes before ``other`` in dpkg's order (deb-version(7))."""
+    return run(["dpkg", "--compare-versions", version, "lt", other], check=False).returncode == 0
+
+
+def compare(old: Contents, new: Contents, older: Callable[[str, str], bool] = older) -> Changes:
+    """What is otherwise in ``new`` than in ``old``; each list is sorted."""
+    both = [
+        Package(name, old.packages[name], new.packages[name])
+        for name in sorted(old.packages.keys() & new.packages.keys())
+        if old.packages[name] != new.packages[name]
+    ]
+    up = [package for package in both if older(package.old, package.new)]
+    checks = [
+        Check(name, old.checks.get(name), new.checks.get(name))
+        for name in sorted({*old.checks, *new.checks})
+        if old.checks.get(name) != new.checks.get(name)
+    ]
+    units = sorted(_enabled(new.entries) - _enabled(old.entries))
+    return Changes(
+        old=_side(old),
+        new=_side(new),
+        privileged=tuple(_privileged(old.entries, new.entries)),
+        sockets=tuple(unit for unit in units if unit.endswith(".socket")),
+        units=tuple(unit for unit in units if not unit.endswith(".socket")),
+        added=tuple(Package(name, "", v) for name, v in _only(new.packages, old.packages)),
+        removed=tuple(Package(name, v, "") for name, v in _only(old.packages, new.packages)),
+        upgraded=tuple(up),
+        downgraded=tuple(package for package in both if package not in up),
+        files=tuple(files(old.entries, new.entries)),
+        # Nothing was checked on one side: then no check has changed.
+        checks=tuple(checks) if old.checks and new.checks else (),
+    )
+
+
+def files(old: Iterable[Entry], new: Iterable[Entry]) -> list[File]:
+    """The paths that are not the same in both trees, sorted, and what of them is not."""
+    before = {entry.path: entry for entry in old}
+    after = {entry.path: entry for entry in new}
+    found = []
+    for path in sorted({*before, *after}):
+        one, other = before.get(path), after.get(path)
+        if one != other:
+            how = "added" if one is None else "removed" if other is None else "changed"
+            found.append(File(path, how, _what(one, other)))
+    return found
+
+
+def show(settings: Settings, old: Path, new: Path, *, as_json: bool) -> None:
+    """Print what differs between two folders; raises BuildError where one is not of a build."""
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    found = compare(read(old, settings.cache), read(new, settings.cache))
+    text = json.dumps(asdict(found), indent=2) + "\n" if as_json else changes.markdown(found)
+    print(text, end="")
+
+
+def _what(old: Entry | None, new: Entry | None) -> str:
+    """What has changed of a path that both trees have."""
+    if old is None or new is None:
+        return ""
+    if old.type != new.type:
+        return f"type {old.type} → {new.type}"
+    found = []
+    if (old.digest, old.size) != (new.digest, new.size):
+        found.append(f"{old.digest} → {new.digest}" if new.type == "l" else "content")
+    if old.mode != new.mode:
+        found.append(f"mode {old.mode:04o} → {new.mode:04o}")
+    if (old.owner, old.group) != (new.owner, new.group):
+        found.append(f"owner {old.owner}:{old.group} → {new.owner}:{new.group}")
+    if old.capabilities != new.capabilities:
+        found.append(f"capabilities {old.capabilities or 'none'} → {new.capabilities or 'none'}")
+    return ", ".join(found)
+
+
+def _side(contents: Contents) -> Side:
+    return Side(
+        image=contents.image,
+        version=contents.version,
+        revision=contents.revision,
+        image_bytes=contents.image_bytes,
+        files_bytes=sum(entry.size for entry in contents.entries),
+        files=len(contents.entries),
+        packages=len(contents.packages),
+        boot_seconds=contents.boot_seconds,
+        passed=sum(contents.checks.values()),
+        checks=len(contents.checks),
+    )
+
+
+def _privileged(old: Iterable[Entry], new: Iterable[Entry]) -> list[str]:
+    """Programs with rights that they did not have: setuid, setgid, capabilities."""
+    had = {entry.path: _rights(entry) for entry in old}
+    return sorted(
+        f"{entry.path} ({rights})"
+        for entry in new
+        if (rights := _rights(entry)) and rights != had.get(entry.path)
+    )
+
+
+def _rights(entry: Entry) -> str:
+    if entry.type != "f":
+        return ""
+    mode = f"{entry.mode:04o} {entry.owner}:{entry.group}" if entry.mode & _SETID else ""
+    return " ".join(part for part in (mode, entry.capabilities) if part)
+
+
+def _enabled(entries: Iterable[Entry]) -> set[str]:
+    """Units that others pull in, sockets that systemd listens on among them (systemd.unit(5))."""
+    return {
+        PurePosixPath(entry.path).name
+        for entry in entries
+        if entry.type == "l"
+        and entry.path.startswith(_UNITS)
+        and entry.path.split("/")[-2].endswith((".wants", ".requires"))
+    }
+
+
+def _only(these: Mapping[str, _T], others: Mapping[str, _T]) -> list[tuple[str, _T]]:
+    return [(name, these[name]) for name in sorted(these.keys() - others.keys())]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BuildError(
+            f"{path} cannot be read: {error}", hint="give the folder of a build or a release"
+        ) from None
+    return found

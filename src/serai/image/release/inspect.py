@@ -1,0 +1,144 @@
+"""Whether a finished disk may be released: what must not be on it, judged by its bytes at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from serai.image import offline, shipped
+from serai.image.definition import Budget
+from serai.image.facts import Shipped
+from serai.image.release import allow, tree
+from serai.image.release.tree import Entry
+
+_MIB = 1 << 20
+_STICKY, _SETID, _OTHERS_WRITE = 0o1000, 0o6000, 0o002
+_FIRST_PERSON, _NOBODY = 1000, 65534
+# Each list of paths among the facts of the bytes at rest, the rule that it breaks, and why.
+_AT_REST: tuple[tuple[str, str, str], ...] = (
+    ("host_keys", "identity", "a host key that all machines would share"),
+    ("random_seeds", "identity", "a random seed that all machines would share"),
+    ("cloud_init", "identity", "state of cloud-init: it would take the machine for the build's"),
+    ("logs", "logs", "a log of the build"),
+    ("homes", "homes", "left in a home: a key, a history or a file of the build"),
+    ("apt", "apt", "package lists or packages, which are old at once"),
+    ("temporary", "temporary", "a temporary file of the build"),
+    ("mentions", "build user", "names the user that the build logs in as"),
+    ("sudoers", "build user", "lets somebody from the build become root"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why a disk is refused; ``path`` is '' for the disk as a whole, ``words`` are for people."""
+
+    path: str
+    rule: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What is judged. ``image_bytes`` is the qcow2's size, ``root_bytes`` what the root uses."""
+
+    entries: list[Entry]
+    shipped: Shipped
+    image_bytes: int
+    root_bytes: int
+
+
+def read(disk: Path, work: Path) -> Disk:
+    """What is on ``disk``, a finished qcow2; scratch copies lie below ``work`` and are removed.
+
+    Raises BuildError if it cannot be read.
+    """
+    with offline.opened(disk, work) as root:
+        return Disk(
+            entries=tree.of_root(root, work),
+            shipped=shipped.of_root(root, work),
+            image_bytes=disk.stat().st_size,
+            root_bytes=root.used(),
+        )
+
+
+def inspect(disk: Disk, budget: Budget) -> list[Finding]:
+    """Why ``disk`` must not be released, sorted; empty where it may be."""
+    rules: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _at_rest(disk.shipped),
+        lambda: _refused(disk.entries),
+        lambda: _writable(disk.entries),
+        lambda: _privileged(disk.entries),
+        lambda: _owners(disk.entries),
+        lambda: _too_large(disk, budget),
+    )
+    found = {finding for rule in rules for finding in rule()}
+    return sorted(found, key=lambda finding: (finding.rule, finding.path, finding.words))
+
+
+def _at_rest(found: Shipped) -> Iterator[Finding]:
+    for path, value in (
+        ("/etc/machine-id", found.machine_id),
+        ("/var/lib/dbus/machine-id", found.dbus_machine_id),
+    ):
+        if value not in ("", "uninitialized"):
+            yield Finding(path, "identity", f"a machine ID that all machines would share: {value}")
+    for name, rule, words in _AT_REST:
+        for path in getattr(found, name):
+            yield Finding(path, rule, words)
+
+
+def _refused(entries: list[Entry]) -> Iterator[Finding]:
+    rules = allow.named("refused")
+    for entry in entries:
+        if entry.type == "f" and entry.size and (rule := rules.find(entry.path)):
+            yield Finding(f"/{entry.path}", "secrets", rule.reason)
+
+
+def _writable(entries: list[Entry]) -> Iterator[Finding]:
+    rules = allow.named("writable")
+    for entry in entries:
+        if entry.type == "l" or not entry.mode & _OTHERS_WRITE:
+            continue
+        if rules.find(entry.path) is None:
+            yield Finding(
+                f"/{entry.path}", "writable", f"everybody may write to it: {_mode(entry)}"
+            )
+        elif entry.type == "d" and not entry.mode & _STICKY:
+            words = f"everybody may remove others' files in it: {_mode(entry)}"
+            yield Finding(f"/{entry.path}", "writable", words)
+
+
+def _privileged(entries: list[Entry]) -> Iterator[Finding]:
+    rules = allow.named("privileged")
+    for entry in entries:
+        if entry.type != "f":
+            continue
+        if entry.mode & _SETID and rules.find(f"{entry.path}={_mode(entry)}") is None:
+            words = f"setuid or setgid, and not listed: {_mode(entry)}"
+            yield Finding(f"/{entry.path}", "privileged", words)
+        if entry.capabilities and rules.find(f"{entry.path}={entry.capabilities}") is None:
+            words = f"has capabilities, and is not listed: {entry.capabilities}"
+            yield Finding(f"/{entry.path}", "privileged", words)
+
+
+def _owners(entries: list[Entry]) -> Iterator[Finding]:
+    """Packages' accounts have lower numbers; people are not made before the first boot."""
+    for entry in entries:
+        for what, number in (("user", entry.owner), ("group", entry.group)):
+            if number >= _FIRST_PERSON and number != _NOBODY:
+                words = f"belongs to the {what} {number}, whom the image does not have"
+                yield Finding(f"/{entry.path}", "owner", words)
+
+
+def _too_large(disk: Disk, budget: Budget) -> Iterator[Finding]:
+    for what, size, limit in (
+        ("the qcow2 has", disk.image_bytes, budget.image_mib),
+        ("the root file system holds", disk.root_bytes, budget.root_mib),
+    ):
+        if limit is not None and size > limit * _MIB:
+            yield Finding("", "budget", f"{what} {-(-size // _MIB)} MiB, of {limit} allowed")
+
+
+def _mode(entry: Entry) -> str:
+    return f"{entry.mode:04o}"

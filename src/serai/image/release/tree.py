@@ -1,0 +1,376 @@
+"""The file manifest: what is in a root file system, a line a path, read without booting it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from serai.image import cache, offline
+from serai.image.errors import BuildError
+from serai.image.run import run, tool
+
+CAPABILITY = "security.capability"
+"""The extended attribute with a file's capabilities (capabilities(7))."""
+
+_ESP = "boot/efi"
+_ESP_MODE = 0o700  # what fstab(5) gives everything there: umask=0077
+_TYPES = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFBLK: "b",
+    stat.S_IFCHR: "c",
+    stat.S_IFIFO: "p",
+    stat.S_IFSOCK: "s",
+}
+# A shorter link's target is in the inode itself (kernel, Documentation/filesystems/ext4).
+_IN_INODE = 60
+_BATCH = 256 << 20  # bytes of files that are copied out of a disk at a time
+_PART = 1 << 20  # bytes that are read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One path of a root file system.
+
+    ``path`` is relative to /, which is '.' itself; what is no UTF-8 in it is a surrogate (PEP 383).
+    ``type`` is a letter as in find(1): f d l c b p s. ``mode`` has the permission bits, setuid,
+    setgid and sticky among them. ``size`` is in bytes, 0 but for a regular file. ``digest`` is the
+    SHA-256 of a regular file, a link's target, and '' otherwise. ``capabilities`` is the attribute
+    security.capability in hexadecimal, '' where there is none.
+    """
+
+    path: str
+    type: str
+    mode: int
+    owner: int
+    group: int
+    size: int = 0
+    digest: str = ""
+    capabilities: str = ""
+
+
+_COLUMNS = tuple(field.name for field in fields(Entry))
+
+
+def of_disk(disk: Path, work: Path) -> list[Entry]:
+    """What is on the root and the EFI system partition of ``disk``, sorted by path.
+
+    Scratch copies lie below ``work`` and are removed. Raises BuildError if it cannot be read.
+    """
+    with offline.opened(disk, work) as root:
+        return of_root(root, work)
+
+
+def of_root(root: offline.RootFs, work: Path) -> list[Entry]:
+    """The same of an opened disk."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        scratch = Path(folder)
+        return _sorted([*_Disk(root, scratch).entries(), *_esp(root, scratch)])
+
+
+def of_folder(root: Path) -> list[Entry]:
+    """What is in the folder ``root``, sorted by path; raises BuildError where it is not readable.
+
+    What is mounted there is left out, but for its mount point.
+    """
+    try:
+        return _sorted(_of_folder(os.fsencode(root)))
+    except OSError as error:
+        raise BuildError(f"{root} cannot be read: {error.strerror}: {error.filename!r}") from None
+
+
+def write(path: Path, entries: Iterable[Entry]) -> None:
+    """Write ``entries`` as tab-separated values, zstd-compressed where the name ends in .zst.
+
+    The same entries are the same bytes. ``path`` appears whole or not at all.
+    """
+    lines = ["\t".join(_COLUMNS)]
+    for entry in _sorted(entries):
+        numbers = f"{entry.mode:04o}", str(entry.owner), str(entry.group), str(entry.size)
+        values = entry.path, entry.type, *numbers, entry.digest, entry.capabilities
+        lines.append("\t".join(escaped(value) for value in values))
+    text = "\n".join(lines) + "\n"
+    if path.suffix != ".zst":
+        cache.write(path, text)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        plain, packed = Path(folder) / "tsv", Path(folder) / "zst"
+        plain.write_text(text, encoding="utf-8")
+        # One thread: how many there are would change the bytes.
+        run([tool("zstd"), "-q", "-10", "--single-thread", plain, "-o", packed])
+        packed.chmod(0o644)
+        cache.fsync(packed)
+        packed.replace(path)
+    cache.fsync(path.parent)
+
+
+def load(path: Path) -> list[Entry]:
+    """What ``write`` wrote; raises BuildError if that is not what ``path`` holds."""
+    try:
+        if path.suffix == ".zst":
+            text = run([tool("zstd"), "-dcq", path]).stdout
+        else:
+            text = path.read_text(encoding="utf-8")
+        header, *lines, end = text.split("\n")
+        if header != "\t".join(_COLUMNS) or end:
+            raise ValueError("the first or the last line is not a manifest's")
+        return [_entry(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} is no file manifest: {error}") from None
+
+
+def _entry(line: str) -> Entry:
+    path, kind, mode, owner, group, size, digest, capabilities = line.split("\t")
+    return Entry(
+        path=_plain(path),
+        type=kind,
+        mode=int(mode, 8),
+        owner=int(owner),
+        group=int(group),
+        size=int(size),
+        digest=_plain(digest),
+        capabilities=capabilities,
+    )
+
+
+def escaped(text: str) -> str:
+    """``text`` on one line of UTF-8, whatever bytes it is made of."""
+    return re.sub(
+        "[\x00-\x1f\x7f\\\\\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text
+    )
+
+
+def _plain(text: str) -> str:
+    def character(found: re.Match[str]) -> str:
+        return bytes([int(found[1], 16)]).decode("utf-8", "surrogateescape")
+
+    return re.sub(r"\\x([0-9a-f]{2})", character, text)
+
+
+def _sorted(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: os.fsencode(entry.path))
+
+
+def _of_folder(root: bytes, below: bytes = b".", device: int = -1) -> Iterator[Entry]:
+    path = root if below == b"." else os.path.join(root, below)  # noqa: PTH118 - bytes
+    told = os.lstat(path)
+    kind = _TYPES[stat.S_IFMT(told.st_mode)]
+    content = ("", "")
+    if kind == "l":
+        content = (os.fsdecode(os.readlink(path)), "")  # noqa: PTH115 - bytes
+    elif kind == "f":
+        content = (_of_file(path, told.st_size), _capabilities(path))
+    yield Entry(
+        os.fsdecode(below),
+        kind,
+        stat.S_IMODE(told.st_mode),
+        told.st_uid,
+        told.st_gid,
+        told.st_size if kind == "f" else 0,
+        *content,
+    )
+    if kind == "d" and device in (-1, told.st_dev):
+        for name in os.listdir(path):  # noqa: PTH208 - bytes
+            inner = name if below == b"." else os.path.join(below, name)  # noqa: PTH118 - bytes
+            yield from _of_folder(root, inner, told.st_dev)
+
+
+def _capabilities(path: bytes) -> str:
+    try:
+        return os.getxattr(path, CAPABILITY, follow_symlinks=False).hex()
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return ""
+        raise
+
+
+def _of_file(path: bytes, size: int) -> str:
+    with open(path, "rb") as stream:  # noqa: PTH123 - bytes
+        return _sha256(_parts(stream, size))
+
+
+def _sha256(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of ``stream``, or what there is of them."""
+    while part := stream.read(min(size, _PART)):
+        size -= len(part)
+        yield part
+
+
+def _esp(root: offline.RootFs, scratch: Path) -> Iterator[Entry]:
+    """What is on the EFI system partition, as it is seen where the image mounts it; mtools(1)."""
+    if root.esp is None:
+        return
+    target = scratch / "esp"
+    target.mkdir()
+    run(["mcopy", "-s", "-n", "-i", f"{root.raw}@@{root.esp}", "::", target])
+    for entry in of_folder(target):
+        if entry.path != ".":
+            path = f"{_ESP}/{entry.path}"
+            yield replace(entry, path=path, mode=_ESP_MODE, owner=0, group=0)
+
+
+# --- ext4, through debugfs(8)
+
+
+@dataclass(frozen=True)
+class _Inode:
+    """What a folder tells of one of its names; ``size`` is the inode's."""
+
+    number: int
+    mode: int
+    owner: int
+    group: int
+    name: str
+    size: int
+
+
+class _Disk:
+    """Reads a root file system: names level by level, then each inode's content once."""
+
+    def __init__(self, root: offline.RootFs, scratch: Path) -> None:
+        self.root, self.scratch = root, scratch
+
+    def entries(self) -> Iterator[Entry]:
+        paths: dict[str, _Inode] = {}
+        level = {2: "."}  # the root folder's number, by the format
+        while level:
+            found = self._listed(level)
+            paths |= found
+            level = {
+                inode.number: path
+                for path, inode in found.items()
+                if stat.S_ISDIR(inode.mode) and path != "."
+            }
+        inodes = {inode.number: inode for inode in paths.values()}
+        files = [inode for inode in inodes.values() if stat.S_ISREG(inode.mode)]
+        links = [inode for inode in inodes.values() if stat.S_ISLNK(inode.mode)]
+        content = self._digests(files) | self._targets(links)
+        capabilities = self._capabilities(files)
+        for path, inode in paths.items():
+            yield Entry(
+                path,
+                _TYPES[stat.S_IFMT(inode.mode)],
+                stat.S_IMODE(inode.mode),
+                inode.owner,
+                inode.group,
+                inode.size if stat.S_ISREG(inode.mode) else 0,
+                content.get(inode.number, ""),
+                capabilities.get(inode.number, ""),
+            )
+
+    def _listed(self, folders: dict[int, str]) -> dict[str, _Inode]:
+        """What is in ``folders``, by path; a folder's own entry is in it as '.'."""
+        told = self._answer(f"ls -p <{number}>\n" for number in folders).read_bytes()
+        found: dict[str, _Inode] = {}
+        for number, names in _listings(told, folders):
+            for inode in names:
+                if inode.name == "." and number == 2:  # noqa: PLR2004 - see above
+                    found["."] = inode
+                elif inode.name not in (".", ".."):
+                    folder = folders[number]
+                    found[inode.name if folder == "." else f"{folder}/{inode.name}"] = inode
+        return found
+
+    def _digests(self, files: Sequence[_Inode]) -> dict[int, str]:
+        return {
+            inode.number: _sha256(parts)
+            for batch in _batches(files)
+            for inode, parts in self._contents(batch)
+        }
+
+    def _targets(self, links: Sequence[_Inode]) -> dict[int, str]:
+        long = [inode for inode in links if inode.size >= _IN_INODE]
+        found = {
+            inode.number: os.fsdecode(b"".join(parts)) for inode, parts in self._contents(long)
+        }
+        short = [inode for inode in links if inode.size < _IN_INODE]
+        told = self._answer(f"stat <{inode.number}>\n" for inode in short).read_bytes()
+        marker = b'Fast link dest: "'
+        end = 0
+        for inode in short:  # in the order asked for
+            start = told.find(marker, end) + len(marker)
+            end = start + inode.size
+            if start < len(marker) or told[end : end + 2] != b'"\n':
+                raise BuildError(f"{self.root.name}: the target of {inode.name!r} is not told")
+            found[inode.number] = os.fsdecode(told[start:end])
+        return found
+
+    def _capabilities(self, files: Sequence[_Inode]) -> dict[int, str]:
+        told = self.root.ask(f"ea_get -x <{inode.number}> {CAPABILITY}\n" for inode in files)
+        answers = re.findall(
+            r"^debugfs: ea_get -x <(\d+)> .*\n(?!debugfs: ).*= ([0-9a-f ]+)$",
+            told.stdout,
+            re.MULTILINE,
+        )
+        return {int(number): value.replace(" ", "") for number, value in answers}
+
+    def _contents(self, inodes: Sequence[_Inode]) -> Iterator[tuple[_Inode, Iterator[bytes]]]:
+        """Each inode with what it holds, in parts that must be taken before the next one's."""
+        with self._answer(f"cat <{inode.number}>\n" for inode in inodes).open("rb") as stream:
+            stream.readline()  # the program's name and version
+            for inode in inodes:
+                echo = b"debugfs: cat <%d>\n" % inode.number
+                if stream.read(len(echo)) != echo:
+                    raise BuildError(f"{inode.name!r} cannot be read from the disk")
+                yield inode, _parts(stream, inode.size)
+
+    def _answer(self, commands: Iterable[str]) -> Path:
+        log = self.scratch / "answer"
+        log.unlink(missing_ok=True)
+        self.root.ask(commands, log=log)
+        return log
+
+
+def _listings(told: bytes, folders: Iterable[int]) -> Iterator[tuple[int, list[_Inode]]]:
+    """What ``ls -p`` said: /inode/mode/owner/group/name/size/, the folder's own entry first.
+
+    A name can hold all but a slash, line ends too; so slashes are what it is split by.
+    """
+    told_of: defaultdict[int, list[_Inode]] = defaultdict(list)
+    parts = told.split(b"/")
+    folder = 0
+    try:
+        for start in range(1, len(parts) - 1, 7):
+            number, mode, owner, group, name, size = parts[start : start + 6]
+            inode = _Inode(
+                int(number), int(mode, 8), int(owner), int(group), os.fsdecode(name), int(size or 0)
+            )
+            if inode.name == ".":
+                folder = inode.number
+            if inode.number:  # 0 is an entry without a name: a folder block's checksum, or room
+                told_of[folder].append(inode)
+    except ValueError:
+        raise BuildError("the folders of the disk cannot be read") from None
+    for asked in folders:
+        if asked not in told_of:
+            raise BuildError(f"the folder with inode {asked} of the disk cannot be read")
+        yield asked, told_of[asked]
+
+
+def _batches(files: Iterable[_Inode]) -> Iterator[list[_Inode]]:
+    batch: list[_Inode] = []
+    size = 0
+    for inode in files:
+        if batch and size + inode.size > _BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(inode)
+        size += inode.size
+    yield batch
