@@ -74,8 +74,9 @@ class Exchange:
                 return False
             return _whole(body) and not self._close
         finally:
-            body.cancel()
-            await asyncio.gather(body, return_exceptions=True)
+            if body is not None:
+                body.cancel()
+                await asyncio.gather(body, return_exceptions=True)
 
     def _request(self) -> h11.Request:
         head = self._head
@@ -86,16 +87,14 @@ class Exchange:
             headers.append((b"Connection", b"close"))
         return h11.Request(method=head.method, target=target, headers=headers)
 
-    async def _begin_body(self) -> asyncio.Future[None]:
+    async def _begin_body(self) -> asyncio.Task[None] | None:
         """The rest of the request, on its way; most requests have none, and need no task for it."""
         framed = (b"content-length", b"transfer-encoding")
-        if any(name.lower() in framed for name, _ in self._head.headers):
-            body: asyncio.Future[None] = asyncio.ensure_future(self._body())
-            await asyncio.sleep(0)  # what came with the head goes first
-        else:
+        if all(name.lower() not in framed for name, _ in self._head.headers):
             await self._send(h11.EndOfMessage())
-            body = self._loop.create_future()
-            body.set_result(None)
+            return None
+        body = asyncio.create_task(self._body())
+        await asyncio.sleep(0)  # what came with the head goes first
         return body
 
     async def _body(self) -> None:
@@ -140,7 +139,7 @@ class Exchange:
         if self._events % TURN == 0:
             await asyncio.sleep(0)
 
-    async def _response(self, body: asyncio.Future[None]) -> bool:
+    async def _response(self, body: asyncio.Task[None] | None) -> bool:
         """From the other side, to its end; True if it switches protocols."""
         while True:
             await self._in_turn()
@@ -149,13 +148,14 @@ class Exchange:
                 await self._flush()
                 if self._left > 0:
                     await self._straight()
+                    await self._end()
                     return False
                 self._origin.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
             elif isinstance(event, h11.Data):
                 await self._pass(bytes(event.data))
             elif isinstance(event, h11.InformationalResponse):
                 switch = event.status_code == _SWITCHING
-                if switch and not body.done():
+                if switch and body is not None and not body.done():
                     raise h11.RemoteProtocolError("protocols were switched amid the request")
                 self.answered = switch
                 if self._head.version == "1.1":
@@ -203,6 +203,10 @@ class Exchange:
         if self._framing is Body.CHUNKED:
             await self._answer(responses.END)
         await self._flush()
+        if self._close:
+            # The client does not wait for what is left to do here.
+            with contextlib.suppress(OSError):
+                self._client.shutdown(socket.SHUT_WR)
 
     async def _answer(self, data: bytes) -> None:
         if self._held:
@@ -223,5 +227,8 @@ class Exchange:
         await relay(self._client, self._line.sock, self._traffic)
 
 
-def _whole(body: asyncio.Future[None]) -> bool:
+def _whole(body: asyncio.Task[None] | None) -> bool:
+    """Whether all of a request has gone on."""
+    if body is None:
+        return True
     return body.done() and not body.cancelled() and body.exception() is None

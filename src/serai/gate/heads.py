@@ -218,6 +218,8 @@ def _check_host(value: bytes | None, target: Target, version: str, *, connect: b
         if version == "1.1":
             _refuse("there is no Host")
         return
+    if value in (str(target).encode("ascii"), host_header(target)):
+        return  # as nearly always: it need not be read
     if not _VISIBLE.fullmatch(value):
         _refuse(f"Host is {_shown(value)}, which is no host")
     # No default port is defined for a CONNECT's Host, and many clients leave it out.
