@@ -97,7 +97,9 @@ class Egress:
             return [(target.host, self._own(target.host, verdict))]
         if not verdict.allowed or self.settings.upstream.resolve == "parent":
             return [(None, verdict)]
-        found = await self._in_time(session.lookups.find(target.host, self._resolve))
+        found = session.lookups.known(target.host)
+        if found is None:
+            found = await self._in_time(session.lookups.find(target.host, self._resolve))
         if not found:
             raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
         return [(each, self._by_address(session, each, target, verdict)) for each in found]

@@ -89,8 +89,7 @@ class Exchange:
 
     async def _begin_body(self) -> asyncio.Task[None] | None:
         """The rest of the request, on its way; most requests have none, and need no task for it."""
-        framed = (b"content-length", b"transfer-encoding")
-        if all(name.lower() not in framed for name, _ in self._head.headers):
+        if not self._head.body:
             await self._send(h11.EndOfMessage())
             return None
         body = asyncio.create_task(self._body())

@@ -50,6 +50,8 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
                 await _tunnel(client, connection, egress, head, rest)
                 return
             again, rest = await _request(client, connection, egress, head, raw=raw, rest=rest)
+            if not head.keep_alive and not head.body:
+                return  # it says that it has nothing more to say
         except _Refused as refused:
             await loop.sock_sendall(client, refused.response)
             again = False

@@ -22,6 +22,13 @@ class Lookups:
         self._free = asyncio.Semaphore(most)
         self._answers: dict[str, asyncio.Future[list[Address]]] = {}
 
+    def known(self, name: str) -> list[Address] | None:
+        """The addresses of ``name`` if they have been found just now."""
+        answer = self._answers.get(name)
+        if answer is None or not answer.done() or answer.cancelled() or answer.exception():
+            return None
+        return answer.result()
+
     async def find(self, name: str, resolve: Resolve) -> list[Address]:
         """The addresses of ``name``. Raises what ``resolve`` raises.
 
@@ -41,7 +48,9 @@ class Lookups:
 
         def done(answer: asyncio.Future[list[Address]]) -> None:
             self._free.release()
-            good = not answer.cancelled() and answer.exception() is None
-            asyncio.get_running_loop().call_later(KEPT if good else 0, self._answers.pop, name)
+            if answer.cancelled() or answer.exception():
+                del self._answers[name]
+            else:
+                asyncio.get_running_loop().call_later(KEPT, self._answers.pop, name)
 
         answer.add_done_callback(done)
