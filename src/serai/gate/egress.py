@@ -13,6 +13,7 @@ from serai.gate import addresses, dial, rules, upstream
 from serai.gate.audit import Log
 from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.hosts import Address, Target
+from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
 from serai.gate.rules import Rules, Verdict
@@ -50,7 +51,7 @@ class Session:
     policy: Policy
     rules: Rules
     allowance: Allowance
-    lookups: asyncio.Semaphore
+    lookups: Lookups
     connections: set[Connection] = field(default_factory=set)
 
 
@@ -96,7 +97,9 @@ class Egress:
             return [(target.host, self._own(target.host, verdict))]
         if not verdict.allowed or self.settings.upstream.resolve == "parent":
             return [(None, verdict)]
-        found = await self._in_time(self._look_up(session, target.host))
+        found = session.lookups.known(target.host)
+        if found is None:
+            found = await self._in_time(session.lookups.find(target.host, self._resolve))
         if not found:
             raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
         return [(each, self._by_address(session, each, target, verdict)) for each in found]
@@ -107,6 +110,7 @@ class Egress:
         Raises Denied or Unreachable, this also where the log cannot be written.
         """
         session = connection.session
+        judged_by = session.rules
         connection.target, connection.address = target, None
         try:
             judged = await self.judge(session, target)
@@ -128,9 +132,10 @@ class Egress:
             dialled = upstream.line(self.settings.upstream, target, known, plain=plain)
             way = await self._in_time(dialled)
             connection.address = way.address
-            verdict = verdict_now(connection)
-            if not verdict.allowed:  # for the policy has changed meanwhile
-                raise Denied(verdict.rule, verdict.reason)
+            if session.rules is not judged_by:  # the policy has changed meanwhile
+                verdict = verdict_now(connection)
+                if not verdict.allowed:
+                    raise Denied(verdict.rule, verdict.reason)
         except BaseException as failure:
             if way is not None:
                 way.sock.close()
@@ -165,21 +170,6 @@ class Egress:
         name = str(target.host)
         verdict = rules.by_address(session.rules, address, target.port, name)
         return self._own(address, by_name if verdict.allowed else verdict)
-
-    async def _look_up(self, session: Session, name: str) -> list[Address]:
-        """A session's turn lasts until the resolver is done, also when nobody waits any longer:
-        else one with slow names would sooner or later take the resolver from all others.
-        """
-        await session.lookups.acquire()
-        task = asyncio.ensure_future(self._resolve(name))
-
-        def done(task: asyncio.Future[list[Address]]) -> None:
-            session.lookups.release()
-            if not task.cancelled():
-                task.exception()
-
-        task.add_done_callback(done)
-        return await asyncio.shield(task)
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         limit = self.settings.timeouts.dial

@@ -14,6 +14,7 @@ from typing import Any
 from serai.gate import answers, egress, hosts, http, profiles, socks
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.errors import GateError, Unreachable
+from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, hang_up
 from serai.gate.rules import Rules
@@ -77,7 +78,7 @@ class Gate:
                 policy=policy,
                 rules=rules,
                 allowance=Allowance(limits.denials_per_second, limits.denials_burst),
-                lookups=asyncio.Semaphore(limits.lookups),
+                lookups=Lookups(limits.lookups),
             )
             self._listen(known)
             self._sessions[name] = known
@@ -123,9 +124,8 @@ class Gate:
 
     async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:
         """What the gate would say to a target now, and why."""
-        lookups = asyncio.Semaphore(1)
         rules = profiles.effective(policy, self._profiles)
-        session = Session("", 0, policy, rules, Allowance(1, 1), lookups)
+        session = Session("", 0, policy, rules, Allowance(1, 1), Lookups(1))
         try:
             judged = await self._egress.judge(session, target)
         except Unreachable as error:

@@ -49,7 +49,8 @@ class Head:
     ``path`` is the request's target in origin-form, as it goes to the origin server; it is empty
     for CONNECT. The values of ``headers`` have no white space around them, and Content-Length and
     Transfer-Encoding are in the form of h11. ``upgrade`` is the protocol that the client wants to
-    change to. ``keep_alive`` is whether another request may follow on the connection.
+    change to. ``body`` is whether one follows, ``keep_alive`` whether another request may follow on
+    the connection.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Head:
     headers: Headers
     connect: bool
     upgrade: str | None
+    body: bool
     keep_alive: bool
 
 
@@ -99,6 +101,7 @@ def check(head: bytes) -> Head:
         headers=headers,
         connect=connect,
         upgrade=None if connect or version == "1.0" else _upgrade(headers, options),
+        body=any(name in single for name in _FRAMING),
         # A proxy does not keep a connection of HTTP/1.0 (RFC 9112, C.2.2).
         keep_alive=version == "1.1" and b"close" not in closing,
     )
@@ -218,6 +221,8 @@ def _check_host(value: bytes | None, target: Target, version: str, *, connect: b
         if version == "1.1":
             _refuse("there is no Host")
         return
+    if value in (str(target).encode("ascii"), host_header(target)):
+        return  # as nearly always: it need not be read
     if not _VISIBLE.fullmatch(value):
         _refuse(f"Host is {_shown(value)}, which is no host")
     # No default port is defined for a CONNECT's Host, and many clients leave it out.

@@ -1,14 +1,13 @@
 """The HTTP proxy of a session: CONNECT, and requests with an absolute URI (RFC 9112, 3.2).
 
-A request's head is checked strictly (heads) before h11 sees it. What goes on is written anew by
-h11, so nothing that two parsers could read in two ways gets past here. A tunnel, and what follows
-a switch of protocols, is carried as it is.
+A request's head is checked strictly (heads), and what goes on is written anew (exchange), so
+nothing that two parsers could read in two ways gets past here. A tunnel, and what follows a switch
+of protocols, is carried as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from http import HTTPStatus
 
@@ -17,26 +16,15 @@ import h11
 from serai.gate import answers, heads
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable, words
+from serai.gate.exchange import Exchange
 from serai.gate.heads import BadRequest, Head
-from serai.gate.relay import CHUNK, TURN, hang_up, relay, within
+from serai.gate.relay import CHUNK, hang_up, within
 from serai.gate.settings import Limits
 from serai.gate.upstream import Line
 
 # Reading a head takes the whole gate's time: 64 KiB of empty headers took 0.2 s.
 MOST_HEADERS = 256
-_HOP_BY_HOP = {
-    b"connection",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authentication-info",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"upgrade",
-}
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-_SWITCHING = 101
-_BODYLESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class _Refused(Exception):  # noqa: N818  # an answer, not a fault
@@ -61,7 +49,9 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
             if head.connect:
                 await _tunnel(client, connection, egress, head, rest)
                 return
-            again, rest = await _request(client, connection, egress, head, raw + rest)
+            again, rest = await _request(client, connection, egress, head, raw=raw, rest=rest)
+            if not head.keep_alive and not head.body:
+                return  # it says that it has nothing more to say
         except _Refused as refused:
             await loop.sock_sendall(client, refused.response)
             again = False
@@ -142,14 +132,22 @@ async def _tunnel(
 
 
 async def _request(
-    client: socket.socket, connection: Connection, egress: Egress, head: Head, data: bytes
+    client: socket.socket,
+    connection: Connection,
+    egress: Egress,
+    head: Head,
+    *,
+    raw: bytes,
+    rest: bytes,
 ) -> tuple[bool, bytes]:
     """One request and its response; whether another may follow, and what came of it already."""
     line = await _open(connection, egress, head)
     error = ""
     with line.sock:
         longest = egress.settings.limits.header_bytes
-        exchange = _Exchange(client, line, connection, head, data, longest_head=longest)
+        exchange = Exchange(
+            client, line, connection, head, raw=raw, rest=rest, longest_head=longest
+        )
         try:
             again = await exchange.run()
         except (h11.ProtocolError, OSError) as failure:
@@ -163,238 +161,3 @@ async def _request(
         finally:
             egress.closed(connection, exchange.fault or error)
     return again, exchange.rest
-
-
-class _Exchange:
-    """A request and its response between two h11 machines, one for each side.
-
-    ``answered`` says that the client has had at least the head of a response, ``fault`` what is
-    wrong with the request's body.
-    """
-
-    def __init__(
-        self,
-        client: socket.socket,
-        line: Line,
-        connection: Connection,
-        head: Head,
-        data: bytes,
-        *,
-        longest_head: int,
-    ) -> None:
-        self.answered = False
-        self.fault = ""
-        self.rest = b""
-        self._client = client
-        self._line = line
-        self._traffic = connection.traffic
-        self._head = head
-        self._theirs = h11.Connection(h11.SERVER)
-        self._ours = h11.Connection(h11.CLIENT, max_incomplete_event_size=longest_head)
-        self._theirs.receive_data(data)
-        self._loop = asyncio.get_running_loop()
-        self._events = 0
-        self._held = b""
-        self._left = 0
-
-    async def run(self) -> bool:
-        """Carry both; True if the client may go on. Raises h11.ProtocolError or OSError."""
-        await self._send(self._request_head())
-        if self._line.early:
-            self._ours.receive_data(self._line.early)
-        body = await self._begin_body()
-        try:
-            try:
-                switched = await self._response(body)
-            except h11.ProtocolError:
-                await self._flush()
-                raise
-            if switched:
-                await self._switch()
-                return False
-            whole = _whole(body)
-        finally:
-            body.cancel()
-            await asyncio.gather(body, return_exceptions=True)
-        if not whole or self._theirs.our_state is not h11.DONE or not self._head.keep_alive:
-            return False
-        self.rest = bytes(self._theirs.trailing_data[0])
-        return True
-
-    async def _begin_body(self) -> asyncio.Future[None]:
-        """The rest of the request, on its way; most requests have none, and need no task for it."""
-        framed = (b"content-length", b"transfer-encoding")
-        if any(name.lower() in framed for name, _ in self._head.headers):
-            body: asyncio.Future[None] = asyncio.ensure_future(self._body())
-            await asyncio.sleep(0)  # what came with the head goes first
-        else:
-            body = self._loop.create_future()
-            await self._body()
-            body.set_result(None)
-        return body
-
-    def _request_head(self) -> h11.Request:
-        event = self._theirs.next_event()
-        if not isinstance(event, h11.Request):
-            raise h11.RemoteProtocolError("no request")
-        head = self._head
-        target = f"http://{head.target}{head.path}" if self._line.absolute else head.path
-        headers = [*heads.forwarded(head), *self._line.headers]
-        if head.upgrade is None:
-            # One connection a request: nothing of one is ever taken for the next one's.
-            headers.append((b"Connection", b"close"))
-        return h11.Request(method=head.method, target=target, headers=headers)
-
-    async def _send(self, event: h11.Event) -> None:
-        data = self._ours.send(event)
-        if data:
-            await self._loop.sock_sendall(self._line.sock, data)
-
-    async def _answer(self, event: h11.Event) -> None:
-        pieces = [self._held, *(self._theirs.send_with_data_passthrough(event) or ())]
-        self._held = b""
-        pieces = [piece for piece in pieces if piece]
-        if isinstance(event, h11.Response):
-            # Most often what follows has come with it: that is one packet then, not two.
-            self._held = b"".join(pieces)
-        elif pieces:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            await self._loop.sock_sendall(self._client, data)
-
-    async def _flush(self) -> None:
-        if self._held:
-            data, self._held = self._held, b""
-            await self._loop.sock_sendall(self._client, data)
-
-    async def _in_turn(self) -> None:
-        """Let others have their turn: neither receiving nor sending need ever wait."""
-        self._events += 1
-        if self._events % TURN == 0:
-            await asyncio.sleep(0)
-
-    async def _body(self) -> None:
-        """From the client, to its end. Raises OSError if the other side takes no more of it: that
-        side may have an answer all the same.
-        """
-        try:
-            while True:
-                await self._in_turn()
-                event = self._theirs.next_event()
-                if event is h11.NEED_DATA:
-                    self._theirs.receive_data(await self._received())
-                elif isinstance(event, h11.Data):
-                    self._traffic.sent += len(event.data)
-                    self._traffic.touched = self._loop.time()
-                    await self._send(event)
-                else:
-                    # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
-                    await self._send(h11.EndOfMessage())
-                    return
-        except h11.RemoteProtocolError as error:
-            # It will never be whole, and nobody shall wait for an answer to it.
-            self.fault = f"its body is not as it should be: {words(error)}"
-            with contextlib.suppress(OSError):
-                self._line.sock.shutdown(socket.SHUT_RDWR)
-
-    async def _received(self) -> bytes:
-        try:
-            return await self._loop.sock_recv(self._client, CHUNK)
-        except OSError:
-            return b""
-
-    async def _response(self, body: asyncio.Future[None]) -> bool:
-        """From the other side, to its end; True if it switches protocols."""
-        while True:
-            await self._in_turn()
-            event = self._ours.next_event()
-            if event is h11.NEED_DATA:
-                await self._flush()
-                if self._left > 0:
-                    await self._straight()
-                    return False
-                self._ours.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
-            elif isinstance(event, h11.Data):
-                self._left -= len(event.data)
-                await self._receive(event)
-            elif isinstance(event, h11.InformationalResponse):
-                switch = event.status_code == _SWITCHING
-                if switch and not body.done():
-                    raise h11.RemoteProtocolError("protocols were switched amid the request")
-                self.answered = switch
-                if self._head.version == "1.1":
-                    await self._answer(_without_hops(event, keep_upgrade=switch))
-                if switch:
-                    return True
-            elif isinstance(event, h11.Response):
-                await self._begin(event, early=not _whole(body))
-            elif isinstance(event, h11.EndOfMessage):
-                await self._answer(h11.EndOfMessage())
-                return False
-            else:
-                raise h11.RemoteProtocolError("the connection was closed before an answer")
-
-    async def _receive(self, data: h11.Data) -> None:
-        self._traffic.received += len(data.data)
-        self._traffic.touched = self._loop.time()
-        await self._answer(data)
-
-    async def _straight(self) -> None:
-        """What is left of a body of a known length: h11 would copy it three times over."""
-        while self._left > 0:
-            await self._in_turn()
-            data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
-            if not data:
-                raise h11.RemoteProtocolError("the connection was closed amid an answer")
-            self._left -= len(data)
-            await self._receive(h11.Data(data=data))
-        await self._answer(h11.EndOfMessage())
-
-    async def _begin(self, response: h11.Response, *, early: bool) -> None:
-        if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
-        passed = _without_hops(response, keep_upgrade=False)
-        if early:
-            # What is left of the request will not be read.
-            headers = [*passed.headers.raw_items(), (b"Connection", b"close")]
-            passed = h11.Response(
-                status_code=passed.status_code, headers=headers, reason=passed.reason
-            )
-        self.answered = True
-        self._left = _length(self._head.method, response)
-        await self._answer(passed)
-
-    async def _switch(self) -> None:
-        sent, received = self._theirs.trailing_data[0], self._ours.trailing_data[0]
-        for sink, data in ((self._line.sock, sent), (self._client, received)):
-            if data:
-                await self._loop.sock_sendall(sink, data)
-        self._traffic.sent += len(sent)
-        self._traffic.received += len(received)
-        await relay(self._client, self._line.sock, self._traffic)
-
-
-def _whole(body: asyncio.Future[None]) -> bool:
-    return body.done() and not body.cancelled() and body.exception() is None
-
-
-def _length(method: str, response: h11.Response) -> int:
-    """The bytes of a response's body, as h11 reads its head (RFC 9112, 6.3); 0 if it says none."""
-    headers = dict(response.headers)
-    if method == "HEAD" or response.status_code in _BODYLESS or b"transfer-encoding" in headers:
-        return 0
-    return int(headers.get(b"content-length", b"0"))
-
-
-def _without_hops(
-    event: h11.InformationalResponse | h11.Response, *, keep_upgrade: bool
-) -> h11.InformationalResponse | h11.Response:
-    """A response as a proxy passes it on (RFC 9110, 7.6.1); h11 sees to its framing."""
-    named = {
-        token.strip().lower()
-        for name, value in event.headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    drop = (_HOP_BY_HOP | named) - ({b"connection", b"upgrade"} if keep_upgrade else set())
-    kept = [(name, value) for name, value in event.headers.raw_items() if name.lower() not in drop]
-    return type(event)(status_code=event.status_code, headers=kept, reason=event.reason)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 CHUNK = 256 << 10
-TURN = 16  # chunks in a row of one connection, before others get their turn
+TURN = 16  # messages in a row of one connection, before others get their turn
 _LINGER = 2.0  # seconds
 _MOST_DRAINED = 1 << 20
 _RESET = struct.pack("ii", 1, 0)
@@ -72,23 +72,25 @@ async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic
     def received(count: int) -> None:
         traffic.received += count
 
-    ways = {
-        asyncio.ensure_future(_carry(client, upstream, traffic, sent, watched=True)),
-        asyncio.ensure_future(_carry(upstream, client, traffic, received)),
-    }
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    ways = [
+        _Way(client, upstream, traffic, sent, ended, watched=True),
+        _Way(upstream, client, traffic, received, ended),
+    ]
     try:
-        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
-        for way in done:
-            way.result()
+        for way in ways:
+            way.read()
+        await ended
     except BaseException:
         with contextlib.suppress(OSError):
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         raise
     finally:
-        for way in ways:
-            way.cancel()
         # As above: the caller closes the descriptors next.
-        await asyncio.gather(*ways, return_exceptions=True)
+        for sock in (client, upstream):
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)
 
 
 async def hang_up(client: socket.socket) -> None:
@@ -106,30 +108,83 @@ async def _drain(client: socket.socket) -> None:
         left -= len(data)
 
 
-async def _carry(
-    source: socket.socket,
-    sink: socket.socket,
-    traffic: Traffic,
-    count: Callable[[int], None],
-    *,
-    watched: bool = False,
-) -> None:
-    """One way; ``watched`` says that the source's going altogether counts as its breaking."""
-    loop = asyncio.get_running_loop()
-    turn = 0
-    while data := await loop.sock_recv(source, CHUNK):
-        await loop.sock_sendall(sink, data)
-        count(len(data))
-        traffic.touched = loop.time()
-        turn += 1
-        if turn % TURN == 0:
-            await asyncio.sleep(0)
-    if watched and not traffic.half_closed and _gone(source):
-        raise ConnectionResetError("the client is gone")
-    traffic.half_closed = True
-    traffic.touched = loop.time()
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+class _Way:
+    """One way of a relay, by the loop's callbacks: tasks would cost more than the bytes they carry.
+
+    ``ended`` is of both ways: the second one to end sets it, or the first to fail. ``watched`` says
+    that the source's going altogether counts as its breaking.
+    """
+
+    def __init__(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        traffic: Traffic,
+        count: Callable[[int], None],
+        ended: asyncio.Future[None],
+        *,
+        watched: bool = False,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._traffic = traffic
+        self._count = count
+        self._ended = ended
+        self._watched = watched
+        self._loop = asyncio.get_running_loop()
+        self._left = memoryview(b"")
+
+    def read(self) -> None:
+        """From now on take what comes, a chunk a turn of the loop."""
+        self._loop.add_reader(self._source, self._step, self._receive)
+
+    def _step(self, work: Callable[[], None]) -> None:
+        try:
+            if not self._ended.done():
+                work()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._ended.set_exception(error)
+
+    def _receive(self) -> None:
+        data = self._source.recv(CHUNK)
+        if not data:
+            self._loop.remove_reader(self._source)
+            self._end()
+            return
+        try:
+            size = self._sink.send(data)
+        except (BlockingIOError, InterruptedError):
+            size = 0
+        self._note(size)
+        if size < len(data):
+            self._left = memoryview(data)[size:]
+            self._loop.remove_reader(self._source)
+            self._loop.add_writer(self._sink, self._step, self._send)
+
+    def _send(self) -> None:
+        size = self._sink.send(self._left)
+        self._note(size)
+        self._left = self._left[size:]
+        if not self._left:
+            self._loop.remove_writer(self._sink)
+            self.read()
+
+    def _note(self, size: int) -> None:
+        self._count(size)
+        self._traffic.touched = self._loop.time()
+
+    def _end(self) -> None:
+        traffic = self._traffic
+        if self._watched and not traffic.half_closed and _gone(self._source):
+            raise ConnectionResetError("the client is gone")
+        traffic.touched = self._loop.time()
+        with contextlib.suppress(OSError):
+            self._sink.shutdown(socket.SHUT_WR)
+        if traffic.half_closed:
+            self._ended.set_result(None)
+        traffic.half_closed = True
 
 
 def _gone(client: socket.socket) -> bool:

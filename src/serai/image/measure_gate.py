@@ -193,8 +193,8 @@ LogLevel Critical
 """
 
 
-def server(stack: ExitStack, *argv: str) -> None:
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+def server(stack: ExitStack, *argv: str, **environment: str) -> None:
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
     stack.callback(process.wait)
     stack.callback(process.terminate)
 
@@ -202,7 +202,8 @@ def server(stack: ExitStack, *argv: str) -> None:
 def socat(stack: ExitStack, source: str, sink: str) -> None:
     """As the bridge runs it."""
     options = ["-b", "262144", "-t", "86400"]
-    server(stack, "socat", *options, f"{source},fork,reuseaddr,backlog=4096", sink)
+    listening = f"{source},fork,reuseaddr,backlog=4096"
+    server(stack, "socat", *options, listening, sink, LD_BIND_NOW="1")
 
 
 def origin(stack: ExitStack) -> None:

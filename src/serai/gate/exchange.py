@@ -1,0 +1,233 @@
+"""One HTTP request and its response, between a client and a line to the origin server.
+
+The request's head is understood already (heads), and what goes on is written anew. h11 reads the
+response, and the request's body if there is one: bodies are where framing has to be followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from http import HTTPStatus
+
+import h11
+
+from serai.gate import heads, responses
+from serai.gate.egress import Connection
+from serai.gate.errors import words
+from serai.gate.heads import Head
+from serai.gate.relay import CHUNK, TURN, relay
+from serai.gate.responses import Body
+from serai.gate.upstream import Line
+
+_SWITCHING = 101
+
+
+class Exchange:
+    """``rest`` is what came of the next request, ``answered`` says that the client has had at
+    least the head of a response, ``fault`` what is wrong with the request's body.
+    """
+
+    def __init__(
+        self,
+        client: socket.socket,
+        line: Line,
+        connection: Connection,
+        head: Head,
+        *,
+        raw: bytes,
+        rest: bytes,
+        longest_head: int,
+    ) -> None:
+        """``raw`` is the head as it came, and ``rest`` what came after it."""
+        self.answered = False
+        self.fault = ""
+        self.rest = rest
+        self._client = client
+        self._line = line
+        self._traffic = connection.traffic
+        self._head = head
+        self._raw = raw
+        self._origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=longest_head)
+        self._loop = asyncio.get_running_loop()
+        self._events = 0
+        self._framing = Body.NONE
+        self._close = not head.keep_alive
+        self._held = b""
+        self._left = 0
+
+    async def run(self) -> bool:
+        """Carry both; True if the client may go on. Raises h11.ProtocolError or OSError."""
+        await self._send(self._request())
+        if self._line.early:
+            self._origin.receive_data(self._line.early)
+        body = await self._begin_body()
+        try:
+            try:
+                switched = await self._response(body)
+            except h11.ProtocolError:
+                await self._flush()
+                raise
+            if switched:
+                await self._switch()
+                return False
+            return _whole(body) and not self._close
+        finally:
+            if body is not None:
+                body.cancel()
+                await asyncio.gather(body, return_exceptions=True)
+
+    def _request(self) -> h11.Request:
+        head = self._head
+        target = f"http://{head.target}{head.path}" if self._line.absolute else head.path
+        headers = [*heads.forwarded(head), *self._line.headers]
+        if head.upgrade is None:
+            # One connection a request: nothing of one is ever taken for the next one's.
+            headers.append((b"Connection", b"close"))
+        return h11.Request(method=head.method, target=target, headers=headers)
+
+    async def _begin_body(self) -> asyncio.Task[None] | None:
+        """The rest of the request, on its way; most requests have none, and need no task for it."""
+        if not self._head.body:
+            await self._send(h11.EndOfMessage())
+            return None
+        body = asyncio.create_task(self._body())
+        await asyncio.sleep(0)  # what came with the head goes first
+        return body
+
+    async def _body(self) -> None:
+        """From the client, to its end. Raises OSError if the other side takes no more of it: that
+        side may have an answer all the same.
+        """
+        reader = h11.Connection(h11.SERVER)
+        reader.receive_data(self._raw + self.rest)
+        try:
+            reader.next_event()  # the head
+            while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+                await self._in_turn()
+                if event is h11.NEED_DATA:
+                    reader.receive_data(await self._received())
+                elif isinstance(event, h11.Data):
+                    self._traffic.sent += len(event.data)
+                    self._traffic.touched = self._loop.time()
+                    await self._send(event)
+            self.rest = bytes(reader.trailing_data[0])
+            # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
+            await self._send(h11.EndOfMessage())
+        except h11.RemoteProtocolError as error:
+            # It will never be whole, and nobody shall wait for an answer to it.
+            self.fault = f"its body is not as it should be: {words(error)}"
+            with contextlib.suppress(OSError):
+                self._line.sock.shutdown(socket.SHUT_RDWR)
+
+    async def _received(self) -> bytes:
+        try:
+            return await self._loop.sock_recv(self._client, CHUNK)
+        except OSError:
+            return b""
+
+    async def _send(self, event: h11.Event) -> None:
+        data = self._origin.send(event)
+        if data:
+            await self._loop.sock_sendall(self._line.sock, data)
+
+    async def _in_turn(self) -> None:
+        """Let others have their turn: neither receiving nor sending need ever wait."""
+        self._events += 1
+        if self._events % TURN == 0:
+            await asyncio.sleep(0)
+
+    async def _response(self, body: asyncio.Task[None] | None) -> bool:
+        """From the other side, to its end; True if it switches protocols."""
+        while True:
+            await self._in_turn()
+            event = self._origin.next_event()
+            if event is h11.NEED_DATA:
+                await self._flush()
+                if self._left > 0:
+                    await self._straight()
+                    await self._end()
+                    return False
+                self._origin.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
+            elif isinstance(event, h11.Data):
+                await self._pass(bytes(event.data))
+            elif isinstance(event, h11.InformationalResponse):
+                switch = event.status_code == _SWITCHING
+                if switch and body is not None and not body.done():
+                    raise h11.RemoteProtocolError("protocols were switched amid the request")
+                self.answered = switch
+                if self._head.version == "1.1":
+                    passed = responses.head(event, Body.NONE, close=False, upgrade=switch)
+                    await self._answer(passed)
+                if switch:
+                    return True
+            elif isinstance(event, h11.Response):
+                self._begin(event, early=not _whole(body))
+            elif isinstance(event, h11.EndOfMessage):
+                await self._end()
+                return False
+            else:
+                raise h11.RemoteProtocolError("the connection was closed before an answer")
+
+    def _begin(self, response: h11.Response, *, early: bool) -> None:
+        if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
+        self.answered = True
+        self._framing = responses.body(self._head.method, self._head.version, response)
+        if self._framing is Body.LENGTH:
+            self._left = int(dict(response.headers)[b"content-length"])
+        # Where it came early, what is left of the request will not be read.
+        self._close = self._close or early or self._framing is Body.CLOSE
+        # Most often what follows has come with it: that is one packet then, not two.
+        self._held = responses.head(response, self._framing, close=self._close)
+
+    async def _pass(self, data: bytes) -> None:
+        """A piece of the response's body."""
+        self._left -= len(data)
+        self._traffic.received += len(data)
+        self._traffic.touched = self._loop.time()
+        await self._answer(responses.framed(data, self._framing))
+
+    async def _straight(self) -> None:
+        """What is left of a body of a known length: h11 would copy it three times over."""
+        while self._left > 0:
+            await self._in_turn()
+            data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
+            if not data:
+                raise h11.RemoteProtocolError("the connection was closed amid an answer")
+            await self._pass(data)
+
+    async def _end(self) -> None:
+        if self._framing is Body.CHUNKED:
+            await self._answer(responses.END)
+        await self._flush()
+        if self._close:
+            # The client does not wait for what is left to do here.
+            with contextlib.suppress(OSError):
+                self._client.shutdown(socket.SHUT_WR)
+
+    async def _answer(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        await self._loop.sock_sendall(self._client, data)
+
+    async def _flush(self) -> None:
+        if self._held:
+            await self._answer(b"")
+
+    async def _switch(self) -> None:
+        received = self._origin.trailing_data[0]
+        for sink, data in ((self._line.sock, self.rest), (self._client, received)):
+            if data:
+                await self._loop.sock_sendall(sink, data)
+        self._traffic.sent += len(self.rest)
+        self._traffic.received += len(received)
+        await relay(self._client, self._line.sock, self._traffic)
+
+
+def _whole(body: asyncio.Task[None] | None) -> bool:
+    """Whether all of a request has gone on."""
+    if body is None:
+        return True
+    return body.done() and not body.cancelled() and body.exception() is None

@@ -1,0 +1,80 @@
+"""A response as the gate passes it on: a head written anew, and a body framed for the client. Pure.
+
+What comes in are h11's events, so names and values have nothing in them that ends a line, and
+there is one length at most. How the body came says nothing about how it goes on: of the headers
+that frame a message none is copied, and one at most is written.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from http import HTTPStatus
+
+import h11
+
+Event = h11.InformationalResponse | h11.Response
+
+END = b"0\r\n\r\n"
+"""Ends a chunked body, without trailers: they could pass for headers (RFC 9110, 6.5.1)."""
+
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_HOP_BY_HOP = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authentication-info"),
+        *(b"proxy-connection", b"te", b"trailer", b"upgrade"),
+    )
+)
+_UPGRADE = frozenset((b"connection", b"upgrade"))
+
+
+class Body(Enum):
+    """How a body is told from what follows it (RFC 9112, 6.3)."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+
+
+def body(method: str, version: str, event: Event) -> Body:
+    """The framing of the answer to a request of that method and HTTP version."""
+    names = {name for name, _ in event.headers}
+    bodyless = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+    if method == "HEAD" or event.status_code < HTTPStatus.OK or event.status_code in bodyless:
+        return Body.NONE
+    if b"content-length" in names and b"transfer-encoding" not in names:
+        return Body.LENGTH
+    return Body.CLOSE if version == "1.0" else Body.CHUNKED
+
+
+def head(event: Event, framing: Body, *, close: bool, upgrade: bool = False) -> bytes:
+    """The head, without what holds for one hop only (RFC 9110, 7.6.1).
+
+    ``close`` says that the connection ends with this response, ``upgrade`` that it is the one
+    which switches protocols.
+    """
+    options = [value for name, value in event.headers if name == b"connection"]
+    named = {option.strip().lower() for option in b",".join(options).split(b",")}
+    dropped = ((_HOP_BY_HOP | named) - (_UPGRADE if upgrade else set())) | _FRAMING
+    if framing is Body.LENGTH or (framing is Body.NONE and _may_have_length(event)):
+        dropped = dropped - {b"content-length"}
+    lines = [b"HTTP/1.1 %d %s" % (event.status_code, event.reason)]
+    for name, value in event.headers.raw_items():
+        if name.lower() not in dropped:
+            lines.append(name + b": " + value)
+    if framing is Body.CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def framed(data: bytes, framing: Body) -> bytes:
+    """A piece of the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if framing is Body.CHUNKED and data else data
+
+
+def _may_have_length(event: Event) -> bool:
+    """Whether it may say how long the body would be that it has not (RFC 9110, 8.6)."""
+    none = event.status_code < HTTPStatus.OK or event.status_code == HTTPStatus.NO_CONTENT
+    return not none and all(name != b"transfer-encoding" for name, _ in event.headers)
