@@ -225,9 +225,7 @@ def _check_name(image: Image, where: str, name: str, stem: str) -> None:
         raise BuildError(f"{where}: name is {image.name!r}, but the file's name is {name!r}")
     made = f"{image.distribution}-{image.release}-{image.arch}"
     if not stem and name != made:
-        raise BuildError(
-            f"{where}: name is {name!r}, but distribution-release-arch is {made!r}"
-        )
+        raise BuildError(f"{where}: name is {name!r}, but distribution-release-arch is {made!r}")
     if stem and not (name.startswith(f"{stem}-") and stem == made):
         raise BuildError(f"{where}: name is {name!r}, but a flavour of {made} is {made}-WORD")
 
