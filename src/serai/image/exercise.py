@@ -177,9 +177,9 @@ import glob, json, re, shutil, subprocess, sys
 def said(*argv):
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace")
-    except OSError:
-        return ""
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=240)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{argv[0]}: {type(error).__name__}"
     return done.stdout.strip()
 asked = {name: (name, "--version") for name in (
     "python3", "pip", "node", "npm", "gcc", "java", "git", "rg", "jq", "make", "pandoc",
