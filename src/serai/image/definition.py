@@ -161,10 +161,14 @@ def _read(settings: Settings, name: str) -> tuple[dict[str, Any], dict[str, str]
         return table, sources, ""
     if stem not in names(settings):
         raise BuildError(f"{where}: flavour_of is {stem!r}, and there is no such image")
-    whole, inherited, further = _read(settings, stem) if stem != name else (table, sources, name)
-    if further:
+    whole = _parse(settings.images / f"{stem}.toml", _where(settings, stem))
+    if "flavour_of" in whole:
         raise BuildError(f"{where}: flavour_of is {stem!r}, which is a flavour itself")
-    return _merged(whole, table), inherited | sources, stem
+    return (
+        _merged(whole, table),
+        dict.fromkeys(_flat(whole), _where(settings, stem)) | sources,
+        stem,
+    )
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
