@@ -104,9 +104,10 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
     cpus: int = 0,
     memory: str = "",
     disk: str = "",
+    base: bool = False,
 ) -> int:
     """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
-    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG).
+    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from).
 
     --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
     """
@@ -115,11 +116,12 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
         raise BuildError(
             f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
         )
-    folder = build.latest(SETTINGS, image)
+    loaded = definition.load(SETTINGS, image)
+    root = build.base(SETTINGS, loaded) if base else build.disk(SETTINGS, image)
     return boots.boot(
         SETTINGS,
-        definition.load(SETTINGS, image),
-        folder / f"{image}.qcow2",
+        loaded,
+        root,
         run=run,
         copy=[Path(path) for path in copy or ()],
         shares=shares,
@@ -158,6 +160,7 @@ def machine(
     help={
         "host": "user@address[:port], as often as there are machines",
         "inventory": "a file of Ansible's instead, of which --limit is a pattern",
+        "image": "with what this image chooses of the roles' variables",
         "key": "the private key to log in with",
         "sudo-password": "a file with the password that sudo asks for",
         "check": "change nothing, say what would be",
@@ -175,6 +178,7 @@ def provision_machines(
     host: list[str] | None = None,
     inventory: str = "",
     limit: str = "",
+    image: str = "",
     key: str = "",
     sudo_password: str = "",
     check: bool = False,
@@ -190,6 +194,7 @@ def provision_machines(
         hosts=tuple(host or ()),
         inventory=inventory,
         limit=limit,
+        image=image,
         key=key,
         sudo_password=sudo_password,
         check=check,

@@ -14,7 +14,7 @@ from serai.image.settings import Settings
 
 GIB = 1 << 30
 MIB = 1 << 20
-IMAGE = definition.load(Settings.of({}, root=Path(__file__).parents[2]), "debian-12-amd64")
+IMAGE = definition.load(Settings.of({}, root=Path(__file__).parents[2]), "debian-12-amd64-standard")
 KEY = "ssh-ed25519 AAAASEEDED serai"
 NOW = 1_800_000_000.0
 ROOT_PARTITION = {
@@ -93,6 +93,10 @@ def a_machine(
             "passwords": [],
         },
         "journal_boots": 1,
+        "login": {
+            "limits": {"nofile": "524288", "nproc": "14813", "stack": "8192", "memlock": "8192"},
+            "locale": "C.UTF-8",
+        },
         "bwrap": {
             "status": 0,
             "output": "pid=2 uid=1000",
@@ -152,6 +156,12 @@ def good() -> dict[str, Any]:
             "reached": "",
             "past_gate": ["ENETUNREACH", "ENETUNREACH", "gaierror"],
             "sockets": ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"],
+            "versions": {
+                name: version or "1.0" for name, version in checks.tools.wanted(IMAGE).items()
+            },
+            "uninvited": [],
+            "documents": list(checks.tools.DOCUMENTS),
+            "compiled": "compiled",
             "denied": 403,
             "denial": "allow it with: serai policy allow witness 127.0.0.1:80",
             "allowed": 200,
@@ -320,6 +330,28 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
     "the clock is right and tells UTC": [
         [("first.clock", NOW - 3600)],
         [(f"{FIRST}.system.timezone", "CET")],
+    ],
+    "a session has the tools of the image's profile, in the versions named": [
+        [("runtime.versions.pandoc", "")],
+        [("runtime.versions.java", "11.0.29")],
+        [("runtime.versions.gcc", "12.20.1")],
+        [("runtime.versions.node", "22.20.1")],
+        [("runtime.versions.npm", "")],
+        [("runtime.versions", {})],
+    ],
+    "Go, Rust and Docker are there only if asked for": [[("runtime.uninvited", ["go"])]],
+    "in a session docx, pptx and xlsx are made, printed and read, and C compiled": [
+        [("runtime.documents", ["a book", "a paper"])],
+        [("runtime.documents", ["ImportError('pptx')"])],
+        [("runtime.compiled", "")],
+    ],
+    "a login has the limits and the locale": [
+        [(f"{FIRST}.login.limits.nofile", "1024")],
+        [(f"{FIRST}.login.limits.nproc", "7000")],
+        [(f"{FIRST}.login.limits.stack", "unlimited")],
+        [(f"{FIRST}.login.limits.memlock", "64")],
+        [(f"{FIRST}.login.limits", {})],
+        [(f"{FIRST}.login.locale", "POSIX")],
     ],
     "swap is off": [[(f"{FIRST}.system.swaps", ["/swapfile"])]],
     "bwrap runs as an ordinary user": [
@@ -510,3 +542,30 @@ def test_a_machine_that_does_not_come_up_is_failed_checks_with_the_reason() -> N
 def test_without_any_evidence_nothing_passes() -> None:
     nothing = broken(*((part, "it was not reached") for part in good() if part != "image"))
     assert [result.name for result in checks.judge(nothing, {}) if result.ok] == []
+    plain = nothing.model_copy(update={"image": IMAGE.model_copy(update={"variables": {}})})
+    assert [result.name for result in checks.judge(plain, {}) if result.ok] == []
+
+
+def test_a_profile_promises_no_more_than_it_has() -> None:
+    bare = broken(
+        *(("runtime.versions", {}), ("runtime.documents", []), ("runtime.compiled", "")),
+        *(("image.variables", {}),),
+    )
+    assert red(bare) == []
+    assert red(bare.model_copy(update={"image": IMAGE})) != []
+
+
+def test_who_asks_for_packages_may_have_any_tool() -> None:
+    asked = broken(
+        ("image.variables", {"toolchain_packages": ["golang-go"]}),
+        ("runtime.uninvited", ["go"]),
+    )
+    assert red(asked) == []
+
+
+def test_an_image_that_chooses_other_limits_is_held_to_these() -> None:
+    chosen = {**IMAGE.variables, "limits_nofile": 2048, "identity_locale": "en_GB.UTF-8"}
+    changed = [("image.variables", chosen)]
+    assert red(broken(*changed)) == ["a login has the limits and the locale"]
+    seen = [(f"{FIRST}.login.limits.nofile", "2048"), (f"{FIRST}.login.locale", "en_GB.UTF-8")]
+    assert red(broken(*changed, *seen)) == []

@@ -452,6 +452,13 @@ def test_a_pin_without_a_date(releases: Releases) -> None:
     releases.refused("base.url is not …/release-YYYYMMDD/FILE")
 
 
+def test_a_flavours_pin_is_that_of_its_image(releases: Releases) -> None:
+    flavour = releases.site.toml.with_name(f"{NAME}-large.toml")
+    flavour.write_text(f'name = "{NAME}-large"\nflavour_of = "{NAME}"\n')
+    with pytest.raises(BuildError, match=rf"run 'invoke update-base --image {NAME}'"):
+        cloudimage.update_pin(releases.site.settings, f"{NAME}-large")
+
+
 def test_a_bootstrapped_image_has_no_pin(releases: Releases) -> None:
     text = releases.site.toml.read_text()
     start = text.index("[base]")

@@ -30,10 +30,12 @@ def test_every_shipped_definition_loads(name: str) -> None:
     assert definition.load(Settings.of({}), name).name == name
 
 
-def test_the_four_images_are_there() -> None:
+def test_the_images_are_there() -> None:
     assert definition.names(Settings.of({})) == [
         "debian-12-amd64",
+        "debian-12-amd64-standard",
         "debian-12-arm64",
+        "debian-12-arm64-standard",
         "ubuntu-22.04-amd64",
         "ubuntu-22.04-arm64",
     ]
@@ -103,6 +105,50 @@ def test_overrides_win_and_are_told_as_such(checkout: Settings) -> None:
 def test_a_wrong_override_is_one_line(checkout: Settings, override: str, said: str) -> None:
     with pytest.raises(BuildError, match=said):
         definition.load(checkout, write(checkout, GOOD), [override])
+
+
+FLAVOUR = """
+name = "debian-12-amd64-large"
+flavour_of = "debian-12-amd64"
+disk = {size = "20G"}
+"""
+
+
+def test_a_flavour_has_what_its_image_has_but_for_what_it_says(checkout: Settings) -> None:
+    write(checkout, GOOD + "[disk]\nsessions = '5G'\nsize = '4G'\n")
+    name = write(checkout, FLAVOUR, "debian-12-amd64-large")
+    image, sources = definition.load_with_sources(checkout, name)
+    assert (image.name, image.summary, image.base.kind) == (name, "for tests", "bootstrap")
+    assert (image.disk.size, image.disk.sessions) == ("20G", "5G")
+    assert sources["disk.size"] == f"images/{name}.toml"
+    assert sources["disk.sessions"] == sources["base.kind"] == "images/debian-12-amd64.toml"
+    assert definition.load(checkout, "debian-12-amd64").disk.size == "4G"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (FLAVOUR.replace('of = "debian-12', 'of = "debian-13'), "and there is no such image"),
+        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-large'), "flavour itself"),
+        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-huge'), "flavour itself"),
+        (FLAVOUR + 'arch = "arm64"', "a flavour of debian-12-arm64 is debian-12-arm64-WORD"),
+        (FLAVOUR.replace("-large", ""), "but the file's name is"),
+        (FLAVOUR + "colour = 1", "images/debian-12-amd64-large.toml: colour is not a known key"),
+    ],
+)
+def test_a_wrong_flavour_is_one_line(checkout: Settings, text: str, said: str) -> None:
+    write(checkout, GOOD)
+    write(checkout, FLAVOUR.replace("-large", "-huge"), "debian-12-amd64-huge")
+    with pytest.raises(BuildError, match=said) as caught:
+        definition.load(checkout, write(checkout, text, "debian-12-amd64-large"))
+    assert str(caught.value).startswith("images/debian-12-amd64-large.toml: ")
+
+
+def test_a_flavours_name_says_what_it_is_a_flavour_of(checkout: Settings) -> None:
+    write(checkout, GOOD)
+    name = write(checkout, FLAVOUR.replace("amd64-large", "large"), "debian-12-large")
+    with pytest.raises(BuildError, match="a flavour of debian-12-amd64 is debian-12-amd64-WORD"):
+        definition.load(checkout, name)
 
 
 def test_the_mirror_setting_fills_the_base(checkout: Settings) -> None:

@@ -191,6 +191,15 @@ def test_an_image_that_is_not_built_is_told_with_what_to_do(project: Settings) -
         build.latest(project, "debian-12-amd64")
 
 
+def test_the_base_is_there_once_it_is_in_the_cache(project: Settings) -> None:
+    image = definition.load(project, "debian-12-amd64")
+    with pytest.raises(BuildError, match=r"debian-12-amd64 is not in the cache; run 'invoke"):
+        build.base(project, image)
+    stage = made(project).stages[0]
+    finish(stage)
+    assert build.base(project, image) == stage.disk
+
+
 def test_a_full_disk_stops_a_build_before_it_begins(
     project: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -97,6 +98,24 @@ def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
         provision.provision(checkout, changed(options, limit="nobody"))
 
 
+def test_what_an_image_chooses_stands_below_the_inventory_and_set(checkout: Settings) -> None:
+    for role in ("toolchain", "limits"):
+        shutil.copytree(ROOT / "roles" / role, checkout.root / "roles" / role)
+    (checkout.images / "debian-12-amd64.toml").write_text(
+        (ROOT / "images/debian-12-amd64.toml").read_text()
+        + "[variables]\nlimits_nofile = 1\nlimits_nproc = 1\nlimits_stack = 1\n"
+    )
+    seen = "limits_nofile == 1 and limits_nproc == 2 and limits_stack == 3"
+    tasks = [{"name": "See", "ansible.builtin.assert": {"that": seen}}]
+    options = fleet_of(checkout, {"a": {"limits_nproc": 2, "limits_stack": 2}}, tasks)
+    options = changed(options, image="debian-12-amd64", values=("limits_stack=3",))
+    assert provision.provision(checkout, options).ok
+    with pytest.raises(BuildError, match="a failed"):
+        provision.provision(checkout, changed(options, image=""))
+    with pytest.raises(BuildError, match="there is no image 'nixos'"):
+        provision.provision(checkout, changed(options, image="nixos"))
+
+
 def test_check_mode_and_values_reach_the_play(checkout: Settings) -> None:
     tasks = [
         {
@@ -163,7 +182,7 @@ def text(path: Path) -> bytes:
 )  # fmt: skip
 def test_options_that_cannot_be_used(options: Options, words: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=words):
-        provision.command(ROOT, options, tmp_path)
+        provision.command(Settings.of({}, ROOT), options, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,11 @@ def test_node_and_npm_are_the_pinned_ones() -> None:
     ],
 )
 def test_the_standard_profile_has_each_tool(begin: str, package: str) -> None:
+    """And the versions in the table are those that a booted image is checked for."""
+    command = {"Python": "python3", "GCC": "gcc", "OpenJDK": "java"}.get(begin, begin)
+    ours, debians = row(begin).split("; Debian 12: ")
+    assert ours.split(",")[0] == checks.tools.VERSIONS["ubuntu"][command]
+    assert debians == checks.tools.VERSIONS["debian"][command]
     added = variables("toolchain", "vars/main")["toolchain_added"]
     assert row(begin)
     assert package in added["minimal"] + added["standard"]
@@ -86,10 +91,25 @@ def test_no_profile_brings_go_rust_or_docker() -> None:
     assert variables("toolchain", "defaults/main")["toolchain_packages"] == []
 
 
+def test_the_check_knows_the_roles_defaults() -> None:
+    sources = {
+        distribution: variables("toolchain", f"vars/{distribution.capitalize()}")[
+            "toolchain_distribution_node_source"
+        ]
+        for distribution in checks.tools.VERSIONS
+    }
+    assert sources == checks.tools.NODE_SOURCES
+    assert list(checks.tools.PROFILES) == variables("toolchain", "vars/main")["toolchain_levels"]
+    assert variables("identity", "defaults/main")["identity_locale"] == checks.tools.LOCALE
+
+
 def test_the_limits_are_the_references_in_both_places() -> None:
     logins = variables("limits", "defaults/main")
     assert (logins["limits_nofile"], logins["limits_nproc"]) == (524288, 14813)
     assert (logins["limits_stack"], logins["limits_memlock"]) == (8192, 8192)
+    assert {f"limits_{name}": value for name, value in checks.tools.LIMITS.items()} == {
+        name: logins[name] for name in logins if name.removeprefix("limits_") in checks.tools.LIMITS
+    }
     session = Limits()
     assert (session.nofile, session.nproc) == (524288, 14813)
     assert (session.stack, session.memlock) == (8 << 20, 8 << 20)

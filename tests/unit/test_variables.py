@@ -23,7 +23,9 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
     }
     assert profiles == {
         "debian-12-amd64": None,
+        "debian-12-amd64-standard": "standard",
         "debian-12-arm64": None,
+        "debian-12-arm64-standard": "standard",
         "ubuntu-22.04-amd64": "standard",
         "ubuntu-22.04-arm64": "standard",
     }
@@ -70,10 +72,39 @@ def test_a_choice_changes_the_layer_of_its_role_and_what_is_built_on_it() -> Non
         return [stage.key for stage in plan.make(HERE, image).stages]
 
     without = keys()
-    system = keys("variables.toolchain_profile=minimal")
+    base = keys("variables.toolchain_profile=minimal")  # Debian's is made with its packages
+    system = keys("variables.toolchain_node_source=official")
     runtime = keys("variables.runtime_tasks_max=100")
+    assert [a == b for a, b in zip(without, base, strict=True)] == [False, False, False]
     assert [a == b for a, b in zip(without, system, strict=True)] == [True, False, False]
     assert [a == b for a, b in zip(without, runtime, strict=True)] == [True, True, False]
+
+
+def test_a_bootstrapped_base_has_the_packages_that_the_role_would_install() -> None:
+    chosen = ["variables.toolchain_profile=minimal", 'variables.toolchain_packages=["nano"]']
+    image, sources = definition.load_with_sources(HERE, DEBIAN, chosen)
+    plain = definition.load(HERE, DEBIAN)
+    added = definition.flat(image)["base.packages"][len(definition.flat(plain)["base.packages"]) :]  # type: ignore[index, arg-type]
+    assert added == ("git", "jq", "nano", "python3", "python3-pip", "python3-venv", "ripgrep")
+    assert sources["base.packages"] == f"images/{DEBIAN}.toml, roles/toolchain"
+
+
+def test_each_profile_has_what_those_before_it_have_on_both_distributions() -> None:
+    def packages(distribution: str, profile: str) -> set[str]:
+        return set(variables.packages(HERE, distribution, {"toolchain_profile": profile}))
+
+    levels = ("none", "minimal", "standard", "full")
+    for distribution in ("debian", "ubuntu"):
+        found = [packages(distribution, profile) for profile in levels]
+        assert found[0] == set()
+        assert found[0] < found[1] < found[2] < found[3]
+    assert "python3-pypdf" in packages("debian", "full")
+    assert "python3-pypdf2" in packages("ubuntu", "standard")
+    assert variables.packages(HERE, "debian", {}) == []
+
+
+def test_a_cloud_image_stays_what_its_maker_shipped() -> None:
+    assert "base.packages" not in definition.flat(definition.load(HERE, "ubuntu-22.04-amd64"))
 
 
 def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:

@@ -75,6 +75,22 @@ def latest(settings: Settings, name: str) -> Path:
     return link.resolve()
 
 
+def disk(settings: Settings, name: str) -> Path:
+    """The newest build of ``name``; raises BuildError if there is none."""
+    return latest(settings, name) / f"{name}.qcow2"
+
+
+def base(settings: Settings, image: definition.Image) -> Path:
+    """The disk that a build of ``image`` starts from; raises BuildError if it is not there."""
+    stage = plan.make(settings, image).stages[0]
+    if not stage.cached:
+        raise BuildError(
+            f"the base of {image.name} is not in the cache",
+            hint=f"run 'invoke build-image --image {image.name}'",
+        )
+    return stage.disk
+
+
 def _ensure(
     settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
 ) -> None:

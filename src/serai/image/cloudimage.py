@@ -165,7 +165,13 @@ def update_pin(
     Raises BuildError if the network, the listing, the signature or the list of digests is not as
     it must be; the definition is then what it was.
     """
-    pinned = _PINNED_URL.fullmatch(_base(definition.load(settings, name)).url)
+    image, sources = definition.load_with_sources(settings, name)
+    pinned = _PINNED_URL.fullmatch(_base(image).url)
+    if (where := sources["base.url"]) != f"images/{name}.toml":
+        raise BuildError(
+            f"{name} has its base from {where}",
+            hint=f"run 'invoke update-base --image {Path(where).stem}'",
+        )
     if pinned is None:
         raise BuildError(
             f"images/{name}.toml: base.url is not …/release-YYYYMMDD/FILE, so what is newer than "

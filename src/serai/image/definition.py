@@ -131,10 +131,8 @@ def load_with_sources(
         raise BuildError(
             f"there is no image {name!r}", hint=f"the images are: {', '.join(names(settings))}"
         )
-    path = settings.images / f"{name}.toml"
-    where = str(path.relative_to(settings.root))
-    table = _parse(path, where)
-    sources = dict.fromkeys(_flat(table), where)
+    where = _where(settings, name)
+    table, sources, stem = _read(settings, name)
     if settings.mirror and _at(table, "base.kind") == "bootstrap":
         _put(table, "base.mirror", settings.mirror)
         sources["base.mirror"] = "SERAI_MIRROR"
@@ -143,14 +141,68 @@ def load_with_sources(
         _put(table, key, value)
         sources[key] = "--set"
     image = _check(table, where, sources)
-    _check_name(image, where, path.stem)
+    _check_name(image, where, name, stem)
     variables.check(settings, image.variables, sources)
+    image = _equipped(settings, image, sources)
     return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
 
 
 def flat(image: Image) -> dict[str, object]:
     """Every value of the image by dotted key."""
     return _flat(image.model_dump())
+
+
+def _where(settings: Settings, name: str) -> str:
+    return str((settings.images / f"{name}.toml").relative_to(settings.root))
+
+
+def _read(settings: Settings, name: str) -> tuple[dict[str, Any], dict[str, str], str]:
+    """The file's table, its values' sources, and the name of the image that it is a flavour of.
+
+    A flavour has all of that image but for what its own file says.
+    """
+    where = _where(settings, name)
+    table = _parse(settings.images / f"{name}.toml", where)
+    stem = table.pop("flavour_of", "")
+    sources = dict.fromkeys(_flat(table), where)
+    if not stem:
+        return table, sources, ""
+    if stem not in names(settings):
+        raise BuildError(f"{where}: flavour_of is {stem!r}, and there is no such image")
+    whole = _parse(settings.images / f"{stem}.toml", _where(settings, stem))
+    if "flavour_of" in whole:
+        raise BuildError(f"{where}: flavour_of is {stem!r}, which is a flavour itself")
+    return (
+        _merged(whole, table),
+        dict.fromkeys(_flat(whole), _where(settings, stem)) | sources,
+        stem,
+    )
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both tables; where both have a value ``above`` wins."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _equipped(settings: Settings, image: Image, sources: dict[str, str]) -> Image:
+    """A bootstrapped base has the packages of the chosen toolchain; ``sources`` then says so.
+
+    The role would install the same ones, but one after another in an emulated machine.
+    """
+    if not isinstance(image.base, BootstrapBase):
+        return image
+    added = variables.packages(settings, image.distribution, image.variables)
+    if not added:
+        return image
+    source = sources.get("base.packages")
+    sources["base.packages"] = f"{source}, roles/toolchain" if source else "roles/toolchain"
+    base = image.base.model_copy(update={"packages": (*image.base.packages, *added)})
+    return image.model_copy(update={"base": base})
 
 
 def _parse(path: Path, where: str) -> dict[str, Any]:
@@ -180,11 +232,14 @@ def _check(table: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> 
         raise BuildError(f"{sources.get(key, where)}: {key} {reason}") from None
 
 
-def _check_name(image: Image, where: str, stem: str) -> None:
+def _check_name(image: Image, where: str, name: str, stem: str) -> None:
+    if image.name != name:
+        raise BuildError(f"{where}: name is {image.name!r}, but the file's name is {name!r}")
     made = f"{image.distribution}-{image.release}-{image.arch}"
-    for what, value in (("the file's name", stem), ("distribution-release-arch", made)):
-        if image.name != value:
-            raise BuildError(f"{where}: name is {image.name!r}, but {what} is {value!r}")
+    if not stem and name != made:
+        raise BuildError(f"{where}: name is {name!r}, but distribution-release-arch is {made!r}")
+    if stem and not (name.startswith(f"{stem}-") and stem == made):
+        raise BuildError(f"{where}: name is {name!r}, but a flavour of {made} is {made}-WORD")
 
 
 def _override(text: str) -> tuple[str, Any]:

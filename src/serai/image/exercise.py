@@ -31,6 +31,7 @@ UNIT = f"serai-session@{ROGUE}.service"
 MEMORY, TASKS = 96 << 20, 64
 DEADLINE = 120.0
 DOCTOR = 600.0  # seconds that it may take where the machine is emulated
+TOOLING = 600.0  # the same, for starting some twenty tools, LibreOffice among them
 NOTHING = '{"checks": [], "passed": 0}'
 PACE = 1.0  # seconds for which the use of CPU is watched
 LIGHT = 10  # the rogue's CPUWeight while both sessions want every CPU
@@ -166,6 +167,63 @@ gate.request("GET", sys.argv[1])
 answer = gate.getresponse()
 print(json.dumps([past, seen, answer.status, answer.read().decode()]))
 """
+
+
+# Inside: what the tools say of themselves (the first number with a dot); which are there that no
+# profile has; a document of each kind, made by Python, printed by LibreOffice and read by poppler;
+# a program in C.
+TOOLS = """
+import glob, json, re, shutil, subprocess, sys
+def said(*argv):
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=240)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{argv[0]}: {type(error).__name__}"
+    return done.stdout.strip()
+asked = {name: (name, "--version") for name in (
+    "python3", "pip", "node", "npm", "gcc", "java", "git", "rg", "jq", "make", "pandoc",
+    "soffice", "qpdf", "gs", "unzip")}
+asked["ensurepip"] = ("python3", "-m", "ensurepip", "--version")
+asked["unzip"] = ("unzip", "-v")
+asked["pdftotext"] = ("pdftotext", "-v")
+versions = {}
+for name, argv in asked.items():
+    found = re.search(r"[0-9]+([.][0-9]+)+", said(*argv)) if shutil.which(argv[0]) else None
+    versions[name] = found.group() if found else ""
+uninvited = [name for name in ("go", "rustc", "cargo", "docker", "podman") if shutil.which(name)]
+def write():
+    import docx, openpyxl, pptx
+    paper, book, slides = docx.Document(), openpyxl.Workbook(), pptx.Presentation()
+    paper.add_paragraph("a paper")
+    book.active["A1"] = "a book"
+    slides.slides.add_slide(slides.slide_layouts[5]).shapes.title.text = "a slide"
+    paper.save("paper.docx"), book.save("book.xlsx"), slides.save("slides.pptx")
+documents, compiled = [], ""
+if versions["soffice"]:
+    try:
+        write()
+    except Exception as error:
+        documents.append(repr(error))
+    printed = said("soffice", "--headless", "--convert-to", "pdf", *glob.glob("*.[dpx]*x"))
+    if not glob.glob("*.pdf"):
+        documents.append(printed[-500:])
+    documents += [said("pdftotext", name, "-") for name in sorted(glob.glob("*.pdf"))]
+if versions["gcc"]:
+    with open("hello.c", "w") as source:
+        source.write("#include <stdio.h>\\nint main(void) { puts(\\"compiled\\"); return 0; }")
+    compiled = said("gcc", "-o", "hello", "hello.c") or said("./hello")
+print(json.dumps({"versions": versions, "uninvited": uninvited, "documents": documents,
+                  "compiled": compiled}))
+"""
+
+
+def working(client: Client) -> dict[str, Any]:
+    """What a session has to work with, and that it does."""
+    found: dict[str, Any] = json.loads(
+        output(client, WITNESS, "python3", "-c", TOOLS, timeout=TOOLING)
+    )
+    return found
 
 
 class Origin(http.server.BaseHTTPRequestHandler):
@@ -374,7 +432,7 @@ def remaining(client: Client) -> list[str]:
     return [name for name in both if name in known or Path("/sessions", name).exists()]
 
 
-PARTS = (looks, leaving, filling, attaching, freezing, sharing, misbehaving, put_away)
+PARTS = (looks, working, leaving, filling, attaching, freezing, sharing, misbehaving, put_away)
 
 
 def main() -> None:

@@ -110,6 +110,13 @@ class Accounts(_Facts):
     passwords: list[str]
 
 
+class Login(_Facts):
+    """What an ordinary user's login gets; ``limits`` by name, as bash's ulimit tells them."""
+
+    limits: dict[str, str]
+    locale: str
+
+
 class Bwrap(_Facts):
     """bubblewrap, run as the user ``uid`` without rights; ``mode`` is its file's, 0 if absent."""
 
@@ -140,6 +147,7 @@ class Facts(_Facts):
     sessions: Sessions
     accounts: Accounts
     journal_boots: int
+    login: Login
     bwrap: Bwrap
     socat: Socat
     took: dict[str, float]
@@ -191,7 +199,7 @@ class Runtime(_Facts):
     counts forks that the limit refused. ``weights`` are both sessions' cpu.weight as they start;
     ``light_usec`` and ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the
     other one while both wanted all of it, and ``busy_seconds`` is how long the answers meanwhile
-    took.
+    took. ``versions`` are those of the tools that a session finds, by the tool's command.
     """
 
     created: float
@@ -205,6 +213,10 @@ class Runtime(_Facts):
     reached: str  # what this one reads of it
     past_gate: list[str]  # what TCP, UDP and a look-up fail with that do not use the gate
     sockets: list[str]  # those that can be found inside
+    versions: dict[str, str]
+    uninvited: list[str]  # commands that are in no profile, and yet there
+    documents: list[str]  # what is read in documents that went through all tools
+    compiled: str  # what a program in C prints that was compiled in the session
     denied: int  # status of a request that no rule allows
     denial: str
     allowed: int  # status of the same one with a rule

@@ -18,6 +18,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,18 +238,39 @@ def journal_boots() -> int:
     return sum(1 for line in listed.splitlines() if line.split()[0].lstrip("-").isdigit())
 
 
+@contextmanager
+def person() -> Iterator[None]:
+    """An ordinary user, for as long as the block."""
+    said("useradd", "--create-home", USER)
+    try:
+        yield
+    finally:
+        said("userdel", "--remove", USER)
+
+
+def login() -> dict[str, Any]:
+    """What an ordinary user's login gets: limits by PAM, as bash's ulimit tells them."""
+    with person():
+        _, told = said(
+            *(
+                "runuser",
+                "--shell=/bin/bash",
+                "--command=ulimit -n; ulimit -u; ulimit -s; ulimit -l",
+            ),
+            USER,
+        )
+    locale = [line.partition("=")[2] for line in text("/etc/default/locale").splitlines()
+              if line.startswith("LANG=")]  # fmt: skip
+    return {
+        "limits": dict(zip(("nofile", "nproc", "stack", "memlock"), told.split(), strict=False)),
+        "locale": "".join(locale).strip('"'),
+    }
+
+
 def bwrap() -> dict[str, Any]:
     """bubblewrap as a user without any right makes every namespace and runs a program in it."""
-    said("useradd", "--create-home", USER)
-    status, output = said(
-        "bwrap",
-        *("--unshare-all", "--die-with-parent", "--new-session"),
-        *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),  # noqa: S108
-        *("sh", "-c", "echo pid=$$ uid=$(id -u)"),
-        user=USER,
-    )
-    _, uid = said("id", "-u", USER)
-    said("userdel", "--remove", USER)
+    with person():
+        status, output, uid = bwrapped()
     path = Path("/usr/bin/bwrap")
     try:
         mode, attributes = stat.S_IMODE(path.stat().st_mode), os.listxattr(path)
@@ -261,6 +284,18 @@ def bwrap() -> dict[str, Any]:
         "mode": mode,
         "capabilities": "security.capability" in attributes,
     }
+
+
+def bwrapped() -> tuple[int, str, str]:
+    """Status and output of a sandbox of the user's, and the user's number."""
+    status, output = said(
+        "bwrap",
+        *("--unshare-all", "--die-with-parent", "--new-session"),
+        *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),  # noqa: S108
+        *("sh", "-c", "echo pid=$$ uid=$(id -u)"),
+        user=USER,
+    )
+    return status, output, said("id", "-u", USER)[1]
 
 
 def socat() -> dict[str, Any]:
@@ -283,6 +318,7 @@ def main() -> None:
         "sessions": lambda: sessions(token),
         "accounts": accounts,
         "journal_boots": journal_boots,
+        "login": login,
         "bwrap": bwrap,
         "socat": socat,
     }

@@ -24,7 +24,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from serai.image import cache, console
+from serai.image import cache, console, definition
 from serai.image.errors import BuildError
 from serai.image.fleet import Batch, Diff, Failure, Fleet, News
 from serai.image.packer_program import fence
@@ -49,13 +49,15 @@ class Options:
     Either ``hosts`` ('[user@]address[:port]', an IPv6 address in brackets) or ``inventory`` (a file
     or a folder of Ansible's), of which ``limit`` is a pattern. ``serial`` machines are provisioned
     at a time (0: all), ``forks`` of them at once (0: Ansible's own number). ``values`` are role
-    variables, 'name=value' with the value in YAML. ``report`` is where the JSON goes ('': beside
+    variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
+    these and below the inventory. ``report`` is where the JSON goes ('': beside
     the log).
     """
 
     hosts: tuple[str, ...] = ()
     inventory: str = ""
     limit: str = ""
+    image: str = ""
     key: str = ""
     sudo_password: str = ""
     check: bool = False
@@ -88,7 +90,7 @@ def provision(settings: Settings, options: Options) -> Fleet:
     report = Path(options.report).absolute() if options.report else folder / f"{stamp}.json"
     with tempfile.TemporaryDirectory(prefix="serai-provision-") as work_name:
         work = Path(work_name)
-        argv = command(settings.root, options, work)
+        argv = command(settings, options, work)
         _prune(folder)
         # What a task shows with --diff may be a secret (a parent proxy's password).
         log.touch(mode=0o600)
@@ -112,10 +114,12 @@ def provision(settings: Settings, options: Options) -> Fleet:
     return fleet
 
 
-def command(root: Path, options: Options, work: Path) -> list[Argument]:
+def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     """The command line of Ansible; writes the inventory of ``options.hosts`` to ``work``.
 
-    Raises BuildError if the options contradict each other or name a file that is not there.
+    What the image chooses is an inventory, too, of variables alone: Ansible lets a later one win.
+
+    Raises BuildError if the options contradict each other or name what is not there.
     """
     if bool(options.hosts) == bool(options.inventory):
         raise BuildError(
@@ -129,7 +133,13 @@ def command(root: Path, options: Options, work: Path) -> list[Argument]:
         inventory.write_text(yaml.safe_dump({"all": {"hosts": entries}}))
     else:
         inventory = _existing("--inventory", options.inventory)
-    argv: list[Argument] = ["ansible-playbook", "--inventory", inventory]
+    argv: list[Argument] = ["ansible-playbook"]
+    if options.image:
+        chosen = work / "image.yml"
+        variables = definition.load(settings, options.image).variables
+        chosen.write_text(yaml.safe_dump({"all": {"vars": variables}}))
+        argv += ["--inventory", chosen]
+    argv += ["--inventory", inventory]
     if options.limit:
         argv += ["--limit", options.limit]
     if options.key:
@@ -145,7 +155,7 @@ def command(root: Path, options: Options, work: Path) -> list[Argument]:
         argv += ["--extra-vars", json.dumps(values)]
     if options.new_host_keys:
         argv += ["--ssh-extra-args=-o StrictHostKeyChecking=accept-new"]
-    return [*argv, root / PLAYBOOK]
+    return [*argv, settings.root / PLAYBOOK]
 
 
 def address(text: str) -> tuple[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ def images(settings: Settings) -> None:
         image = definition.load(settings, name)
         link = settings.dist / name / "latest"
         state = link.resolve().name if link.exists() else "not built"
-        console.say(f"{name:20} {state:16} {image.summary}")
+        console.say(f"{name:24} {state:16} {image.summary}")
 
 
 def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:

@@ -17,6 +17,9 @@ import yaml
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
+TOOLCHAIN = "toolchain"
+"""The role of what sessions work with."""
+
 _TYPES: dict[str, type] = {
     "bool": bool,
     "int": int,
@@ -80,6 +83,21 @@ def of_roles(
     """Those choices that concern ``roles``."""
     known = options(settings) if chosen else {}
     return {name: value for name, value in chosen.items() if known[name].role in roles}
+
+
+def packages(settings: Settings, distribution: str, chosen: Mapping[str, Any]) -> list[str]:
+    """The distribution's packages that the role ``toolchain`` installs with these choices."""
+    role = settings.root / "roles" / TOOLCHAIN
+    found = list(chosen.get("toolchain_packages", ()))
+    profile = chosen.get("toolchain_profile")
+    if profile:
+        main = yaml.safe_load((role / "vars" / "main.yml").read_text())
+        own = yaml.safe_load((role / "vars" / f"{distribution.capitalize()}.yml").read_text())
+        levels = main["toolchain_levels"]
+        for level in levels[: levels.index(profile) + 1]:
+            found += main["toolchain_added"][level]
+            found += own["toolchain_distribution_packages"][level]
+    return sorted(set(found))
 
 
 def _option(role: str, spec: Mapping[str, Any]) -> Option:

@@ -4,7 +4,18 @@ A check sees one thing only, so that a fault turns one check red. ``judge`` runs
 """
 
 # Importing a module adds its checks.
-from serai.image.checks import boots, disks, runtime, sealed, sessions, system
+from serai.image.checks import boots, disks, runtime, sealed, sessions, system, tools
 from serai.image.checks.core import CHECKS, Result, judge
 
-__all__ = ["CHECKS", "Result", "boots", "disks", "judge", "runtime", "sealed", "sessions", "system"]
+__all__ = [
+    "CHECKS",
+    "Result",
+    "boots",
+    "disks",
+    "judge",
+    "runtime",
+    "sealed",
+    "sessions",
+    "system",
+    "tools",
+]
