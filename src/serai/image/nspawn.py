@@ -59,9 +59,13 @@ if [ -n "$sessions" ]; then
     mount -o remount,bind,nosuid,nodev "$sessions"
     set -- "$@" "--bind=$sessions:/sessions"
 fi
-# The kernel is the build host's, and so are its settings.
-exec systemd-nspawn "--directory=$root" "$@" systemd.mask=systemd-sysctl.service
+exec systemd-nspawn "--directory=$root" "$@"
 """
+
+# The kernel is the build host's, and so are its settings: whoever starts the unit that applies them
+# finds it done, where with the unit masked they would fail.
+_SYSCTL = "/run/systemd/system/systemd-sysctl.service.d/machine.conf"
+_SYSCTL_NOT_HERE = "[Unit]\nConditionVirtualization=!container\n"
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ def booted(
     for folder in [*(writable / part for part in ("upper", "work", "root")), disk]:
         folder.mkdir(parents=True, exist_ok=True)
     disk.chmod(0o711)
+    sysctl = work / "sysctl.conf"
+    sysctl.write_text(_SYSCTL_NOT_HERE)
     log = work / "console.log"
     hierarchy = _CGROUPS if (_CGROUPS / "cgroup.procs").exists() else _CGROUPS / "unified"
     cgroup = hierarchy / f"serai-machine-{os.getpid()}-{time.monotonic_ns()}"
@@ -148,7 +154,7 @@ def booted(
         if "populated 0" in (left / "cgroup.events").read_text():
             _remove_cgroup(left)  # of a machine that was killed with its owner
     options = ["--quiet", "--boot", "--register=no", "--keep-unit", "--private-users=no"]
-    options += ["--link-journal=no", "--capability=all"]
+    options += ["--link-journal=no", "--capability=all", f"--bind-ro={sysctl}:{_SYSCTL}"]
     # Newer than the container's list: without it quotas are forbidden where they are only missing.
     options += ["--system-call-filter=quotactl_fd"]
     options += ["--drop-capability=CAP_NET_ADMIN"] if keep_changes else ["--private-network"]
