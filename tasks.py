@@ -29,6 +29,7 @@ from serai.image.errors import BuildError
 from serai.image.qemu import Bus
 from serai.image.release import compare as compares
 from serai.image.release import formats
+from serai.image.release import inspect as inspects
 from serai.image.release import release as releases
 from serai.image.release import twice as twices
 from serai.image.release import verify_release as verify_releases
@@ -92,6 +93,14 @@ def verify_image(_c: Context, image: str = IMAGE) -> int:
     """Boot the finished image on throwaway overlays and check it."""
     report = verify(SETTINGS, definition.load(SETTINGS, image), build.latest(SETTINGS, image))
     return 0 if report.ok else 1
+
+
+@command()
+def inspect_image(_c: Context, image: str = IMAGE) -> int:
+    """Read the finished image without booting it, and say what keeps it from being released."""
+    budget = definition.load(SETTINGS, image).budget
+    disk = build.latest(SETTINGS, image) / f"{image}.qcow2"
+    return inspects.show(inspects.read(disk, SETTINGS.cache), budget)
 
 
 @command(iterable=["copy", "share"])

@@ -23,8 +23,10 @@ import pytest
 
 from serai.image import nspawn, seed
 from serai.image.nspawn import DEADLINE, USER, Guest, Machine
+from serai.image.release.allow import Rule
 from serai.image.run import run
 from serai.image.settings import Settings
+from tests.machine.same_result import assert_same_result
 
 ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = "systemctl show -P MainPID serai-session@kept"
@@ -206,6 +208,10 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     network = target.guest.root / "etc/systemd/network/80-dhcp.network"
     assert not network.exists(), "the network of a machine that runs is not ours"
     assert USER in machine.shell("ls /home"), "nothing was sealed"
+    machine.shell("userdel --remove plain; rm /etc/sudoers.d/plain")
+    backups = Rule("etc/*-", "at times: accounts before the last change")
+    lectured = Rule("var/lib/sudo/*", "at times: whom sudo has told of the dangers")
+    assert_same_result(target.guest.root, backups, lectured)
     machine.shell("serai create kept")
     assert machine.shell("serai exec kept -- sh -c 'echo precious >file; id -un'") == "kept"
 

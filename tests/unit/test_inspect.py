@@ -107,6 +107,14 @@ def test_a_disk_over_its_budget_says_by_how_much() -> None:
     assert inspect.inspect(disk, Budget()) == [], "no budget, no limit"
 
 
+def test_what_is_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.show(GOOD, LIMIT) == 0
+    assert capsys.readouterr().out == "9 paths, 10 MiB, 100 MiB used; 0 findings\n"
+    assert inspect.show(replace(GOOD, root_bytes=101 << 20), LIMIT) == 1
+    said = "serai: budget: the root file system holds 101 MiB, of 100 allowed\n"
+    assert capsys.readouterr().err == said
+
+
 def test_every_image_has_a_budget() -> None:
     settings = Settings.of({})
     for name in definition.names(settings):
@@ -148,7 +156,8 @@ def test_a_line_without_a_reason_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def rules(tmp_path: Path) -> Iterator[allow.Rules]:
     path = tmp_path / "list.txt"
-    path.write_text("etc/*  settings\netc/hosts  never the first\nvar/[ab]?c  a blank\n")
+    lines = ["etc/*  settings", "etc/hosts  never the first", "var/[ab]?c  a blank"]
+    path.write_text("\n".join([*lines, "srv/*  at times: guests"]))
     yield allow.read(path)
 
 

@@ -77,6 +77,16 @@ def test_a_folder_is_told_path_by_path(root: Path) -> None:
     assert len(entries) == 18
 
 
+def test_a_folder_in_which_files_come_and_go_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listed(path), b"vanished"])
+    assert len(tree.of_folder(root)) == 18
+    with pytest.raises(BuildError, match="cannot be read: No such file"):
+        tree.of_folder(root / "none")
+
+
 def test_a_disk_is_told_as_the_folder_it_was_made_of(root: Path, tmp_path: Path) -> None:
     entries = tree.of_disk(a_disk(tmp_path, root), tmp_path)
     expected = [

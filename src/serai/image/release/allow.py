@@ -1,7 +1,8 @@
 """Reviewed lists: what is allowed or refused, a pattern and its reason a line.
 
 A pattern is a shell's (fnmatch(3)), and its '*' stands for slashes too; it ends at the first blank,
-for which '?' stands. What follows is the reason, without which a line is refused.
+for which '?' stands. What follows is the reason, without which a line is refused. A reason that
+begins with 'at times' belongs to a rule that need not be used each time.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Rules:
         return None
 
     def unused(self) -> list[Rule]:
-        """The rules that were the first for nothing so far, in their order."""
-        return [rule for rule, _ in self._rules if rule not in self._used]
+        """The rules that should have been the first for something so far, in their order."""
+        unused = (rule for rule, _ in self._rules if rule not in self._used)
+        return [rule for rule in unused if not rule.reason.startswith("at times")]
 
     def __iter__(self) -> Iterator[Rule]:
         return (rule for rule, _ in self._rules)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.image import offline, shipped
+from serai.image import console, offline, shipped
 from serai.image.definition import Budget
 from serai.image.facts import Shipped
 from serai.image.release import allow, tree
@@ -74,6 +74,18 @@ def inspect(disk: Disk, budget: Budget) -> list[Finding]:
     )
     found = {finding for rule in rules for finding in rule()}
     return sorted(found, key=lambda finding: (finding.rule, finding.path, finding.words))
+
+
+def show(disk: Disk, budget: Budget) -> int:
+    """Say why ``disk`` must not be released, a line each; 1 if it must not."""
+    found = inspect(disk, budget)
+    for finding in found:
+        console.fail(f"{finding.rule}: {finding.path} {finding.words}".replace(":  ", ": "))
+    console.say(
+        f"{len(disk.entries)} paths, {disk.image_bytes // _MIB} MiB, "
+        f"{disk.root_bytes // _MIB} MiB used; {len(found)} findings"
+    )
+    return 1 if found else 0
 
 
 def _at_rest(found: Shipped) -> Iterator[Finding]:

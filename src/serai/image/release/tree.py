@@ -163,26 +163,30 @@ def _sorted(entries: Iterable[Entry]) -> list[Entry]:
 
 def _of_folder(root: bytes, below: bytes = b".", device: int = -1) -> Iterator[Entry]:
     path = root if below == b"." else os.path.join(root, below)  # noqa: PTH118 - bytes
-    told = os.lstat(path)
-    kind = _TYPES[stat.S_IFMT(told.st_mode)]
-    content = ("", "")
+    try:
+        told = os.lstat(path)
+        entry = _entry_of(path, os.fsdecode(below), told)
+        here = entry.type == "d" and device in (-1, told.st_dev)
+        names = os.listdir(path) if here else []  # noqa: PTH208 - bytes
+    except FileNotFoundError:
+        if below == b".":
+            raise
+        return  # of a machine that runs, it is gone since its folder was read
+    yield entry
+    for name in names:
+        inner = name if below == b"." else os.path.join(below, name)  # noqa: PTH118 - bytes
+        yield from _of_folder(root, inner, told.st_dev)
+
+
+def _entry_of(path: bytes, below: str, told: os.stat_result) -> Entry:
+    kind, mode = _TYPES[stat.S_IFMT(told.st_mode)], stat.S_IMODE(told.st_mode)
+    who = told.st_uid, told.st_gid
     if kind == "l":
-        content = (os.fsdecode(os.readlink(path)), "")  # noqa: PTH115 - bytes
-    elif kind == "f":
-        content = (_of_file(path, told.st_size), _capabilities(path))
-    yield Entry(
-        os.fsdecode(below),
-        kind,
-        stat.S_IMODE(told.st_mode),
-        told.st_uid,
-        told.st_gid,
-        told.st_size if kind == "f" else 0,
-        *content,
-    )
-    if kind == "d" and device in (-1, told.st_dev):
-        for name in os.listdir(path):  # noqa: PTH208 - bytes
-            inner = name if below == b"." else os.path.join(below, name)  # noqa: PTH118 - bytes
-            yield from _of_folder(root, inner, told.st_dev)
+        return Entry(below, kind, mode, *who, digest=os.fsdecode(os.readlink(path)))  # noqa: PTH115
+    if kind == "f":
+        content = _of_file(path, told.st_size), _capabilities(path)
+        return Entry(below, kind, mode, *who, told.st_size, *content)
+    return Entry(below, kind, mode, *who)
 
 
 def _capabilities(path: bytes) -> str:

@@ -1,0 +1,30 @@
+"""The same result both ways: a machine that was provisioned holds what an image holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serai.image import nspawn
+from serai.image.release import allow, same, tree
+from serai.image.release.allow import Rule, Rules
+from serai.image.settings import Settings
+
+# What lets the tests in.
+_TESTS = (
+    Rule("etc/ssh/sshd_config.d/machine.conf", "the port of the test's sshd"),
+    Rule(f"home/{nspawn.USER}/.ssh", "the test's key"),
+    Rule(f"home/{nspawn.USER}/.ssh/*", "likewise"),
+)
+
+
+def assert_same_result(root: Path, *others: Rule) -> None:
+    """``root``, of a machine that was provisioned, differs from an image only as is allowed.
+
+    The image is one before its seal; ``others`` are what the test itself has changed. A rule that
+    is not needed any more fails, too.
+    """
+    image = tree.of_folder(nspawn.provisioned(Settings.of()))
+    rules = Rules([*_TESTS, *others, *allow.named("provisioned")])
+    outcome = same.differences(image, tree.of_folder(root), rules)
+    assert outcome.lines == []
+    assert [rule.pattern for rule in outcome.unused] == []
