@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from serai.image.release.report import Changes, Component, Inputs, Package
+from typing import Any
+
+from serai.image.release.report import Component, Inputs, Package
 
 HOSTILE = (
     "</script></style><img src=x onerror='window.hacked=1'>\"'>&amp;{{7*7}}]]>"
@@ -87,14 +89,7 @@ def an_inputs() -> Inputs:
         packages=packages,
         folders={".": 1000, "usr": 900, "usr/lib": 700, "usr/share": 200, "boot": 100},
         boot_chart=BOOT,
-        changes=Changes(
-            previous="debian-12-arm64 0.0.9",
-            notable=["new setuid file /usr/bin/su"],
-            figures=[{"name": "Root, in use", "old": "700 MiB", "new": "739 MiB"}],
-            checks=[{"name": "swap is off", "old": "failed", "new": "passed"}],
-            packages=[{"name": "bash", "change": "upgraded", "old": "5.1", "new": "5.2"}],
-            folders=[{"folder": "/usr/bin", "added": 1, "removed": 0, "changed": 2}],
-        ),
+        changes=some_changes(),
         components=[
             Component(
                 package.name,
@@ -107,6 +102,44 @@ def an_inputs() -> Inputs:
         ],
         download=255 << 20,
     )
+
+
+def some_changes(text: str = "") -> dict[str, Any]:
+    """A comparison that found something of each kind, with ``text`` for every name if given."""
+
+    def side(version: str, number: int) -> dict[str, Any]:
+        return {
+            "image": text or "debian-12-arm64",
+            "version": text or version,
+            "revision": text or "e" * 40,
+            "image_bytes": number << 20,
+            "files_bytes": number << 21,
+            "files": number,
+            "packages": 3,
+            "boot_seconds": float(number),
+            "passed": 2,
+            "checks": 2,
+        }
+
+    folder = text.replace("/", "|") or "usr/lib/python3/dist-packages/x"
+    package = {"name": text or "bash", "old": text or "5.1", "new": text or "5.2"}
+    return {
+        "old": side("0.0.9", 190),
+        "new": side("0.1.0", 193),
+        "privileged": [text or "/usr/bin/su"],
+        "sockets": [text or "ssh.socket"],
+        "units": [],
+        "added": [{**package, "old": ""}],
+        "removed": [],
+        "upgraded": [package],
+        "downgraded": [],
+        "files": [
+            {"path": f"{folder}/y", "how": "added", "what": ""},
+            {"path": "usr/lib/python3/dist-packages/z", "how": "changed", "what": "content"},
+            {"path": "initrd", "how": "removed", "what": ""},
+        ],
+        "checks": [{"name": text or "swap is off", "old": None, "new": True}],
+    }
 
 
 def hostile(text: str) -> Inputs:
@@ -138,21 +171,13 @@ def hostile(text: str) -> Inputs:
         ],
     }
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\x00", "")
-    difference = {"name": text, "old": text, "new": text}
     return Inputs(
         manifest=manifest,
         verify=verify,
         packages=[Package(text, text, text, 1000), Package("b", "1", "all", 500)],
         folders={".": 100, text.replace("/", "|"): 90},
         boot_chart=BOOT.replace("a&amp;b.service", f"{escaped}.service"),
-        changes=Changes(
-            previous=text,
-            notable=[text],
-            figures=[difference],  # type: ignore[list-item]
-            checks=[difference],  # type: ignore[list-item]
-            packages=[{"name": text, "change": text, "old": text, "new": text}],
-            folders=[{"folder": text, "added": 1, "removed": 1, "changed": 1}],
-        ),
+        changes=some_changes(text),
         components=[Component(text, text, text, text, text)],
         download=1,
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.release import chart, report
-from serai.image.release.report import Changes, Component, Inputs, Package
-from tests.reports import BOOT, HOSTILE, an_inputs, hostile
+from serai.image.release import chart, differences, report, words
+from serai.image.release.differences import Folder, Row
+from serai.image.release.report import Component, Inputs, Package
+from tests.reports import BOOT, HOSTILE, an_inputs, hostile, some_changes
 
 CSS = (Path(report.__file__).parents[1] / "data/report/report.css").read_text()
 
@@ -83,8 +84,69 @@ def test_nothing_but_a_name_is_needed() -> None:
 
 
 def test_no_difference_is_said() -> None:
-    changes = Changes(previous="0.9", notable=[], figures=[], checks=[], packages=[], folders=[])
+    changes = some_changes()
+    for key, value in changes.items():
+        if isinstance(value, list):
+            changes[key] = []
+    changes["new"] = changes["old"]
     assert "Nothing differs." in Page(report.render(replace(an_inputs(), changes=changes))).all_text
+
+
+def test_differences_are_told_what_matters_first() -> None:
+    found = differences.of(some_changes())
+    assert found.previous == "debian-12-arm64 0.0.9"
+    assert found.notable == (
+        "/usr/bin/su has more rights than who starts it",
+        "ssh.socket listens",
+    )
+    assert found.figures == (
+        Row("Image", "190.0 MiB", "193.0 MiB"),
+        Row("Files, in all", "380.0 MiB", "386.0 MiB"),
+        Row("Files and folders", "190", "193"),
+        Row("Boot, power-on to ssh", "3 min 10 s", "3 min 13 s"),
+    )
+    assert found.checks == (Row("swap is off", "not made", "passed"),)
+    assert found.packages == (
+        Row("bash", "", "5.2", "added"),
+        Row("bash", "5.1", "5.2", "upgraded"),
+    )
+    assert found.folders == (Folder("/", 0, 1, 0), Folder("/usr/lib/python3", 1, 0, 1))
+
+
+def test_a_boot_that_was_not_timed_is_no_difference() -> None:
+    changes = some_changes()
+    changes["old"]["boot_seconds"] = None
+    assert "Boot, power-on to ssh" not in [row.name for row in differences.of(changes).figures]
+
+
+def test_a_release_has_a_version_of_its_own() -> None:
+    page = Page(report.render(replace(an_inputs(), version="1.2.0")))
+    assert page.texts["title"] == ["debian-12-arm64 1.2.0: release report"]
+    assert "0.1.0-abc" in page.texts["dd"]
+
+
+def test_packages_come_from_dpkg_and_components_from_the_bill_of_materials() -> None:
+    status = "Package: bash\nStatus: install ok installed\nInstalled-Size: 7\n"
+    status += "Architecture: arm64\nVersion: 5.2\n"
+    assert report.packages(status) == [Package("bash", "5.2", "arm64", 7168)]
+    bill = {
+        "components": [
+            {
+                "type": "library",
+                "group": "@types",
+                "name": "node",
+                "version": "22",
+                "purl": "pkg:npm/%40types/node@22",
+                "licenses": [{"license": {"id": "MIT"}}, {"license": {"name": "own"}}],
+            },
+            {"type": "application", "name": "x", "licenses": [{"expression": "MIT OR ISC"}]},
+        ]
+    }
+    assert report.components(bill) == [
+        Component("@types/node", "22", "npm", "MIT, own", "pkg:npm/%40types/node@22"),
+        Component("x", "", "application", "MIT OR ISC", ""),
+    ]
+    assert report.components({}) == []
 
 
 def test_the_same_inputs_give_the_same_page() -> None:
@@ -174,7 +236,7 @@ def test_stages_follow_each_other_and_so_do_their_tasks() -> None:
 def test_a_package_of_two_architectures_is_one_tile() -> None:
     packages = [Package("libc6", "2.36", "amd64", 1024), Package("libc6", "2.36", "i386", 1024)]
     text = report.render(replace(an_inputs(), packages=packages))
-    assert 'aria-label="libc6, 2.0 KiB, 100.0 %"' in text
+    assert 'aria-label="libc6, 2.0 KiB, 100.0&nbsp;%"' in text
 
 
 def test_a_licence_that_is_not_known_is_said_so() -> None:
@@ -193,7 +255,7 @@ def test_a_licence_that_is_not_known_is_said_so() -> None:
     ],
 )
 def test_sizes_for_people(count: int, said: str) -> None:
-    assert report.size(count) == said
+    assert words.size(count) == said
 
 
 @pytest.mark.parametrize(
@@ -208,7 +270,7 @@ def test_sizes_for_people(count: int, said: str) -> None:
     ],
 )
 def test_durations_for_people(seconds: float, said: str) -> None:
-    assert report.duration(seconds) == said
+    assert words.duration(seconds) == said
 
 
 # --- colours

@@ -132,8 +132,11 @@ def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
         raise BuildError("no ssh")
 
     monkeypatch.setattr(verify, "booted", dead)
+    earlier = folder / verify.BOOT_CHART
+    earlier.write_text("<svg></svg>")
     evidence, _ = verify.gather(checkout, image, folder / f"{image.name}.qcow2")
     assert evidence.foreign_disk == "no ssh"
+    assert not earlier.exists()
 
 
 @pytest.mark.parametrize(
@@ -208,12 +211,10 @@ def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", [None, "", "<svg><rect"])
-def test_a_machine_without_a_chart_is_a_warning_and_leaves_no_older_one(
+def test_a_machine_that_draws_no_chart_is_a_warning(
     tmp_path: Path, output: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "boot.svg"
-    target.write_text("an older one")
-    verify.draw_boot(cast(Machine, Drawing(output)), target)
+    verify.draw_boot(cast(Machine, Drawing(output)), tmp_path / "boot.svg")
     assert not list(tmp_path.iterdir())
     assert "there will be no boot.svg" in capsys.readouterr().err
 

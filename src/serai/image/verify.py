@@ -185,10 +185,12 @@ class _Found:
 def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
     """A fresh machine with a blank second disk, and the same machine after a reboot."""
     token = os.urandom(8).hex()
+    chart = disk.with_name(BOOT_CHART)
+    chart.unlink(missing_ok=True)  # an earlier boot's
     try:
         with booted(image, disk, settings=settings, work=work) as machine:
             found.first = found.machine(machine, "first", machine.boot_seconds, token)
-            draw_boot(machine, disk.with_name(BOOT_CHART))
+            draw_boot(machine, chart)
             with found.timed("runtime"):
                 found.runtime = attempt(lambda: exercised(machine))
             found.second = found.machine(machine, "second", machine.reboot())
@@ -235,10 +237,8 @@ def probed(machine: Machine, token: str = "") -> Facts:
 def draw_boot(machine: Machine, target: Path) -> None:
     """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
 
-    It is for people to look at and proves nothing: a machine that draws none costs a warning, and
-    the chart of an earlier verification goes.
+    It is for people to look at and proves nothing: a machine that draws none costs a warning.
     """
-    target.unlink(missing_ok=True)
     try:
         drawn = machine.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
         if not drawn.rstrip().endswith("</svg>"):

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from serai.image.release import chart, maps
+from serai.image import offline
+from serai.image.release import chart, differences, maps, words
 from serai.image.release.treemap import Rect
 
 _DATA = Path(__file__).parents[1] / "data" / "report"
@@ -55,54 +56,15 @@ class Component:
     purl: str
 
 
-class PackageChange(TypedDict):
-    """``change`` is added, removed, upgraded or downgraded; a version that is not there is ''."""
-
-    name: str
-    change: str
-    old: str
-    new: str
-
-
-class FolderChange(TypedDict):
-    """How many files of a folder were added, removed and changed."""
-
-    folder: str
-    added: int
-    removed: int
-    changed: int
-
-
-class Difference(TypedDict):
-    """A figure or a check that is not what it was, both in words."""
-
-    name: str
-    old: str
-    new: str
-
-
-class Changes(TypedDict):
-    """What differs from the release ``previous``.
-
-    ``notable`` are sentences about what to look at first: new setuid files and listening units.
-    """
-
-    previous: str
-    notable: Sequence[str]
-    figures: Sequence[Difference]
-    checks: Sequence[Difference]
-    packages: Sequence[PackageChange]
-    folders: Sequence[FolderChange]
-
-
 @dataclass(frozen=True)
 class Inputs:
     """All that a report tells.
 
     ``manifest`` and ``verify`` are manifest.json and verify.json ({} for an image that was not
     verified), ``folders`` is ``maps.folders()``, ``boot_chart`` what systemd-analyze drew ('' if
-    nothing), ``changes`` None without a previous release, ``download`` the bytes of the image's
-    file (0 if that is not to be told).
+    nothing), ``changes`` what ``compare --json`` prints (None without a previous release),
+    ``version`` the release's own ('' if it has none but the build's), ``download`` the bytes of the
+    image's file (0 if that is not to be told).
     """
 
     manifest: Mapping[str, Any]
@@ -110,9 +72,31 @@ class Inputs:
     packages: Sequence[Package]
     folders: Mapping[str, int]
     boot_chart: str
-    changes: Changes | None
+    changes: Mapping[str, Any] | None
     components: Sequence[Component]
+    version: str = ""
     download: int = 0
+
+
+def packages(status: str) -> list[Package]:
+    """The installed packages that dpkg's status file tells of, by name."""
+    sizes = offline.installed_sizes(status)
+    lines = (line.split() for line in offline.packages(status))
+    return [Package(name, version, arch, sizes[name, arch]) for name, version, arch in lines]
+
+
+def components(bill: Mapping[str, Any]) -> list[Component]:
+    """The components of a CycloneDX bill of materials (ECMA-424), read from its JSON."""
+    return [
+        Component(
+            name="/".join(filter(None, (part.get("group"), part["name"]))),
+            version=part.get("version", ""),
+            type=_kind(part),
+            licence=", ".join(_licence(choice) for choice in part.get("licenses", ())),
+            purl=part.get("purl", ""),
+        )
+        for part in bill.get("components", ())
+    ]
 
 
 def render(inputs: Inputs) -> str:
@@ -135,6 +119,7 @@ def render(inputs: Inputs) -> str:
             policy=policy(style, script),
             style=Markup(style),  # noqa: S704 - ours and numbers
             script=Markup(script),  # noqa: S704 - ours
+            version=inputs.version or inputs.manifest["version"],
             manifest=inputs.manifest,
             definition=inputs.manifest.get("definition", {}),
             verify=inputs.verify,
@@ -149,7 +134,7 @@ def render(inputs: Inputs) -> str:
             boot=booted,
             slowest=chart.slowest(booted, _SLOWEST),
             boot_chart=data_url(inputs.boot_chart),
-            changes=inputs.changes,
+            changes=None if inputs.changes is None else differences.of(inputs.changes),
             components=inputs.components,
         )
     )
@@ -182,27 +167,6 @@ def clean(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def size(count: float) -> str:
-    """Bytes for people: '0 B', '18.0 KiB', '1.2 GiB'."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:  # noqa: PLR2004 - binary prefixes
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: '0.02 s', '4.7 s', '12 min 37 s', '1 h 05 min'."""
-    if seconds < 0.95:  # noqa: PLR2004 - one digit more for what is short
-        return f"{seconds:.2f} s"
-    if round(seconds, 1) < 60:  # noqa: PLR2004 - seconds
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004 - minutes
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_DATA),
@@ -212,7 +176,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size, "duration": duration}
+    environment.filters |= {"size": words.size, "duration": words.duration}
     return environment
 
 
@@ -223,6 +187,17 @@ def _asset(name: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _kind(part: Mapping[str, Any]) -> str:
+    """What a component comes as, for people: deb, pypi, npm; else CycloneDX's own type."""
+    found = re.match(r"pkg:([a-z0-9.+-]+)/", part.get("purl", ""))
+    return found[1] if found else str(part["type"])
+
+
+def _licence(choice: Mapping[str, Any]) -> str:
+    named = choice.get("license", {})
+    return str(choice.get("expression") or named.get("id") or named.get("name", ""))
 
 
 def _placed(node: maps.Node, frame: Rect) -> list[maps.Placed]:
