@@ -68,9 +68,9 @@ def release(
                 disk = _Disk(root, inspected(made, root, budget, work), work)
             with cache.whole(target) as folder:
                 with console.step(f"write {image}'s formats and contents"):
-                    parts = _fill(settings, made, version, disk, folder)
+                    _fill(settings, made, version, disk, folder)
                 with console.step("tell what changed"):
-                    _narrate(made, version, disk, parts, previous=previous, folder=folder)
+                    _narrate(made, version, disk, previous=previous, folder=folder)
                 with console.step("sum and sign"):
                     _seal(made, version, folder, key)
     return target
@@ -148,36 +148,31 @@ class _Disk:
     work: Path
 
 
-def _fill(
-    settings: Settings, made: Build, version: str, disk: _Disk, folder: Path
-) -> list[sbom.Part]:
-    """The disk in every form, and what is in it; returns the parts of the bill of materials."""
+def _fill(settings: Settings, made: Build, version: str, disk: _Disk, folder: Path) -> None:
+    """The disk in every form, and what is in it."""
     image, told = made.image, made.manifest["definition"]
     stamp = formats.time_of(made.manifest, made.folder)
     source = formats.Source(image, told["arch"], version, stamp, made.disk, disk.root.raw)
     subject = sbom.Subject(
         image, version, made.sha256, told["distribution"], told["release"], told["arch"]
     )
-    parts: list[sbom.Part] = []
 
     def contents() -> None:
         for name in (f"{image}.qcow2", layout.MANIFEST, layout.PACKAGES, layout.VERIFIED):
             shutil.copyfile(made.folder / name, folder / name)
         formats.direct_boot(disk.root, image, folder)
         tree.write(folder / layout.FILES, disk.entries)
-        parts.extend(sbom.parts(disk.root, disk.entries, subject, pins.read(settings), disk.work))
+        parts = sbom.parts(disk.root, disk.entries, subject, pins.read(settings), disk.work)
         (folder / layout.SBOM).write_text(sbom.text(subject, parts, stamp), encoding="utf-8")
 
     jobs = formats.jobs(source, FORMATS, folder)
     in_parallel([*jobs, contents], threading.Event())
-    return parts
 
 
 def _narrate(
     made: Build,
     version: str,
     disk: _Disk,
-    parts: list[sbom.Part],
     *,
     previous: Path | None,
     folder: Path,
@@ -188,9 +183,10 @@ def _narrate(
     page = narrate.page(
         made.manifest,
         made.verify,
+        version=version,
         status=disk.root.read("/var/lib/dpkg/status"),
         entries=disk.entries,
-        parts=parts,
+        bill=json.loads((folder / layout.SBOM).read_text()),
         boot_chart=drawn.read_text(errors="replace") if drawn.is_file() else "",
         found=found,
         download=made.disk.stat().st_size,
