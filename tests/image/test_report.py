@@ -273,7 +273,7 @@ def test_a_phone_needs_no_scrolling_sideways(browser: webdriver.Chrome, tmp_path
     given = an_inputs()
     long_ones = replace(
         given,
-        manifest={**given.manifest, "version": long, "revision": long},
+        manifest={**given.manifest, "version": long, "revision": long, "tools": {long: long}},
         verify={
             **given.verify,
             "checks": [{"name": long, "ok": True, "detail": long, "seconds": 1}],

@@ -19,11 +19,12 @@
     const body = table.tBodies[0];
     const rows = [...body.rows];
     const numbers = rows.every((row) => row.cells[column].dataset.value !== undefined);
+    const keys = new Map(rows.map((row) => [row, value(row, column)]));
     rows.sort((a, b) => {
-      const [left, right] = [value(a, column), value(b, column)];
+      const [left, right] = [keys.get(a), keys.get(b)];
       return sign * (numbers ? left - right : order.compare(left, right));
     });
-    body.append(...rows);
+    body.replaceChildren(...rows);
     const name = header.textContent.trim();
     said.textContent = `Sorted by ${name}, ${downwards ? "descending" : "ascending"}`;
   }
