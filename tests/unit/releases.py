@@ -11,7 +11,6 @@ from serai.image import digest
 from serai.image.release import sign
 from serai.image.run import run
 from serai.image.settings import Settings
-from tests.conftest import ROOT
 
 IMAGE = "debian-12-amd64"
 VERSION = "0.1.0-0123abcd"
@@ -174,6 +173,3 @@ def keys(folder: Path) -> tuple[Path, Path]:
     public = (folder / "key.pub").read_text()
     allowed.write_text(f'release@example.org namespaces="{sign.NAMESPACE}" {public}')
     return key, allowed
-
-
-assert (ROOT / "images" / f"{IMAGE}.toml").is_file()

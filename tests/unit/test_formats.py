@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from serai.image.errors import BuildError
 from serai.image.release import formats, oci
+from serai.image.settings import Settings
 from tests.unit import releases
 from tests.unit.releases import IMAGE, VERSION
 
@@ -100,7 +100,7 @@ def test_the_time_is_the_build_s_or_the_one_asked_for(tmp_path: Path) -> None:
 
 
 def test_scratch_of_a_killed_process_goes(tmp_path: Path) -> None:
-    settings = releases.Settings.of({"SERAI_CACHE": str(tmp_path)})
+    settings = Settings.of({"SERAI_CACHE": str(tmp_path)})
     (tmp_path / "release" / IMAGE / "old").mkdir(parents=True)
     with formats.scratch(settings, IMAGE) as work:
         assert not list(work.iterdir())
@@ -110,4 +110,3 @@ def test_scratch_of_a_killed_process_goes(tmp_path: Path) -> None:
         ):
             pass
     assert not work.exists()
-    shutil.rmtree(tmp_path / "release")

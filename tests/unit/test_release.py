@@ -86,7 +86,7 @@ def test_sha256sum_and_ssh_keygen_find_it_good(made: Path) -> None:
     argv = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(argv, cwd=made, check=False).returncode == 0
     allowed = made.parents[2] / "allowed_signers"
-    options = ["-n", "serai-release", "-s", made / "SHA256SUMS.sig"]
+    options: list[str | Path] = ["-n", "serai-release", "-s", made / "SHA256SUMS.sig"]
     done = run(
         ["ssh-keygen", "-Y", "verify", "-f", allowed, "-I", "release@example.org", *options],
         stdin=(made / "SHA256SUMS").read_text(),

@@ -47,7 +47,7 @@ def folder(checkout: Settings, image: Image) -> Path:
 
 
 def a_report(*results: Result) -> Report:
-    return Report("debian-12-amd64", "0.1.0-abc", 61.5, {"packages": 300}, results)
+    return Report("debian-12-amd64", "0.1.0-abc", 61.5, {"packages": 300}, results, "a" * 64)
 
 
 def test_verify_json_has_the_promised_shape(tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_verify_json_has_the_promised_shape(tmp_path: Path) -> None:
     assert json.loads(target.read_text()) == {
         "image": "debian-12-amd64",
         "version": "0.1.0-abc",
+        "sha256": "a" * 64,
         "boot_seconds": 61.5,
         "facts": {"packages": 300},
         "checks": [
@@ -137,6 +138,19 @@ def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
     evidence, _ = verify.gather(checkout, image, folder / f"{image.name}.qcow2")
     assert evidence.foreign_disk == "no ssh"
     assert not earlier.exists()
+
+
+def test_a_report_names_the_bytes_it_speaks_of(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_kept", lambda *_: None)
+    monkeypatch.setattr(verify, "_others", lambda *_: None)
+    disk = folder / f"{image.name}.qcow2"
+    evidence, _ = verify.gather(checkout, image, disk)
+    assert verify.report_of(evidence, "0.1.0-abc", []).sha256 == digest.of_file(disk)
+    for found in ("there is no SHA256SUMS", Digests(promised="abc", before="abc", after="def")):
+        other = evidence.model_copy(update={"digests": found})
+        assert not verify.report_of(other, "0.1.0-abc", []).sha256
 
 
 @pytest.mark.parametrize(
