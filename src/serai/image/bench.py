@@ -36,8 +36,8 @@ BUDGETS = {
     "idle memory": 8.0,
     "create, 1,000 archived": 1.2,
     # 0.95 of the throughput of the session's own home; bindfs is only told.
-    "64 MiB read, idmapped": 1 / 0.95,
-    "64 MiB written, idmapped": 1 / 0.95,
+    "8 MiB read, idmapped": 1 / 0.95,
+    "8 MiB written, idmapped": 1 / 0.95,
     "attach, idmapped": 20.0,
     "200 requests at once, p99, gate": 100.0,
     "200 requests at once, failed, gate": 0.0,

@@ -1,10 +1,11 @@
 """Measures attached folders in a machine and prints one JSON array: `invoke bench` sends it there.
 
 Run as ``python3 FILE`` by root, on the standard library and the runtime alone. One process in one
-session works in three folders of one ext4, which take turns: the session's own home, a folder by
-idmapped mount, and one by bindfs. What it reads and writes stays in the page cache, as a disk would
-hide what a kind of mount costs; each figure is the fastest of many, as what else the machine does
-only ever adds to that. That process is this file too: ``python3 - NAME=FOLDER …``.
+session goes to one folder in three ways, which take turns: as what it is, a folder of the session's
+own home, by an idmapped mount of it, and by bindfs. They are the same files, so that how a file
+lies in the page cache or on the disk makes no difference. What is read and written stays in the
+cache, as a disk would hide what a mount costs; each figure is the fastest of many, as what else the
+machine does only ever adds to that. That process is this file too: ``python3 - NAME=FOLDER …``.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 PIECE = 1 << 20
-PIECES = 64
-FILES = 100
-TURNS = 48
-ATTACHED = 30
-SHARED = Path("/sessions/.shared")
-LANES = {"native": "tmp", "idmapped": "mnt/outputs", "bindfs": "mnt/.claude"}
+PIECES = 8
+FILES = 10
+TURNS = 500
+ATTACHES = 30
+FOLDER = "tmp/shared"  # of the session
+ATTACHED = Path("/mnt/shared")
+LANES = {"native": FOLDER, "idmapped": "mnt/outputs", "bindfs": "mnt/.claude"}
 KINDS = {"idmapped": ("outputs", "idmap"), "bindfs": ("config", "bindfs")}
-TOLD = {"write": "64 MiB written", "read": "64 MiB read", "files": f"{FILES} small files"}
+TOLD = {"write": "8 MiB written", "read": "8 MiB read", "files": f"{FILES} small files"}
 
 
 def milliseconds(action: Callable[[], Any]) -> float:
@@ -96,31 +98,26 @@ def work(folders: dict[str, str]) -> dict[str, dict[str, float]]:
 # --- outside
 
 
-def prepare() -> dict[str, Path]:
-    """A folder to attach for each kind, on the disk that the sessions' homes are on."""
+def prepare(uid: int) -> None:
+    """Let the session's folder be one that can be attached to it."""
     device = Path("/dev/fuse")
     if not device.exists():  # a container has none by itself
         os.mknod(device, 0o20666, os.makedev(10, 229))
-    found = {}
-    for name in KINDS:
-        shared, target = SHARED / name, Path("/mnt", name)
-        for folder in (shared, target):
-            folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["/usr/bin/mount", "--bind", shared, target], check=True)
-        os.chown(target, 41000, 41000)
-        found[name] = target
-    return found
+    folder = Path("/sessions/bench", FOLDER)
+    for each in (folder, ATTACHED):
+        each.mkdir(parents=True, exist_ok=True)
+    os.chown(folder, uid, uid)
+    subprocess.run(["/usr/bin/mount", "--bind", folder, ATTACHED], check=True)
 
 
-def attaching(client: Any, folders: dict[str, Path]) -> list[dict[str, Any]]:
+def attaching(client: Any) -> list[dict[str, Any]]:
     """How long it takes to attach a folder to a session that runs; they stay attached."""
-    took: dict[str, list[float]] = {name: [] for name in folders}
-    for turn in range(ATTACHED + 1):
-        for name, folder in folders.items():
-            role, kind = KINDS[name]
-            keys = {"name": "bench", "role": role, "path": str(folder), "kind": kind}
+    took: dict[str, list[float]] = {name: [] for name in KINDS}
+    for turn in range(ATTACHES + 1):
+        for name, (role, kind) in KINDS.items():
+            keys = {"name": "bench", "role": role, "path": str(ATTACHED), "kind": kind}
             took[name].append(milliseconds(lambda k=keys: client.call("attach", **k)))  # type: ignore[misc]
-            if turn < ATTACHED:
+            if turn < ATTACHES:
                 client.call("detach", name="bench", role=role)
     return [
         {
@@ -138,8 +135,8 @@ def main() -> None:
     from serai.runtime.client import Client  # noqa: PLC0415  # not for what runs in a session
 
     with Client(timeout=600.0) as client:
-        client.call("create", name="bench")
-        rows = attaching(client, prepare())
+        prepare(client.call("create", name="bench")["uid"])
+        rows = attaching(client)
         argv = ["python3", "-", *(f"{name}={folder}" for name, folder in LANES.items())]
         done = client.exec("bench", argv, input=Path(__file__).read_bytes())
         if done.status != 0:
