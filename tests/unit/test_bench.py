@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serai.image import bench, measure, measure_gate
+from serai.image import bench, measure, measure_folders, measure_gate
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -36,9 +37,11 @@ def test_a_budget_is_a_ratio_or_without_a_baseline_a_value(
 
 
 def test_every_budget_is_measured_by_that_name() -> None:
-    assert set(bench.GROUPS) == {*measure.GROUPS, "gate"}
+    assert set(bench.GROUPS) == {*measure.GROUPS, "folders", "gate"}
     assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
     assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
+    for what in ("read", "write"):
+        assert f"{measure_folders.TOLD[what]}, idmapped" in bench.BUDGETS
 
 
 def test_an_unknown_group_is_told(checkout: Settings) -> None:
@@ -71,3 +74,16 @@ def test_what_is_not_answered_is_a_failure() -> None:
         thread.join()
     assert answer["failed"] == many * 4 // 5
     assert answer["seconds"] > 0
+
+
+def test_folders_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_folders, "PIECES", 2)
+    monkeypatch.setattr(measure_folders, "TURNS", 3)
+    folders = {name: str(tmp_path / name) for name in measure_folders.LANES}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    took = measure_folders.work(folders)
+    assert set(took) == set(measure_folders.TOLD)
+    assert all(set(lanes) == set(folders) and min(lanes.values()) > 0 for lanes in took.values())
+    sizes = {path.relative_to(tmp_path): path.stat().st_size for path in tmp_path.glob("*/*")}
+    assert sizes == {Path(name, "large"): 2 << 20 for name in folders}
