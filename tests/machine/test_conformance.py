@@ -50,7 +50,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """With the folders; what is on the build host's disk is so through /sessions."""
     with nspawn.booted(peers.equipped(Settings.of()), tmp_path_factory.mktemp("folders")) as booted:
         booted.shell(f"""
-            [ -e /dev/fuse ] || mknod --mode=666 /dev/fuse c 10 229
             mkdir -m 700 /sessions/.shared /sessions/.shared/ext4 /sessions/.shared/bindfs
             mkdir -p /mnt/ext4 /mnt/tmpfs /mnt/bindfs
             for each in ext4 bindfs; do mount --bind /sessions/.shared/$each /mnt/$each; done

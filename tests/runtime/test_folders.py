@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from serai.runtime import errors, hints
+from serai.runtime import errors, hints, mounts
 from serai.runtime.client import Client, Completed
 from serai.runtime.errors import SeraiError
 from tests.runtime.vm import Vm, opened, wait_for
@@ -548,3 +548,12 @@ def test_a_folder_of_roots_gives_no_rights_of_roots(vm: Vm, name: str, share: Pa
         vm, name, "cp /bin/true mnt/outputs/t; chmod 4755 mnt/outputs/t; cat mnt/outputs/given"
     )
     assert b"Permission denied" in done.stderr
+
+
+def test_a_server_that_ended_is_not_waited_for() -> None:
+    """As where there is no /dev/fuse."""
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    sandbox = mounts.Sandbox(os.getpid(), "/", 0)
+    with pytest.raises(SeraiError, match="bindfs ended"):
+        mounts.by_bindfs(ended.pid, "/target", sandbox, "folder", writable=True)

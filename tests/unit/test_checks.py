@@ -172,6 +172,7 @@ def good() -> dict[str, Any]:
             "full": "EDQUOT",
             "while_full": "well",
             "attached": 0.01,
+            "mount": "idmap",
             "inside_owners": ["rogue", "rogue"],
             "outside_owner": 4242,
             "busy_usec": 900_000,
@@ -446,6 +447,7 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [("runtime.while_full", "")],
     ],
     "a folder of the machine's disk is the session's inside, its owner's outside": [
+        [("runtime.mount", "bindfs")],
         [("runtime.inside_owners", ["nobody", "rogue"])],
         [("runtime.inside_owners", [])],
         [("runtime.outside_owner", 2000)],

@@ -281,14 +281,21 @@ def attaching(client: Client) -> dict[str, Any]:
             path.touch()
             os.chown(path, OWNER, OWNER)
         begin = time.monotonic()
-        client.call("attach", name=ROGUE, role="outputs", path=name, kind="idmap")
+        client.call("attach", name=ROGUE, role="outputs", path=name)
         took = time.monotonic() - begin
+        folders = client.call("show", name=ROGUE)["folders"]
+        mount = next(each["mount"] for each in folders if each["role"] == "outputs")
         look = "cd mnt/outputs && stat -c %U there && echo x >made && stat -c %U made"
         inside = output(client, ROGUE, "sh", "-c", look).split()
         client.call("detach", name=ROGUE, role="outputs")
         made = Path(name, "made")
         owner = made.stat().st_uid if made.exists() else -1
-    return {"attached": round(took, 3), "inside_owners": inside, "outside_owner": owner}
+    return {
+        "attached": round(took, 3),
+        "mount": mount,
+        "inside_owners": inside,
+        "outside_owner": owner,
+    }
 
 
 def freezing(client: Client) -> dict[str, Any]:

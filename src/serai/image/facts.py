@@ -227,6 +227,7 @@ class Runtime(_Facts):
     full: str  # what writing more than that fails with
     while_full: str  # what the other one reads of what it wrote meanwhile
     attached: float
+    mount: str  # how the folder is attached
     inside_owners: list[str]  # of a file that was in the folder, and of one made in the session
     outside_owner: int
     busy_usec: int

@@ -174,7 +174,10 @@ def booted(
     try:
         with started(argv, log=log, env=environment) as process:
             try:
-                yield Machine(_first_process(process, log), log, process)
+                machine = Machine(_first_process(process, log), log, process)
+                # In a VM it is there as soon as somebody opens it; systemd-tmpfiles-setup-dev(8).
+                machine.shell("[ -e /dev/fuse ] || mknod --mode=666 /dev/fuse c 10 229")
+                yield machine
             finally:
                 # unshare(1) passes no signal on, and systemd-nspawn(1) powers off at SIGTERM.
                 for nspawn in _children(process.pid):

@@ -203,13 +203,18 @@ def _await_mount(server: int, target: str) -> int:
                     return pid
         # Ever longer: where it takes long, looking is what keeps bindfs from the processor.
         time.sleep(pause := min(1.2 * pause, 0.1))
-        os.kill(server, 0)
+        try:
+            os.kill(server, 0)
+        except ProcessLookupError:
+            hint = "see its journal; it needs /dev/fuse"
+            raise SeraiError("bindfs ended before it mounted the folder", hint, FAILED) from None
     raise SeraiError("bindfs did not mount the folder", "see its journal", TIMEOUT)
 
 
 def _children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
         return [int(child) for child in file.read().split()]
+    return []
 
 
 def _clone(source: int) -> int:

@@ -94,7 +94,7 @@ def _full(evidence: Evidence) -> Finding:
 @check("a folder of the machine's disk is the session's inside, its owner's outside", "runtime")
 def _attached(evidence: Evidence) -> Finding:
     seen = _runtime(evidence)
-    problems = []
+    problems = [] if seen.mount == "idmap" else [f"it is attached by {seen.mount}"]
     if seen.inside_owners != ["rogue", "rogue"]:
         problems.append(f"inside its files are {' and '.join(seen.inside_owners) or 'nobody'}'s")
     if seen.outside_owner != OWNER:
