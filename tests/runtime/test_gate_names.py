@@ -180,11 +180,11 @@ def test_a_second_answer_changes_nothing(web: Web) -> None:
 
 
 def test_many_connections_ask_for_a_name_once(web: Web) -> None:
-    web.names.answers["good.test"] = [["127.0.0.2"]]
+    web.names.answers["burst.test"] = [["127.0.0.2"]]
     web.gate.open("red", "*.test", "127.0.0.2")
     answers: list[tuple[int, bytes]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(web.get("good.test"))) for _ in range(20)
+        threading.Thread(target=lambda: answers.append(web.get("burst.test"))) for _ in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -194,7 +194,7 @@ def test_many_connections_ask_for_a_name_once(web: Web) -> None:
     asked = len(web.names.asked)
     assert asked < 20
     # What one session was answered is not what another one gets.
-    request = f"GET http://good.test:{web.origin.port}/ HTTP/1.0\r\n\r\n".encode()
+    request = f"GET http://burst.test:{web.origin.port}/ HTTP/1.0\r\n\r\n".encode()
     assert web.gate.ask("red", request).startswith(b"HTTP/1.1 200 ")
     assert len(web.names.asked) == asked + 2
 
@@ -262,8 +262,8 @@ def test_a_literal_public_address_needs_a_rule(web: Web) -> None:
     assert web.get(PUBLIC, 81)[0] == 403
     web.gate.open("blue", "*", deny=["11.0.0.0/24"])
     assert web.get(PUBLIC)[0] == 403
-    web.names.answers["good.test"] = [[PUBLIC]]
-    assert web.get("good.test")[0] == 403
+    web.names.answers["shut.test"] = [[PUBLIC]]
+    assert web.get("shut.test")[0] == 403
 
 
 def test_a_name_without_an_address_and_an_address_without_a_route(web: Web) -> None:
@@ -281,7 +281,7 @@ def test_a_name_without_an_address_and_an_address_without_a_route(web: Web) -> N
 
 def test_a_session_with_slow_names_slows_no_other(web: Web) -> None:
     web.gate.open("red", "*.test")
-    web.names.answers["good.test"] = [[PUBLIC]]
+    web.names.answers["quick.test"] = [[PUBLIC]]
     done: list[bytes] = []
 
     def slow(number: int) -> None:
@@ -296,14 +296,14 @@ def test_a_session_with_slow_names_slows_no_other(web: Web) -> None:
         thread.start()
     wait_for(lambda: web.gate.call("status")["red"] == 100)
     for _ in range(10):
-        assert web.get("good.test") == (200, PUBLIC.encode())
+        assert web.get("quick.test") == (200, PUBLIC.encode())
     assert not done, "the slow ones were not slow"
     for thread in threads:
         thread.join(gated.DEADLINE)
     assert all(answer.startswith(b"HTTP/1.1 504 ") for answer in done)
     # Nobody waits any longer, but the resolver is still at the first two: no more until it is done.
     assert len({name for name, _ in web.names.asked if name.startswith("never")}) == 2
-    assert web.get("good.test") == (200, PUBLIC.encode())
+    assert web.get("quick.test") == (200, PUBLIC.encode())
 
 
 def test_explain_says_where_a_name_would_lead(web: Web) -> None:

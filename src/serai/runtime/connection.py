@@ -83,6 +83,7 @@ class Connection:
         for _, descriptors in self._queue:
             close(descriptors)
         self._queue.clear()
+        self._queued = 0  # what is not sent keeps nobody waiting
         self._sock.close()
         self._lost(self)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import errno
 import fcntl
 import os
@@ -119,7 +118,7 @@ class Executions:
         """Carry a payload's bytes until it has ended, and what it wrote ``patience`` s longer."""
         key = (c, stream.payload.id)
         self._streams[key] = stream
-        pumps = [asyncio.create_task(_pump(c, stream.payload.id, *each)) for each in ours]
+        pumps = [_pumping(c, stream.payload.id, *each) for each in ours]
         try:
             result = await self._payloads.finish(stream.payload, timeout, c.gone)
             if pumps:
@@ -267,24 +266,28 @@ def resize(terminal: int, rows: int, columns: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
 
+def _pumping(c: Connection, number: str, descriptor: int, name: str) -> asyncio.Task[None]:
+    """A task that pumps, after which the descriptor is closed."""
+    task = asyncio.create_task(_pump(c, number, descriptor, name))
+    # Not in the coroutine: one that is cancelled before its first step never comes to its end.
+    task.add_done_callback(lambda _: os.close(descriptor))
+    return task
+
+
 async def _pump(c: Connection, number: str, descriptor: int, name: str) -> None:
     """Send what a payload writes to its client, no faster than that reads."""
-    try:
-        while True:
-            try:
-                data = os.read(descriptor, CHUNK)
-            except BlockingIOError:
-                await processes.readable(descriptor)
-                continue
-            except OSError as error:
-                if error.errno == errno.EIO:  # the terminal's other end is closed
-                    return
-                raise
-            if not data:
+    while True:
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            await processes.readable(descriptor)
+            continue
+        except OSError as error:
+            if error.errno == errno.EIO:  # the terminal's other end is closed
                 return
-            text = base64.b64encode(data).decode()
-            c.send(notification("exec.output", {"exec": number, "stream": name, "data": text}))
-            await c.drained()
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+            raise
+        if not data:
+            return
+        text = base64.b64encode(data).decode()
+        c.send(notification("exec.output", {"exec": number, "stream": name, "data": text}))
+        await c.drained()
