@@ -16,6 +16,26 @@ IMAGE = "debian-12-amd64"
 VERSION = "0.1.0-0123abcd"
 REVISION = "a" * 40
 KEY = "b" * 64
+# What a release has, signed.
+NAMES = (
+    "CHANGES.md",
+    "SHA256SUMS",
+    "SHA256SUMS.sig",
+    f"{IMAGE}.cmdline",
+    f"{IMAGE}.initrd",
+    f"{IMAGE}.oci.tar",
+    f"{IMAGE}.qcow2",
+    f"{IMAGE}.raw.zst",
+    f"{IMAGE}.vhdx",
+    f"{IMAGE}.vmlinuz",
+    "files.tsv.zst",
+    "manifest.json",
+    "packages.txt",
+    "provenance.json",
+    "report.html",
+    "sbom.cdx.json",
+    "verify.json",
+)
 NODE = "usr/local/lib/nodejs/22.23.3-official/node-v22.23.3-linux-x64"
 
 STATUS = """\

@@ -17,7 +17,7 @@ from serai.image.release import release, sbom, tree, verify_release
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.unit import releases
-from tests.unit.releases import IMAGE, VERSION
+from tests.unit.releases import IMAGE, NAMES, VERSION
 
 
 @pytest.fixture(scope="module")
@@ -55,25 +55,7 @@ def test_it_is_good_for_who_has_the_public_key_alone(made: Path, tmp_path: Path)
 
 
 def test_it_has_what_a_release_has(made: Path) -> None:
-    assert {path.name for path in made.iterdir()} == {
-        "CHANGES.md",
-        "SHA256SUMS",
-        "SHA256SUMS.sig",
-        f"{IMAGE}.cmdline",
-        f"{IMAGE}.initrd",
-        f"{IMAGE}.oci.tar",
-        f"{IMAGE}.qcow2",
-        f"{IMAGE}.raw.zst",
-        f"{IMAGE}.vhdx",
-        f"{IMAGE}.vmlinuz",
-        "files.tsv.zst",
-        "manifest.json",
-        "packages.txt",
-        "provenance.json",
-        "report.html",
-        "sbom.cdx.json",
-        "verify.json",
-    }
+    assert {path.name for path in made.iterdir()} == set(NAMES)
     assert (made / f"{IMAGE}.vmlinuz").read_text() == "the kernel"
     assert (made / f"{IMAGE}.initrd").read_text() == "the initrd"
     assert (made / f"{IMAGE}.cmdline").read_text() == "root=UUID=1 ro console=ttyS0\n"

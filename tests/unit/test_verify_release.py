@@ -16,27 +16,8 @@ from serai.image.errors import BuildError
 from serai.image.release import release, sign, verify_release
 from serai.image.run import run
 from tests.unit import releases
-from tests.unit.releases import IMAGE
+from tests.unit.releases import IMAGE, NAMES
 
-NAMES = (
-    "CHANGES.md",
-    "SHA256SUMS",
-    "SHA256SUMS.sig",
-    f"{IMAGE}.cmdline",
-    f"{IMAGE}.initrd",
-    f"{IMAGE}.oci.tar",
-    f"{IMAGE}.qcow2",
-    f"{IMAGE}.raw.zst",
-    f"{IMAGE}.vhdx",
-    f"{IMAGE}.vmlinuz",
-    "files.tsv.zst",
-    "manifest.json",
-    "packages.txt",
-    "provenance.json",
-    "report.html",
-    "sbom.cdx.json",
-    "verify.json",
-)
 SIGNED = [name for name in NAMES if not name.startswith("SHA256SUMS")]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from serai.image.facts import Evidence, Machine, Shipped
+from serai.image.facts import Evidence, Machine
+
+_T = TypeVar("_T")
 
 
 class Absent(Exception):  # noqa: N818 - it is no error, but a finding
@@ -66,18 +69,11 @@ def check(name: str, part: str) -> Callable[[Callable[[Evidence], Finding]], Non
     return register
 
 
-def the(machine: Machine | str) -> Machine:
-    """The machine, if it came up; raises Absent."""
-    if isinstance(machine, str):
-        raise Absent(machine)
-    return machine
-
-
-def at_rest(evidence: Evidence) -> Shipped:
-    """What the shipped bytes hold, if they could be read; raises Absent."""
-    if isinstance(evidence.shipped, str):
-        raise Absent(evidence.shipped)
-    return evidence.shipped
+def the(seen: _T | str) -> _T:
+    """What was gathered, or Absent with the reason why it was not."""
+    if isinstance(seen, str):
+        raise Absent(seen)
+    return seen
 
 
 def not_up(name: str, machine: Machine, tolerated: frozenset[str] = frozenset()) -> Iterator[str]:

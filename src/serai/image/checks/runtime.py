@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serai.image.checks.core import Absent, Finding, check
-from serai.image.facts import Evidence, Runtime
+from serai.image.checks.core import Absent, Finding, check, the
+from serai.image.facts import Evidence
 
 MOST_FROZEN = 1000  # microseconds: what the kernel accounts late
 LEAST_BUSY = 100_000
@@ -15,15 +15,9 @@ OK, DENIED = 200, 403
 OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
 
 
-def _runtime(evidence: Evidence) -> Runtime:
-    if isinstance(evidence.runtime, str):
-        raise Absent(evidence.runtime)
-    return evidence.runtime
-
-
 @check("a payload has no capability, and both filters", "runtime")
 def _confined(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [f"capabilities {each}" for each in seen.capabilities if int(each, 16)]
     if seen.no_new_privileges != "1":
         problems.append("it may gain privileges")
@@ -34,7 +28,7 @@ def _confined(evidence: Evidence) -> Finding:
 
 @check("a sandbox holds the bridge and the payload, and nothing else", "runtime")
 def _tree(evidence: Evidence) -> Finding:
-    tree = _runtime(evidence).tree
+    tree = the(evidence.runtime).tree
     wanted = ["1 0 bwrap", "2 1 bash", "2 socat", "2 socat", "ps"]
     alike = len(tree) == len(wanted) and all(
         row.endswith(end) for row, end in zip(tree, wanted, strict=True)
@@ -44,7 +38,7 @@ def _tree(evidence: Evidence) -> Finding:
 
 @check("a session reaches no other session's files", "runtime")
 def _apart(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     if seen.own != "secret":
         raise Absent("the other session cannot read its own file either")
     problems = [f"it reads {seen.reached!r}"] if "secret" in seen.reached else []
@@ -55,7 +49,7 @@ def _apart(evidence: Evidence) -> Finding:
 
 @check("a session has no way out past the gate", "runtime")
 def _closed(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     tcp, udp, lookup = seen.past_gate
     problems = [f"TCP: {tcp}"] if tcp != "ENETUNREACH" else []
     problems += [f"UDP: {udp}"] if udp != "ENETUNREACH" else []
@@ -67,7 +61,7 @@ def _closed(evidence: Evidence) -> Finding:
 
 @check("the gate denies what no rule allows, in words, and notes it down", "runtime")
 def _gate(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [f"without a rule: status {seen.denied}"] if seen.denied != DENIED else []
     if "serai policy allow witness" not in seen.denial:
         problems.append("it does not say what to ask for")
@@ -82,7 +76,7 @@ def _gate(evidence: Evidence) -> Finding:
 
 @check("a full session gets EDQUOT, and another one still writes", "runtime")
 def _full(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [] if seen.quota == QUOTA else [f"the quota is {seen.quota} bytes, not {QUOTA}"]
     if seen.full != "EDQUOT":
         problems.append(f"writing more than its quota: {seen.full}")
@@ -93,7 +87,7 @@ def _full(evidence: Evidence) -> Finding:
 
 @check("a folder of the machine's disk is the session's inside, its owner's outside", "runtime")
 def _attached(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [] if seen.mount == "idmap" else [f"it is attached by {seen.mount}"]
     if seen.inside_owners != ["rogue", "rogue"]:
         problems.append(f"inside its files are {' and '.join(seen.inside_owners) or 'nobody'}'s")
@@ -104,7 +98,7 @@ def _attached(evidence: Evidence) -> Finding:
 
 @check("the session switched away from is frozen and uses no CPU", "runtime")
 def _frozen(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     if seen.busy_usec < LEAST_BUSY:
         raise Absent("it was not busy before either")
     problems = [] if seen.frozen == "frozen" else [f"it is {seen.frozen}"]
@@ -115,7 +109,7 @@ def _frozen(evidence: Evidence) -> Finding:
 
 @check("a session has the policy's CPU weight", "runtime")
 def _weight(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     wrong = [found for found in seen.weights if found != seen.policy_weight]
     if not seen.weights:
         raise Absent("no session's weight was read")
@@ -125,7 +119,7 @@ def _weight(evidence: Evidence) -> Finding:
 
 @check("where sessions compete, a light one gets less CPU, and all answer", "runtime")
 def _shared(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     light, heavy = seen.light_usec, seen.heavy_usec
     if light <= 0 or light + heavy < LEAST_BUSY:
         raise Absent(f"they did not compete: {light} and {heavy} microseconds")
@@ -140,7 +134,7 @@ def _shared(evidence: Evidence) -> Finding:
 
 @check("a memory hog ends in its own session alone", "runtime")
 def _hog(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [] if seen.hog in (-1, KILLED) else [f"it went on (status {seen.hog})"]
     if seen.after_hog != "well":
         problems.append("another session does not answer")
@@ -149,7 +143,7 @@ def _hog(evidence: Evidence) -> Finding:
 
 @check("a fork bomb ends in its own session alone", "runtime")
 def _bomb(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [] if seen.bomb_refused else ["no limit stopped it"]
     if seen.after_bomb != "well":
         problems.append("another session does not answer")
@@ -160,7 +154,7 @@ def _bomb(evidence: Evidence) -> Finding:
 
 @check("an archived session is locked, and comes back with its files", "runtime")
 def _archived(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [f"archived, its mode is {seen.archived_mode:04o}"] if seen.archived_mode else []
     if seen.kept != "kept":
         problems.append(f"its file holds {seen.kept!r}")
@@ -169,7 +163,7 @@ def _archived(evidence: Evidence) -> Finding:
 
 @check("a removed session is gone, and sessiond went through all of it", "runtime")
 def _removed(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = [f"{name} is left" for name in seen.sessions_left]
     if not seen.same_daemon:
         problems.append("sessiond is not the same process any more")
@@ -178,7 +172,7 @@ def _removed(evidence: Evidence) -> Finding:
 
 @check("serai doctor finds nothing wrong", "runtime")
 def _doctor(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     problems = list(seen.doctor_failed)
     if seen.doctor_passed + len(problems) < LEAST_DOCTORED:
         problems.append(f"it made {seen.doctor_passed + len(problems)} checks only")

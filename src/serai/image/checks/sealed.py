@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from serai.image.checks.core import Absent, Finding, at_rest, check
+from serai.image.checks.core import Finding, check, the
 from serai.image.facts import Evidence
 
 
@@ -17,7 +17,7 @@ def _empty(paths: Iterable[str], found: str) -> Finding:
 
 @check("no machine-id is shipped", "shipped")
 def _shipped_id(evidence: Evidence) -> Finding:
-    shipped = at_rest(evidence)
+    shipped = the(evidence.shipped)
     problems = []
     if shipped.machine_id not in ("", "uninitialized"):
         problems.append(f"/etc/machine-id is {shipped.machine_id}")
@@ -28,56 +28,53 @@ def _shipped_id(evidence: Evidence) -> Finding:
 
 @check("no ssh host key is shipped", "shipped")
 def _shipped_host_keys(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).host_keys, "none")
+    return _empty(the(evidence.shipped).host_keys, "none")
 
 
 @check("no random seed is shipped", "shipped")
 def _random_seed(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).random_seeds, "none")
+    return _empty(the(evidence.shipped).random_seeds, "none")
 
 
 @check("no state of cloud-init is shipped", "shipped")
 def _cloud_init(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).cloud_init, "none")
+    return _empty(the(evidence.shipped).cloud_init, "none")
 
 
 @check("no shell history, key or file of the build is in a home", "shipped")
 def _homes(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).homes, "none")
+    return _empty(the(evidence.shipped).homes, "none")
 
 
 @check("no apt lists or packages are shipped", "shipped")
 def _apt(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).apt, "none")
+    return _empty(the(evidence.shipped).apt, "none")
 
 
 @check("nobody from the build may become root", "shipped")
 def _sudoers(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).sudoers, "no rule left")
+    return _empty(the(evidence.shipped).sudoers, "no rule left")
 
 
 @check("no logs are shipped", "shipped")
 def _logs(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).logs, "none")
+    return _empty(the(evidence.shipped).logs, "none")
 
 
 @check("no temporary files are shipped", "shipped")
 def _temporary(evidence: Evidence) -> Finding:
-    return _empty(at_rest(evidence).temporary, "none")
+    return _empty(the(evidence.shipped).temporary, "none")
 
 
 @check("the shipped file is what SHA256SUMS says", "digests")
 def _promised(evidence: Evidence) -> Finding:
-    if isinstance(evidence.digests, str):
-        raise Absent(evidence.digests)
-    promised, before = evidence.digests.promised, evidence.digests.before
-    wrong = promised != before
-    return Finding([f"it is {before}, not {promised}"] if wrong else [], f"{before[:12]}…")
+    seen = the(evidence.digests)
+    problems = [] if seen.promised == seen.before else [f"it is {seen.before}, not {seen.promised}"]
+    return Finding(problems, f"{seen.before[:12]}…")
 
 
 @check("booting it has not changed the shipped file", "digests")
 def _unchanged(evidence: Evidence) -> Finding:
-    if isinstance(evidence.digests, str):
-        raise Absent(evidence.digests)
-    wrong = evidence.digests.before != evidence.digests.after
+    seen = the(evidence.digests)
+    wrong = seen.before != seen.after
     return Finding(["its bytes have changed"] if wrong else [], "same bytes")

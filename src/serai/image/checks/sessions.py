@@ -105,9 +105,7 @@ def _foreign_told(evidence: Evidence) -> Finding:
 
 @check("that disk is left untouched", "foreign")
 def _foreign_untouched(evidence: Evidence) -> Finding:
-    disk = evidence.foreign_disk
-    if isinstance(disk, str):
-        raise Absent(disk)
+    disk = the(evidence.foreign_disk)
     return Finding(
         ["its bytes have changed"] if disk.before != disk.after else [], "not a byte changed"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serai.image.checks.core import Absent, Finding, at_rest, check, the
+from serai.image.checks.core import Absent, Finding, check, the
 from serai.image.facts import Evidence
 from serai.image.shipped import BUILD_USER
 
@@ -93,7 +93,7 @@ def _socat(evidence: Evidence) -> Finding:
 
 @check("nothing is left of the build's user", "shipped")
 def _build_user(evidence: Evidence) -> Finding:
-    problems = [f"{path} names {BUILD_USER}" for path in at_rest(evidence).mentions]
+    problems = [f"{path} names {BUILD_USER}" for path in the(evidence.shipped).mentions]
     people = the(evidence.first).facts.accounts.people
     if BUILD_USER in people:
         problems.append(f"{BUILD_USER} has an account after booting")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serai.image import pins
-from serai.image.checks.core import Absent, Finding, check, the
+from serai.image.checks.core import Finding, check, the
 from serai.image.definition import Image
-from serai.image.facts import Evidence, Runtime
+from serai.image.facts import Evidence
 from serai.image.settings import Settings
 
 # By profile, the tools that it adds; '' is any version.
@@ -47,15 +47,9 @@ def _profile(image: Image) -> str:
     return str(image.variables.get("toolchain_profile", "none"))
 
 
-def _runtime(evidence: Evidence) -> Runtime:
-    if isinstance(evidence.runtime, str):
-        raise Absent(evidence.runtime)
-    return evidence.runtime
-
-
 @check("a session has the tools of the image's profile, in the versions named", "runtime")
 def _tools(evidence: Evidence) -> Finding:
-    found, image = _runtime(evidence).versions, evidence.image
+    found, image = the(evidence.runtime).versions, evidence.image
     problems = [
         _unlike(name, found.get(name, ""), begin)
         for name, begin in wanted(image).items()
@@ -75,7 +69,7 @@ def _unlike(name: str, version: str, begin: str) -> str:
 
 @check("Go, Rust and Docker are there only if asked for", "runtime")
 def _uninvited(evidence: Evidence) -> Finding:
-    there = _runtime(evidence).uninvited
+    there = the(evidence.runtime).uninvited
     if evidence.image.variables.get("toolchain_packages"):
         return Finding([], f"asked for packages of its own; {', '.join(there) or 'none'}")
     return Finding([f"{name} is there" for name in there], "none")
@@ -83,7 +77,7 @@ def _uninvited(evidence: Evidence) -> Finding:
 
 @check("in a session docx, pptx and xlsx are made, printed and read, and C compiled", "runtime")
 def _work(evidence: Evidence) -> Finding:
-    seen = _runtime(evidence)
+    seen = the(evidence.runtime)
     if _profile(evidence.image) not in ("standard", "full"):
         return Finding([], "not promised without the profile standard")
     problems = []

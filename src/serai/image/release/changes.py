@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from serai.image.release import tree
 
 _DEPTH = 3  # parts of a folder's path that files are grouped by
+OUTCOMES = {True: "passed", False: "failed", None: "not made"}
 _NAMED = 20  # files of a group that are named
 _MIB = 1 << 20
 
@@ -147,17 +148,17 @@ def _files(files: Sequence[File]) -> Iterator[str]:
         yield "The same files."
         return
     groups = {
-        folder: list(group)
-        for folder, group in itertools.groupby(sorted(files, key=_place), key=_folder)
+        place: list(group)
+        for place, group in itertools.groupby(sorted(files, key=_place), key=_folder)
     }
     yield "| folder | added | removed | changed |"
     yield "|---|--:|--:|--:|"
-    for folder, group in groups.items():
+    for place, group in groups.items():
         count = Counter(file.how for file in group)
-        yield f"| {_code(folder)} | {count['added']} | {count['removed']} | {count['changed']} |"
-    for folder, group in groups.items():
+        yield f"| {_code(place)} | {count['added']} | {count['removed']} | {count['changed']} |"
+    for place, group in groups.items():
         yield ""
-        yield f"### {_code(folder)}"
+        yield f"### {_code(place)}"
         yield ""
         for file in group[:_NAMED]:
             what = f": {_code(file.what)}" if file.what else ""
@@ -172,11 +173,10 @@ def _checks(changes: Changes) -> Iterator[str]:
     elif not changes.checks:
         yield "The same checks, with the same outcome."
     else:
-        words = {True: "passed", False: "failed", None: "not made"}
         yield "| check | before | after |"
         yield "|---|---|---|"
         for check in changes.checks:
-            yield f"| {check.name} | {words[check.old]} | {words[check.new]} |"
+            yield f"| {check.name} | {OUTCOMES[check.old]} | {OUTCOMES[check.new]} |"
 
 
 def _place(file: File) -> tuple[str, str]:
@@ -184,7 +184,12 @@ def _place(file: File) -> tuple[str, str]:
 
 
 def _folder(file: File) -> str:
-    return "/" + "/".join(file.path.split("/")[:-1][:_DEPTH])
+    return folder(file.path)
+
+
+def folder(path: str) -> str:
+    """The folder by which a file is counted: the first parts of its path."""
+    return "/" + "/".join(path.split("/")[:-1][:_DEPTH])
 
 
 def _code(text: str) -> str:

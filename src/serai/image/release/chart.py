@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,17 +67,12 @@ class Boot:
 
 def stages(records: Iterable[Mapping[str, Any]]) -> list[Stage]:
     """The stages of a manifest.json, one after another, and in each its tasks."""
-    known = list(records)
-    total = sum(float(record["seconds"]) for record in known)
     found: list[Stage] = []
-    start = 0.0
-    for record in known:
-        seconds = float(record["seconds"])
+    for record, start, seconds, total in _in_a_row(records):
         bar = Bar(str(record["stage"]), start, seconds, total)
         tasks = _tasks(record["tasks"])
         outside = max(seconds - sum(task.seconds for task in tasks), 0.0)
         found.append(Stage(bar, str(record["key"]), tasks, outside))
-        start += seconds
     return found
 
 
@@ -110,13 +105,21 @@ def slowest(found: Boot, count: int) -> list[Bar]:
 
 
 def _tasks(records: Iterable[Mapping[str, Any]]) -> tuple[Bar, ...]:
+    bars: list[Bar] = []
+    for record, start, seconds, total in _in_a_row(records):
+        name, role, status = str(record["name"]), str(record["role"]), str(record["status"])
+        bars.append(Bar(name, start, seconds, total, group=role, status=status))
+    return tuple(bars)
+
+
+def _in_a_row(
+    records: Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[Mapping[str, Any], float, float, float]]:
+    """Each record with when it began, how long it took, and how long all of them did."""
     known = list(records)
     total = sum(float(record["seconds"]) for record in known)
-    bars: list[Bar] = []
     start = 0.0
     for record in known:
         seconds = float(record["seconds"])
-        name, role, status = str(record["name"]), str(record["role"]), str(record["status"])
-        bars.append(Bar(name, start, seconds, total, group=role, status=status))
+        yield record, start, seconds, total
         start += seconds
-    return tuple(bars)

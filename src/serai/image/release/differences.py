@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serai.image.release.changes import OUTCOMES, folder
 from serai.image.release.words import duration, size
 
-_DEPTH = 3  # parts of a folder's path that files are grouped by
-_OUTCOMES = {True: "passed", False: "failed", None: "not made"}
 _NOTABLE = {
     "privileged": "has more rights than who starts it",
     "sockets": "listens",
@@ -60,7 +59,7 @@ def of(changes: Mapping[str, Any]) -> Differences:
         ),
         figures=tuple(_figures(old, new)),
         checks=tuple(
-            Row(check["name"], _OUTCOMES[check["old"]], _OUTCOMES[check["new"]])
+            Row(check["name"], OUTCOMES[check["old"]], OUTCOMES[check["new"]])
             for check in changes["checks"]
         ),
         packages=tuple(
@@ -88,9 +87,6 @@ def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _folders(files: Sequence[Mapping[str, Any]]) -> Iterator[Folder]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for file in files:
-        parts = file["path"].split("/")[:-1]
-        counts["/" + "/".join(parts[:_DEPTH]), file["how"]] += 1
+    counts = Counter((folder(file["path"]), file["how"]) for file in files)
     for path in sorted({path for path, _ in counts}):
         yield Folder(path, *(counts[path, how] for how in ("added", "removed", "changed")))
