@@ -26,6 +26,8 @@ from serai.image.ssh import Ssh
 BOOT_DEADLINE = 900.0  # seconds; a loaded host that emulates everything needs 300
 _STOP_DEADLINE = 180.0
 _POLL = 0.1
+_FIRMWARE_SILENCE = 120.0  # seconds; an emulated one speaks after 2, on a loaded host after 10
+_RESETS = 3
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Machine:
         """Reboot from inside; returns the seconds until ssh works in the new boot."""
         begin = time.monotonic()
         # The reset tells the old boot from the new one; sshd may answer until just before it.
-        asyncio.run(_reset(self.qmp_socket, self._ask_to_reboot, self.deadline))
+        asyncio.run(_reset(self.qmp_socket, self._ask_to_reboot, self._console, self.deadline))
         self._wait_for_ssh(begin + self.deadline)
         return time.monotonic() - begin
 
@@ -102,6 +104,10 @@ class Machine:
         """Wait for the first boot; notes ``boot_seconds``, raises BuildError if it fails."""
         self._wait_for_ssh(self.power_on + self.deadline)
         self.boot_seconds = time.monotonic() - self.power_on
+
+    def _console(self) -> int:
+        """How many bytes the guest has written to its console so far."""
+        return self.serial_log.stat().st_size
 
     def _ask_to_reboot(self) -> None:
         # The connection may break before the command's status comes back.
@@ -252,15 +258,38 @@ async def _qmp(path: Path, name: str, arguments: Mapping[str, object] | None) ->
         return await asyncio.wait_for(client.execute(name, arguments), 30)
 
 
-async def _reset(path: Path, trigger: Callable[[], None], seconds: float) -> None:
-    """Call ``trigger`` and wait for the machine's reset; raises BuildError if there is none."""
+async def _reset(
+    path: Path, trigger: Callable[[], None], spoken: Callable[[], int], seconds: float
+) -> None:
+    """Call ``trigger``, wait for the machine's reset and until its firmware speaks.
+
+    ``spoken`` tells the console's bytes. An emulated firmware now and then hangs in a reset, before
+    anything of the image runs: then the machine is reset again. Raises BuildError if there is no
+    reset within ``seconds``, or none after which the firmware speaks.
+    """
     async with _connected(path) as client:
         with client.listener("RESET") as resets:
             trigger()  # it blocks, but what QEMU says meanwhile waits in the socket
-            try:
-                await asyncio.wait_for(resets.get(), seconds)
-            except asyncio.TimeoutError:
-                raise BuildError(f"the guest did not reboot within {seconds:g} s") from None
+            for _ in range(_RESETS):
+                try:
+                    await asyncio.wait_for(resets.get(), seconds)
+                except asyncio.TimeoutError:
+                    raise BuildError(f"the guest did not reboot within {seconds:g} s") from None
+                if await _grows(spoken, _FIRMWARE_SILENCE):
+                    return
+                console.warn(f"the firmware is silent {_FIRMWARE_SILENCE:g} s after a reset: again")
+                await client.execute("system_reset")
+    raise BuildError(f"the firmware was silent after each of {_RESETS} resets")
+
+
+async def _grows(measure: Callable[[], int], seconds: float) -> bool:
+    """Whether what ``measure`` tells becomes more within ``seconds``."""
+    before, until = measure(), time.monotonic() + seconds
+    while measure() <= before:
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(_POLL)
+    return True
 
 
 @asynccontextmanager
