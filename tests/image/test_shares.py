@@ -1,39 +1,27 @@
 """Folders of this host in two sessions of a booted image: whose is what they write, and what works.
 
-One boot for all of it, with a 9p share for each session, one that is read-only, and a virtiofs one
-where this host has virtiofsd.
+The machine has a 9p share for each session, one that is read-only, and a virtiofs one where this
+host has virtiofsd.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from serai.image import share
-from serai.image.definition import Image
-from serai.image.errors import BuildError
-from serai.image.machine import Machine, booted
-from serai.image.probe import WHOLE_BOOT
-from serai.image.qemu import Share
-from serai.image.settings import Settings
 from serai.runtime.supervisor import folder_unit
 from tests import conformance
 from tests.conftest import ROOT
+from tests.image.sharing import OWNER, VIRTIOFS, Shared
 
-# Only root's QEMU can make files that belong to others.
-OWNER = 41000 if os.geteuid() == 0 else os.geteuid()
 PROGRAM = ROOT / "tests/conformance.py"
-VIRTIOFS = "config"  # a tag of the settings: before Linux 6.9 no other one is tried
 # An emulated machine is slow: the sizes of the table in docs/folders.md are tried by hand.
 SIZES = ["--many", "30", "--large", "4"]
 # What no folder by bindfs can do; and what 9p without bindfs can.
@@ -47,57 +35,6 @@ cd mnt/workdir && umask 022 && cat old && echo new >file && mkdir folder && echo
 printf '#!/bin/sh\\n' >script && chmod 750 script && ln -s file link && mv folder/x folder/y
 stat -c %U old file folder script link | sort -u
 """
-
-
-@dataclass(frozen=True)
-class Shared:
-    """A machine in which the sessions one and two run, and the host's folders by their tag."""
-
-    machine: Machine
-    folders: dict[str, Path]
-
-    def serai(self, *words: str, stdin: str | None = None) -> str:
-        return self.machine.ssh.run(shlex.join(["serai", *words]), stdin=stdin, timeout=900).stdout
-
-    def refused(self, command: str) -> str:
-        """What a shell of the machine says, where it must not succeed."""
-        done = self.machine.ssh.run(command, check=False)
-        assert done.returncode != 0, command
-        return done.stderr
-
-
-def _with_virtiofs() -> bool:
-    try:
-        return bool(share.virtiofsd())
-    except BuildError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def shared(
-    image: Image, settings: Settings, built: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Shared]:
-    top = tmp_path_factory.mktemp("shares")
-    tags = ["first", "second", "uploads", *([VIRTIOFS] if _with_virtiofs() else [])]
-    folders = {tag: top / tag for tag in tags}
-    for folder in folders.values():
-        folder.mkdir()
-        (folder / "old").write_text("from the host\n")
-        for path in (folder, folder / "old"):
-            os.chown(path, OWNER, OWNER)
-    shares = [
-        Share(tag, folder, read_only=tag == "uploads", virtiofs=tag == VIRTIOFS)
-        for tag, folder in folders.items()
-    ]
-    disk = built / f"{image.name}.qcow2"
-    with booted(image, disk, settings=settings, work=top / "work", shares=shares) as machine:
-        up = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
-        assert machine.ssh.run(up, check=False, timeout=900).stdout.strip() == "running"
-        found = Shared(machine, folders)
-        for name, tag in (("one", "first"), ("two", "second")):
-            found.serai("create", name)
-            found.serai("attach", name, "workdir", f"/mnt/host/{tag}")
-        yield found
 
 
 def test_every_share_is_mounted_by_its_tag(shared: Shared) -> None:

@@ -147,7 +147,6 @@ def test_real_faults_turn_their_checks_red(
 def test_the_built_image_passes_every_check(
     image: Image, built: Path, report: dict[str, Any]
 ) -> None:
-    """The last one, as what verifies the image beside us takes longest."""
     assert [check for check in report["checks"] if not check["ok"]] == []
     assert report["passed"] == len(checks.CHECKS)
     disk = f"{image.name}.qcow2"

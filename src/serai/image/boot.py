@@ -60,7 +60,8 @@ def boot(
         if copy:
             machine.ssh.copy(copy, "/root")
         if run is not None:
-            _finish_boot(machine)
+            if (state := finish_boot(machine)) != "running":
+                console.warn(f"{machine.guest.name} is {state}")
             return machine.ssh.stream(run)
         _tell(machine)
         try:
@@ -70,13 +71,12 @@ def boot(
         return 0
 
 
-def _finish_boot(machine: Machine) -> None:
-    """Wait until systemd has no job left, however the boot went; systemctl(1)."""
+def finish_boot(machine: Machine) -> str:
+    """Wait until systemd has no job left; returns how the boot went, as systemctl(1) says it."""
     # timeout(1), because a command that ssh leaves behind goes on in the guest.
     wait = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
-    state = machine.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout.strip()
-    if state != "running":
-        console.warn(f"{machine.guest.name} is {state or 'still starting'}")
+    said = machine.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout
+    return said.strip() or "still starting"
 
 
 def _tell(machine: Machine) -> None:

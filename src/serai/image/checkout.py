@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from serai.image import console, definition, packer
@@ -10,7 +11,6 @@ from serai.image.errors import BuildError
 from serai.image.run import run, run_visibly, search_path, started
 from serai.image.settings import Settings
 
-BESIDE = "SERAI_TEST_BESIDE"
 TEST_LAYERS = ("unit", "runtime", "machine", "image")
 
 
@@ -70,23 +70,24 @@ def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
     if layer:
         if linted:
             lint(settings)
-        return _pytest(settings, settings.root / "tests" / layer)
-    # An emulated build waits much and the other layers need little: side by side they are done
-    # sooner. The image's tests wait for it, and say themselves what failed.
-    log = settings.cache / "logs" / "test-image.log"
+        return run_visibly(_pytest(settings, layer), cwd=settings.root)
+    # The layer that emulates takes as long as all others: side by side they are done sooner.
+    *others, last = TEST_LAYERS
+    log = settings.cache / "logs" / f"test-{last}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    image = ["--image", definition.rehearsal()]
-    argv = ["nice", "invoke", "build-image", *image, "verify-image", *image]
-    with started(argv, log=log, env={"PATH": search_path()}) as beside:
+    log.unlink(missing_ok=True)
+    with started(_pytest(settings, last), log=log) as beside:
         if linted:
             lint(settings)
-        return _pytest(settings, beside=beside.pid)
+        status = run_visibly(_pytest(settings, *others), cwd=settings.root)
+        beside.wait()
+    sys.stdout.write(log.read_text(errors="replace"))
+    return status or beside.returncode
 
 
-def _pytest(settings: Settings, *folders: Path, beside: int = 0) -> int:
-    """``beside``: the process that builds and verifies the image meanwhile."""
-    argv: list[str | Path] = ["pytest", "--durations=25", *folders]
-    return run_visibly(argv, cwd=settings.root, env={BESIDE: str(beside)} if beside else None)
+def _pytest(settings: Settings, *layers: str) -> list[str | Path]:
+    folders = [settings.root / "tests" / layer for layer in layers]
+    return ["pytest", "--durations=25", *folders]
 
 
 def clean(settings: Settings, *, cache: bool) -> None:

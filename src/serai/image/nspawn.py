@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.image import cache, console, digest, layers, seed
+from serai.image import ansible, cache, console, digest, layers, seed
 from serai.image.errors import BuildError
-from serai.image.run import Argument, last_lines, run, run_visibly, started, with_pdeathsig
+from serai.image.run import (
+    Argument,
+    last_lines,
+    run,
+    run_visibly,
+    search_path,
+    started,
+    with_pdeathsig,
+)
 from serai.image.settings import Settings
 
 USER = "serai-build"
@@ -350,11 +357,7 @@ class Guest:
             self.checkout / PLAYBOOK,
             *arguments,
         ]
-        environment = {
-            "ANSIBLE_CONFIG": str(self.checkout / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
-        }
+        environment = {**ansible.build_environment(self.checkout), "PATH": search_path()}
         done = run(argv, env=environment, check=False)
         recap = re.search(r"^guest +: (.*)$", done.stdout, re.MULTILINE)
         if done.returncode != 0 or not recap:

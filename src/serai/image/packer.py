@@ -16,7 +16,17 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from serai.image import definition, digest, firmware, layers, progress, qemu, seed, variables
+from serai.image import (
+    ansible,
+    definition,
+    digest,
+    firmware,
+    layers,
+    progress,
+    qemu,
+    seed,
+    variables,
+)
 from serai.image.definition import Image
 from serai.image.errors import BuildError
 from serai.image.packer_program import Packer, fence, interrupt
@@ -39,7 +49,9 @@ _SSH_TIMEOUT = "60m"
 
 def inputs(settings: Settings) -> dict[str, object]:
     """What of the template and of this module goes into a layer's content."""
-    recipe = [inspect.getsource(part) for part in (_variables, _make_seed)]
+    recipe = [
+        inspect.getsource(part) for part in (_variables, _make_seed, ansible.build_environment)
+    ]
     return {
         "packer template": digest.of_file(settings.root / _TEMPLATE),
         "packer driver": digest.of_value(recipe),
@@ -211,6 +223,7 @@ def _variables(
     work: Path,
 ) -> dict[str, Any]:
     """Every variable of the template."""
+    environment = ansible.build_environment(settings.root)
     machine = qemu.packer_args(
         image,
         accelerator=accelerator,
@@ -237,14 +250,12 @@ def _variables(
         "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
         "ansible_arguments": ["--tags", layer, "--extra-vars", f"@{work / _CHOSEN}"],
         "ansible_environment": [
-            f"ANSIBLE_CONFIG={settings.root / 'ansible.cfg'}",
+            *(f"{name}={value}" for name, value in environment.items()),
             f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
-            "ANSIBLE_NOCOLOR=1",
             "ANSIBLE_STDOUT_CALLBACK=default",
             # Otherwise a task is named only when it has ended, and its time is the next one's.
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS=true",
-            # The machine's host key is minutes old and never seen again.
-            "ANSIBLE_SSH_COMMON_ARGS=-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+            "ANSIBLE_SSH_COMMON_ARGS=-o IdentitiesOnly=yes",
         ],
     }
 

@@ -79,7 +79,7 @@ def make(settings: Settings, image: Image) -> Plan:
             **layer.digests,
             **packer.inputs(settings),
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
-            **{name: tools[name] for name in ("packer", "ansible-core")},
+            **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
         }
         stages.append(_stage(home, layer.name, inputs))
     version = f"{__version__}-{stages[-1].key[:8]}"
@@ -97,7 +97,8 @@ def tool_versions(image: Image) -> dict[str, str]:
         emulator: (emulator, "--version"),
     }
     found = {name: _version(argv) for name, argv in asked.items()}
-    return {**found, "ansible-core": package_version("ansible-core"), "serai": __version__}
+    packages = {name: package_version(name) for name in ("ansible-core", "mitogen")}
+    return {**found, **packages, "serai": __version__}
 
 
 @functools.cache

@@ -24,7 +24,7 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from serai.image import cache, console, definition
+from serai.image import ansible, cache, console, definition
 from serai.image.errors import BuildError
 from serai.image.fleet import Batch, Diff, Failure, Fleet, News
 from serai.image.packer_program import fence
@@ -224,10 +224,9 @@ def _play(
     events = work / "events"
     events.touch()
     environment = {
-        "ANSIBLE_CONFIG": str(settings.root / "ansible.cfg"),
+        **ansible.environment(settings.root),
         "ANSIBLE_CALLBACK_PLUGINS": str(_CALLBACKS),
         "ANSIBLE_CALLBACKS_ENABLED": "serai_events",
-        "ANSIBLE_NOCOLOR": "1",
         "PATH": search_path(),
         "SERAI_EVENTS": str(events),
     }
