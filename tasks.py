@@ -113,10 +113,12 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
     cpus: int = 0,
     memory: str = "",
     disk: str = "",
+    sessions: str = "",
     base: bool = False,
 ) -> int:
     """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
-    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from).
+    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from;
+    --sessions FILE: a disk for /sessions that is kept, a new one with 'qemu-img create').
 
     --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
     """
@@ -133,6 +135,7 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
         root,
         run=run,
         copy=[Path(path) for path in copy or ()],
+        sessions=Path(sessions) if sessions else None,
         shares=shares,
         cpus=cpus or None,
         memory=definition.size(memory) if memory else None,

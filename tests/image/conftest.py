@@ -14,7 +14,9 @@ from serai.image import build, definition
 from serai.image.definition import Image
 from serai.image.settings import Settings
 from serai.image.verify import REPORT, verify
+from tests.image import upgrading
 from tests.image.sharing import Shared, sharing
+from tests.image.upgrading import Upgraded
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +49,9 @@ def report(settings: Settings, image: Image, built: Path) -> dict[str, Any]:
 def shared(
     image: Image, settings: Settings, built: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shared]:
-    """One boot for the tests of shares, and the older of two images for the test of upgrades.
+    """One boot for the tests of shares, and the older of two images for those of upgrades.
 
-    The latter switches it off, and is the last to use it. SERAI_UPGRADE_FROM names the folder of
+    ``upgraded`` switches it off, and is the last to use it. SERAI_UPGRADE_FROM names the folder of
     an older finished image. Without it both are the same bytes, which are still two machines that
     share nothing but a disk.
     """
@@ -57,3 +59,13 @@ def shared(
     disk = older / f"{image.name}.qcow2"
     with sharing(settings, image, disk, tmp_path_factory.mktemp("shares")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def upgraded(
+    image: Image, built: Path, shared: Shared, tmp_path_factory: pytest.TempPathFactory
+) -> Upgraded:
+    """The boot of an image with faults on the older machine's disk of sessions."""
+    disk = built / f"{image.name}.qcow2"
+    folder = tmp_path_factory.mktemp("upgraded")
+    return upgrading.upgraded(image, disk, shared.machine, shared.sessions, folder)

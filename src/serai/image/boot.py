@@ -26,6 +26,7 @@ def boot(
     image: Image,
     disk: Path,
     *,
+    sessions: Path | None = None,
     run: str | None = None,
     copy: Sequence[Path] = (),
     ssh_port: int = 0,
@@ -37,12 +38,16 @@ def boot(
     """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
 
     ``run`` starts when the boot has finished, as services (sessiond's too) come up beside ssh.
-    Returns the command's exit status, or 0. Nothing that the guest writes is kept. Raises
-    BuildError when the guest does not come up or a file cannot be copied.
+    Returns the command's exit status, or 0. Nothing that the guest writes is kept but what is on
+    ``sessions``, a second disk of somebody's own, for which the machine is switched off in order
+    in the end. Raises BuildError when the guest does not come up or a file cannot be copied.
     """
     for path in copy:
         if not path.exists():
             raise BuildError(f"there is no {path} to copy into the guest")
+    if sessions is not None and not sessions.is_file():
+        hint = f"make one with 'qemu-img create -f qcow2 {sessions} 20G'"
+        raise BuildError(f"there is no disk {sessions}", hint=hint)
     with (
         _work() as work,
         booted(
@@ -50,6 +55,7 @@ def boot(
             disk,
             settings=settings,
             work=work,
+            sessions=sessions,
             ssh_port=ssh_port,
             cpus=cpus,
             memory=memory,
@@ -62,12 +68,17 @@ def boot(
         if run is not None:
             if (state := finish_boot(machine)) != "running":
                 console.warn(f"{machine.guest.name} is {state}")
-            return machine.ssh.stream(run)
+            status = machine.ssh.stream(run)
+            if sessions is not None:
+                machine.shutdown()
+            return status
         _tell(machine)
         try:
             machine.wait()
         except KeyboardInterrupt:
             console.say("switching it off")
+            if sessions is not None:
+                machine.shutdown()
         return 0
 
 

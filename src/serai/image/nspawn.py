@@ -254,11 +254,16 @@ def base(settings: Settings) -> Path:
     return folder / "root"
 
 
-def provisioned(settings: Settings) -> Path:
-    """The same after the image's playbook, but not sealed; from the cache, layer by layer."""
+def provisioned(settings: Settings, archive: str = "") -> Path:
+    """The same after the image's playbook, but not sealed; from the cache, layer by layer.
+
+    Its packages are of the day when it was made. ``archive``, any text, is for who needs another
+    one that is made now.
+    """
     root = base(settings)
     for layer in layers.read(settings):
         recipe = {"below": root.parent.name, "layer": layer.digests, "variables": VARIABLES}
+        recipe |= {"archive": archive} if archive else {}
         home = settings.cache / "machines" / layer.name
         folder = home / digest.of_value(recipe)[:16]
         if not folder.exists():
