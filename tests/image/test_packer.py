@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serai.image.run import run
+from tests.waiting import wait_for
 
 # A disk without an operating system: the machine runs, and its ssh never answers.
 BUILD = """
@@ -66,11 +65,3 @@ def processes(folder: Path) -> list[str]:
     """The command lines that name ``folder``."""
     lines = run(["ps", "-ww", "-eo", "args"]).stdout.splitlines()
     return [line for line in lines if str(folder / "cache") in line]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -22,6 +22,7 @@ from serai.image import nspawn, peers
 from serai.image.nspawn import DEADLINE, Machine
 from serai.image.run import started
 from serai.image.settings import Settings
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -151,13 +152,6 @@ BOTH = ("free", "walled")
 def inside(machine: Machine, name: str, command: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in a session, with the environment that it gives."""
     return machine.run("serai", "exec", name, "--", "bash", "-c", command, check=False)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def audited(machine: Machine, count: int = 1000) -> list[dict[str, Any]]:

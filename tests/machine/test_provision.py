@@ -13,8 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from typing import Any
 import pytest
 
 from serai.image import nspawn, seed
-from serai.image.nspawn import DEADLINE, USER, Guest, Machine
+from serai.image.nspawn import USER, Guest, Machine
 from serai.image.release.allow import Rule
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.machine.same_result import assert_same_result
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SANDBOX = "systemctl show -P MainPID serai-session@kept"
@@ -106,13 +106,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with guest.booted() as machine:
         yield Target(guest, machine, folder)
     shutil.rmtree(guest.root)  # half a gigabyte, which pytest would keep three times over
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def one_line(done: Done) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serai.image import checks, definition, exercise, facts
-from serai.image.nspawn import DEADLINE, Machine
+from serai.image.nspawn import Machine
 from serai.image.settings import Settings
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -29,13 +28,6 @@ def states(machine: Machine) -> dict[str, str]:
 
 def unit(machine: Machine, name: str) -> str:
     return machine.shell(f"systemctl is-active serai-session@{name}.service || true")
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def inside(machine: Machine, what: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.runtime.vm import wait_for
+from tests.waiting import wait_for
 
 CLONE_NEWNET = 0x40000000
 # A and AAAA, RFC 1035 and 3596.

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from serai.runtime.errors import SeraiError
-from tests.runtime.vm import Vm, opened, wait_for
+from tests.runtime.vm import Vm, opened
+from tests.waiting import wait_for
 
 UIDS = set(range(2000, 2100))
 

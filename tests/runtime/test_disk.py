@@ -8,7 +8,8 @@ import pytest
 
 from serai.runtime import errors, quota
 from serai.runtime.errors import SeraiError
-from tests.runtime.vm import opened, wait_for
+from tests.runtime.vm import opened
+from tests.waiting import wait_for
 
 MARKS = "reserve = 1\nwarn_free = 1\nact_free = 1\n"
 

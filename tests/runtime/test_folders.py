@@ -15,7 +15,8 @@ import pytest
 from serai.runtime import errors, hints, mounts
 from serai.runtime.client import Client, Completed
 from serai.runtime.errors import SeraiError
-from tests.runtime.vm import Vm, opened, wait_for
+from tests.runtime.vm import Vm, opened
+from tests.waiting import wait_for
 
 OWNER = 41000
 KINDS = ("idmap", "bindfs")

@@ -14,7 +14,7 @@ from tests.runtime import gated
 from tests.runtime.gated import Gated
 from tests.runtime.origin import Origin, serving
 from tests.runtime.test_gate_tunnels import socks_request
-from tests.runtime.vm import wait_for
+from tests.waiting import wait_for
 
 ROUNDS = 60
 CLIENTS = 8

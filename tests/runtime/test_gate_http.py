@@ -13,8 +13,8 @@ import pytest
 from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Origin, digest, serving
-from tests.runtime.vm import wait_for
 from tests.unit.test_gate_heads import REFUSED
+from tests.waiting import wait_for
 
 BIG = 8 << 20
 # Of a stream these ask for something else: for two requests, or for none yet.

@@ -20,7 +20,7 @@ from tests.runtime.gated import Gated, everything
 from tests.runtime.internet import Names, inside, outside
 from tests.runtime.origin import Origin, serving
 from tests.runtime.test_gate_tunnels import NOT_ALLOWED, UNREACHABLE, socks_request
-from tests.runtime.vm import wait_for
+from tests.waiting import wait_for
 
 PUBLIC, PUBLIC6 = "11.0.0.2", "2a00::2"
 OWN, OWN6 = "11.0.0.1", "2a00::1"

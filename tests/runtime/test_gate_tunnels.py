@@ -14,7 +14,7 @@ import pytest
 from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Origin, echo, serving
-from tests.runtime.vm import wait_for
+from tests.waiting import wait_for
 
 Tunnel = Callable[..., socket.socket]
 NOT_ALLOWED, UNREACHABLE, REFUSED = 2, 3, 5

@@ -19,7 +19,7 @@ from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Handler, echo, read_head, serving
 from tests.runtime.test_gate_tunnels import socks_request
-from tests.runtime.vm import wait_for
+from tests.waiting import wait_for
 
 USER, PASSWORD = "keeper", "open sesame"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

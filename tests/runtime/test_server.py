@@ -19,7 +19,8 @@ import pytest
 from serai.runtime import errors
 from serai.runtime.errors import SeraiError
 from serai.runtime.rpc import MAX_LINE
-from tests.runtime.vm import PYTHON, Vm, opened, wait_for
+from tests.runtime.vm import PYTHON, Vm, opened
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

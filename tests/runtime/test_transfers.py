@@ -14,7 +14,8 @@ import pytest
 
 from serai.runtime import errors
 from serai.runtime.errors import SeraiError
-from tests.runtime.vm import Vm, opened, wait_for
+from tests.runtime.vm import Vm, opened
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

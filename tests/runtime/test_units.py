@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.standin import CGROUPS
-from tests.runtime.vm import CHECKOUT, PYTHON, wait_for
+from tests.runtime.vm import CHECKOUT, PYTHON
+from tests.waiting import wait_for
 
 SYSTEMD = Path("/lib/systemd/systemd")
 NAMED = Path("/sys/fs/cgroup/systemd")

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.paths import Paths
 from tests.runtime.room import build_filters
+from tests.waiting import wait_for
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 UNITS = CHECKOUT / "src/serai/runtime/units"
@@ -164,14 +164,6 @@ class Vm:
         assert self.manager.wait(DEADLINE) == 0, "the stand-in for systemd failed"
         if self.manager.stdout is not None:
             self.manager.stdout.close()
-
-
-def wait_for(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
-    """Return as soon as ``condition`` holds; fail after ``deadline`` seconds."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"waited {deadline} s in vain"
-        time.sleep(0.005)
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def test_an_emulated_amd64_guest_on_nvme() -> None:
         *("-name", "debian-12-amd64"),
         "-nodefaults",
         *("-display", "none"),
-        *("-machine", "q35,accel=tcg"),
+        *("-machine", "q35"),
+        *("-accel", "tcg,tb-size=256"),
         *("-cpu", qemu.cpu("amd64", "tcg")),
         *("-smp", "2"),
         *("-m", "2048"),
@@ -61,7 +62,7 @@ def test_an_emulated_amd64_guest_on_nvme() -> None:
         *("-device", "virtio-net-pci,netdev=user.0,romfile="),
         *("-device", "virtio-rng-pci"),
         "-chardev",
-        "socket,id=serial,path=/s/serial,server=on,wait=off,logfile=/w/serial.log",
+        "socket,id=serial,path=/s/serial,server=on,wait=off,logfile=/w/serial.log,logappend=on",
         *("-serial", "chardev:serial"),
         *("-chardev", "socket,id=qmp,path=/s/qmp,server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
@@ -76,7 +77,8 @@ def test_packer_runs_the_same_machine_in_its_own_words() -> None:
         ["-name", "debian-12-arm64"],
         ["-nodefaults"],
         ["-display", "none"],
-        ["-machine", "virt,accel=tcg"],
+        ["-machine", "virt"],
+        ["-accel", "tcg,tb-size=256"],
         ["-cpu", "max,pauth-impdef=on"],
         ["-smp", "2"],
         ["-m", "2048"],
@@ -154,7 +156,7 @@ def test_folders_of_the_host_by_9p_add_to_the_machine_and_change_nothing_else() 
 def test_a_folder_by_virtiofs_takes_memory_that_its_daemon_can_read() -> None:
     share = Share("work", Path("/a"), virtiofs=True, socket=Path("/s/share0"))
     words = qemu.command(replace(GUEST, shares=(share,)))
-    assert words[words.index("-machine") + 1] == "q35,accel=tcg,memory-backend=ram"
+    assert words[words.index("-machine") + 1] == "q35,memory-backend=ram"
     at = words.index("-object")
     assert words[at : at + 6] == [
         *("-object", "memory-backend-memfd,id=ram,size=2048M,share=on"),

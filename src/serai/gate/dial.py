@@ -7,6 +7,7 @@ no second answer of the DNS can change it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import ipaddress
@@ -101,11 +102,22 @@ async def connect(family: int, place: tuple[str, int] | str) -> socket.socket:
             await _connect_unix(sock, place)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().sock_connect(sock, place)
+            await _connect_tcp(sock, place)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect_tcp(sock: socket.socket, place: tuple[str, int] | str) -> None:
+    """What is on this machine, as a parent proxy may be, has answered by the second look: that
+    saves two turns of the loop.
+    """
+    for _ in range(2):
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(place)
+            return
+    await asyncio.get_running_loop().sock_connect(sock, place)
 
 
 async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> None:

@@ -8,9 +8,9 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
@@ -26,8 +26,6 @@ from serai.image.ssh import Ssh
 BOOT_DEADLINE = 900.0  # seconds; a loaded host that emulates everything needs 300
 _STOP_DEADLINE = 180.0
 _POLL = 0.1
-_FIRMWARE_SILENCE = 120.0  # seconds; an emulated one speaks after 2, on a loaded host after 10
-_RESETS = 3
 
 
 @dataclass
@@ -36,12 +34,11 @@ class Machine:
 
     ``overlay`` takes what the guest writes to its root disk, ``sessions`` is its second disk (None
     without one), ``serial_log`` what it said on its console, ``serial_socket`` the console itself,
-    ``boot_seconds`` the time from power on to the first ssh command.
+    ``boot_seconds`` the time from power on to the first ssh command; closing ``running`` ends it.
     """
 
     ssh: Ssh
     guest: Guest
-    process: subprocess.Popen[bytes]
     serial_log: Path
     qemu_log: Path
     serial_socket: Path
@@ -49,8 +46,10 @@ class Machine:
     overlay: Path
     sessions: Path | None
     deadline: float
-    power_on: float
+    process: subprocess.Popen[bytes] = field(init=False)
+    power_on: float = 0.0
     boot_seconds: float = 0.0
+    running: ExitStack = field(default_factory=ExitStack)
 
     @property
     def ssh_port(self) -> int:
@@ -58,12 +57,38 @@ class Machine:
         return self.ssh.port
 
     def reboot(self) -> float:
-        """Reboot from inside; returns the seconds until ssh works in the new boot."""
+        """Reboot from inside; returns the seconds until ssh works in the new boot.
+
+        At the guest's reset QEMU ends and another one is started on the same disks: it would go
+        through all that it has translated of the old boot as soon as the firmware writes there,
+        which takes minutes after some work (docs/decisions/0015). Raises BuildError if it fails.
+        """
         begin = time.monotonic()
-        # The reset tells the old boot from the new one; sshd may answer until just before it.
-        asyncio.run(_reset(self.qmp_socket, self._ask_to_reboot, self._console, self.deadline))
+        self.qmp("set-action", {"reboot": "shutdown"})
+        # The connection may break before the command's status comes back.
+        self.ssh.run("systemctl reboot", check=False)
+        self.ssh.disconnect()
+        try:
+            status = self.process.wait(self.deadline)
+        except subprocess.TimeoutExpired:
+            text = f"the guest did not reboot within {self.deadline:g} s"
+            raise BuildError(text, log=self.serial_log) from None
+        if status != 0:
+            self.check()
+        self.running.close()
+        self.start()
         self._wait_for_ssh(begin + self.deadline)
         return time.monotonic() - begin
+
+    def start(self) -> None:
+        """Power on. Raises BuildError if QEMU does not run."""
+        work = self.serial_log.parent
+        served = share.served(self.guest.shares, self.qmp_socket.parent, work)
+        guest = replace(self.guest, shares=self.running.enter_context(served))
+        self.power_on = time.monotonic()
+        emulator = started(command(guest), log=self.qemu_log)
+        self.process = self.running.enter_context(emulator)
+        self.ssh = replace(self.ssh, port=_forwarded_port(self))
 
     def shutdown(self, seconds: float = _STOP_DEADLINE) -> bool:
         """Press the power button and wait; a guest that has not ended by then is killed.
@@ -104,15 +129,6 @@ class Machine:
         """Wait for the first boot; notes ``boot_seconds``, raises BuildError if it fails."""
         self._wait_for_ssh(self.power_on + self.deadline)
         self.boot_seconds = time.monotonic() - self.power_on
-
-    def _console(self) -> int:
-        """How many bytes the guest has written to its console so far."""
-        return self.serial_log.stat().st_size
-
-    def _ask_to_reboot(self) -> None:
-        # The connection may break before the command's status comes back.
-        self.ssh.run("systemctl reboot", check=False)
-        self.ssh.disconnect()
 
     def _wait_for_ssh(self, until: float) -> None:
         try:
@@ -194,30 +210,25 @@ def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[Ma
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="serai-")))
         guest = replace(
             guest,
-            shares=stack.enter_context(share.served(guest.shares, sockets, work.absolute())),
             serial_log=serial_log,
             serial_socket=sockets / "serial",
             qmp_socket=sockets / "qmp",
         )
-        with started(command(guest), log=qemu_log) as process:
-            machine = Machine(
-                ssh=Ssh(0, "root", key, str(sockets / "ssh")),
-                guest=guest,
-                process=process,
-                serial_log=serial_log,
-                qemu_log=qemu_log,
-                serial_socket=sockets / "serial",
-                qmp_socket=sockets / "qmp",
-                overlay=guest.disks[0].file,
-                sessions=guest.disks[1].file if len(guest.disks) > 1 else None,
-                deadline=deadline,
-                power_on=time.monotonic(),
-            )
-            machine.ssh = replace(machine.ssh, port=_forwarded_port(machine))
-            try:
-                yield machine
-            finally:
-                machine.ssh.disconnect()
+        machine = Machine(
+            ssh=Ssh(0, "root", key, str(sockets / "ssh")),
+            guest=guest,
+            serial_log=serial_log,
+            qemu_log=qemu_log,
+            serial_socket=sockets / "serial",
+            qmp_socket=sockets / "qmp",
+            overlay=guest.disks[0].file,
+            sessions=guest.disks[1].file if len(guest.disks) > 1 else None,
+            deadline=deadline,
+        )
+        stack.callback(machine.running.close)
+        machine.start()
+        stack.callback(machine.ssh.disconnect)
+        yield machine
 
 
 def disk_format(disk: Path) -> str:
@@ -256,40 +267,6 @@ def _forwarded_port(machine: Machine) -> int:
 async def _qmp(path: Path, name: str, arguments: Mapping[str, object] | None) -> object:
     async with _connected(path) as client:
         return await asyncio.wait_for(client.execute(name, arguments), 30)
-
-
-async def _reset(
-    path: Path, trigger: Callable[[], None], spoken: Callable[[], int], seconds: float
-) -> None:
-    """Call ``trigger``, wait for the machine's reset and until its firmware speaks.
-
-    ``spoken`` tells the console's bytes. An emulated firmware now and then hangs in a reset, before
-    anything of the image runs: then the machine is reset again. Raises BuildError if there is no
-    reset within ``seconds``, or none after which the firmware speaks.
-    """
-    async with _connected(path) as client:
-        with client.listener("RESET") as resets:
-            trigger()  # it blocks, but what QEMU says meanwhile waits in the socket
-            for _ in range(_RESETS):
-                try:
-                    await asyncio.wait_for(resets.get(), seconds)
-                except asyncio.TimeoutError:
-                    raise BuildError(f"the guest did not reboot within {seconds:g} s") from None
-                if await _grows(spoken, _FIRMWARE_SILENCE):
-                    return
-                console.warn(f"the firmware is silent {_FIRMWARE_SILENCE:g} s after a reset: again")
-                await client.execute("system_reset")
-    raise BuildError(f"the firmware was silent after each of {_RESETS} resets")
-
-
-async def _grows(measure: Callable[[], int], seconds: float) -> bool:
-    """Whether what ``measure`` tells becomes more within ``seconds``."""
-    before, until = measure(), time.monotonic() + seconds
-    while measure() <= before:
-        if time.monotonic() > until:
-            return False
-        await asyncio.sleep(_POLL)
-    return True
 
 
 @asynccontextmanager

@@ -8,7 +8,8 @@ import pytest
 
 from serai.runtime import policy
 from serai.runtime.doctor import collect, core, report, tenant
-from tests.runtime.vm import Vm, opened, wait_for
+from tests.runtime.vm import Vm, opened
+from tests.waiting import wait_for
 
 # The stand-in for systemd gives no limits.
 CONTROLLERS = {check.name for check in core.CHECKS if check.part == "cgroup"} - {

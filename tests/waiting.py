@@ -1,0 +1,16 @@
+"""How tests wait: for a condition, with a deadline, and never for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+DEADLINE = 180.0  # seconds, for a host with as many things at once as it has
+
+
+def wait_for(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Return as soon as ``condition`` holds; fail after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline:g} s in vain"
+        time.sleep(0.02)
