@@ -282,11 +282,14 @@ class Asker:
 def times(asker: Asker) -> list[Answer]:
     proxies = [lane for lane in LANES if lane not in ("direct", "socat")]
     small = asker.turns("small", list(LANES))
-    rows = [row(f"small request, p50, {lane}", median(each), "ms") for lane, each in small.items()]
+    alone = median(small["socat"])
+    rows = [row(f"small request, p50, {lane}", median(small[lane]), "ms", alone) for lane in LANES]
     for what, lanes in (("requests", list(LANES)), ("tunnels", proxies)):
-        for lane, each in asker.turns(what, lanes).items():
+        found = asker.turns(what, lanes)
+        bridge = median(found["socat"]) if "socat" in found else None
+        for lane, each in found.items():
             failed = sum(answer["failed"] for answer in each)
-            rows.append(row(f"{BURST} {what} at once, p99, {lane}", median(each), "ms"))
+            rows.append(row(f"{BURST} {what} at once, p99, {lane}", median(each), "ms", bridge))
             rows.append(row(f"{BURST} {what} at once, failed, {lane}", failed, ""))
     for what, title in (("large", "256 MiB"), ("tunnel", "256 MiB by tunnel")):
         found = asker.turns(what, list(LANES))
