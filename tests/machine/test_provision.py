@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from serai.image import nspawn, seed
+from serai.image import ansible, nspawn, seed
 from serai.image.nspawn import USER, Guest, Machine
 from serai.image.release.allow import Rule
 from serai.image.run import run
@@ -34,6 +34,12 @@ DAEMONS = "systemctl show -P MainPID serai-sessiond serai-gate"
 MARKER = "/var/lib/serai/provisioning"
 # The smallest profile that installs something; the standard one takes 1.3 GB.
 TOOLS = ("--set", "toolchain_profile=minimal")
+# Decision 14 names it for machines that are emulated; two of the runs here have it.
+MITOGEN = {
+    name: value
+    for name, value in ansible.build_environment(ROOT).items()
+    if name.startswith("ANSIBLE_STRATEGY")
+}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -66,7 +72,9 @@ class Target:
         """As a user of whom sudo asks a password."""
         return f"plain@127.0.0.1:{self.guest.port}"
 
-    def start(self, arguments: Sequence[str], *, key: Path | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, arguments: Sequence[str], *, key: Path | None = None, mitogen: bool = False
+    ) -> subprocess.Popen[str]:
         known = self.work / "known_hosts"
         report = self.work / "report.json"
         report.unlink(missing_ok=True)
@@ -81,6 +89,7 @@ class Target:
                 "PYTHONPATH": str(self.checkout / "src"),
                 "ANSIBLE_SSH_COMMON_ARGS": ssh,
                 "SERAI_CACHE": str(self.work / "cache"),
+                **(MITOGEN if mitogen else {}),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -93,8 +102,11 @@ class Target:
         rows = json.loads(report.read_text())["hosts"] if report.exists() else []
         return Done(process.returncode, out, err, {row["host"]: row for row in rows})
 
-    def provision(self, *arguments: str, key: Path | None = None, host: str = "") -> Done:
-        return self.end(self.start(["--host", host or self.host, *arguments], key=key))
+    def provision(
+        self, *arguments: str, key: Path | None = None, host: str = "", mitogen: bool = False
+    ) -> Done:
+        words = ["--host", host or self.host, *arguments]
+        return self.end(self.start(words, key=key, mitogen=mitogen))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +190,7 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("right\n")
     sudo = ["--sudo-password", str(password)]
-    checked = target.provision("--check", "--diff", *TOOLS, *sudo, host=target.plain)
+    checked = target.provision("--check", "--diff", *TOOLS, *sudo, host=target.plain, mitogen=True)
     assert checked.status == 0, checked.out + checked.err
     assert checked.hosts[target.plain]["changed"] > 0
     assert "+memory_max" in checked.out, "--diff shows files"
@@ -251,7 +263,7 @@ def test_an_upgrade_keeps_sessions_though_the_machine_goes_away_meanwhile(target
     assert machine.shell("serai exec kept -- cat file") == "precious"
 
     machine.shell("systemctl start ssh.service")
-    done = upgraded.provision()
+    done = upgraded.provision(mitogen=True)
     assert done.status == 0, done.out + done.err
     old, new = daemons.split(), machine.shell(DAEMONS).split()
     assert not set(old) & set(new), "the daemons run the new version"

@@ -15,14 +15,17 @@ from serai.image.machine import Machine
 class Asked:
     """In the place of ssh and of QMP: notes what they are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, deaf: bool = False) -> None:
         self.what: list[str] = []
+        self._deaf = deaf
 
     def run(self, command: str, *, check: bool) -> None:
         assert not check, "the connection may break before the status comes back"
         self.what.append(command)
 
     def qmp(self, name: str, arguments: dict[str, str]) -> None:
+        if self._deaf:
+            raise ConnectionResetError("QEMU ended while it was greeted")
         self.what.append(f"{name} {arguments}")
 
     def disconnect(self) -> None:
@@ -62,4 +65,15 @@ def test_an_emulator_that_dies_is_no_reboot(tmp_path: Path) -> None:
     (tmp_path / "qemu.log").write_text("qemu-system: it broke\n")
     guest = machine(tmp_path, Asked(), ["false"])
     with guest.running, pytest.raises(BuildError, match="QEMU ended with 1: qemu-system: it broke"):
+        guest.reboot()
+
+
+@pytest.mark.parametrize(
+    ("emulator", "said"), [("false", "QEMU ended with 1"), ("sleep", "QEMU does not answer: ")]
+)
+def test_one_that_cannot_be_asked(tmp_path: Path, emulator: str, said: str) -> None:
+    guest = machine(tmp_path, Asked(deaf=True), [emulator, "60"])
+    with guest.running, pytest.raises(BuildError, match=said):
+        if emulator == "false":
+            guest.process.wait()
         guest.reboot()

@@ -217,8 +217,11 @@ def test_the_next_build_removes_what_a_killed_one_left_but_no_kept_machine(
         folder.mkdir(parents=True)
     # Another program may have got a dead machine's number since.
     (dead / "qemu.pid").write_text(f"{os.getpid()}\n")
-    wait = [sys.executable, "-c", "import sys; sys.stdin.read()", str(kept / "disk.qcow2")]
-    with subprocess.Popen(wait, stdin=subprocess.PIPE) as machine:
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    wait = [sys.executable, "-c", code, str(kept / "disk.qcow2")]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
+        assert machine.stdout is not None
+        machine.stdout.read(1)  # until it runs, it has no command line to be known by
         (kept / "qemu.pid").write_text(f"{machine.pid}\n")
         fake_packer(FAILING)
         with pytest.raises(BuildError):

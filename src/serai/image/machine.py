@@ -64,7 +64,11 @@ class Machine:
         which takes minutes after some work (docs/decisions/0015). Raises BuildError if it fails.
         """
         begin = time.monotonic()
-        self.qmp("set-action", {"reboot": "shutdown"})
+        try:
+            self.qmp("set-action", {"reboot": "shutdown"})
+        except (OSError, QMPError, asyncio.TimeoutError) as error:
+            self.check()
+            raise BuildError(f"QEMU does not answer: {error}", log=self.qemu_log) from None
         # The connection may break before the command's status comes back.
         self.ssh.run("systemctl reboot", check=False)
         self.ssh.disconnect()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from serai.runtime import policy
+from serai.runtime import cgroups, policy
 from serai.runtime.doctor import collect, core, report, tenant
 from tests.runtime.vm import Vm, opened
 from tests.waiting import wait_for
@@ -193,6 +195,12 @@ def test_what_a_killed_doctor_left_is_removed_by_the_next(vm: Vm) -> None:
     wait_for(lambda: set(vm.sessions()) == {"doctor-who"})
     vm.call("remove", name="doctor-who")
     wait_for(lambda: not vm.sessions())
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_left_out() -> None:
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    assert tenant._places([ended.pid, os.getpid()]) == [cgroups.of(os.getpid())]
 
 
 def test_without_a_daemon_every_check_inside_is_red(vm: Vm) -> None:

@@ -155,7 +155,7 @@ class _Visit:
 
     def _cgroup(self) -> Facts:
         """The limits of the session as a whole, which its unit has."""
-        own = [place for pid in self._own() if (place := cgroups.of(pid)) is not None]
+        own = [place for place in _places(self._own()) if place is not None]
         folder = min(own, key=lambda path: len(path.parts))
         read = {name: folder / name for name in CONTROLS}
         found = {name: path.read_text().strip() for name, path in read.items() if path.exists()}
@@ -164,7 +164,7 @@ class _Visit:
         with Client(self.paths.control, timeout=PATIENCE) as other:
             other.call("exec", name=self.name, argv=["sleep", "1008"], stdio="null", detach=True)
         extra = [pid for pid in self._own() if pid not in pids]
-        places = [str(cgroups.of(pid)) for pid in extra]
+        places = [str(place) for place in _places(extra)]
         for pid in extra:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
@@ -306,6 +306,15 @@ def _processes(name: str, uid: int) -> list[int]:
             if Path(f"/proc/{pid}").stat().st_uid == uid:
                 place = cgroups.of(int(pid))
                 found += [int(pid)] if place is None or own & set(place.parts) else []
+    return found
+
+
+def _places(pids: list[int]) -> list[Path | None]:
+    """The cgroups of those processes that have not ended meanwhile."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(cgroups.of(pid))
     return found
 
 
