@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from serai.image import share
 from serai.image.errors import BuildError
 from serai.image.qemu import Share
+from serai.image.run import started
 
 
 def test_a_tag_a_folder_and_how(tmp_path: Path) -> None:
@@ -64,3 +67,32 @@ def test_what_cannot_be_shared_is_one_clear_error(text: str, said: str) -> None:
 def test_a_tag_is_used_once(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="two shares have the tag x"):
         share.parse([f"x={tmp_path}", f"x={tmp_path}:ro"])
+
+
+LISTEN = """
+import socket, sys, time
+with socket.socket(socket.AF_UNIX) as daemon:
+    time.sleep(0.3)
+    daemon.bind(sys.argv[1])
+    time.sleep(0.3)
+    daemon.listen()
+    daemon.accept()
+"""
+
+
+def test_a_daemon_is_waited_for_until_it_listens(tmp_path: Path) -> None:
+    """QEMU tries once, and a socket is there before anybody listens."""
+    where, log = tmp_path / "socket", tmp_path / "log"
+    with started([sys.executable, "-c", LISTEN, str(where)], log=log) as daemon:
+        share._wait_until_served(where, daemon, log)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(where))
+
+
+def test_a_daemon_that_ends_is_one_clear_error(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        started(["/bin/sh", "-c", "echo no such folder; exit 1"], log=log) as daemon,
+        pytest.raises(BuildError, match="virtiofsd does not serve: no such folder"),
+    ):
+        share._wait_until_served(tmp_path / "socket", daemon, log)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 
 from serai.image.errors import BuildError
 from serai.image.qemu import Share
-from serai.image.run import started
+from serai.image.run import last_lines, started
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")  # QEMU's 9p allows 31 bytes
 WORDS = ("ro", "rw", "virtiofs")
 # No distribution has it in PATH: QEMU's own (to 7.x) and the later one of its own package.
 VIRTIOFSD = (Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd"))
+_START = 30.0  # seconds in which the daemon must listen
+_ACCEPTS = "00010000"  # __SO_ACCEPTCON, the flag of a socket that listens
 _EXAMPLE = "write TAG=DIR, TAG=DIR:ro or TAG=DIR:virtiofs"
 
 
@@ -71,8 +75,25 @@ def served(shares: Sequence[Share], sockets: Path, work: Path) -> Iterator[tuple
                 socket = sockets / f"share{number}"
                 log = work / f"virtiofsd-{share.tag}.log"
                 argv = [f"--socket-path={socket}", "-o", f"source={share.folder}"]
-                daemons.enter_context(started([virtiofsd(), *argv], log=log))
+                socket.unlink(missing_ok=True)  # of one that served the same machine before
+                daemon = daemons.enter_context(started([virtiofsd(), *argv], log=log))
+                _wait_until_served(socket, daemon, log)
                 found.append(replace(share, socket=socket))
             else:
                 found.append(share)
         yield tuple(found)
+
+
+def _wait_until_served(socket: Path, daemon: Popen[bytes], log: Path) -> None:
+    """Until somebody listens at ``socket``: QEMU tries once. proc_net_unix(5), /proc/net/unix."""
+    until = time.monotonic() + _START
+    while not _listening(socket):
+        if daemon.poll() is not None or time.monotonic() > until:
+            said = last_lines(log.read_text(errors="replace"))
+            raise BuildError(f"virtiofsd does not serve: {said}", log=log)
+        time.sleep(0.02)
+
+
+def _listening(socket: Path) -> bool:
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(words[3] == _ACCEPTS and words[-1] == str(socket) for words in lines)
