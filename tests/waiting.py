@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-DEADLINE = 180.0  # seconds, for a host with as many things at once as it has
+DEADLINE = 30.0  # seconds; a machine or a build is given more
 
 
 def wait_for(condition: Callable[[], object], deadline: float = DEADLINE) -> None:

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from serai.image.firmware import Firmware
 from serai.image.machine import booted
 from serai.image.run import run
 from serai.image.settings import Settings
+from tests.waiting import wait_for
 
+DEADLINE = 60.0
 # A person's command: it boots the disk argv[2] as the image argv[1] with its work in argv[3].
 PARENT = """
 import sys
@@ -42,15 +43,6 @@ def blank(tmp_path: Path) -> Path:
     disk = tmp_path / "blank.qcow2"
     run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"])
     return disk
-
-
-def _eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _gone(pid: int) -> bool:
@@ -82,7 +74,7 @@ def _parent(image: Image, disk: Path, work: Path) -> Iterator[tuple[subprocess.P
         try:
             # The firmware speaks: this QEMU is not the accelerator's probe, and past its start.
             log = work / "serial.log"
-            assert _eventually(lambda: log.exists() and log.stat().st_size > 0)
+            wait_for(lambda: log.exists() and log.stat().st_size > 0, DEADLINE)
             emulator = _emulator_of(parent.pid)
             assert emulator > 0
             yield parent, emulator
@@ -94,7 +86,7 @@ def test_nothing_outlives_a_killed_parent(image: Image, blank: Path, tmp_path: P
     with _parent(image, blank, tmp_path / "work") as (parent, emulator):
         assert not _gone(emulator)
         parent.send_signal(signal.SIGKILL)
-        assert _eventually(lambda: _gone(emulator))
+        wait_for(lambda: _gone(emulator), DEADLINE)
 
 
 def test_ctrl_c_leaves_logs_only(image: Image, blank: Path, tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def test_no_machine_outlives_the_build(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as build:
-        wait_for(lambda: any("qemu-system" in line for line in processes(tmp_path)))
+        wait_for(lambda: any("qemu-system" in line for line in processes(tmp_path)), DEADLINE)
         build.send_signal(number)
         assert build.wait(DEADLINE) == status
-    wait_for(lambda: not processes(tmp_path))
+    wait_for(lambda: not processes(tmp_path), DEADLINE)
     assert len(list((tmp_path / "cache" / "work" / "debian-12-amd64").iterdir())) == left
     assert not (tmp_path / "result.qcow2").exists()
 

@@ -206,7 +206,7 @@ def test_a_client_gets_through(machine: Machine, client: Client) -> None:
     where = {(each["host"], each["port"], each["allowed"], each["rule"]) for each in decided}
     assert where == {(client.host, client.port, True, "allow *.test")}
     assert {each["address"] for each in decided} <= {"127.0.0.10", "127.0.0.11"}
-    wait_for(lambda: len(since(machine, before, "closed", "free")) == len(decided))
+    wait_for(lambda: len(since(machine, before, "closed", "free")) == len(decided), DEADLINE)
     closed = since(machine, before, "closed", "free")
     assert sum(each["received"] for each in closed) >= len(client.prints)
 
@@ -274,7 +274,7 @@ def test_a_policy_holds_from_the_next_connection_on(machine: Machine, tmp_path: 
     argv = machine.argv(["serai", "exec", "changing", "--", "bash", "-c", hold])
     log = tmp_path / "tunnel"
     with started(argv, log=log) as tunnel:
-        wait_for(lambda: "200 Connection established" in log.read_text())
+        wait_for(lambda: "200 Connection established" in log.read_text(), DEADLINE)
         machine.shell("serai policy deny changing origin.test --cut")
         assert tunnel.poll() is None
         assert "cut: 1 " in machine.shell("serai policy deny changing echo.test:8080 --cut")
@@ -287,7 +287,7 @@ def test_there_is_no_way_past_the_gate(machine: Machine) -> None:
     # The sink is there: what the machine itself sends arrives.
     machine.shell("echo probe >/dev/udp/127.0.0.10/9999; echo probe >/dev/tcp/127.0.0.10/9999")
     heard = "cut -d' ' -f1 /run/sink | sort"
-    wait_for(lambda: machine.shell(heard, check=False).split() == ["tcp", "udp"])
+    wait_for(lambda: machine.shell(heard, check=False).split() == ["tcp", "udp"], DEADLINE)
     for name in BOTH:
         elsewhere = "/run/serai/gate/{free,walled}/http.sock /run/serai-gate/control.sock"
         done = inside(machine, name, f"python3 {THERE}/direct.py {elsewhere}")
@@ -355,14 +355,17 @@ def test_sessions_outlive_a_gate_that_is_killed_under_load(
     stop, log = "/sessions/free/stop", tmp_path / "load"
     load = ["python3", f"{THERE}/load.py", "http://origin.test/hello", stop]
     with started(machine.argv(["serai", "exec", "free", "--", *load]), log=log) as process:
-        wait_for(lambda: "loaded" in log.read_text())
+        wait_for(lambda: "loaded" in log.read_text(), DEADLINE)
         gate = machine.shell("systemctl show -P MainPID serai-gate")
         killed = time.monotonic()
         machine.shell(f"kill -9 {gate}")
         # Denied again: a gate that forgot its sessions would not even answer.
         denied = "curl -sS http://origin.test/hello"
-        wait_for(lambda: "to session walled" in inside(machine, "walled", denied).stdout)
-        wait_for(lambda: machine.shell("systemctl show -P MainPID serai-gate") not in ("0", gate))
+        wait_for(lambda: "to session walled" in inside(machine, "walled", denied).stdout, DEADLINE)
+        wait_for(
+            lambda: machine.shell("systemctl show -P MainPID serai-gate") not in ("0", gate),
+            DEADLINE,
+        )
         assert inside(machine, "free", denied).stdout.strip() == HELLO
         machine.shell(f"touch {stop}")
         assert process.wait(DEADLINE) == 0
@@ -406,7 +409,7 @@ def test_a_parent_proxy_whose_credentials_no_session_sees(
     if address.startswith("/"):
         relay = f"UNIX-LISTEN:{address},fork,mode=666 TCP:127.0.0.1:8888"
         machine.shell(f"systemd-run -q --unit=host-socket socat {relay}")
-        wait_for(lambda: machine.run("test", "-S", address, check=False).returncode == 0)
+        wait_for(lambda: machine.run("test", "-S", address, check=False).returncode == 0, DEADLINE)
     machine.shell(": >/run/origin.log; : >/run/parent.log")
     parent(f'kind = "http"\naddress = "{address}"\n{CREDENTIALS}')
     assert machine.shell("stat -c '%a %U:%G' /etc/serai/gate.toml") == "640 root:serai-gate"

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from serai.image import ansible, nspawn, seed
-from serai.image.nspawn import USER, Guest, Machine
+from serai.image.nspawn import DEADLINE, USER, Guest, Machine
 from serai.image.release.allow import Rule
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -252,7 +252,7 @@ def test_an_upgrade_keeps_sessions_though_the_machine_goes_away_meanwhile(target
     installed = "readlink /usr/lib/serai/python"
     before, session, daemons = map(machine.shell, (installed, SANDBOX, DAEMONS))
     process = upgraded.start(["--host", target.host])
-    wait_for(lambda: machine.shell(installed) != before or process.poll() is not None)
+    wait_for(lambda: machine.shell(installed) != before or process.poll() is not None, DEADLINE)
     machine.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
     done = upgraded.end(process)
     said = one_line(done)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serai.image import checks, definition, exercise, facts
-from serai.image.nspawn import Machine
+from serai.image.nspawn import DEADLINE, Machine
 from serai.image.settings import Settings
 from tests.waiting import wait_for
 
@@ -68,7 +68,7 @@ def test_a_session_lives_through_everything_a_person_can_ask_for(machine: Machin
     assert machine.shell("serai exec first -- cat file") == "kept"
     machine.shell("serai stop second && serai remove first && serai remove second")
     assert states(machine) == {}
-    wait_for(lambda: machine.shell("ls /sessions") == "")
+    wait_for(lambda: machine.shell("ls /sessions") == "", DEADLINE)
     assert machine.run("id", "first", check=False).returncode != 0
 
 
@@ -124,7 +124,7 @@ def test_sessions_outlive_the_daemon(machine: Machine) -> None:
     pids = "systemctl show -P MainPID serai-session@alive serai-session@asleep serai-sessiond"
     *sessions, daemon = machine.shell(pids).split()
     machine.shell(f"kill -9 {daemon}")
-    wait_for(lambda: machine.run("serai", "list", check=False).returncode == 0)
+    wait_for(lambda: machine.run("serai", "list", check=False).returncode == 0, DEADLINE)
     *same, other = machine.shell(pids).split()
     assert same == sessions
     assert other != daemon
@@ -142,14 +142,14 @@ def test_stopping_the_unit_ends_whatever_was_started_in_it(machine: Machine) -> 
     away = "</dev/null >/dev/null 2>&1"
     machine.shell(f"serai exec mortal --detach -- bash -c {shlex.quote(daemonised)} {away}")
     running = "ps -o comm= -u mortal | sort | uniq -c"
-    wait_for(lambda: "3 sleep" in machine.shell(running))
+    wait_for(lambda: "3 sleep" in machine.shell(running), DEADLINE)
     cgroup = "/sys/fs/cgroup" + machine.shell(
         "systemctl show -P ControlGroup serai-session@mortal.service"
     )
     machine.shell("systemctl stop serai-session@mortal.service")
     assert machine.shell(running) == ""
     assert machine.run("test", "-e", cgroup, check=False).returncode != 0
-    wait_for(lambda: states(machine)["mortal"] == "stopped")
+    wait_for(lambda: states(machine)["mortal"] == "stopped", DEADLINE)
 
 
 def test_only_root_and_the_group_may_command(machine: Machine) -> None:
