@@ -4,8 +4,8 @@ Run as ``python3 FILE`` by root, on the standard library and the runtime alone. 
 session goes to one folder in three ways, which take turns: as what it is, a folder of the session's
 own home, by an idmapped mount of it, and by bindfs. They are the same files, so that how a file
 lies in the page cache or on the disk makes no difference. What is read and written stays in the
-cache, as a disk would hide what a mount costs; each figure is the fastest of many, as what else the
-machine does only ever adds to that. That process is this file too: ``python3 - NAME=FOLDER …``.
+cache, as a disk would hide what a mount costs. Each figure is the median of many: the fastest of them
+differs by a tenth between two runs. That process is this file too: ``python3 - NAME=FOLDER …``.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ ASKED = {"write": write, "read": read, "files": files}
 
 
 def work(folders: dict[str, str]) -> dict[str, dict[str, float]]:
-    """The least milliseconds, by what is asked and by folder."""
+    """The median of milliseconds, by what is asked and by folder."""
     piece = bytearray(PIECE)
     took: dict[str, dict[str, list[float]]] = {
         what: {name: [] for name in folders} for what in ASKED
@@ -91,7 +91,8 @@ def work(folders: dict[str, str]) -> dict[str, dict[str, float]]:
                 spent = milliseconds(lambda a=action, n=name: a(folders[n], piece))  # type: ignore[misc]
                 took[what][name].append(spent)
     return {
-        what: {name: min(values) for name, values in lanes.items()} for what, lanes in took.items()
+        what: {name: statistics.median(values) for name, values in lanes.items()}
+        for what, lanes in took.items()
     }
 
 
