@@ -6,10 +6,14 @@ import base64
 import json
 import socket
 import threading
+from errno import EACCES, ECONNREFUSED
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError, unreachable
 
 
 def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_path: Path) -> None:
@@ -45,3 +49,12 @@ def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_pa
     thread.join(30)
     listener.close()
     assert inputs == [("1", b"first"), ("2", b"second")]
+
+
+def test_who_cannot_reach_sessiond_is_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SeraiError, match=r"none: No such file or directory; 'systemctl start"):
+        Client(tmp_path / "none")
+    with pytest.raises(SeraiError, match=r"too long; 'systemctl start"):
+        Client(tmp_path / ("x" * 200))
+    assert "group serai" in str(unreachable("s", OSError(EACCES, "Permission denied")))
+    assert "group" not in str(unreachable("s", OSError(ECONNREFUSED, "Connection refused")))

@@ -143,6 +143,7 @@ def test_without_a_daemon_it_says_so(tmp_path: Path) -> None:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 125
     assert "cannot reach sessiond" in done.stderr
+    assert "systemctl start serai-sessiond" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["create", "list", "show", "switch", "gc", *cli.SIMPLE])

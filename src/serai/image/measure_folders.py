@@ -4,8 +4,9 @@ Run as ``python3 FILE`` by root, on the standard library and the runtime alone. 
 session goes to one folder in three ways, which take turns: as what it is, a folder of the session's
 own home, by an idmapped mount of it, and by bindfs. They are the same files, so that how a file
 lies in the page cache or on the disk makes no difference. What is read and written stays in the
-cache, as a disk would hide what a mount costs. Each figure is the median of many: the fastest of them
-differs by a tenth between two runs. That process is this file too: ``python3 - NAME=FOLDER …``.
+cache, as a disk would hide what a mount costs. Each figure is the median of many, as the fastest
+of them differs by a tenth between two runs. That process is this file too: ``python3 -
+NAME=FOLDER …``.
 """
 
 from __future__ import annotations

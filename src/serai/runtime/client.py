@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from serai.runtime import rpc
-from serai.runtime.errors import GONE, SeraiError
+from serai.runtime.errors import GONE, SeraiError, unreachable
 from serai.runtime.paths import Paths
 
 CHUNK = 64 << 10
@@ -50,7 +50,7 @@ class Client:
             self._socket.connect(str(where))
         except OSError as error:
             self._socket.close()
-            raise SeraiError(f"cannot reach sessiond at {where}: {error}", code=GONE) from None
+            raise unreachable(where, error) from None
 
     def __enter__(self) -> Client:
         return self

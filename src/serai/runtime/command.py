@@ -72,7 +72,9 @@ class Channel:
         try:
             self.socket.connect(path)
         except OSError as error:
-            raise Failure(f"cannot reach sessiond at {path}: {error.strerror}") from None
+            from serai.runtime.errors import unreachable  # noqa: PLC0415  # see above
+
+            raise Failure(str(unreachable(path, error))) from None
 
     def send(self, method: str, params: str, *, answer: bool, fds: tuple[int, ...] = ()) -> None:
         """Send a request (id 1) or a notification; ``params`` is JSON."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EACCES
+
 # JSON-RPC 2.0's own codes (https://www.jsonrpc.org/specification#error_object).
 PARSE = -32700
 INVALID_REQUEST = -32600
@@ -40,3 +42,11 @@ class SeraiError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}; {self.hint.rstrip('.')}" if self.hint else self.message
+
+
+def unreachable(path: object, error: OSError) -> SeraiError:
+    """What to say when connecting to sessiond's socket ``path`` failed."""
+    hint = "'systemctl start serai-sessiond' starts it; its journal says why it ended"
+    if error.errno == EACCES:
+        hint = "this takes root or the group serai"
+    return SeraiError(f"cannot reach sessiond at {path}: {error.strerror or error}", hint, GONE)
