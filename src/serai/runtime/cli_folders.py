@@ -23,10 +23,14 @@ def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     attach.add_argument("role", metavar="ROLE", help="workdir, outputs, uploads, skills or config")
     attach.add_argument("path", metavar="PATH", help="absolute, in the VM")
     mode = attach.add_mutually_exclusive_group()
-    mode.add_argument("--ro", dest="writable", action="store_const", const=False)
-    mode.add_argument("--rw", dest="writable", action="store_const", const=True)
+    for option, writable, text in (
+        ("--ro", False, "read-only (the default for uploads and skills)"),
+        ("--rw", True, "read-write (the default for all others)"),
+    ):
+        mode.add_argument(option, dest="writable", action="store_const", const=writable, help=text)
     attach.add_argument("--host-path", metavar="P", default="", help="what the person calls it")
-    attach.add_argument("--kind", choices=["auto", "idmap", "bindfs"], default="auto")
+    kind = "how it is mounted (default: auto, by idmap where its file system can)"
+    attach.add_argument("--kind", choices=["auto", "idmap", "bindfs"], default="auto", help=kind)
     detach = add("detach", "take a folder away from a session")
     detach.add_argument("role", metavar="ROLE")
     for name, text in TRANSFERS.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EACCES
+import errno
 
 # JSON-RPC 2.0's own codes (https://www.jsonrpc.org/specification#error_object).
 PARSE = -32700
@@ -47,6 +47,6 @@ class SeraiError(Exception):
 def unreachable(path: object, error: OSError) -> SeraiError:
     """What to say when connecting to sessiond's socket ``path`` failed."""
     hint = "'systemctl start serai-sessiond' starts it; its journal says why it ended"
-    if error.errno == EACCES:
+    if error.errno == errno.EACCES:
         hint = "this takes root or the group serai"
     return SeraiError(f"cannot reach sessiond at {path}: {error.strerror or error}", hint, GONE)
