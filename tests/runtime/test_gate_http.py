@@ -13,7 +13,7 @@ import pytest
 from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Origin, digest, serving
-from tests.unit.test_gate_heads import REFUSED
+from tests.unit.request_heads import REFUSED
 from tests.waiting import wait_for
 
 BIG = 8 << 20
