@@ -156,6 +156,25 @@ class Vm:
         """How many processes there are in all sessions' cgroups."""
         return len(cgroups.members(self.cgroup))
 
+    def descriptors(self) -> int:
+        """How many descriptors the daemon has open."""
+        assert self.daemon is not None
+        return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))
+
+    @contextmanager
+    def unharmed(self, name: str) -> Iterator[None]:
+        """Afterwards the same daemon still answers, and nothing runs that did not before.
+
+        ``name`` is of a session that runs before and after.
+        """
+        idle, descriptors = self.processes(), self.descriptors()
+        yield
+        assert self.daemon is not None and self.daemon.poll() is None, "the daemon fell"
+        assert self.sessions()[name]["state"] == "ready"
+        wait_for(lambda: self.processes() == idle)
+        wait_for(lambda: self.descriptors() <= descriptors)
+        assert not list(self.cgroup.glob(f"{name}/*-*")), "a payload's cgroup is left"
+
     def close(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:
             self.kill()

@@ -1,0 +1,40 @@
+"""A VM without a systemd, and what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.folders import OWNER
+from tests.runtime.vm import Vm, opened
+
+
+@pytest.fixture(scope="module")
+def vm() -> Iterator[Vm]:
+    """One for all tests of a module, whose daemon runs."""
+    with opened() as machine:
+        machine.start()
+        yield machine
+
+
+@pytest.fixture
+def share(vm: Vm, request: pytest.FixtureRequest) -> Path:
+    """A folder of the VM that belongs to OWNER, with a file in it."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    folder = vm.root / "share" / name
+    folder.mkdir(parents=True)
+    (folder / "given").write_text("given")
+    for path in (folder, folder / "given"):
+        os.chown(path, OWNER, OWNER)
+    return folder
+
+
+@pytest.fixture
+def name(vm: Vm) -> Iterator[str]:
+    """A session that runs."""
+    made: str = vm.call("create")["name"]
+    yield made
+    vm.call("remove", name=made)
