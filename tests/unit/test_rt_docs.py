@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from serai.runtime import cli, cli_folders, errors, states
 from serai.runtime.methods import Methods
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+TESTS = DOCS.with_name("tests")
 
 
 class Nowhere:
@@ -44,3 +46,16 @@ def test_states_and_errors_are_described() -> None:
     assert all(f"`{state.value}`" in commands for state in states.State)
     codes = {value for key, value in vars(errors).items() if key.isupper() and 0 < value < 100}
     assert all(f"| {code} " in rpc or f", {code} |" in rpc for code in codes - {10})
+
+
+def test_the_tests_that_the_security_model_names_exist() -> None:
+    """By a part of a module's or test's name, or by a case of a test."""
+    modules = {path.stem: path.read_text() for path in TESTS.rglob("*.py")}
+    text = "\n".join(modules.values())
+    there = [*modules, *re.findall(r"\bdef (test_\w+)", text), *re.findall(r'"(\w+)": {', text)]
+    rows = [row for row in (DOCS / "security.md").read_text().splitlines() if row[:2] == "| "]
+    named = {
+        word for row in rows for word in re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)+", row.split("|")[-2])
+    }
+    assert len(named) > 30
+    assert [word for word in sorted(named) if not any(word in name for name in there)] == []
