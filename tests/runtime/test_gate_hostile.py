@@ -13,7 +13,7 @@ import pytest
 from tests.runtime import gated
 from tests.runtime.gated import Gated
 from tests.runtime.origin import Origin, serving
-from tests.runtime.test_gate_tunnels import socks_request
+from tests.runtime.socks import socks_request
 from tests.waiting import wait_for
 
 ROUNDS = 60

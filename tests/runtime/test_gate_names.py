@@ -19,7 +19,7 @@ from tests.runtime import gated
 from tests.runtime.gated import Gated, everything
 from tests.runtime.internet import Names, inside, outside
 from tests.runtime.origin import Origin, serving
-from tests.runtime.test_gate_tunnels import NOT_ALLOWED, UNREACHABLE, socks_request
+from tests.runtime.socks import NOT_ALLOWED, UNREACHABLE, socks_request
 from tests.waiting import wait_for
 
 PUBLIC, PUBLIC6 = "11.0.0.2", "2a00::2"

@@ -18,7 +18,7 @@ from tests.runtime import gated, origin
 from tests.runtime.gated import everything, until
 from tests.runtime.internet import inside
 from tests.runtime.origin import serving
-from tests.runtime.test_gate_tunnels import OPEN, socks_request
+from tests.runtime.socks import OPEN, socks_request
 from tests.runtime.vm import Vm, opened
 from tests.waiting import wait_for
 

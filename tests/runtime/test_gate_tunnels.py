@@ -14,11 +14,10 @@ import pytest
 from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Origin, echo, serving
+from tests.runtime.socks import NOT_ALLOWED, OPEN, REFUSED, socks_request
 from tests.waiting import wait_for
 
 Tunnel = Callable[..., socket.socket]
-NOT_ALLOWED, UNREACHABLE, REFUSED = 2, 3, 5
-OPEN = b"\x05\x00\x00\x01" + bytes(6)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +33,6 @@ def unharmed(gate: Gated) -> Iterator[None]:
     yield
     wait_for(lambda: gate.call("status")["blue"] == 0)
     wait_for(lambda: gate.descriptors() <= 16)
-
-
-def socks_request(host: bytes, port: int, command: int = 1, kind: int = 3) -> bytes:
-    place = bytes([len(host)]) + host if kind == 3 else host
-    return bytes([5, command, 0, kind]) + place + port.to_bytes(2, "big")
 
 
 def greeted(gate: Gated) -> socket.socket:

@@ -18,7 +18,7 @@ import pytest
 from tests.runtime import gated, origin
 from tests.runtime.gated import Gated, everything, until
 from tests.runtime.origin import Handler, echo, read_head, serving
-from tests.runtime.test_gate_tunnels import socks_request
+from tests.runtime.socks import socks_request
 from tests.waiting import wait_for
 
 USER, PASSWORD = "keeper", "open sesame"

@@ -16,7 +16,7 @@ from serai.image.release import allow, inspect
 from serai.image.release.inspect import Disk, Finding
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
-from tests.unit.test_shipped import CLEAN, a_disk, put, tree  # noqa: F401 - a fixture
+from tests.unit.disks import CLEAN, a_disk, clean, put
 
 LIMIT = Budget(image_mib=10, root_mib=100)
 GOOD = Disk(
@@ -121,7 +121,8 @@ def test_every_image_has_a_budget() -> None:
         assert definition.load(settings, name).budget.root_mib, name
 
 
-def test_a_real_disk_is_judged(tree: Path, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_a_real_disk_is_judged(tmp_path: Path) -> None:
+    tree = clean(tmp_path / "root")
     put(tree, "root/.bash_history", "ls\n")
     put(tree, "usr/bin/open", "#!/bin/sh\n")
     (tree / "usr/bin/open").chmod(0o777)
