@@ -1,4 +1,4 @@
-"""A web server of our own, on the loopback, that misbehaves on demand."""
+"""A web server of our own, on the loopback, that misbehaves on demand, and a cloud image there."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+from serai.image.settings import Settings
+from tests.unit.site import PATTERN, Site, qemu_img
 
 Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
@@ -75,3 +79,24 @@ def origin() -> Iterator[Origin]:
         state.closing.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A qcow2 of 2 MiB, compressed as Ubuntu's are, that starts with PATTERN."""
+    folder = tmp_path_factory.mktemp("disk")
+    raw = folder / "disk.raw"
+    raw.write_bytes(PATTERN)
+    with raw.open("r+b") as stream:
+        stream.truncate(2 << 20)
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", raw, folder / "disk.img")
+    return folder / "disk.img"
+
+
+@pytest.fixture
+def site(tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Site:
+    for name in ("http_proxy", "HTTP_PROXY", "SERAI_CLOUDIMAGE_KEYRING"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "images").mkdir()
+    settings = Settings.of({"SERAI_CACHE": str(tmp_path / "cache")}, root=tmp_path)
+    return Site(settings, origin, tmp_path)
