@@ -65,21 +65,27 @@ def boot(
     ):
         if copy:
             machine.ssh.copy(copy, "/root")
-        if run is not None:
-            if (state := finish_boot(machine)) != "running":
-                console.warn(f"{machine.guest.name} is {state}")
-            status = machine.ssh.stream(run)
-            if sessions is not None:
-                machine.shutdown()
-            return status
-        _tell(machine)
-        try:
-            machine.wait()
-        except KeyboardInterrupt:
-            console.say("switching it off")
-            if sessions is not None:
-                machine.shutdown()
-        return 0
+        status = _look(machine) if run is None else _run(machine, run)
+        if sessions is not None:
+            machine.shutdown()
+        return status
+
+
+def _run(machine: Machine, command: str) -> int:
+    """Run ``command`` once the boot has finished; returns its exit status."""
+    if (state := finish_boot(machine)) != "running":
+        console.warn(f"{machine.guest.name} is {state}")
+    return machine.ssh.stream(command)
+
+
+def _look(machine: Machine) -> int:
+    """Tell how to get in, and wait until it switches off or somebody has seen enough."""
+    _tell(machine)
+    try:
+        machine.wait()
+    except KeyboardInterrupt:
+        console.say("switching it off")
+    return 0
 
 
 def finish_boot(machine: Machine) -> str:
