@@ -183,7 +183,7 @@ def test_two_folders_are_compared(
 
 
 def test_what_is_no_folder_of_a_build_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"manifest\.json cannot be read: .*No such file"):
+    with pytest.raises(BuildError, match=r"manifest\.json cannot be read: No such file"):
         compare.read(tmp_path, tmp_path)
     (folder / "x.qcow2").unlink()
     with pytest.raises(BuildError, match=r"has no x\.qcow2"):

@@ -199,7 +199,8 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise BuildError(
-            f"{path} cannot be read: {error}", hint="give the folder of a build or a release"
+            f"{path} cannot be read: {why}", hint="give the folder of a build or a release"
         ) from None
     return found
