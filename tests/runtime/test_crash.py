@@ -15,8 +15,6 @@ from serai.runtime.errors import SeraiError
 from tests.runtime.vm import Vm, opened
 from tests.waiting import wait_for
 
-UIDS = set(range(2000, 2100))
-
 
 def operate(vm: Vm) -> None:
     """Every operation there is, each leading through another part of the state machine."""

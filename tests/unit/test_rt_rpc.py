@@ -22,10 +22,6 @@ NAMES = st.sampled_from(["name", "argv", "env", "count", "share", "flag", "x"])
 MEMBERS = st.sampled_from(["jsonrpc", "id", "method", "params", "x"])
 
 
-def encoded(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
 @dataclass(frozen=True)
 class Params:
     name: str

@@ -145,11 +145,6 @@ def with_pdeathsig(argv: Sequence[Argument]) -> list[str]:
     return [str(tool("setpriv")), "--pdeathsig", "KILL", "--", str(program), *rest]
 
 
-def as_root(argv: Sequence[Argument]) -> list[Argument]:
-    """The same command with root's rights, through sudo where this process has none."""
-    return list(argv) if os.geteuid() == 0 else ["sudo", "--", *argv]
-
-
 def last_lines(text: str, count: int = 3) -> str:
     """The last ``count`` lines that are not blank, as one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -32,7 +32,6 @@ _PR_SET_PDEATHSIG = 1
 _NEW_NAMESPACE, _NEW_USER = 0x20000, 0x10000000
 # Seconds; in a loaded emulated machine bindfs takes 6 to start.
 DEADLINE, SERVE_DEADLINE = 40.0, 30.0
-FUSE = "fuse.bindfs"
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long

@@ -137,7 +137,6 @@ FIXED = {
     ),
     "/sys": (["devices"], "The kernel tells of devices, and may be told what to do with them."),
 }
-UNWRITTEN = ("/home", "/root")  # they need not be
 SECRETS = (
     *("/etc/shadow", "/etc/gshadow", "/etc/serai/gate.toml", "/etc/sudoers"),
     *("/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key", "/etc/ssl/private"),
