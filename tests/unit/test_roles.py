@@ -383,6 +383,20 @@ def test_only_builtin_modules_are_used() -> None:
         assert all(name.startswith("ansible.builtin.") for name in found), path
 
 
+def test_what_is_made_on_the_controller_is_made_for_each_machine_apart() -> None:
+    """They do it at the same time. Hashed: it is looked for by patterns, and names may have any."""
+    here, apart = 0, "{{ inventory_hostname | hash('sha256') }}"
+    for path in sorted(ROLES.glob("*/tasks/*.yml")):
+        variables = path.parents[1] / "vars/main.yml"
+        known = yaml.safe_load(variables.read_text()) if variables.exists() else {}
+        own = [name for name, value in known.items() if apart in str(value)]
+        for task in yaml.safe_load(path.read_text()):
+            if task.get("delegate_to") == "localhost":
+                here += 1
+                assert any(word in str(task) for word in (apart, *own)), task["name"]
+    assert here
+
+
 @pytest.mark.parametrize("image", ["debian-12-amd64", "debian-12-arm64"])
 def test_a_bootstrapped_base_has_the_packages_of_all_roles(image: str) -> None:
     """In the base they cost a second each, in an emulated machine half a minute."""
