@@ -217,10 +217,23 @@ def test_why_a_login_failed(said: str, words: str) -> None:
     assert "\n" not in told
 
 
-def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
-    def event(kind: str, **data: object) -> str:
-        return json.dumps({"event": kind, "time": 1.0, **data})
+def event(kind: str, **data: object) -> str:
+    return json.dumps({"event": kind, "time": 1.0, **data})
 
+
+@pytest.mark.parametrize("status", ["failed", "unreachable"])
+def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(status: str) -> None:
+    said = "Failed to connect to the host via ssh: Connection to a port 22 timed out"
+    found = fleet.Fleet()
+    found.feed(event("batch", all=["a"], hosts=["a"]))
+    found.feed(event("task", role="", name="One"))
+    found.feed(event("result", host="a", status=status, why="=> " + json.dumps({"msg": said})))
+    (row,) = found.report()["hosts"]
+    assert (row["state"], row["unreachable"], row["failed"]) == ("unreachable", 1, 0)
+    assert row["why"] == "it does not answer (Connection to a port 22 timed out)"
+
+
+def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
     batch = event("batch", all=["[::1]"], hosts=["[::1]"])
     result = event("result", host="[::1]", status="ok", why="")
     for last, state in ([], "interrupted"), ([event("end")], "ok"):

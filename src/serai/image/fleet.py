@@ -20,6 +20,8 @@ UNDER_WAY, INTERRUPTED, NOT_REACHED = "under way", "interrupted", "not reached"
 # A task's results, the best one first: of several hosts the worst one counts.
 _RANK = ("skipped", "ok", "changed", "ignored", "failed", "unreachable")
 
+_NO_LOGIN = "Failed to connect to the host via ssh: "
+
 # What ssh(1) says, and what a person can do about it.
 _LOGIN = (
     ("Host key verification failed", "its host key is not the one in known_hosts, or not in it; log"
@@ -194,6 +196,8 @@ class Fleet:
         host, status = self.hosts[event["host"]], event["status"]
         if host.state != UNDER_WAY:
             return []
+        if status == FAILED and reason(event["why"]).startswith(_NO_LOGIN):
+            status = UNREACHABLE  # so Ansible calls it, but not while it copies a module there
         host.counts[status] += 1
         host.seconds = self._now - host.began
         self._results[status] += 1
@@ -217,7 +221,7 @@ class Fleet:
 def login(why: str) -> str:
     """Why a login failed, in words; ``why`` is the result as the callback wrote it."""
     said = reason(why)
-    said = said.removeprefix("Failed to connect to the host via ssh: ")
+    said = said.removeprefix(_NO_LOGIN)
     for words, meaning in _LOGIN:
         if words.lower() in said.lower():
             return f"{meaning} ({said.split(' | ')[-1]})"
