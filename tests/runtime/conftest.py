@@ -38,3 +38,16 @@ def name(vm: Vm) -> Iterator[str]:
     made: str = vm.call("create")["name"]
     yield made
     vm.call("remove", name=made)
+
+
+@pytest.fixture(scope="module")
+def one(vm: Vm) -> None:
+    """The session ``one``, which runs as long as the VM."""
+    vm.call("create", name="one", labels={"task": "7"})
+
+
+@pytest.fixture
+def unharmed(vm: Vm, one: None) -> Iterator[None]:
+    """After each test the daemon and the session ``one`` are as they were."""
+    with vm.unharmed("one"):
+        yield

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,10 @@ import pytest
 
 from serai.runtime import errors
 from serai.runtime.errors import SeraiError
-from tests.runtime.vm import Vm, opened
+from tests.runtime.vm import Vm
 from tests.waiting import wait_for
 
-
-@pytest.fixture(scope="module")
-def vm() -> Iterator[Vm]:
-    with opened() as machine:
-        machine.start()
-        machine.call("create", name="one", labels={"task": "7"})
-        yield machine
-
-
-@pytest.fixture(autouse=True)
-def unharmed(vm: Vm) -> Iterator[None]:
-    with vm.unharmed("one"):
-        yield
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 def test_input_output_and_status_are_streamed(vm: Vm) -> None:

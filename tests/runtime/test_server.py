@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,10 @@ import pytest
 from serai.runtime import errors
 from serai.runtime.errors import SeraiError
 from serai.runtime.rpc import MAX_LINE
-from tests.runtime.vm import PYTHON, Vm, opened
+from tests.runtime.vm import PYTHON, Vm
 from tests.waiting import wait_for
 
-
-@pytest.fixture(scope="module")
-def vm() -> Iterator[Vm]:
-    with opened() as machine:
-        machine.start()
-        machine.call("create", name="one", labels={"task": "7"})
-        yield machine
-
-
-@pytest.fixture(autouse=True)
-def unharmed(vm: Vm) -> Iterator[None]:
-    with vm.unharmed("one"):
-        yield
+pytestmark = pytest.mark.usefixtures("unharmed")
 
 
 def raw(vm: Vm, data: bytes, *, hang_up: bool = False) -> list[dict[str, Any]]:

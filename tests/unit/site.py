@@ -7,7 +7,6 @@ import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,7 @@ from serai.image import cloudimage, definition
 from serai.image.download import Patience
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Origin
+from tests.unit.origin import Origin
 
 NAME = "ubuntu-22.04-arm64"
 FILE = "ubuntu-22.04-server-cloudimg-arm64.img"

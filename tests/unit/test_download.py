@@ -15,15 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import pytest
 
 from serai.image import cache, download
 from serai.image.errors import BuildError
-
-if TYPE_CHECKING:
-    from tests.unit.conftest import Answer, Origin
+from tests.unit.origin import Answer, Origin, hang_up, ignore_range, status, wrong_range
 
 CONTENT = random.Random(1).randbytes(1_500_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -65,39 +63,6 @@ def failure(origin: Origin, target: Path, *, patience: download.Patience = HASTE
         fetch(origin, target, patience=patience)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def hang_up(after: int) -> Answer:
-    """Promise the rest of the file and break off after some bytes of it."""
-
-    def answer(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-        start = int((handler.headers["Range"] or "bytes=0-")[6:-1])
-        handler.send_response(206 if start else 200)
-        handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        handler.send_header("Content-Length", str(len(content) - start))
-        handler.end_headers()
-        handler.wfile.write(content[start : start + after])
-
-    return answer
-
-
-def status(code: int) -> Answer:
-    return lambda handler, _: handler.send_error(code)
-
-
-def ignore_range(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-def wrong_range(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes 7-{len(content) - 1}/{len(content)}")
-    handler.send_header("Content-Length", str(len(content) - 7))
-    handler.end_headers()
-    handler.wfile.write(content[7:])
 
 
 def test_a_file_arrives_whole_with_progress(origin: Origin, target: Path) -> None:
