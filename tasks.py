@@ -10,23 +10,14 @@ from typing import Any, get_args
 from invoke.context import Context
 from invoke.tasks import task
 
-from serai.image import (
-    bench,
-    build,
-    checkout,
-    cloudimage,
-    console,
-    definition,
-    nspawn,
-    provision,
-    roles_page,
-    show,
-)
-from serai.image import boot as boots
-from serai.image import describe as describes
-from serai.image import share as shared
+from serai.image import console
+from serai.image.bench import bench
+from serai.image.build import base_cloudimage, build
+from serai.image.commands import checkout, roles_page, show
+from serai.image.container import container
+from serai.image.definition import definition
 from serai.image.errors import BuildError
-from serai.image.qemu import Bus
+from serai.image.provision import provision
 from serai.image.release import compare as compares
 from serai.image.release import formats
 from serai.image.release import inspect as inspects
@@ -34,7 +25,11 @@ from serai.image.release import release as releases
 from serai.image.release import twice as twices
 from serai.image.release import verify_release as verify_releases
 from serai.image.settings import Settings
-from serai.image.verify import verify
+from serai.image.verify.verify import verify
+from serai.image.vm import boot as boots
+from serai.image.vm import describe as describes
+from serai.image.vm import share as shared
+from serai.image.vm.qemu import Bus
 
 SETTINGS = Settings.of()
 IMAGE = definition.DEFAULT_IMAGE
@@ -163,7 +158,7 @@ def machine(
 ) -> int:
     """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
     paths = [Path(path) for path in copy or ()]
-    return nspawn.machine(SETTINGS, command=run, copy=paths, keep=keep)
+    return container.machine(SETTINGS, command=run, copy=paths, keep=keep)
 
 
 @command(
@@ -287,7 +282,7 @@ def write_formats(_c: Context, to: str, image: str = IMAGE) -> None:
 @command()
 def update_base(_c: Context, image: str = IMAGE) -> None:
     """Move the pin of a cloud image to the newest signed release."""
-    old, new = cloudimage.update_pin(SETTINGS, image)
+    old, new = base_cloudimage.update_pin(SETTINGS, image)
     console.say(f"{image}: {new} is pinned already" if old == new else f"{image}: {old} -> {new}")
 
 
@@ -317,5 +312,5 @@ def lint(_c: Context) -> None:
 
 @command()
 def test(_c: Context, layer: str = "", lint: bool = False) -> int:
-    """Run the tests (--layer unit, runtime, machine or image; --lint: the linters first)."""
+    """Run the tests (--layer unit, sandbox, container or vm; --lint: the linters first)."""
     return checkout.test(SETTINGS, layer, linted=lint)

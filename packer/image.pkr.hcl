@@ -1,5 +1,5 @@
 # One layer of an image: boot a copy of the previous disk, run one play of playbooks/image.yml in
-# it, power off. Every value comes from src/serai/image/packer.py; nothing here knows an image.
+# it, power off. Every value comes from src/serai/image/build/layer.py; nothing here knows an image.
 # Valid in Packer 1.6.6 (Debian's and Ubuntu's package) and in 1.11+ with the plugins of plugins/.
 
 variable "work" {

@@ -17,7 +17,7 @@ from serai.image.settings import Settings
 # that (signal(7)); tests of Ctrl-C mean a program that a person started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LAYERS = ("unit", "runtime", "machine", "image")
+LAYERS = ("unit", "sandbox", "container", "vm")
 ROOT = Path(__file__).resolve().parents[1]
 
 

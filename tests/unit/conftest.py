@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from serai.image.settings import Settings
-from tests.unit.origin import Origin, serving
-from tests.unit.site import PATTERN, Site, qemu_img
+from tests.support.cloud_image_site import PATTERN, Site, qemu_img
+from tests.support.web_server import Origin, serving
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from serai.gate import audit, hosts, profiles
+from serai.gate import hosts, profiles
+from serai.gate.audit import writer
 from serai.gate.errors import GateError
 from serai.gate.gate import Gate
 
@@ -73,15 +74,15 @@ class Control:
         limit = min(params["limit"], MAX_ENTRIES)
         after, session = params["after"], params["session"]
         if after is None:
-            entries = await asyncio.to_thread(audit.tail, self._folder, limit, session)
+            entries = await asyncio.to_thread(writer.tail, self._folder, limit, session)
         else:
-            entries = await asyncio.to_thread(audit.read, self._folder, after, limit, session)
-        last = await asyncio.to_thread(audit.last_seq, self._folder)
+            entries = await asyncio.to_thread(writer.read, self._folder, after, limit, session)
+        last = await asyncio.to_thread(writer.last_seq, self._folder)
         return {"entries": entries, "last": last}
 
     async def verify(self, _params: Mapping[str, Any]) -> dict[str, Any]:
         """Whether the audit log is whole."""
-        return dataclasses.asdict(await asyncio.to_thread(audit.verify, self._folder))
+        return dataclasses.asdict(await asyncio.to_thread(writer.verify, self._folder))
 
 
 async def serve(path: Path, control: Control) -> asyncio.AbstractServer:

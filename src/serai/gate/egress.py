@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from serai.gate import addresses, dial, rules, upstream
-from serai.gate.audit import Log
+from serai.gate.audit.writer import Log
 from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.hosts import Address, Target
 from serai.gate.lookups import Lookups

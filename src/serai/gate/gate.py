@@ -11,14 +11,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from serai.gate import answers, egress, hosts, http, profiles, socks
+from serai.common.paths import Paths
+from serai.gate import denials, egress, hosts, http, profiles, socks
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.errors import GateError, Unreachable
 from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, hang_up
 from serai.gate.rules import Rules
-from serai.runtime.paths import Paths
 
 log = logging.getLogger("serai.gate")
 PROTOCOLS = {"http": http.serve, "socks": socks.serve}
@@ -219,7 +219,7 @@ class Gate:
             client.close()
             return
         text = f"Session {session.name} has {len(session.connections)} connections open already.\n"
-        response = answers.response(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        response = denials.response(HTTPStatus.SERVICE_UNAVAILABLE, text)
         task = asyncio.get_running_loop().create_task(_say(client, response))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 import h11
 
-from serai.gate import answers, heads
+from serai.gate import denials, heads
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.exchange import Exchange
@@ -86,7 +86,7 @@ async def _read_head(
             if not data:
                 return None
             text = f"The request's head was not whole after {timeouts.header:g} s.\n"
-            raise _Refused(answers.response(HTTPStatus.REQUEST_TIMEOUT, text)) from None
+            raise _Refused(denials.response(HTTPStatus.REQUEST_TIMEOUT, text)) from None
         if not more:
             return None
         if not data:
@@ -101,12 +101,12 @@ def _check_size(data: bytearray, length: int | None, limits: Limits) -> None:
         text = f"The request has more than {MOST_HEADERS} headers.\n"
     else:
         return
-    raise _Refused(answers.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
+    raise _Refused(denials.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
 
 
 def _bad_request(why: str) -> _Refused:
     text = f"Serai's gate does not take this request: {why}.\n"
-    return _Refused(answers.response(HTTPStatus.BAD_REQUEST, text))
+    return _Refused(denials.response(HTTPStatus.BAD_REQUEST, text))
 
 
 async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
@@ -117,10 +117,10 @@ async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
     try:
         return await egress.open(connection, head.target, plain=not head.connect)
     except Denied as error:
-        answer = answers.denied(connection.session.name, head.target, error)
+        answer = denials.denied(connection.session.name, head.target, error)
     except Unreachable as error:
-        answer = answers.unreachable(head.target, error)
-    raise _Refused(answers.response(*answer, as_json=as_json))
+        answer = denials.unreachable(head.target, error)
+    raise _Refused(denials.response(*answer, as_json=as_json))
 
 
 async def _tunnel(
@@ -157,7 +157,7 @@ async def _request(
             if exchange.fault:
                 raise _bad_request(exchange.fault) from None
             text = f"{head.target} hung up or does not speak HTTP: {error}.\n"
-            raise _Refused(answers.response(HTTPStatus.BAD_GATEWAY, text)) from None
+            raise _Refused(denials.response(HTTPStatus.BAD_GATEWAY, text)) from None
         finally:
             egress.closed(connection, exchange.fault or error)
     return again, exchange.rest

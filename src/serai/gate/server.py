@@ -9,13 +9,13 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+from serai.common.notify import notify
+from serai.common.paths import Paths
 from serai.gate import control, dial, settings
-from serai.gate.audit import Log
+from serai.gate.audit.writer import Log
 from serai.gate.egress import Egress
 from serai.gate.errors import GateError
 from serai.gate.gate import Gate
-from serai.notify import notify
-from serai.runtime.paths import Paths
 
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from serai.runtime import rpc
+from serai.common.paths import Paths
+from serai.runtime.api import rpc
 from serai.runtime.errors import GONE, SeraiError, unreachable
-from serai.runtime.paths import Paths
 
 CHUNK = 64 << 10
 

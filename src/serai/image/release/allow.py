@@ -15,7 +15,7 @@ from pathlib import Path
 
 from serai.image.errors import BuildError
 
-_DATA = Path(__file__).parents[1] / "data" / "release"
+_DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True, slots=True)

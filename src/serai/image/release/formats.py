@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serai.image import build, cache, console, offline
-from serai.image.definition import Arch
+from serai.image import cache, console, offline
+from serai.image.build import build
+from serai.image.definition.definition import Arch
 from serai.image.errors import BuildError
 from serai.image.release import layout, oci
 from serai.image.run import last_lines, run
 from serai.image.settings import Settings
-from serai.image.verify import in_parallel
+from serai.image.verify.verify import in_parallel
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.image import console, offline, shipped
-from serai.image.definition import Budget
-from serai.image.facts import Shipped
+from serai.image import console, offline
+from serai.image.definition.definition import Budget
 from serai.image.release import allow, tree
 from serai.image.release.tree import Entry
+from serai.image.verify import shipped
+from serai.image.verify.facts import Shipped
 
 _MIB = 1 << 20
 _STICKY, _SETID, _OTHERS_WRITE = 0o1000, 0o6000, 0o002

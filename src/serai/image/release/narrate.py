@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from serai.image.release import changes, compare, maps, report
+from serai.image.release import changes, compare
 from serai.image.release.changes import Changes
+from serai.image.release.report import maps, report
 from serai.image.release.tree import Entry
 
 

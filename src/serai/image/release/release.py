@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serai.image import build, cache, console, definition, digest, offline, pins, shipped
-from serai.image.definition import Budget
+from serai.image import cache, console, digest, offline
+from serai.image.build import build
+from serai.image.definition import definition, pins
+from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
 from serai.image.release import formats, inspect, layout, narrate, provenance, sbom, sign, tree
 from serai.image.settings import Settings
-from serai.image.verify import BOOT_CHART, in_parallel
+from serai.image.verify import shipped
+from serai.image.verify.verify import BOOT_CHART, in_parallel
 
 FORMATS = ("raw.zst", "vhdx", "oci")
 _SHOWN = 10  # findings; there may be thousands
@@ -127,7 +130,7 @@ def inspected(made: Build, root: offline.RootFs, budget: Budget, work: Path) -> 
         raise BuildError(
             f"{made.image} must not be released, for {len(findings)} reasons, the first of them: "
             f"{first.path or made.image}: {first.words}",
-            hint="correct the role that leaves it, or what src/serai/image/data/release/ allows",
+            hint="correct the role that leaves it, or what src/serai/image/release/data/ allows",
         )
     return entries
 

@@ -32,8 +32,8 @@ from pydantic import BaseModel, ValidationError
 
 from serai import __version__
 from serai.image import offline
+from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
-from serai.image.pins import Pin
 from serai.image.release.tree import Entry
 
 _STATUS = "var/lib/dpkg/status"

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from serai.image import build, cache, console
+from serai.image import cache, console
+from serai.image.build import build
 from serai.image.errors import BuildError
 from serai.image.release import allow, compare, same
 from serai.image.run import run

@@ -19,11 +19,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import install, policy, supervisor
+from serai.common.paths import Paths
+from serai.install import install
+from serai.runtime import settings
 from serai.runtime.client import Client
-from serai.runtime.doctor import machine, system
+from serai.runtime.doctor import installation, system
 from serai.runtime.errors import SeraiError
-from serai.runtime.paths import Paths
+from serai.runtime.sessions import supervisor
 
 PATIENCE = 60.0
 Facts = dict[str, Any]
@@ -58,7 +60,7 @@ def gather(paths: Paths, took: dict[str, float]) -> Facts:
         "users": users,
         "disks": disks,
         "registry": registry,
-        "settings": settings,
+        "settings": settings_read,
         "audit": audit,
         "kernel": kernel,
         "clock": clock,
@@ -102,7 +104,7 @@ def text(path: str | Path) -> str:
 
 def units(_paths: Paths) -> Facts:
     """systemctl(1)."""
-    names = list(machine.SERVICES)
+    names = list(installation.SERVICES)
     shown = "Id,ActiveState,UnitFileState,NRestarts"
     blocks = said("systemctl", "show", f"--property={shown}", *names).split("\n\n")
     found = [
@@ -125,19 +127,19 @@ def units(_paths: Paths) -> Facts:
 
 def installed(paths: Paths) -> Facts:
     """What the wheel put beside its modules; the drop-in that sessiond wrote."""
-    folder = ROOT / install.UNITS
+    folder = ROOT / install.HERE
     different = []
     for file in install.FILES:
         target = paths.root / file.target
         try:
-            same = target.read_bytes() == (folder / file.name).read_bytes()
+            same = target.read_bytes() == (folder / file.source).read_bytes()
             mode = stat.S_IMODE(target.stat().st_mode)
         except OSError as error:
             different.append(f"{target}: {error.strerror}")
             continue
         if not same or mode != file.mode:
             different.append(f"{target} {'differs' if not same else f'has mode {mode:04o}'}")
-    wanted = supervisor.drop_in(policy.load(paths.policy))
+    wanted = supervisor.drop_in(settings.load(paths.policy))
     return {
         "different": different,
         "count": len(install.FILES),
@@ -179,7 +181,7 @@ def sessiond(paths: Paths) -> Facts:
 
 def filters(paths: Paths) -> Facts:
     """Each filter as it is installed, compared with what the generator makes."""
-    from serai.runtime import seccomp  # noqa: PLC0415  # takes a package that may be missing
+    from serai.runtime.sandbox import seccomp  # noqa: PLC0415  # takes a package that may be missing
 
     folder, arch = paths.filters(), platform.machine()
     found = {}
@@ -258,11 +260,11 @@ def registry(paths: Paths) -> Facts:
         return {"check": database.execute("PRAGMA quick_check").fetchone()[0]}
 
 
-def settings(paths: Paths) -> Facts:
+def settings_read(paths: Paths) -> Facts:
     """Why files of settings cannot be read, '' if they can; the gate's modules are its own."""
     found: Facts = {"session": ""}
     try:
-        policy.load(paths.policy)
+        settings.load(paths.policy)
     except SeraiError as error:
         found["session"] = str(error)
     for key, path in (("gate", paths.gate_settings), ("profiles", paths.profiles)):
@@ -352,5 +354,5 @@ def versions(_paths: Paths) -> Facts:
 
 def policy_of(paths: Paths) -> Facts:
     """What sessions are limited to, and how many pages of memory there are."""
-    resources = policy.load(paths.policy).resources
+    resources = settings.load(paths.policy).resources
     return {**vars(resources), "pages": os.sysconf("SC_PHYS_PAGES")}

@@ -14,7 +14,8 @@ from contextlib import closing
 from types import FrameType
 from typing import Any
 
-from serai.runtime import policy
+from serai.common.paths import Paths
+from serai.runtime import settings
 
 # Importing a module of checks adds them.
 from serai.runtime.doctor import (
@@ -22,17 +23,16 @@ from serai.runtime.doctor import (
     collect,
     core,
     inside,
+    installation,
     lifetime,
-    machine,
     reach,
     system,
     tenant,
 )
 from serai.runtime.doctor.core import Result
 from serai.runtime.errors import SeraiError
-from serai.runtime.paths import Paths
 
-__all__ = ["calls", "inside", "lifetime", "machine", "reach", "system"]
+__all__ = ["calls", "inside", "installation", "lifetime", "reach", "system"]
 
 
 def examine(paths: Paths) -> list[Result]:
@@ -50,9 +50,9 @@ def examine(paths: Paths) -> list[Result]:
         took: dict[str, float] = {}
         facts = collect.gather(paths, took)
         try:
-            rules = policy.load(paths.policy)
+            rules = settings.load(paths.policy)
         except SeraiError:
-            rules = policy.Policy()  # that it cannot be read is a finding of its own
+            rules = settings.Policy()  # that it cannot be read is a finding of its own
         facts |= tenant.gather(paths, rules, took)
         return core.judge(facts, took, ordered())
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import sandbox
 from serai.runtime.doctor import calls, probe, reach
-from serai.runtime.policy import Policy
+from serai.runtime.sandbox import bwrap
+from serai.runtime.settings import Policy
 
 SOURCE = Path(str(probe.__file__)).read_text()
 PARTS = tuple(name for name in probe.PARTS if name != "gate")
@@ -53,16 +53,16 @@ def found(status: str, output: str) -> dict[str, Any]:
     return {**told, "status": {key: value.strip() for key, value in lines}}
 
 
-def wanted(policy: Policy, session: sandbox.Session) -> dict[str, Any]:
+def wanted(policy: Policy, session: bwrap.Session) -> dict[str, Any]:
     """What the facts are compared with."""
     limits = policy.limits
     return {
         "name": session.name,
         "uid": session.uid,
         "home": str(session.home),
-        "environment": sandbox.environment(policy, session),
+        "environment": bwrap.environment(policy, session),
         "hostname": policy.hostname,
-        "hosts": sandbox.hosts(policy),
+        "hosts": bwrap.hosts(policy),
         "visible": list(policy.visible),
         "below": _below(policy.visible),
         "namespaces": {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in probe.KINDS},

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from serai.runtime import cgroups, publish, supervisor
+from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
 from serai.runtime.errors import SeraiError
-from serai.runtime.paths import Paths
-from serai.runtime.policy import Policy
+from serai.runtime.sandbox import cgroups
+from serai.runtime.sessions import publish, supervisor
+from serai.runtime.settings import Policy
 
 LABEL = "serai-doctor"
 PREFIX = "doctor-"

@@ -1,0 +1,1 @@
+"""The audit log: how it is chained, written and checked."""

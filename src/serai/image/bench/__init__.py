@@ -1,0 +1,1 @@
+"""`invoke bench`: measures sessions against their budgets."""

@@ -1,0 +1,127 @@
+"""What `invoke bench` does: measure in a machine, compare with the budgets, keep the figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from serai.image import cache, console
+from serai.image.container import container, peers
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+RESULT = "bench.json"
+PROGRAMS = {
+    **dict.fromkeys(("memory", "start", "archive", "many"), "measure.py"),
+    "folders": "measure_folders.py",
+    "gate": "measure_gate.py",
+}
+GROUPS = tuple(PROGRAMS)
+DEADLINE = 1800.0
+
+# At most so many times the baseline; without one, at most so much of the row's own unit. A row that
+# is not named here is only shown.
+BUDGETS = {
+    "create": 6.0,
+    "exec": 1.0,
+    "serai exec": 5.0,
+    "archive, 100,000 files": 2.0,
+    "reopen, 100,000 files": 2.0,
+    "idle memory": 8.0,
+    "create, 1,000 archived": 1.2,
+    # 0.95 of the throughput of the session's own home; bindfs is only told.
+    "8 MiB read, idmapped": 1 / 0.95,
+    "8 MiB written, idmapped": 1 / 0.95,
+    "attach, idmapped": 20.0,
+    "200 tunnels at once, p99, gate": 100.0,
+    "200 tunnels at once, failed, gate": 0.0,
+    # 100 and 1.2 ms, where the bridge's socat alone takes 26 and 0.48 ms (docs/decisions/0016).
+    "200 requests at once, p99, gate": 100 / 26,
+    "200 requests at once, failed, gate": 0.0,
+    "small request, p50, gate": 1.2 / 0.48,
+    # 0.3 of the throughput of a client without a gate.
+    "256 MiB, gate": 1 / 0.3,
+    "256 MiB by tunnel, gate": 1 / 0.3,
+    "gate, 1,000 idle tunnels": 60.0,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; ``ok`` is None where there is no budget."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None
+    ratio: float | None
+    budget: float | None
+    ok: bool | None
+
+
+def bench(settings: Settings, *, only: str | None, check: bool) -> int:
+    """Measure, write bench.json in the checkout, print the table; 1 if a budget is exceeded.
+
+    Raises BuildError for an unknown group, or if nothing could be measured.
+    """
+    if only is not None and only not in GROUPS:
+        raise BuildError(f"there is no group {only!r}", hint=f"there are {', '.join(GROUPS)}")
+    if os.geteuid() != 0:
+        raise BuildError("a machine needs root", hint="run it with sudo")
+    groups = [only] if only else list(GROUPS)
+    measured: list[dict[str, Any]] = []
+    for group in groups:
+        program = Path(__file__).parents[1] / "guest" / PROGRAMS[group]
+        root = peers.equipped(settings) if group == "gate" else container.provisioned(settings)
+        with (
+            console.step(f"bench: {group}"),
+            tempfile.TemporaryDirectory(prefix="serai-bench-") as work,
+            container.booted(root, Path(work)) as machine,
+        ):
+            machine.copy([program])
+            argv = ["/usr/bin/python3", f"/root/{program.name}", group]
+            done = machine.run(*argv, timeout=DEADLINE)
+            measured += json.loads(done.stdout)
+    rows = [judged(each) for each in measured]
+    cache.write(settings.root / RESULT, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    show(rows)
+    return 1 if check and any(row.ok is False for row in rows) else 0
+
+
+def judged(measured: dict[str, Any]) -> Row:
+    """A measurement beside its budget."""
+    value, baseline = float(measured["value"]), measured["baseline"]
+    ratio = None if baseline is None else value / baseline
+    budget = BUDGETS.get(measured["name"])
+    return Row(
+        name=measured["name"],
+        value=round(value, 3),
+        unit=measured["unit"],
+        baseline=None if baseline is None else round(baseline, 3),
+        ratio=None if ratio is None else round(ratio, 3),
+        budget=budget,
+        ok=None if budget is None else (value if ratio is None else ratio) <= budget,
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "what", "value", "unit", "baseline", "ratio", "budget"):
+        table.add_column(title, justify="left" if title in ("", "what", "unit") else "right")
+    marks = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("")}
+    for row in rows:
+        numbers = [_shown(each) for each in (row.baseline, row.ratio, row.budget)]
+        table.add_row(marks[row.ok], Text(row.name), _shown(row.value), row.unit, *numbers)
+    console.out.print(table, soft_wrap=False)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,1 @@
+"""From a definition to a finished disk: the plan, the base, the layers."""

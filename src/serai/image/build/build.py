@@ -1,0 +1,219 @@
+"""The build of an image, as a recipe: stage after stage, then a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from serai.image import cache, console, digest, offline
+from serai.image.build import base_bootstrap, base_cloudimage, layer, plan
+from serai.image.build.plan import Plan, Stage
+from serai.image.definition import definition
+from serai.image.errors import BuildError
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.vm import accelerator
+
+# What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
+_HEADROOM_GIB = 6
+
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
+
+_BASES: dict[str, Callable[..., None]] = {
+    "bootstrap": base_bootstrap.make,
+    "cloud-image": base_cloudimage.make,
+}
+
+
+def build(
+    settings: Settings, name: str, *, overrides: tuple[str, ...] = (), keep: bool = False
+) -> Path:
+    """Build the image ``name`` and return its folder below ``dist/``.
+
+    Stages whose key is in the cache are not built again; an image that is there already is left
+    alone. With ``keep``, a machine in which a layer failed stays up to be looked into.
+
+    Raises BuildError; nothing half-made stays behind then, nor after Ctrl-C.
+    """
+    image = definition.load(settings, name, overrides)
+    with ExitStack() as stack:
+        stack.enter_context(cache.locked(settings.cache / "stages" / image.name / ".lock"))
+        made = plan.make(settings, image)
+        if made.folder.exists():
+            console.say(f"{name} {made.version} is built already, nothing has changed")
+            return made.folder
+        _require_room(settings)
+        started = datetime.now(timezone.utc)
+        previous: Path | None = None
+        for stage in made.stages:
+            _ensure(settings, image, stage, previous, keep=keep)
+            previous = stage.disk
+        with console.step("publish"):
+            _publish(settings, made, started)
+    return made.folder
+
+
+def latest(settings: Settings, name: str) -> Path:
+    """The folder of the newest build of ``name``; raises BuildError if there is none."""
+    link = settings.dist / name / "latest"
+    if not link.is_dir():
+        raise BuildError(f"{name} is not built", hint=f"run 'invoke build-image --image {name}'")
+    return link.resolve()
+
+
+def disk(settings: Settings, name: str) -> Path:
+    """The newest build of ``name``; raises BuildError if there is none."""
+    return latest(settings, name) / f"{name}.qcow2"
+
+
+def base(settings: Settings, image: definition.Image) -> Path:
+    """The disk that a build of ``image`` starts from; raises BuildError if it is not there."""
+    stage = plan.make(settings, image).stages[0]
+    if not stage.cached:
+        raise BuildError(
+            f"the base of {image.name} is not in the cache",
+            hint=f"run 'invoke build-image --image {image.name}'",
+        )
+    return stage.disk
+
+
+def _ensure(
+    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+) -> None:
+    """Have the result of ``stage`` in the cache."""
+    if stage.cached:
+        console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        return
+    cache.sweep(stage.folder.parent)
+    log = settings.cache / "logs" / f"{image.name}-{stage.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    begin = time.monotonic()
+    with console.step(f"{stage.name}: {stage.why}"), cache.whole(stage.folder) as folder:
+        target = folder / plan.DISK
+        if previous is None:
+            _BASES[image.base.kind](image, settings, target, log=log)
+            tasks = []
+        else:
+            tasks = layer.run_layer(
+                image,
+                settings,
+                accelerator=accelerator.choose(image.arch, settings),
+                disk=previous,
+                layer=stage.name,
+                target=target,
+                log=log,
+                keep=keep,
+                on_event=console.show_event,
+            )
+        record = {
+            "stage": stage.name,
+            "key": stage.key,
+            "inputs": stage.inputs,
+            "seconds": round(time.monotonic() - begin, 1),
+            "tasks": [asdict(task) for task in tasks],
+        }
+        log.touch()
+        shutil.copyfile(log, folder / "build.log")
+        # The record is what marks a stage as finished, so it comes last.
+        (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    cache.prune(stage.folder.parent, keep=2)
+
+
+def _publish(settings: Settings, made: Plan, started: datetime) -> None:
+    disk = made.stages[-1].disk
+    with cache.whole(made.folder) as folder:
+        shipped = folder / f"{made.image.name}.qcow2"
+        shutil.copyfile(disk, shipped)
+        with offline.opened(shipped, settings.cache) as root:
+            _require_sealed(root, made)
+            packages = offline.packages(root.read("/var/lib/dpkg/status"))
+        (folder / "packages.txt").write_text("\n".join(packages) + "\n")
+        (folder / "build.log").write_text(_log(made), errors="replace")
+        finished = datetime.now(timezone.utc)
+        times = {"started": _iso(started), "finished": _iso(finished)}
+        content = _manifest(settings, made, len(packages)) | times
+        manifest = json.dumps(content, indent=2, default=str)
+        (folder / "manifest.json").write_text(manifest + "\n")
+        (folder / "SHA256SUMS").write_text(_sums(folder))
+    _point(made.folder.parent / "latest", made.version)
+
+
+def _require_sealed(root: offline.RootFs, made: Plan) -> None:
+    """Never publish a disk into which the build's own key still opens a way."""
+    users = [line.split(":")[0] for line in root.read("/etc/passwd").splitlines()]
+    if layer.USER in users:
+        raise BuildError(
+            f"{made.image.name} is not sealed: the user {layer.USER} is still in it",
+            hint=f"see {made.stages[-1].folder / 'build.log'} and roles/seal",
+        )
+
+
+def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object]:
+    records = [stage.record() for stage in made.stages]
+    return {
+        "image": made.image.name,
+        "version": made.version,
+        "definition": made.image.model_dump(),
+        "base": {"key": made.stages[0].key, "sha256": digest.of_file(made.stages[0].disk)},
+        "tools": plan.tool_versions(made.image),
+        "roles": digest.of_tree(settings.root / "roles"),
+        "revision": revision(settings.root),
+        "packages": packages,
+        "stages": records,
+    }
+
+
+def _iso(when: datetime) -> str:
+    """RFC 3339, in UTC, to the second."""
+    return when.strftime(_ISO)
+
+
+def time_of(text: str) -> float:
+    """A manifest's time in seconds since 1970."""
+    return datetime.strptime(text, _ISO).replace(tzinfo=timezone.utc).timestamp()
+
+
+def revision(root: Path) -> str:
+    """The git revision of the checkout, with '-dirty' where files differ from it."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return run(describe, cwd=root, check=False).stdout.strip() or "unknown"
+
+
+def _log(made: Plan) -> str:
+    parts = []
+    for stage in made.stages:
+        parts.append(f"==> {stage.name} {stage.key}\n")
+        parts.append((stage.folder / "build.log").read_text(errors="replace"))
+    return "".join(parts)
+
+
+def _sums(folder: Path) -> str:
+    """SHA256SUMS as sha256sum(1) reads it."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    return "".join(f"{digest.of_file(path)}  {path.name}\n" for path in paths)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, in one step."""
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _require_room(settings: Settings) -> None:
+    for folder in (settings.cache, settings.dist):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free / 2**30
+        if free < _HEADROOM_GIB:
+            raise BuildError(
+                f"{folder} has {free:.1f} GiB free, a build needs {_HEADROOM_GIB}",
+                hint="free some room ('invoke clean --cache'), or set SERAI_CACHE or SERAI_DIST",
+            )

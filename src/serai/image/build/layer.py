@@ -1,0 +1,357 @@
+"""One layer of an image, built by Packer from packer/image.pkr.hcl."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from serai.image import ansible, digest, progress
+from serai.image.build import layers
+from serai.image.build.packer_program import Packer, fence, interrupt
+from serai.image.definition import definition, variables
+from serai.image.definition.definition import Image
+from serai.image.errors import BuildError
+from serai.image.progress import Event, Note, TaskTiming
+from serai.image.run import last_lines, run
+from serai.image.settings import Settings
+from serai.image.vm import firmware, qemu, seed
+from serai.image.vm.qemu import Accelerator
+
+USER = "serai-build"
+
+_TEMPLATE = Path("packer/image.pkr.hcl")
+_PLAYBOOK = Path("playbooks/image.yml")
+_CHOSEN = "chosen.json"
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
+# What must be free while a machine runs, in bytes.
+_ROOM = 64 << 20
+# Under emulation a cloud image's first boot took 12 minutes.
+_SSH_TIMEOUT = "60m"
+
+
+def inputs(settings: Settings) -> dict[str, object]:
+    """What of the template and of this module goes into a layer's content."""
+    recipe = [
+        inspect.getsource(part) for part in (_variables, _make_seed, ansible.build_environment)
+    ]
+    return {
+        "packer template": digest.of_file(settings.root / _TEMPLATE),
+        "packer driver": digest.of_value(recipe),
+    }
+
+
+def validate(image: Image, settings: Settings) -> None:
+    """Check the template with the variables that a build of ``image`` would give it.
+
+    Nothing is built, no disk need exist. Raises BuildError with what Packer has against it.
+    """
+    with tempfile.TemporaryDirectory(prefix="serai-validate-") as folder:
+        work = Path(folder)
+        _make_seed(work)
+        _write_chosen(image, settings, None, work)
+        values = _variables(
+            image,
+            settings,
+            accelerator="tcg",
+            disk=work / "disk.qcow2",
+            layer="validate",
+            work=work,
+        )
+        said = Packer(
+            settings.root / _TEMPLATE,
+            _write_variables(values, work),
+            environment={"PACKER_CACHE_DIR": str(work / "cache")},
+        ).complaint()
+    if said:
+        raise BuildError(
+            f"packer validate, {image.name}: {last_lines(said, 6)}", hint=_missing_plugin(said)
+        )
+
+
+def run_layer(
+    image: Image,
+    settings: Settings,
+    *,
+    accelerator: Accelerator,
+    disk: Path,
+    layer: str,
+    target: Path,
+    log: Path,
+    keep: bool = False,
+    on_event: Callable[[Event], None],
+) -> list[TaskTiming]:
+    """Build ``layer`` on top of ``disk`` into ``target``, a compressed qcow2 that stands alone.
+
+    Appends what Packer and Ansible say to ``log``, tells ``on_event`` of each step, and returns
+    how long each Ansible task took. With ``keep``, a machine in which the layer failed stays up.
+
+    Raises BuildError. No machine and no file stays behind then, nor after Ctrl-C, but for the
+    machine that ``keep`` asks for; after kill -9 the kernel ends the machine, and the next build
+    of this image removes its folder.
+    """
+    home = settings.cache / "work" / image.name
+    _sweep(home)
+    work = Path(tempfile.mkdtemp(prefix=f"{layer}.", dir=home))
+    kept = False
+    try:
+        _make_seed(work)
+        _write_chosen(image, settings, layer, work)
+        values = _variables(
+            image, settings, accelerator=accelerator, disk=disk, layer=layer, work=work
+        )
+        if keep:
+            values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
+        build = _Build(log, on_event)
+        if not build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep):
+            kept = keep and _machine(work) is not None
+            why = build.why(layer, _console(work))
+            inner = [line for line in _tail(work / "packer.log", 300) if ",ui," not in line]
+            _append(log, "the end of packer's own log", inner)
+            _append(log, "the end of the machine's console", _tail(work / "serial.log", 100))
+            raise BuildError(why, hint=_missing_plugin(why) or _way_in(work, kept=kept), log=log)
+        on_event(Note("compressing the disk"))
+        _compress(work / "output" / "disk.qcow2", target, log)
+        return build.tasks.done
+    finally:
+        if not kept:
+            _remove(work)
+
+
+class _Build:
+    """One run of `packer build`: reads its lines as they come, and ends it on Ctrl-C."""
+
+    def __init__(self, log: Path, on_event: Callable[[Event], None]) -> None:
+        self.tasks = progress.Tasks()
+        self._log = log
+        self._on_event = on_event
+        self._begin = time.monotonic()
+        self._errors: dict[str, list[str]] = {"error": [], "failure": []}
+        self._step = "starting packer"
+
+    def run(self, template: Path, variables: Path, *, keep: bool) -> bool:
+        """Run Packer to its end; whether it succeeded."""
+        lines: Queue[bytes] = Queue()
+        work = variables.parent
+        running = Packer(
+            template,
+            variables,
+            prefix=() if keep else fence(),
+            environment={
+                "PACKER_CACHE_DIR": str(work / "cache"),
+                "PACKER_LOG": "1",
+                "PACKER_LOG_PATH": str(work / "packer.log"),
+            },
+            lines=lines,
+        ).start(on_error="abort" if keep else "cleanup")
+        try:
+            while running.process.is_alive():
+                self._read(lines, timeout=0.2)
+                _require_room(work)
+        except BaseException:
+            interrupt(running.process)
+            raise
+        # Not running.wait(): that waits for the end of the output, which a kept machine holds open.
+        self._read(lines, timeout=0.5)
+        self._tell(self.tasks.end(time.monotonic()))
+        return bool(running.process.exit_code == 0)
+
+    def why(self, layer: str, console: str) -> str:
+        """Why the build failed, in one line; ``console`` is what the machine said last."""
+        if self.tasks.failure:
+            return f"layer {layer}: {self.tasks.failure}"
+        said = last_lines("\n".join(self._errors["failure"] or self._errors["error"]))
+        if console:
+            said += f" (the machine's last words: {console})"
+        return f"layer {layer}: packer failed while {self._step}: {said}"
+
+    def _read(self, lines: Queue[bytes], timeout: float) -> None:
+        """Take what there is, until nothing comes for ``timeout`` seconds."""
+        with self._log.open("a") as log:
+            while True:
+                try:
+                    chunk = lines.get(timeout=timeout)
+                except Empty:
+                    return
+                for line in chunk.decode(errors="replace").splitlines():
+                    self._line(line, log)
+
+    def _line(self, line: str, log: Any) -> None:
+        said = progress.packer_line(line)
+        if said is None:
+            return
+        now = time.monotonic()
+        for text in said.text.splitlines():
+            log.write(f"{now - self._begin:8.1f} {text}\n")
+            if said.kind in self._errors:
+                self._errors[said.kind].append(text)
+            elif said.kind == "say" and (note := progress.step(text)):
+                self._step = note.text
+                self._tell([note])
+            elif said.kind == "message":
+                self._tell(self.tasks.feed(text, now))
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._on_event(event)
+
+
+def _variables(
+    image: Image,
+    settings: Settings,
+    *,
+    accelerator: Accelerator,
+    disk: Path,
+    layer: str,
+    work: Path,
+) -> dict[str, Any]:
+    """Every variable of the template."""
+    environment = ansible.build_environment(settings.root)
+    machine = qemu.packer_args(
+        image,
+        accelerator=accelerator,
+        firmware=firmware.find(image.arch),
+        serial_log=work / "serial.log",
+    )
+    return {
+        "work": str(work),
+        "disk": str(disk),
+        "disk_size": f"{definition.megabytes(image.disk.size)}M",
+        "sessions_size": f"{definition.megabytes(image.disk.sessions)}M",
+        "qemu_binary": qemu.PROGRAMS[image.arch],
+        "machine_type": qemu.MACHINES[image.arch],
+        "accelerator": accelerator,
+        "qemuargs": [*machine, ["-vnc", "none"]],  # Packer opens one even where told not to
+        "user": USER,
+        "key": str(work / "id_ed25519"),
+        "ssh_timeout": _SSH_TIMEOUT,
+        # In the last layer this also takes the build user away: see roles/seal.
+        "shutdown_command": "sudo -n shutdown -P now",
+        "host_alias": image.name,
+        "playbook": str(settings.root / _PLAYBOOK),
+        # Beside the interpreter that runs us, so that a virtual environment need not be active.
+        "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
+        "ansible_arguments": ["--tags", layer, "--extra-vars", f"@{work / _CHOSEN}"],
+        "ansible_environment": [
+            *(f"{name}={value}" for name, value in environment.items()),
+            f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
+            "ANSIBLE_STDOUT_CALLBACK=default",
+            # Otherwise a task is named only when it has ended, and its time is the next one's.
+            "ANSIBLE_DISPLAY_SKIPPED_HOSTS=true",
+            "ANSIBLE_SSH_COMMON_ARGS=-o IdentitiesOnly=yes",
+        ],
+    }
+
+
+def _write_variables(values: dict[str, Any], work: Path) -> Path:
+    path = work / "variables.pkrvars.json"
+    path.write_text(json.dumps(values, indent=2))
+    return path
+
+
+def _write_chosen(image: Image, settings: Settings, layer: str | None, work: Path) -> None:
+    """What the image chooses of the variables of the layer's roles, for Ansible."""
+    chosen: dict[str, Any] = {}
+    if image.variables:
+        roles = {
+            role for each in layers.read(settings) if each.name == layer for role in each.roles
+        }
+        chosen = variables.of_roles(settings, image.variables, roles)
+    (work / _CHOSEN).write_text(json.dumps(chosen))
+
+
+def _make_seed(work: Path) -> None:
+    """A throwaway key, and what cloud-init fetches from Packer's HTTP server to accept it."""
+    key = seed.new_key(work)
+    folder = work / "seed"
+    folder.mkdir()
+    (folder / "user-data").write_text(seed.user_data(users={USER: [key.public]}))
+    (folder / "meta-data").write_text(seed.meta_data())
+    (folder / "vendor-data").write_text("")
+
+
+def _require_room(work: Path) -> None:
+    """QEMU stops a machine whose disk cannot grow, without a word; nothing would ever go on."""
+    if shutil.disk_usage(work).free < _ROOM:
+        raise BuildError(
+            f"the disk below {work.parent} is full",
+            hint="free some room ('invoke clean --cache' helps), or set SERAI_CACHE",
+        )
+
+
+def _machine(work: Path) -> int | None:
+    """The process id of the machine kept running in ``work``, if there is one."""
+    try:
+        pid = int((work / "qemu.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(work) in command else None
+
+
+def _missing_plugin(said: str) -> str:
+    """Packer 1.10 and newer have their plugins apart; older ones have them built in."""
+    missing = "unknown by Packer" in said or "Missing plugins" in said
+    return "run 'packer init packer/plugins'" if missing else ""
+
+
+def _way_in(work: Path, *, kept: bool) -> str:
+    if not kept:
+        return "--keep leaves the machine running, to look inside"
+    pid = _machine(work)
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    forwarded = re.search(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-:22", command)
+    port = forwarded[1] if forwarded else "?"
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    return (
+        f"the machine is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
+        f"{USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
+    )
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed builds of this image left behind; a kept machine keeps its folder."""
+    home.mkdir(parents=True, exist_ok=True)
+    for work in home.iterdir():
+        if _machine(work) is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove(work: Path) -> None:
+    if (pid := _machine(work)) is not None:
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _compress(disk: Path, target: Path, log: Path) -> None:
+    """Write ``disk`` to ``target``; zstd takes a third of zlib's time for the same size."""
+    options = ["-c", "-O", "qcow2", "-o", "compression_type=zstd"]
+    run(["qemu-img", "convert", *options, disk, target], log=log)
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file that are not blank, without a terminal's control sequences."""
+    if not path.is_file():
+        return []
+    text = _CONTROL.sub("", path.read_text(errors="replace"))
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _console(work: Path) -> str:
+    """The last line on the machine's console; the sealing of an image tells its failures there."""
+    return "".join(_tail(work / "serial.log", 1))
+
+
+def _append(log: Path, title: str, lines: list[str]) -> None:
+    with log.open("a") as stream:
+        stream.write("\n".join(["", f"==> {title}", *lines, ""]))

@@ -1,0 +1,139 @@
+"""What a build would do: its stages, each with a key over all that goes into it.
+
+Two builds with equal keys would make the same disk, so a stage whose key is in the cache is not
+built again. Making a plan reads files and asks tools for their versions; it changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from serai import __version__
+from serai.image import digest
+from serai.image.build import base_bootstrap, base_cloudimage, layer, layers
+from serai.image.definition import variables
+from serai.image.definition.definition import Image
+from serai.image.run import run
+from serai.image.settings import Settings
+
+BASE = "base"
+DISK = "disk.qcow2"
+RECORD = "stage.json"
+
+_VERSION = re.compile(r"\d+(\.\d+)+\S*")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a build. ``why`` says why it would be built; it is '' for a cached stage."""
+
+    name: str
+    key: str
+    inputs: dict[str, object]
+    folder: Path
+    why: str
+
+    @property
+    def cached(self) -> bool:
+        """Whether the cache holds this stage's result."""
+        return not self.why
+
+    @property
+    def disk(self) -> Path:
+        """The disk that this stage makes."""
+        return self.folder / DISK
+
+    def record(self) -> dict[str, Any]:
+        """What was noted when the stage was built: inputs, seconds, tasks."""
+        loaded: dict[str, Any] = json.loads((self.folder / RECORD).read_text())
+        return loaded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole build: the stages in order, and the version and folder that they lead to."""
+
+    image: Image
+    stages: tuple[Stage, ...]
+    version: str
+    folder: Path
+
+
+def make(settings: Settings, image: Image) -> Plan:
+    """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
+    home = settings.cache / "stages" / image.name
+    tools = tool_versions(image)
+    stages = [_stage(home, BASE, _base_inputs(image, tools))]
+    for each in layers.read(settings):
+        chosen = variables.of_roles(settings, image.variables, each.roles)
+        inputs = {
+            "previous stage": stages[-1].key,
+            "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
+            **{f"variables.{name}": value for name, value in chosen.items()},
+            **each.digests,
+            **layer.inputs(settings),
+            "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
+            **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
+        }
+        stages.append(_stage(home, each.name, inputs))
+    version = f"{__version__}-{stages[-1].key[:8]}"
+    return Plan(image, tuple(stages), version, settings.dist / image.name / version)
+
+
+def tool_versions(image: Image) -> dict[str, str]:
+    """The version of every tool that a build of ``image`` uses; 'not installed' where it is not."""
+    emulator = {"arm64": "qemu-system-aarch64", "amd64": "qemu-system-x86_64"}[image.arch]
+    asked = {
+        "mmdebstrap": ("mmdebstrap", "--version"),
+        "mke2fs": ("mke2fs", "-V"),
+        "packer": ("packer", "version"),
+        "qemu-img": ("qemu-img", "--version"),
+        emulator: (emulator, "--version"),
+    }
+    found = {name: _version(argv) for name, argv in asked.items()}
+    packages = {name: package_version(name) for name in ("ansible-core", "mitogen")}
+    return {**found, **packages, "serai": __version__}
+
+
+@functools.cache
+def _version(argv: tuple[str, ...]) -> str:
+    if shutil.which(argv[0]) is None:
+        return "not installed"
+    done = run(argv, check=False, timeout=10, env={"CHECKPOINT_DISABLE": "1"})
+    match = _VERSION.search(done.stdout + done.stderr)
+    return match.group() if match else "unknown"
+
+
+def _base_inputs(image: Image, tools: dict[str, str]) -> dict[str, object]:
+    if image.base.kind == "bootstrap":
+        used = ("mmdebstrap", "mke2fs", "qemu-img")
+        # The tools heed it: with another one, another disk.
+        dates = {name: os.environ[name] for name in ("SOURCE_DATE_EPOCH",) if name in os.environ}
+        return {**base_bootstrap.inputs(image), **{name: tools[name] for name in used}, **dates}
+    return {**base_cloudimage.inputs(image), "qemu-img": tools["qemu-img"]}
+
+
+def _stage(home: Path, name: str, inputs: dict[str, object]) -> Stage:
+    key = digest.of_value(inputs)
+    folder = home / name / key[:16]
+    why = "" if (folder / RECORD).is_file() else _why(home / name, inputs)
+    return Stage(name, key, inputs, folder, why)
+
+
+def _why(folder: Path, inputs: dict[str, object]) -> str:
+    """What differs from the newest result there is."""
+    records = sorted(folder.glob(f"[!.]*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    if not records:
+        return "never built here"
+    old = json.loads(records[-1].read_text())["inputs"]
+    new = json.loads(json.dumps(inputs, default=str))
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return "changed: " + ", ".join(changed)

@@ -1,0 +1,1 @@
+"""What `invoke` offers besides builds: listings, linters, tests, generated pages."""

@@ -1,0 +1,95 @@
+"""What `invoke images`, `plan` and `demo` print."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rich.table import Table
+
+from serai.image import console
+from serai.image.build import build
+from serai.image.build import plan as plans
+from serai.image.definition import definition
+from serai.image.definition import pins as pinned
+from serai.image.settings import Settings
+from serai.image.verify.verify import verify
+
+
+def images(settings: Settings) -> None:
+    """One line an image: name, state, what it is."""
+    for name in definition.names(settings):
+        image = definition.load(settings, name)
+        link = settings.dist / name / "latest"
+        state = link.resolve().name if link.exists() else "not built"
+        console.say(f"{name:24} {state:16} {image.summary}")
+
+
+def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:
+    """Every value with its source, every tool's version, every stage with its key."""
+    image, sources = definition.load_with_sources(settings, name, overrides)
+    made = plans.make(settings, image)
+    console.say(f"{name} {made.version}")
+    values = _table("value", "is", "from")
+    for key, value in definition.flat(image).items():
+        values.add_row(key, _text(value), sources[key])
+    for key, value, source in settings.resolved():
+        values.add_row(key, _text(value), source)
+    console.out.print(values)
+    tools = _table("tool", "version")
+    for tool, version in plans.tool_versions(image).items():
+        tools.add_row(tool, version)
+    console.out.print(tools)
+    stages = _table("stage", "key", "state")
+    for stage in made.stages:
+        stages.add_row(stage.name, stage.key[:16], "cached" if stage.cached else stage.why)
+    console.out.print(stages)
+    state = "is there" if made.folder.exists() else "would be made"
+    console.say(f"result: {made.folder} {state}")
+
+
+def pins(settings: Settings) -> int:
+    """One line for each pin past its review date; 1 if there is one."""
+    found = pinned.read(settings)
+    late = pinned.overdue(found, datetime.now(timezone.utc).date())
+    for line in late:
+        console.warn(line)
+    if not late:
+        first = min(pin.review for pin in found.values())
+        console.say(f"{len(found)} pins, none past its review date; the next is {first}")
+    return 1 if late else 0
+
+
+def demo(settings: Settings) -> int:
+    """Build and verify Debian 12 for this machine, then print what was made."""
+    name = definition.rehearsal()
+    folder = build.build(settings, name)
+    report = verify(settings, definition.load(settings, name), folder)
+    summary(folder, name)
+    return 0 if report.ok else 1
+
+
+def summary(folder: Path, name: str) -> None:
+    """What a build made, from its own manifest and verification."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    verified = json.loads((folder / "verify.json").read_text())
+    shipped = folder / f"{name}.qcow2"
+    console.say(f"image     {shipped}")
+    console.say(f"size      {shipped.stat().st_size / 2**20:.0f} MiB")
+    console.say(f"packages  {manifest['packages']}")
+    console.say(f"boot      {console.seconds(verified['boot_seconds'])} until ssh answers")
+    console.say(f"checks    {verified['passed']} passed, {verified['failed']} failed")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value != "" else "(the tools' default)"

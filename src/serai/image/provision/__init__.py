@@ -1,0 +1,1 @@
+"""The roles on machines that already run."""

@@ -1,0 +1,1 @@
+"""Boots a finished image, collects facts, and judges them."""

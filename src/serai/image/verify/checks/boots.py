@@ -1,0 +1,52 @@
+"""It boots, in each of the ways in which a machine may be put together."""
+
+from __future__ import annotations
+
+from serai.image.verify.checks.core import Finding, check, not_up, the
+from serai.image.verify.facts import Evidence
+
+MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+@check("it reaches multi-user, no unit failed", "first")
+def _boots(evidence: Evidence) -> Finding:
+    first = the(evidence.first)
+    return Finding([*not_up("first boot", first)], f"ssh after {first.seconds:.0f} s")
+
+
+@check("it reboots, no unit failed", "second")
+def _reboots(evidence: Evidence) -> Finding:
+    second = the(evidence.second)
+    return Finding([*not_up("second boot", second)], f"ssh after {second.seconds:.0f} s")
+
+
+@check("it boots without the sessions disk", "alone")
+def _alone(evidence: Evidence) -> Finding:
+    alone = the(evidence.alone)
+    problems = [*not_up("without the disk", alone)]
+    mount = alone.facts.sessions.mount
+    if mount is not None:
+        problems.append(f"/sessions is {mount.source} although there is no second disk")
+    return Finding(problems, f"ssh after {alone.seconds:.0f} s, /sessions not mounted")
+
+
+@check("it boots from NVMe and from virtio-blk", "foreign")
+def _buses(evidence: Evidence) -> Finding:
+    names = [machine.facts.root.device for machine in (the(evidence.first), the(evidence.foreign))]
+    missing = [
+        f"no root on {bus} ({' and '.join(names)})"
+        for bus, prefix in (("NVMe", "nvme"), ("virtio-blk", "vd"))
+        if not any(name.startswith(prefix) for name in names)
+    ]
+    return Finding(missing, f"root on {' and '.join(names)}")
+
+
+@check("it is the distribution and architecture that its name says", "system")
+def _release(evidence: Evidence) -> Finding:
+    system, image = the(evidence.first).facts.system, evidence.image
+    wanted = (image.distribution, image.release, MACHINES[image.arch])
+    found = (system.distribution, system.release, system.machine)
+    return Finding(
+        [f"it is {' '.join(found)}, not {' '.join(wanted)}"] if found != wanted else [],
+        f"{' '.join(found)}, kernel {system.kernel}",
+    )

@@ -1,0 +1,122 @@
+"""What a machine has of its own, what sessions need, and who can come in."""
+
+from __future__ import annotations
+
+from serai.image.verify.checks.core import Absent, Finding, check, the
+from serai.image.verify.facts import Evidence
+from serai.image.verify.shipped import BUILD_USER
+
+CLOCK = 120.0  # seconds that an emulated machine's clock may be off
+
+
+@check("every machine gets its own machine-id, and keeps it", "identity")
+def _machine_id(evidence: Evidence) -> Finding:
+    one, again, other = (
+        the(machine).facts.identity.machine_id
+        for machine in (evidence.first, evidence.second, evidence.foreign)
+    )
+    problems = [] if len(one) == 32 else [f"it is {one!r}"]  # noqa: PLR2004 - machine-id(5)
+    if one == other:
+        problems.append(f"two fresh machines share {one}")
+    if one != again:
+        problems.append("it changes with a reboot")
+    return Finding(problems, f"{one[:8]}… and {other[:8]}…")
+
+
+@check("every machine gets its own ssh host keys, and keeps them", "identity")
+def _host_keys(evidence: Evidence) -> Finding:
+    one, again, other = (
+        the(machine).facts.identity.host_keys
+        for machine in (evidence.first, evidence.second, evidence.foreign)
+    )
+    problems = [] if "ssh-ed25519" in one else [f"no ed25519 key among {sorted(one)}"]
+    shared = [kind for kind in one if one[kind] == other.get(kind)]
+    if shared:
+        problems.append(f"two fresh machines share {', '.join(shared)}")
+    if one != again:
+        problems.append("they change with a reboot")
+    return Finding(problems, ", ".join(sorted(one)))
+
+
+@check("the host name is set and resolves", "identity")
+def _hostname(evidence: Evidence) -> Finding:
+    found = the(evidence.first).facts.identity
+    problems = []
+    if found.hostname in ("", "localhost", "(none)") or found.hostname != found.hostname_file:
+        problems.append(f"it is {found.hostname!r}, /etc/hostname says {found.hostname_file!r}")
+    if not found.address:
+        problems.append(f"{found.hostname!r} does not resolve")
+    return Finding(problems, f"{found.hostname}, {found.address}")
+
+
+@check("the clock is right and tells UTC", "system")
+def _clock(evidence: Evidence) -> Finding:
+    machine = the(evidence.first)
+    off = machine.facts.system.now - machine.clock
+    problems = [f"it is off by {off:.0f} s"] if abs(off) > CLOCK else []
+    if machine.facts.system.timezone != "UTC":
+        problems.append(f"the time zone is {machine.facts.system.timezone}")
+    return Finding(problems, f"{off:+.0f} s")
+
+
+@check("swap is off", "system")
+def _swap(evidence: Evidence) -> Finding:
+    swaps = the(evidence.first).facts.system.swaps
+    return Finding([f"{', '.join(swaps)} is in use"] if swaps else [], "none")
+
+
+@check("bwrap runs as an ordinary user", "bwrap")
+def _bwrap(evidence: Evidence) -> Finding:
+    bwrap = the(evidence.first).facts.bwrap
+    wanted = f"uid={bwrap.uid}"
+    well = bwrap.status == 0 and wanted in bwrap.output and "pid=1 " not in bwrap.output + " "
+    return Finding([] if well else [f"status {bwrap.status}: {bwrap.output}"], bwrap.version)
+
+
+@check("bwrap has no rights of its own", "bwrap")
+def _bwrap_rights(evidence: Evidence) -> Finding:
+    bwrap = the(evidence.first).facts.bwrap
+    if not bwrap.mode:
+        raise Absent("/usr/bin/bwrap is not there")
+    problems = [f"it is setuid or setgid ({bwrap.mode:04o})"] if bwrap.mode & 0o6000 else []
+    if bwrap.capabilities:
+        problems.append("its file has capabilities")
+    return Finding(problems, f"mode {bwrap.mode:04o}")
+
+
+@check("socat carries data", "socat")
+def _socat(evidence: Evidence) -> Finding:
+    socat = the(evidence.first).facts.socat
+    well = socat.status == 0 and socat.output == "through"
+    return Finding([] if well else [f"status {socat.status}: {socat.output}"], socat.version)
+
+
+@check("nothing is left of the build's user", "shipped")
+def _build_user(evidence: Evidence) -> Finding:
+    problems = [f"{path} names {BUILD_USER}" for path in the(evidence.shipped).mentions]
+    people = the(evidence.first).facts.accounts.people
+    if BUILD_USER in people:
+        problems.append(f"{BUILD_USER} has an account after booting")
+    return Finding(problems, f"people: {', '.join(people) or 'none'}")
+
+
+@check("only the seeded key lets somebody in", "accounts")
+def _keys(evidence: Evidence) -> Finding:
+    machine = the(evidence.first)
+    seeded = machine.key.split()[1]
+    found = machine.facts.accounts.authorized_keys
+    strange = [path for path, lines in found.items() if any(seeded not in line for line in lines)]
+    problems = [f"{path} holds a key that nobody seeded" for path in strange]
+    return Finding(problems, ", ".join(found) or "no key at all")
+
+
+@check("no password opens an account", "accounts")
+def _passwords(evidence: Evidence) -> Finding:
+    names = the(evidence.first).facts.accounts.passwords
+    return Finding([f"{name} has one" for name in names], "all locked")
+
+
+@check("the journal knows of this boot only", "journal_boots")
+def _journal(evidence: Evidence) -> Finding:
+    boots = the(evidence.first).facts.journal_boots
+    return Finding([f"{boots} boots are in it"] if boots != 1 else [], "one boot")

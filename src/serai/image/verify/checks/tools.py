@@ -1,0 +1,108 @@
+"""What sessions and people have to work with: the tools of the chosen profile, and the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serai.image.definition import pins
+from serai.image.definition.definition import Image
+from serai.image.settings import Settings
+from serai.image.verify.checks.core import Finding, check, the
+from serai.image.verify.facts import Evidence
+
+# By profile, the tools that it adds; '' is any version.
+MINIMAL = ("python3", "pip", "ensurepip", "git", "rg", "jq")
+STANDARD = (
+    *("node", "npm", "gcc", "make", "java", "pandoc", "soffice", "pdftotext", "qpdf", "gs"),
+    "unzip",
+)
+PROFILES = {
+    "none": (),
+    "minimal": MINIMAL,
+    "standard": MINIMAL + STANDARD,
+    "full": MINIMAL + STANDARD,
+}
+# What a version begins with, where the reference names it; node and npm are in pins.yml.
+VERSIONS: dict[str, dict[str, str]] = {
+    "ubuntu": {"python3": "3.10", "pip": "22.0", "gcc": "11.4", "java": "11"},
+    "debian": {"python3": "3.11", "pip": "23.0", "gcc": "12.2", "java": "17"},
+}
+NODE_SOURCES = {"ubuntu": "official", "debian": "wheel"}
+PINS = {"official": "node", "wheel": "node_wheel"}
+DOCUMENTS = ["a book", "a paper", "a slide"]  # as in exercise.py, which runs elsewhere
+LIMITS = {"nofile": 524288, "nproc": 14813, "stack": 8192, "memlock": 8192}
+LOCALE = "C.UTF-8"
+
+
+def wanted(image: Image) -> dict[str, str]:
+    """What the version of each tool of the image must begin with; '' is any."""
+    versions = dict(VERSIONS[image.distribution])
+    source = image.variables.get("toolchain_node_source") or NODE_SOURCES[image.distribution]
+    pin = pins.read(Settings.of({}))[PINS[source]]
+    versions |= {"node": pin.version, "npm": pin.npm or ""}
+    return {name: versions.get(name, "") for name in PROFILES[_profile(image)]}
+
+
+def _profile(image: Image) -> str:
+    return str(image.variables.get("toolchain_profile", "none"))
+
+
+@check("a session has the tools of the image's profile, in the versions named", "runtime")
+def _tools(evidence: Evidence) -> Finding:
+    found, image = the(evidence.runtime).versions, evidence.image
+    problems = [
+        _unlike(name, found.get(name, ""), begin)
+        for name, begin in wanted(image).items()
+        if not _is(found.get(name, ""), begin)
+    ]
+    listed = ", ".join(f"{name} {found[name]}" for name in wanted(image) if found.get(name))
+    return Finding(problems, f"{_profile(image)}: {listed or 'nothing is promised'}")
+
+
+def _is(version: str, begin: str) -> bool:
+    return bool(version) and f"{version}.".startswith(f"{begin}." if begin else "")
+
+
+def _unlike(name: str, version: str, begin: str) -> str:
+    return f"{name} is {version}, not {begin}" if version else f"{name} is not there"
+
+
+@check("Go, Rust and Docker are there only if asked for", "runtime")
+def _uninvited(evidence: Evidence) -> Finding:
+    there = the(evidence.runtime).uninvited
+    if evidence.image.variables.get("toolchain_packages"):
+        return Finding([], f"asked for packages of its own; {', '.join(there) or 'none'}")
+    return Finding([f"{name} is there" for name in there], "none")
+
+
+@check("in a session docx, pptx and xlsx are made, printed and read, and C compiled", "runtime")
+def _work(evidence: Evidence) -> Finding:
+    seen = the(evidence.runtime)
+    if _profile(evidence.image) not in ("standard", "full"):
+        return Finding([], "not promised without the profile standard")
+    problems = []
+    if seen.documents != DOCUMENTS:
+        problems.append(f"the documents say {', '.join(seen.documents) or 'nothing'}")
+    if seen.compiled != "compiled":
+        problems.append(f"the program says {seen.compiled or 'nothing'}")
+    return Finding(problems, ", ".join(DOCUMENTS))
+
+
+@check("a login has the limits and the locale", "login")
+def _login(evidence: Evidence) -> Finding:
+    found, chosen = the(evidence.first).facts.login, evidence.image.variables
+    problems = list(_limits(found.limits, chosen))
+    locale = chosen.get("identity_locale", LOCALE)
+    if found.locale != locale:
+        problems.append(f"the locale is {found.locale or 'not set'}, not {locale}")
+    told = ", ".join(f"{name} {value}" for name, value in found.limits.items())
+    return Finding(problems, f"{told}, {found.locale}")
+
+
+def _limits(found: Mapping[str, str], chosen: Mapping[str, object]) -> list[str]:
+    due = {name: str(chosen.get(f"limits_{name}", value)) for name, value in LIMITS.items()}
+    return [
+        f"{name} is {found.get(name, 'unknown')}, not {value}"
+        for name, value in due.items()
+        if found.get(name) != value
+    ]

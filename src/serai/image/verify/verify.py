@@ -1,0 +1,391 @@
+"""Boot a finished image on throwaway overlays, gather facts, judge them, and say so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from rich.table import Table
+from rich.text import Text
+
+from serai.image import cache, console, digest
+from serai.image.definition.definition import Image
+from serai.image.errors import BuildError
+from serai.image.guest import exercise, probe
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.verify import checks, facts, shipped
+from serai.image.verify.checks import Result
+from serai.image.verify.facts import Digests, Evidence, Facts, Foreign, Shipped
+from serai.image.vm.qemu import Bus
+from serai.image.vm.vm import Machine, booted
+
+REPORT = "verify.json"
+BOOT_CHART = "boot.svg"
+_PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
+_CLEAN_UP = 20.0  # seconds that an interrupted thread gets
+_NOT_REACHED = "it was not reached"
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot.
+
+    ``sha256`` is that of the disk that was verified, '' if it changed meanwhile: a release is made
+    of these very bytes.
+    """
+
+    image: str
+    version: str
+    boot_seconds: float | None
+    facts: dict[str, object]
+    checks: tuple[Result, ...]
+    sha256: str = ""
+
+    @property
+    def passed(self) -> int:
+        """How many checks passed."""
+        return sum(check.ok for check in self.checks)
+
+    @property
+    def failed(self) -> int:
+        """How many checks failed."""
+        return len(self.checks) - self.passed
+
+    @property
+    def ok(self) -> bool:
+        """Whether the image is good. Nothing checked is nothing proved."""
+        return bool(self.checks) and not self.failed
+
+
+def verify(settings: Settings, image: Image, folder: Path) -> Report:
+    """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
+
+    The disk is only read. A machine that does not come up is failed checks; raises BuildError where
+    there is no image, or another process verifies it.
+    """
+    disk = folder / f"{image.name}.qcow2"
+    if not disk.is_file():
+        raise BuildError(
+            f"there is no image {disk}", hint=f"run 'invoke build-image --image {image.name}'"
+        )
+    with console.step(f"verify {image.name}"):
+        evidence, took = gather(settings, image, disk)
+    report = report_of(evidence, folder.resolve().name, checks.judge(evidence, took))
+    write(report, folder / REPORT)
+    show(report)
+    return report
+
+
+def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict[str, float]]:
+    """Everything there is to judge, and the seconds that each part of it took.
+
+    The boots go side by side: an emulated one keeps one or two processors busy and no more. The
+    machines' logs stay in the cache, below ``verify/<image>``.
+    """
+    found = _Found()
+    folder = settings.cache / "verify"
+    with cache.locked(folder / f".{image.name}.lock"), _cleared(folder / image.name) as work:
+        with found.timed("digests"):
+            before = digest.of_file(disk)
+        in_parallel(
+            [
+                lambda: _kept(settings, image, disk, work / "kept", found),
+                lambda: _others(settings, image, disk, work, found),
+            ],
+            found.stop,
+        )
+        with found.timed("digests"):
+            found.digests = digests(disk, before)
+    return found.evidence(image), found.took
+
+
+@contextmanager
+def _cleared(work: Path) -> Iterator[Path]:
+    """An empty folder in which only logs stay, or nothing if the block fails."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+class _Found:
+    """Evidence that is still being gathered, by two threads of which each sets its own parts."""
+
+    def __init__(self) -> None:
+        self.first: facts.Machine | str = _NOT_REACHED
+        self.second: facts.Machine | str = _NOT_REACHED
+        self.foreign: facts.Machine | str = _NOT_REACHED
+        self.alone: facts.Machine | str = _NOT_REACHED
+        self.runtime: facts.Runtime | str = _NOT_REACHED
+        self.shipped: Shipped | str = _NOT_REACHED
+        self.digests: Digests | str = _NOT_REACHED
+        self.foreign_disk: Foreign | str = _NOT_REACHED
+        self.took: dict[str, float] = {}
+        self.stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def spent(self, part: str, seconds: float) -> None:
+        with self._lock:
+            self.took[part] = self.took.get(part, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent(part, time.monotonic() - begin)
+
+    def machine(
+        self, machine: Machine, part: str, seconds: float, token: str = ""
+    ) -> facts.Machine:
+        """One boot's facts; raises BuildError if the machine does not tell them."""
+        told = probed(machine, token)
+        console.say(f"  {part}: up after {console.seconds(seconds)}")
+        self.spent(part, seconds)
+        for name, took in told.took.items():
+            self.spent(name, took)
+        return facts.Machine(
+            facts=told,
+            seconds=round(seconds, 1),
+            clock=time.time(),
+            key=machine.ssh.key.with_suffix(".pub").read_text().strip(),
+        )
+
+    def evidence(self, image: Image) -> Evidence:
+        return Evidence(
+            image=image,
+            first=self.first,
+            second=self.second,
+            foreign=self.foreign,
+            alone=self.alone,
+            runtime=self.runtime,
+            shipped=self.shipped,
+            digests=self.digests,
+            foreign_disk=self.foreign_disk,
+        )
+
+
+def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
+    """A fresh machine with a blank second disk, and the same machine after a reboot."""
+    token = os.urandom(8).hex()
+    chart = disk.with_name(BOOT_CHART)
+    chart.unlink(missing_ok=True)  # an earlier boot's
+    try:
+        with booted(image, disk, settings=settings, work=work) as machine:
+            found.first = found.machine(machine, "first", machine.boot_seconds, token)
+            draw_boot(machine, chart)
+            with found.timed("runtime"):
+                found.runtime = attempt(lambda: exercised(machine))
+            found.second = found.machine(machine, "second", machine.reboot())
+    except BuildError as error:
+        if isinstance(found.first, str):
+            found.first = str(error)
+        found.second = str(error)
+
+
+def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
+    """The bytes at rest; a machine whose second disk is somebody else's; one without any."""
+    with found.timed("shipped"):
+        found.shipped = attempt(lambda: shipped.gather(disk, work))
+    strange = work / "other.raw"
+    other_bus: Bus = "virtio" if image.disk.bus == "nvme" else "nvme"
+    try:
+        before = _foreign_disk(strange)
+        with booted(
+            image, disk, settings=settings, work=work / "foreign", sessions=strange, bus=other_bus
+        ) as machine:
+            found.foreign = found.machine(machine, "foreign", machine.boot_seconds)
+            machine.ssh.run("sync")
+        found.foreign_disk = Foreign(before=before, after=digest.of_file(strange))
+    except BuildError as error:
+        found.foreign = found.foreign_disk = str(error)
+    finally:
+        strange.unlink(missing_ok=True)
+    if found.stop.is_set():
+        return
+    try:
+        with booted(
+            image, disk, settings=settings, work=work / "alone", no_sessions=True
+        ) as machine:
+            found.alone = found.machine(machine, "alone", machine.boot_seconds)
+    except BuildError as error:
+        found.alone = str(error)
+
+
+def probed(machine: Machine, token: str = "") -> Facts:
+    """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
+    return _told(Facts, machine, probe, token)
+
+
+def draw_boot(machine: Machine, target: Path) -> None:
+    """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
+
+    It is for people to look at and proves nothing: a machine that draws none costs a warning.
+    """
+    try:
+        drawn = machine.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
+        if not drawn.rstrip().endswith("</svg>"):
+            raise BuildError("systemd-analyze drew no chart of the boot")
+    except BuildError as error:
+        console.warn(f"there will be no {target.name}: {error}")
+    else:
+        cache.write(target, drawn)
+
+
+def exercised(machine: Machine) -> facts.Runtime:
+    """What ``exercise`` sees of sessions in ``machine``; raises BuildError if it fails."""
+    return _told(facts.Runtime, machine, exercise)
+
+
+def _told(kind: type[_M], machine: Machine, program: ModuleType, argument: str = "") -> _M:
+    """The facts that one of our programs prints in the guest."""
+    source = Path(str(program.__file__)).read_text()
+    done = machine.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
+    try:
+        return kind.model_validate_json(done.stdout)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BuildError(f"the guest's facts make no sense: {where}: {first['msg']}") from None
+
+
+def attempt(action: Callable[[], _T]) -> _T | str:
+    """The action's result, or why there is none."""
+    try:
+        return action()
+    except BuildError as error:
+        return str(error)
+
+
+def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+    """Run each action in a thread of its own; raises the first error when all have ended.
+
+    At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
+    fail and clean up after themselves.
+    """
+    errors: list[BaseException] = []
+    # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
+    ended = [threading.Event() for _ in actions]
+
+    def guarded(action: Callable[[], None], end: threading.Event) -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            end.set()
+
+    try:
+        for pair in zip(actions, ended, strict=True):
+            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their machines end with us.
+            threading.Thread(target=guarded, args=pair, daemon=True).start()
+        for end in ended:
+            while not end.wait(1):  # now and then, because a signal may have come to a thread
+                pass
+    except KeyboardInterrupt:
+        stop.set()
+        _end_children()
+        for end in ended:
+            end.wait(_CLEAN_UP)
+        raise
+    if errors:
+        raise errors[0]
+
+
+def _end_children() -> None:
+    """Ask every child process to end; proc_pid_task_tid_children(5)."""
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread, or a child, may just have ended
+            for pid in task.read_text().split():
+                os.kill(int(pid), signal.SIGTERM)
+
+
+def _foreign_disk(target: Path) -> str:
+    """Make a small disk that holds somebody else's files; returns its SHA-256."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        (Path(folder) / "precious").write_text("do not touch\n")
+        run(["mke2fs", "-q", "-t", "ext4", "-L", "other", "-d", folder, target, "64M"])
+    return digest.of_file(target)
+
+
+def digests(disk: Path, before: str) -> Digests | str:
+    """The digest that SHA256SUMS beside ``disk`` promises, the one ``before``, and the present."""
+    sums = disk.with_name("SHA256SUMS")
+    if not sums.is_file():
+        return f"there is no {sums.name}"
+    lines = [line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip()]
+    promised = {name.lstrip("*"): value for value, name in lines}.get(disk.name)
+    if promised is None:
+        return f"{sums.name} does not name {disk.name}"
+    return Digests(promised=promised, before=before, after=digest.of_file(disk))
+
+
+def report_of(evidence: Evidence, version: str, results: Sequence[Result]) -> Report:
+    """The report of what was judged, with the facts that people ask for."""
+    first = evidence.first
+    told: dict[str, object] = {}
+    if not isinstance(first, str):
+        system = first.facts.system
+        told = {
+            "packages": system.packages,
+            "root_bytes": system.root_bytes,
+            "root_used": system.root_used,
+            "kernel": system.kernel,
+            "reboot_seconds": None if isinstance(evidence.second, str) else evidence.second.seconds,
+        }
+    seconds = None if isinstance(first, str) else first.seconds
+    return Report(
+        evidence.image.name, version, seconds, told, tuple(results), _verified(evidence.digests)
+    )
+
+
+def _verified(found: Digests | str) -> str:
+    return "" if isinstance(found, str) or found.before != found.after else found.after
+
+
+def write(report: Report, target: Path) -> None:
+    """Write verify.json, whole or not at all."""
+    content = {
+        "image": report.image,
+        "version": report.version,
+        "sha256": report.sha256,
+        "boot_seconds": report.boot_seconds,
+        "facts": report.facts,
+        "checks": [asdict(check) for check in report.checks],
+        "passed": report.passed,
+        "failed": report.failed,
+    }
+    cache.write(target, json.dumps(content, indent=2) + "\n")
+
+
+def show(report: Report) -> None:
+    """Print the checks as a table, and the sum."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "check", "found", "s"):
+        table.add_column(title, justify="right" if title == "s" else "left", overflow="fold")
+    for check in report.checks:
+        mark = Text("✓", "green") if check.ok else Text("✗", "bold red")
+        table.add_row(mark, Text(check.name), Text(check.detail), f"{check.seconds:.1f}")
+    console.out.print(table, soft_wrap=False)
+    if not report.checks:
+        console.fail("nothing was checked")
+    console.say(f"{report.image} {report.version}: {report.passed} passed, {report.failed} failed")

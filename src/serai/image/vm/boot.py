@@ -1,0 +1,120 @@
+"""What `invoke boot` does: a throwaway machine to look into, or to run one command in."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from serai.image import console
+from serai.image.definition.definition import Image, Size
+from serai.image.errors import BuildError
+from serai.image.guest.probe import WHOLE_BOOT
+from serai.image.settings import Settings
+from serai.image.vm.qemu import Bus, Share
+from serai.image.vm.vm import Machine, booted
+
+_ANSWER = 60.0  # seconds that ssh itself may take
+
+
+def boot(
+    settings: Settings,
+    image: Image,
+    disk: Path,
+    *,
+    sessions: Path | None = None,
+    run: str | None = None,
+    copy: Sequence[Path] = (),
+    ssh_port: int = 0,
+    cpus: int | None = None,
+    memory: Size | None = None,
+    bus: Bus | None = None,
+    shares: Sequence[Share] = (),
+) -> int:
+    """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
+
+    ``run`` starts when the boot has finished, as services (sessiond's too) come up beside ssh.
+    Returns the command's exit status, or 0. Nothing that the guest writes is kept but what is on
+    ``sessions``, a second disk of somebody's own, for which the machine is switched off in order
+    in the end. Raises BuildError when the guest does not come up or a file cannot be copied.
+    """
+    for path in copy:
+        if not path.exists():
+            raise BuildError(f"there is no {path} to copy into the guest")
+    if sessions is not None and not sessions.is_file():
+        hint = f"make one with 'qemu-img create -f qcow2 {sessions} 20G'"
+        raise BuildError(f"there is no disk {sessions}", hint=hint)
+    with (
+        _work() as work,
+        booted(
+            image,
+            disk,
+            settings=settings,
+            work=work,
+            sessions=sessions,
+            ssh_port=ssh_port,
+            cpus=cpus,
+            memory=memory,
+            bus=bus,
+            shares=shares,
+        ) as machine,
+    ):
+        if copy:
+            machine.ssh.copy(copy, "/root")
+        status = _look(machine) if run is None else _run(machine, run)
+        if sessions is not None:
+            machine.shutdown()
+        return status
+
+
+def _run(machine: Machine, command: str) -> int:
+    """Run ``command`` once the boot has finished; returns its exit status."""
+    if (state := finish_boot(machine)) != "running":
+        console.warn(f"{machine.guest.name} is {state}")
+    return machine.ssh.stream(command)
+
+
+def _look(machine: Machine) -> int:
+    """Tell how to get in, and wait until it switches off or somebody has seen enough."""
+    _tell(machine)
+    try:
+        machine.wait()
+    except KeyboardInterrupt:
+        console.say("switching it off")
+    return 0
+
+
+def finish_boot(machine: Machine) -> str:
+    """Wait until systemd has no job left; returns how the boot went, as systemctl(1) says it."""
+    # timeout(1), because a command that ssh leaves behind goes on in the guest.
+    wait = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
+    said = machine.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout
+    return said.strip() or "still starting"
+
+
+def _tell(machine: Machine) -> None:
+    console.say(f"{machine.guest.name} is up after {console.seconds(machine.boot_seconds)}")
+    # A shared connection would end with ours, and the person's shell with it.
+    login = replace(machine.ssh, control="")
+    console.say(f"  ssh:     {shlex.join(login.argv())}")
+    console.say(f"  console: socat -,rawer,escape=0x1d UNIX-CONNECT:{machine.serial_socket}")
+    console.say(f"  log:     {machine.serial_log}")
+    console.say("it is thrown away when it switches off, or at Ctrl-C")
+
+
+@contextmanager
+def _work() -> Iterator[Path]:
+    """A folder for the guest's files that stays only if the guest does not come up."""
+    work = Path(tempfile.mkdtemp(prefix="serai-boot-"))
+    try:
+        yield work
+    except BuildError:
+        raise  # its message names the log in there
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)

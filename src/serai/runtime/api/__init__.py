@@ -1,0 +1,1 @@
+"""The control socket: its JSON-RPC methods."""

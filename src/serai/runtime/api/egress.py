@@ -1,0 +1,133 @@
+"""The methods about what sessions may reach, and what they reached; the gate decides and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serai.runtime.api.connection import Connection
+from serai.runtime.api.handler import Handler, Name, Nothing
+from serai.runtime.api.rpc import Request
+from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.states import RUNNING
+
+Edit = Callable[[Mapping[str, Any]], dict[str, Any]]
+MAX_RULES = 1000
+MAX_ENTRIES = 1000
+
+
+@dataclass(frozen=True)
+class Set:
+    """A whole new policy; what is not given is empty. ``cut``: end connections it forbids."""
+
+    name: str
+    profile: str = "default"
+    allow: list[str] = field(default_factory=list)
+    deny: list[str] = field(default_factory=list)
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """Rules to add to a session's own, on one side; they are taken from the other side."""
+
+    name: str
+    rules: list[str]
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Where a session would go: HOST, or HOST:PORT; 443 without a port."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Entries after number ``after``, at most ``limit``; without ``after`` the last ones."""
+
+    after: int | None = None
+    limit: int = 100
+    session: str | None = None
+
+
+class Egress:
+    """What clients can ask for about the way out."""
+
+    def __init__(self, sessions: Sessions, gate: Gate) -> None:
+        self._sessions = sessions
+        self._gate = gate
+        self.table: dict[str, tuple[type, Handler]] = {
+            "policy.show": (Name, self.show),
+            "policy.set": (Set, self.set),
+            "policy.allow": (Change, self.allow),
+            "policy.deny": (Change, self.deny),
+            "policy.explain": (Explain, self.explain),
+            "audit": (Audit, self.audit),
+            "audit.verify": (Nothing, self.verify),
+        }
+
+    async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """A session's profile, and the rules of its own."""
+        return await self._checked(self._sessions.registry.get(p.name).policy)
+
+    async def set(self, _c: Connection, _r: Request, p: Set) -> Any:
+        """Give a session another policy; connections from now on are judged by it."""
+        wanted = {"profile": p.profile, "allow": p.allow, "deny": p.deny}
+        return await self._apply(p.name, lambda _: wanted, cut=p.cut)
+
+    async def allow(self, _c: Connection, _r: Request, p: Change) -> Any:
+        """Allow a session more."""
+        return await self._apply(p.name, await self._moved(p, to="allow", away="deny"), cut=p.cut)
+
+    async def deny(self, _c: Connection, _r: Request, p: Change) -> Any:
+        """Allow a session less."""
+        return await self._apply(p.name, await self._moved(p, to="deny", away="allow"), cut=p.cut)
+
+    async def explain(self, _c: Connection, _r: Request, p: Explain) -> Any:
+        """What the gate would say to a target, and why."""
+        policy = self._sessions.registry.get(p.name).policy
+        return await self._gate.call("explain", policy=dict(policy), target=p.target)
+
+    async def audit(self, _c: Connection, _r: Request, p: Audit) -> Any:
+        """What was decided, and what became of it."""
+        if not 1 <= p.limit <= MAX_ENTRIES or (p.after or 0) < 0:
+            text = f"'limit' is 1 to {MAX_ENTRIES}, 'after' 0 or more"
+            raise SeraiError(text, code=INVALID_PARAMS)
+        return await self._gate.call("audit", after=p.after, limit=p.limit, session=p.session)
+
+    async def verify(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
+        """Whether a line of the audit log was changed or removed."""
+        return await self._gate.call("verify")
+
+    async def _checked(self, policy: Mapping[str, Any]) -> dict[str, Any]:
+        """The policy with every rule in its one spelling. Raises SeraiError if one is none."""
+        checked: dict[str, Any] = await self._gate.call("check", policy=dict(policy))
+        return checked
+
+    async def _moved(self, change: Change, *, to: str, away: str) -> Edit:
+        rules = (await self._checked({to: change.rules}))[to]
+
+        def edit(now: Mapping[str, Any]) -> dict[str, Any]:
+            more = [*now.get(to, ()), *(rule for rule in rules if rule not in now.get(to, ()))]
+            less = [rule for rule in now.get(away, ()) if rule not in rules]
+            return {**now, to: more, away: less}
+
+        return edit
+
+    async def _apply(self, name: str, edit: Edit, *, cut: bool) -> dict[str, Any]:
+        """Check, note down, and have the gate act by it; in this order, so that none is lost."""
+        async with self._sessions.alone(name) as record:
+            policy = await self._checked(edit(record.policy))
+            if len(policy["allow"]) + len(policy["deny"]) > MAX_RULES:
+                raise SeraiError(f"a session has at most {MAX_RULES} rules", "use a profile")
+            self._sessions.registry.set_policy(record.uid, policy)
+            ended = {"cut": 0}
+            if record.state in RUNNING:
+                ended = await self._gate.call("change", name=name, policy=policy, cut=cut)
+            return {**policy, **ended}

@@ -1,0 +1,293 @@
+"""The methods that run payloads: exec and what belongs to it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import errno
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any
+
+from serai.runtime.api.connection import Connection
+from serai.runtime.api.rpc import Id, Request, notification
+from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
+from serai.runtime.sandbox import processes
+from serai.runtime.sessions.payloads import SIGNALS, Payload, Payloads, Result
+from serai.runtime.sessions.sessions import Sessions
+
+CHUNK = 32 << 10
+
+
+@dataclass(frozen=True)
+class Exec:
+    """``stdio``: ``fds`` (three descriptors come with the message), ``stream`` or ``null``."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    timeout: float | None = None
+    tty: bool = False
+    detach: bool = False
+    stdio: str = "stream"
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class Signal:
+    """``signal`` is a name without SIG."""
+
+    exec: str
+    signal: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """``data`` is base64; ``eof`` closes the payload's stdin."""
+
+    exec: str
+    data: str = ""
+    eof: bool = False
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The size of a terminal in characters."""
+
+    exec: str
+    rows: int
+    columns: int
+
+
+@dataclass(eq=False)
+class Stream:
+    """A payload of one connection: where its input goes, and who may write to it next.
+
+    To ``confirm`` a byte is written when the client has said that the input is complete.
+    """
+
+    payload: Payload
+    input: int | None = None
+    terminal: int | None = None
+    confirm: int | None = None
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Executions:
+    """Payloads, each belonging to the connection that asked for it."""
+
+    def __init__(self, sessions: Sessions, payloads: Payloads) -> None:
+        self._sessions = sessions
+        self._payloads = payloads
+        self._streams: dict[tuple[Connection, str], Stream] = {}
+
+    async def exec(self, c: Connection, r: Request, p: Exec) -> Any:
+        """Run a command in a session; answers when it has ended (with detach: when it runs)."""
+        descriptors = list(r.descriptors)
+        try:
+            self._check(p, len(descriptors))
+            stream, ours = self._start(c, r.id, p, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if p.detach:
+            key = (c, stream.payload.id)
+            self._streams[key] = stream
+            work = self._payloads.finish(stream.payload, p.timeout, asyncio.Future())
+            self._sessions.keep(self._finish_detached(key, work))
+            return {"exec": stream.payload.id, "pid": stream.payload.entered.pid}
+        patience = None if stream.payload.cgroup else 1.0
+        result = await self.follow(c, stream, ours, p.timeout, patience)
+        return {"status": result.status, "signal": result.signal, "timed_out": result.timed_out}
+
+    async def follow(
+        self,
+        c: Connection,
+        stream: Stream,
+        ours: list[tuple[int, str]],
+        timeout: float | None,
+        patience: float | None,
+    ) -> Result:
+        """Carry a payload's bytes until it has ended, and what it wrote ``patience`` s longer."""
+        key = (c, stream.payload.id)
+        self._streams[key] = stream
+        pumps = [_pumping(c, stream.payload.id, *each) for each in ours]
+        try:
+            result = await self._payloads.finish(stream.payload, timeout, c.gone)
+            if pumps:
+                await asyncio.wait(pumps, timeout=patience)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            self._drop(key)
+        return result
+
+    async def signal(self, c: Connection, _r: Request, p: Signal) -> Any:
+        """Send a signal to a payload of this connection."""
+        if p.signal not in SIGNALS:
+            raise SeraiError(f"signal is one of {', '.join(SIGNALS)}", code=INVALID_PARAMS)
+        self._payloads.send(self._stream(c, p.exec).payload, SIGNALS[p.signal])
+        return {}
+
+    async def input(self, c: Connection, _r: Request, p: Input) -> Any:
+        """Write to a streamed payload's stdin; answers when it has been taken."""
+        stream = self._stream(c, p.exec)
+        try:
+            data = base64.b64decode(p.data, validate=True)
+        except (binascii.Error, ValueError):
+            raise SeraiError("'data' must be base64", code=INVALID_PARAMS) from None
+        async with stream.writing:
+            while data and stream.input is not None:
+                try:
+                    data = data[os.write(stream.input, data) :]
+                except BlockingIOError:
+                    await processes.writable(stream.input)
+                except OSError:
+                    data = b""
+            if p.eof and stream.input is not None and stream.input != stream.terminal:
+                os.close(stream.input)
+                stream.input = None
+                if stream.confirm is not None:
+                    os.write(stream.confirm, b".")
+        return {}
+
+    async def resize(self, c: Connection, _r: Request, p: Resize) -> Any:
+        """Tell a payload with a terminal that its window has another size."""
+        stream = self._stream(c, p.exec)
+        if stream.terminal is None:
+            raise SeraiError("this payload has no terminal here", code=INVALID_PARAMS)
+        resize(stream.terminal, p.rows, p.columns)
+        return {}
+
+    def _check(self, p: Exec, descriptors: int) -> None:
+        if p.stdio not in ("fds", "stream", "null"):
+            raise SeraiError("stdio is one of fds, stream, null", code=INVALID_PARAMS)
+        wanted = 3 if p.stdio == "fds" and not p.tty else 0
+        if descriptors != wanted:
+            raise SeraiError(
+                f"{wanted} descriptors belong to this message, not {descriptors}",
+                code=INVALID_PARAMS,
+            )
+        if not p.argv or not p.argv[0]:
+            raise SeraiError("argv names no command", code=INVALID_PARAMS)
+        if any(not key or "=" in key for key in p.env):
+            raise SeraiError("a variable's name is not empty and has no '='", code=INVALID_PARAMS)
+        if p.timeout is not None and p.timeout <= 0:
+            raise SeraiError("timeout is a number of seconds above 0", code=INVALID_PARAMS)
+        if p.detach and (p.tty or p.stdio == "stream"):
+            raise SeraiError("detach goes with stdio fds or null, no tty", code=INVALID_PARAMS)
+
+    def _start(
+        self, c: Connection, number: Id, p: Exec, descriptors: list[int]
+    ) -> tuple[Stream, list[tuple[int, str]]]:
+        """Start the payload; returns it with our ends of what it writes (descriptor, name)."""
+        theirs: list[int] = []
+        ours: list[int] = []
+        stdio: tuple[int, ...] | None = tuple(descriptors)
+        try:
+            if p.tty:
+                stdio = None
+            elif p.stdio == "null":
+                theirs = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)]
+                stdio = (theirs[0],) * 3
+            elif p.stdio == "stream":
+                pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+                theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
+                ours = [pipes[0][1], pipes[1][0], pipes[2][0]]
+                stdio = tuple(theirs)
+            payload = self._payloads.start(
+                p.name,
+                p.argv,
+                env=p.env,
+                cwd=p.cwd,
+                stdio=stdio,  # type: ignore[arg-type]  # three, as checked
+                tty=p.tty,
+                detach=p.detach,
+            )
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        news = {"request": number, "exec": payload.id, "pid": payload.entered.pid}
+        started = notification("exec.started", news)
+        master = payload.entered.pty
+        if master is not None:
+            resize(master, p.rows, p.columns)
+        if master is not None and p.stdio == "fds":
+            c.send(started, [master])
+            return Stream(payload), []
+        c.send(started)
+        if master is not None:
+            os.set_blocking(master, False)
+            return Stream(payload, os.dup(master), master), [(master, "stdout")]
+        for descriptor in ours:
+            os.set_blocking(descriptor, False)
+        if not ours:
+            return Stream(payload), []
+        return Stream(payload, ours[0]), [(ours[1], "stdout"), (ours[2], "stderr")]
+
+    def _stream(self, c: Connection, number: str) -> Stream:
+        stream = self._streams.get((c, number))
+        if stream is None:
+            raise SeraiError(
+                f"no payload {ascii(number)[:60]} runs on this connection", code=NOT_FOUND
+            )
+        return stream
+
+    def _drop(self, key: tuple[Connection, str]) -> None:
+        stream = self._streams.pop(key)
+        if stream.input is not None:
+            os.close(stream.input)
+            stream.input = None
+        if stream.confirm is not None:
+            os.close(stream.confirm)
+            stream.confirm = None
+
+    async def _finish_detached(self, key: tuple[Connection, str], work: Awaitable[Any]) -> None:
+        try:
+            await work
+        finally:
+            self._drop(key)
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    """Set a terminal's size in characters: ioctl_tty(2)."""
+    size = struct.pack("HHHH", max(0, min(rows, 9999)), max(0, min(columns, 9999)), 0, 0)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+
+
+def _pumping(c: Connection, number: str, descriptor: int, name: str) -> asyncio.Task[None]:
+    """A task that pumps, after which the descriptor is closed."""
+    task = asyncio.create_task(_pump(c, number, descriptor, name))
+    # Not in the coroutine: one that is cancelled before its first step never comes to its end.
+    task.add_done_callback(lambda _: os.close(descriptor))
+    return task
+
+
+async def _pump(c: Connection, number: str, descriptor: int, name: str) -> None:
+    """Send what a payload writes to its client, no faster than that reads."""
+    while True:
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            await processes.readable(descriptor)
+            continue
+        except OSError as error:
+            if error.errno == errno.EIO:  # the terminal's other end is closed
+                return
+            raise
+        if not data:
+            return
+        text = base64.b64encode(data).decode()
+        c.send(notification("exec.output", {"exec": number, "stream": name, "data": text}))
+        await c.drained()

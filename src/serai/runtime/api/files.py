@@ -1,0 +1,186 @@
+"""The methods put, get and ls: what comes in and out of a role's folder without a mount.
+
+Each is a process of its own (transfer), streamed as a payload is: over descriptors that the client
+sends, or by ``exec.input`` and ``exec.output``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from serai.runtime.api.connection import Connection
+from serai.runtime.api.exec import Executions, Stream
+from serai.runtime.api.handler import Handler
+from serai.runtime.api.rpc import Request, notification
+from serai.runtime.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
+from serai.runtime.folders import path_roles, scope, transfer
+from serai.runtime.sandbox.enter import Entered
+from serai.runtime.sessions.payloads import Payload, Payloads
+from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.states import FACTS
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """``path`` is relative to the role's folder. ``stdio``: ``fds`` (one descriptor comes with the
+    message: what is read for put, written for get and ls) or ``stream``."""
+
+    name: str
+    role: str
+    path: str = ""
+    stdio: str = "stream"
+
+
+@dataclass
+class Ends:
+    """Descriptors: the process's standard three and its ``confirm``, and our side of them."""
+
+    theirs: list[int] = field(default_factory=list)
+    input: int | None = None
+    output: int | None = None
+    confirm: int | None = None
+
+    def close_theirs(self) -> None:
+        for descriptor in self.theirs:
+            os.close(descriptor)
+        self.theirs = []
+
+    def close_ours(self) -> None:
+        for descriptor in (self.input, self.output, self.confirm):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class Transfers:
+    """Starts transfers and answers when they have ended."""
+
+    def __init__(self, sessions: Sessions, payloads: Payloads, executions: Executions) -> None:
+        self._sessions = sessions
+        self._payloads = payloads
+        self._executions = executions
+        self._count = 0
+        self.table: dict[str, tuple[type, Handler]] = {
+            "put": (Transfer, self.put),
+            "get": (Transfer, self.get),
+            "ls": (Transfer, self.ls),
+        }
+
+    async def put(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Put a file in a role's folder, whole or not at all."""
+        return await self._transfer("put", c, r, p)
+
+    async def get(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Get a file out of a role's folder."""
+        return await self._transfer("get", c, r, p)
+
+    async def ls(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """List a folder in a role's folder: a JSON object a line."""
+        return await self._transfer("ls", c, r, p)
+
+    async def _transfer(self, operation: str, c: Connection, r: Request, p: Transfer) -> Any:
+        given = list(r.descriptors)
+        try:
+            plan = self._plan(operation, p, len(given))
+            ends = _ends(operation, given)
+            report = os.memfd_create("report")
+            try:
+                process, payload = self._start(plan, p, ends, report)
+            except BaseException:
+                ends.close_ours()
+                os.close(report)
+                raise
+            finally:
+                ends.close_theirs()
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
+        try:
+            news = {"request": r.id, "exec": payload.id, "pid": process.pid}
+            c.send(notification("exec.started", news))
+            stream = Stream(payload, ends.input, confirm=ends.confirm)
+            output = [] if ends.output is None else [(ends.output, "stdout")]
+            result = await self._executions.follow(c, stream, output, None, None)
+            process.returncode = result.status
+            if result.status != 0:
+                raise _problem(report)
+        finally:
+            os.close(report)
+        return {}
+
+    def _plan(self, operation: str, p: Transfer, descriptors: int) -> transfer.Plan:
+        if p.stdio not in ("fds", "stream"):
+            raise SeraiError("stdio is one of fds, stream", code=INVALID_PARAMS)
+        wanted = 1 if p.stdio == "fds" else 0
+        if descriptors != wanted:
+            raise SeraiError(
+                f"{wanted} descriptors belong to this message, not {descriptors}",
+                code=INVALID_PARAMS,
+            )
+        role = path_roles.find(p.role)
+        scope.check(p.path)
+        record = self._sessions.registry.get(p.name)
+        if FACTS[record.state].home != "open" or record.goal is not None:
+            hint = f"'serai reopen {p.name}' brings it back"
+            raise SeraiError(f"session {p.name} is {record.state.value}", hint, WRONG_STATE)
+        attached = self._sessions.folders.path_of(record.uid, p.role)
+        return transfer.Plan(
+            operation,
+            p.path,
+            str(self._sessions.paths.sessions),
+            record.name,
+            record.uid,
+            role.folder,
+            attached,
+            # Only the sessions disk is ours to keep free.
+            0 if attached else self._sessions.policy.disk.reserve,
+        )
+
+    def _start(
+        self, plan: transfer.Plan, p: Transfer, ends: Ends, report: int
+    ) -> tuple[subprocess.Popen[bytes], Payload]:
+        self._count += 1
+        source, target, *confirm = ends.theirs
+        # The plan holds no descriptor's number that the process does not have under that number.
+        plan = plan._replace(confirm=confirm[0] if confirm else -1)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", transfer.__file__, plan.encode()],
+            stdin=source,
+            stdout=target,
+            stderr=report,
+            pass_fds=confirm,
+            start_new_session=True,
+            env={},
+        )
+        entered = Entered(process.pid, os.pidfd_open(process.pid), None)
+        number = f"{os.getpid()}-t{self._count}"
+        return process, Payload(number, p.name, entered, None, False)
+
+
+def _ends(operation: str, given: list[int]) -> Ends:
+    """The descriptors of a transfer: the client's own, or pipes to stream through."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    if given:
+        own = os.dup(given[0])
+        return Ends([own, null] if operation == "put" else [null, own])
+    read, write = os.pipe2(os.O_CLOEXEC)
+    if operation != "put":
+        os.set_blocking(read, False)
+        return Ends([null, write], output=read)
+    os.set_blocking(write, False)
+    told, teller = os.pipe2(os.O_CLOEXEC)
+    return Ends([read, null, told], input=write, confirm=teller)
+
+
+def _problem(report: int) -> SeraiError:
+    text = os.pread(report, 65536, 0)
+    with contextlib.suppress(ValueError, TypeError, EOFError):
+        message, hint, code = marshal.loads(text)  # noqa: S302  # from our own program
+        return SeraiError(message, hint, code)
+    lines = text.decode(errors="replace").strip().splitlines()
+    return SeraiError(f"the transfer failed: {lines[-1] if lines else 'cut off'}", code=FAILED)

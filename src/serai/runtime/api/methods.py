@@ -1,0 +1,187 @@
+"""The methods of the control socket: their parameters, and what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from serai.runtime.api.connection import Connection
+from serai.runtime.api.egress import Egress
+from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
+from serai.runtime.api.files import Transfers
+from serai.runtime.api.folders import FolderMethods
+from serai.runtime.api.handler import Handler, Name, Nothing
+from serai.runtime.api.rpc import Request
+from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.runtime.sessions import gc, quota
+from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.payloads import Payloads
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.states import State
+
+MAX_LABELS = 64
+MAX_LABEL = 1024
+DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
+"""The methods whose requests come with descriptors."""
+
+
+@dataclass(frozen=True)
+class Create:
+    """A new session; repeated with the same ``request_id`` it is the same one."""
+
+    name: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    request_id: str | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class Switch:
+    """``keep_running``: do not freeze the session that was active before."""
+
+    name: str
+    keep_running: bool = False
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Ages in days, room in percent of the sessions disk; null: no such rule."""
+
+    keep_days: float | None = 30.0
+    keep_free: float | None = None
+    dry_run: bool = False
+
+
+class Methods:
+    """What clients can ask for."""
+
+    def __init__(self, sessions: Sessions, payloads: Payloads, gate: Gate) -> None:
+        self._sessions = sessions
+        self._collecting = asyncio.Lock()
+        executions = Executions(sessions, payloads)
+        self.table: dict[str, tuple[type, Handler]] = {
+            "create": (Create, self.create),
+            "list": (Nothing, self.list_all),
+            "show": (Name, self.show),
+            "switch": (Switch, self.switch),
+            "stop": (Name, self.stop),
+            "archive": (Name, self.archive),
+            "reopen": (Name, self.reopen),
+            "remove": (Name, self.remove),
+            "gc": (Collect, self.collect),
+            "subscribe": (Nothing, self.subscribe),
+            "exec": (Exec, executions.exec),
+            "exec.signal": (Signal, executions.signal),
+            "exec.input": (Input, executions.input),
+            "exec.resize": (Resize, executions.resize),
+            **Transfers(sessions, payloads, executions).table,
+            **FolderMethods(sessions, self._shown).table,
+            **Egress(sessions, gate).table,
+        }
+
+    async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
+        """Make a session and start it."""
+        short = all(len(key) + len(value) <= MAX_LABEL for key, value in p.labels.items())
+        if len(p.labels) > MAX_LABELS or not short or "" in p.labels:
+            limits = f"at most {MAX_LABELS} labels of {MAX_LABEL} characters, none without a name"
+            raise SeraiError(f"a session has {limits}", code=INVALID_PARAMS)
+        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id, p.profile))
+
+    async def list_all(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
+        """Every session."""
+        return {"sessions": [self._shown(record) for record in self._sessions.registry.all()]}
+
+    async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """One session."""
+        return self._shown(self._sessions.registry.get(p.name))
+
+    async def switch(self, _c: Connection, _r: Request, p: Switch) -> Any:
+        """Make a session the active one."""
+        return self._shown(await self._sessions.switch(p.name, keep_running=p.keep_running))
+
+    async def stop(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """End everything in a session."""
+        return self._shown(await self._sessions.stop(p.name))
+
+    async def archive(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """Stop a session and lock its home away."""
+        return self._shown(await self._sessions.archive(p.name))
+
+    async def reopen(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """Bring a session back from archived, stopped or frozen."""
+        return self._shown(await self._sessions.reopen(p.name))
+
+    async def remove(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """End a session for good; its data is deleted in the background."""
+        return self._shown(await self._sessions.remove(p.name))
+
+    async def subscribe(self, c: Connection, _r: Request, _p: Nothing) -> Any:
+        """From now on send session.changed and session.removed to this connection."""
+        c.subscribed = True
+        return {}
+
+    async def collect(self, _c: Connection, _r: Request, p: Collect) -> Any:
+        """Archive and remove what is not used."""
+        if (p.keep_days or 0) < 0 or not 0 <= (p.keep_free or 0) <= 100:  # noqa: PLR2004
+            raise SeraiError("keep_days is 0 or more, keep_free 0 to 100", code=INVALID_PARAMS)
+        async with self._collecting:
+            done = []
+            if p.keep_days is not None:
+                plan = gc.by_age(self._sessions.registry.all(), time.time(), p.keep_days)
+                for action in plan:
+                    done.append(await self._collect(action, p.dry_run))
+            if p.keep_free is not None:
+                done += await self._make_room(p.keep_free, p.dry_run)
+            return {"actions": done}
+
+    async def make_room(self, keep_free: float) -> None:
+        """Remove archived sessions until ``keep_free`` percent of the sessions disk is free."""
+        async with self._collecting:
+            await self._make_room(keep_free, dry_run=False)
+
+    async def _collect(self, action: gc.Action, dry_run: bool) -> dict[str, str]:
+        if not dry_run:
+            archive = action.goal is State.ARCHIVED
+            move = self._sessions.archive if archive else self._sessions.remove
+            await move(action.name)
+        return {"name": action.name, "goal": action.goal.value, "reason": action.reason}
+
+    async def _make_room(self, keep_free: float, dry_run: bool) -> list[dict[str, str]]:
+        done: list[dict[str, str]] = []
+        records = self._sessions.registry.all()
+        while action := gc.for_room(records, self._free(), keep_free):
+            done.append(await self._collect(action, dry_run))
+            if not dry_run:
+                await self._sessions.deleted()
+            records = [each for each in records if each.name != action.name]
+        return done
+
+    def _free(self) -> float:
+        return quota.free(self._sessions.paths.sessions)
+
+    def _shown(self, record: Record) -> dict[str, Any]:
+        running = self._sessions.running(record)
+        used = quota.usage(self._sessions.paths.sessions, record.uid)
+        return {
+            **shown(record),
+            "home": str(self._sessions.paths.home(record.name)),
+            "folders": self._sessions.folders.shown(record, running),
+            "quota": used and vars(used),
+        }
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """A session as clients see it; times in seconds since the epoch."""
+    return {
+        "name": record.name,
+        "uid": record.uid,
+        "state": record.state.value,
+        "goal": record.goal.value if record.goal else None,
+        "labels": dict(record.labels),
+        "created_at": record.created_at,
+        "changed_at": record.changed_at,
+        "used_at": record.used_at,
+    }

@@ -1,0 +1,1 @@
+"""The command `serai`."""

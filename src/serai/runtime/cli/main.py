@@ -1,0 +1,188 @@
+"""The command ``serai``, but for exec and shell, which are in command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serai.runtime.cli import egress, exec, folders
+from serai.runtime.client import Client
+from serai.runtime.errors import GONE, SeraiError
+
+SIMPLE = {
+    "stop": "end everything in a session; its home stays",
+    "archive": "stop a session and lock its home away",
+    "reopen": "start a session again that is archived, stopped or frozen",
+    "remove": "end a session for good and delete its data",
+}
+SHELL = ["bash", "-l"]
+Show = Callable[[Any], None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line may look like."""
+    top = argparse.ArgumentParser(prog="serai", description="Sessions of this VM.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        if named:
+            made.add_argument("name", metavar="NAME")
+        return made
+
+    create = add("create", "make a session, start it, and print its name", named=False)
+    create.add_argument("name", metavar="NAME", nargs="?", help="default: one is made up")
+    create.add_argument("--label", metavar="K=V", action="append", default=[], type=_label)
+    create.add_argument("--profile", metavar="P", help="the gate's policy for it")
+    create.add_argument("--request-id", metavar="ID", help="given again: the same session again")
+    add("list", "list the sessions", named=False)
+    add("show", "show a session")
+    commands.add_parser("exec", help="run a command in a session", add_help=False)
+    add("shell", "a login shell in a session")
+    switch = add("switch", "make a session the active one; the one before is frozen")
+    switch.add_argument("--keep-running", action="store_true", help="do not freeze that one")
+    for name, text in SIMPLE.items():
+        add(name, text)
+    egress.add_parsers(commands)
+    add("doctor", "examine this VM, and try whether sessions are contained", named=False)
+    gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
+    gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
+    gc.add_argument(
+        "--keep-free", type=float, metavar="PERCENT", help="remove more until so much is free"
+    )
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    folders.add_to(add)
+    return top
+
+
+def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
+    """Run ``serai`` with these arguments; returns the exit status."""
+    if arguments[:1] == ["exec"]:
+        return exec.main(arguments[1:])
+    options = parser().parse_args(arguments)
+    if options.command == "shell":
+        return _shell(options.name)
+    try:
+        if options.command == "doctor":
+            from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
+
+            return report.main(options.json)
+        with Client(Path(exec.control())) as client:
+            if options.command in {"audit", *folders.COMMANDS}:
+                run = egress.audit if options.command == "audit" else folders.run
+                return run(client, options)
+            policy = options.command == "policy"
+            method, params, show = (egress.policy_call if policy else _call)(options)
+            result = client.call(method, **params)
+    except SeraiError as error:
+        print(f"serai: {error}", file=sys.stderr)
+        return 3 if error.code == GONE else 1
+    except KeyboardInterrupt:
+        return 130
+    try:
+        if options.json:
+            print(json.dumps(result))
+        else:
+            show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
+    """The method, its parameters, and how to show the result to a person."""
+    if options.command == "create":
+        params = {
+            "name": options.name,
+            "labels": dict(options.label),
+            "profile": options.profile,
+            "request_id": options.request_id or uuid.uuid4().hex,
+        }
+        return "create", params, lambda session: print(session["name"])
+    if options.command == "list":
+        return "list", {}, _show_list
+    if options.command == "show":
+        return "show", {"name": options.name}, _show_one
+    if options.command == "switch":
+        return "switch", {"name": options.name, "keep_running": options.keep_running}, _silent
+    if options.command == "gc":
+        keys = ("keep_days", "keep_free", "dry_run")
+        return "gc", {key: getattr(options, key) for key in keys}, _show_actions
+    return options.command, {"name": options.name}, _silent
+
+
+def _shell(name: str) -> int:
+    options = exec.Options()
+    options.name, options.argv = name, SHELL
+    options.tty = all(map(os.isatty, (0, 1)))
+    if options.tty:
+        options.env = {"TERM": os.environ.get("TERM", "dumb")}
+    try:
+        return exec.run(options)
+    except exec.Failure as failure:
+        print(f"serai: {failure}", file=sys.stderr)
+        return failure.status
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
+    return key, value
+
+
+def _show_list(result: dict[str, Any]) -> None:
+    rows = [("NAME", "STATE", "UID", "CREATED", "LABELS")]
+    for session in result["sessions"]:
+        labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
+        created = _when(session["created_at"])
+        rows.append((session["name"], session["state"], str(session["uid"]), created, labels))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[4]]).rstrip())
+
+
+def _show_one(session: dict[str, Any]) -> None:
+    labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
+    for key, value in {**session, "labels": labels}.items():
+        if key == "quota":
+            print(f"quota: {_used(value) if value else 'none is kept'}")
+        elif key == "folders":
+            for each in value:
+                mode = "rw" if each["writable"] else "ro"
+                state = each["problem"] or each["mount"] or "not mounted"
+                print(f"{each['role']}: {each['path']} ({mode}, {state})")
+        elif key.endswith("_at"):
+            print(f"{key.removesuffix('_at')}: {_when(value)}")
+        elif value not in (None, ""):
+            print(f"{key}: {value}")
+
+
+def _used(quota: dict[str, int]) -> str:
+    limit = quota["bytes_limit"] >> 20
+    of = f" of {limit} MiB" if limit else ""
+    return f"{quota['bytes'] >> 20} MiB{of}, {quota['files']} files"
+
+
+def _show_actions(result: dict[str, Any]) -> None:
+    for action in result["actions"]:
+        verb = "archive" if action["goal"] == "archived" else "remove"
+        print(f"{verb} {action['name']}: {action['reason']}")
+
+
+def _silent(_result: Any) -> None:
+    """A command that did what it was told says nothing."""
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,1 @@
+"""Directories of the VM and the host in sessions, and files put into and got from them."""

@@ -1,0 +1,1 @@
+"""A sandbox, and how payloads get into it: bubblewrap, filters, namespaces, cgroups."""

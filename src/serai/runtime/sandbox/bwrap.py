@@ -1,0 +1,159 @@
+"""A session's sandbox as bubblewrap arguments and an environment: pure functions of the policy.
+
+Only options that bubblewrap 0.6.1 (Ubuntu 22.04) knows are used; see bwrap(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serai.runtime.settings import Policy
+
+HTTP_PORT, SOCKS_PORT = 3128, 1080  # as in units/bridge
+GATE = "/run/serai/gate"
+"""Where the gate's two sockets are inside."""
+
+USERS = "/run/serai/users"
+"""Where passwd and group for libnss-extrausers lie, inside as in the VM (its folder is a link)."""
+
+HINTS = "/run/serai/hints"
+"""Where hints.json is inside; a folder, since the file is replaced while the session runs."""
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
+MERGED = ("bin", "sbin", "lib", "lib64")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the sandbox needs to know of one session.
+
+    ``state`` is the folder with the files that the daemon writes for it (the VM's
+    ``/run/serai/sessions/<name>``: ``hosts``, ``users/{passwd,group}``, ``hints/``), ``gate`` the
+    one with the gate's two sockets (``/run/serai/gate/<name>``). ``home`` is at the same path
+    inside.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    home: Path
+    state: Path
+    gate: Path
+
+
+def arguments(policy: Policy, session: Session) -> list[str]:
+    """bubblewrap's options for ``session``, to be run by the session's user without privileges.
+
+    The caller adds ``--seccomp FD``, since a descriptor's number is its business, and the command
+    (the bridge), since bubblewrap does not take one from ``--args``.
+    """
+    return [
+        *(f"--unshare-{namespace}" for namespace in ("user", "pid", "net", "ipc", "uts", "cgroup")),
+        *("--hostname", policy.hostname),
+        *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
+        *_system(policy),
+        *_private(),
+        *_own(session),
+        *("--remount-ro", "/", "--chdir", str(session.home)),
+    ]
+
+
+def _system(policy: Policy) -> Iterable[str]:
+    """What every session sees of the VM, and the kernel's file systems."""
+    # /dev can't be changed, so nobody finds a file where the null device was; shared memory apart.
+    yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777"), "--remount-ro", "/dev")  # noqa: S108
+    yield from ("--proc", "/proc")
+    for name in MERGED:
+        yield from ("--symlink", f"usr/{name}", f"/{name}")
+    for path in policy.visible:
+        yield from ("--ro-bind-try", path, path)
+
+
+def _private() -> Iterable[str]:
+    """Folders that exist in the VM under the same names, but here are empty and the session's."""
+    for path in ("/tmp", "/var/tmp"):  # noqa: S108  # inside, they are private
+        yield from _tmpfs(path, "1777")
+    for path in ("/run", "/home"):
+        yield from _tmpfs(path, "0755")
+    yield from _tmpfs("/root", "0700")
+    yield from ("--symlink", "/run", "/var/run")
+
+
+def _own(session: Session) -> Iterable[str]:
+    """What belongs to this session alone."""
+    yield from ("--ro-bind", str(session.state / "hosts"), "/etc/hosts")
+    yield from ("--ro-bind", str(session.state / "users"), USERS)
+    yield from ("--symlink", USERS, "/var/lib/extrausers")
+    yield from ("--ro-bind", str(session.state / "hints"), HINTS)
+    # A Unix socket on a read-only mount can still be connected to.
+    yield from ("--ro-bind", str(session.gate), GATE)
+    yield from ("--bind", str(session.home), str(session.home))
+
+
+def _tmpfs(path: str, mode: str) -> Iterable[str]:
+    # Without a size, which 0.6.1 can't set: the memory limit of the session's cgroup counts it.
+    return ("--perms", mode, "--tmpfs", path)
+
+
+def environment(policy: Policy, session: Session) -> dict[str, str]:
+    """The whole environment of a payload; nothing of the daemon's own is in it."""
+    home = str(session.home)
+    return {
+        "HOME": home,
+        "USER": session.name,
+        "LOGNAME": session.name,
+        "SHELL": "/bin/bash",
+        "PATH": f"{home}/.local/bin:{PATH}",
+        # On the sessions disk, since /tmp takes memory.
+        "TMPDIR": f"{home}/tmp",  # noqa: S108
+        "LANG": "C.UTF-8",
+        "SERAI_HINTS": f"{HINTS}/hints.json",
+        **_proxies(),
+        **policy.environment,
+    }
+
+
+def _proxies() -> dict[str, str]:
+    """What programs look at to find the bridge; there is no other way out."""
+    http, socks = f"http://127.0.0.1:{HTTP_PORT}", f"socks5h://127.0.0.1:{SOCKS_PORT}"
+    both_cases = {
+        "HTTP_PROXY": http,
+        "HTTPS_PROXY": http,
+        "ALL_PROXY": socks,
+        "FTP_PROXY": socks,
+        "GRPC_PROXY": http,  # gRPC knows no SOCKS and would go without a proxy
+        # No private ranges: without a direct route they would only fail.
+        "NO_PROXY": "localhost,127.0.0.1,::1",
+    }
+    through = f"socat - PROXY:127.0.0.1:%h:%p,proxyport={HTTP_PORT}"
+    return {
+        **both_cases,
+        **{name.lower(): value for name, value in both_cases.items()},
+        "DOCKER_HTTP_PROXY": http,
+        "DOCKER_HTTPS_PROXY": http,
+        "RSYNC_PROXY": f"127.0.0.1:{HTTP_PORT}",
+        "CLOUDSDK_PROXY_TYPE": "http",
+        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
+        "CLOUDSDK_PROXY_PORT": str(HTTP_PORT),
+        "GIT_SSH_COMMAND": f"ssh -o ProxyCommand='{through}'",
+        "NODE_USE_ENV_PROXY": "1",  # without it, Node's fetch ignores all of the above
+    }
+
+
+def encode(args: Sequence[str]) -> bytes:
+    """``args`` as ``bwrap --args FD`` reads them: each ends with NUL.
+
+    Raises ValueError if one contains a NUL.
+    """
+    for arg in args:
+        if "\0" in arg:
+            raise ValueError(f"NUL in the argument {arg!r}")
+    return b"".join(arg.encode() + b"\0" for arg in args)
+
+
+def hosts(policy: Policy) -> str:
+    """The text of ``<state>/hosts``, which a session sees as its /etc/hosts."""
+    return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {policy.hostname}\n"

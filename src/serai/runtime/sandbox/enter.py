@@ -1,0 +1,329 @@
+"""Start a payload in a running session from outside.
+
+The work between clone and exec is in ``usher``; here is what can be prepared and checked before,
+and what becomes of it. Everything inside is hostile and has the payload's UID: from the moment when
+the payload has that UID, too, until it has become another program it can't be traced, and no
+descriptor is open in it but its own three and a socket to the caller, which closes with exec.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from errno import ESRCH, errorcode
+from fcntl import F_GETFL, fcntl
+from pathlib import Path
+
+from serai.common import syscalls
+from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
+from serai.runtime.sandbox import usher
+from serai.runtime.settings import Limits
+
+
+class EnterError(SeraiError):
+    """A payload did not start. ``stage`` says where it failed, ``errno`` why (0: no errno).
+
+    At the stage ``exec`` a shell would exit with 127 for ENOENT and with 126 otherwise.
+    """
+
+    def __init__(self, stage: str, message: str, errno: int = 0, code: int = FAILED) -> None:
+        super().__init__(message, code=code)
+        self.stage = stage
+        self.errno = errno
+
+
+@dataclass(frozen=True)
+class Target:
+    """The session to enter.
+
+    ``pid`` is the VM's PID of the sandbox's PID 1 (the child of the unit's main process),
+    ``cgroup`` the folder in the cgroup file system to run in, v2 or a hierarchy of v1 (None: where
+    the daemon is).
+    """
+
+    pid: int
+    uid: int
+    gid: int
+    cgroup: Path | None = None
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A running payload; the caller owns both descriptors and must reap ``pid``.
+
+    ``pid`` is a direct child of the calling process: wait with ``waitid(P_PIDFD, pidfd, WEXITED)``.
+    ``pty`` is the terminal's master if one was asked for.
+    """
+
+    pid: int
+    pidfd: int
+    pty: int | None
+
+
+class Door:
+    """An usher that stays: it spares ``enter`` the copying of a big caller. A context manager.
+
+    It is started again if it has died. Any thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._start()
+
+    def _start(self) -> None:
+        self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", usher.__file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={},
+            )
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+        self._process.wait()
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        """As usher.admit()."""
+        with open(os.memfd_create("plan"), "wb") as file:  # noqa: PTH123  # a descriptor
+            file.write(marshal.dumps(tuple(plan)))
+            file.flush()
+            with self._lock:
+                try:
+                    socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
+                except (BrokenPipeError, ConnectionResetError):
+                    self.__exit__()
+                    self._start()
+                    socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
+
+
+def load_filters(folder: Path) -> tuple[bytes, ...]:
+    """The filters ``baseline`` and ``unix-block`` of ``folder``, one an architecture.
+
+    Raises SeraiError if one is missing or damaged: a payload never starts without both.
+    """
+    filters = []
+    for name in ("baseline", "unix-block"):
+        path = folder / f"{name}.bpf"
+        try:
+            program = path.read_bytes()
+            syscalls.Filter(program)
+        except (OSError, ValueError) as error:
+            raise SeraiError(
+                f"cannot use the seccomp filter {path}: {error}",
+                hint=f"write it again: python3 -m serai.runtime.sandbox.seccomp {folder.parent}",
+            ) from error
+        filters.append(program)
+    return tuple(filters)
+
+
+def enter(
+    target: Target,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    stdio: tuple[int, int, int] | None,
+    *,
+    limits: Limits,
+    filters: Sequence[bytes],
+    tty: bool = False,
+    timeout: float = 10.0,
+    door: Door | None = None,
+) -> Entered:
+    """Run ``argv`` in the session ``target``, as its user, and return once it has been executed.
+
+    ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
+    path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
+    a terminal, a folder, a block device or an O_PATH descriptor among them is refused, and with
+    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts. Without a
+    ``door`` the caller is forked, which takes the longer the more memory it has.
+
+    Raises EnterError if the payload could not be executed or if that took more than ``timeout``
+    seconds (a frozen session, for instance: thaw it first); nothing is left running then.
+    """
+    if tty == (stdio is not None):
+        raise ValueError("either a terminal or three descriptors")
+    for fd in stdio or ():
+        _check_stdio(fd)
+    with ExitStack() as stack:
+        pidfd = _open_target(target)
+        stack.callback(os.close, pidfd)
+        plan = _plan(target, argv, env, cwd, limits=limits, filters=filters, tty=tty)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
+        if stdio is None:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, null)
+            stdio = (null, null, null)
+        fds = [*stdio, theirs.fileno(), pidfd]
+        if target.cgroup and not plan.cgroup:
+            fds.append(os.open(target.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            stack.callback(os.close, fds[-1])
+        if door is None:
+            _fork_usher(plan, fds)
+        else:
+            door.admit(plan, fds)
+        theirs.close()
+        return _await(ours, argv[0], time.monotonic() + timeout)
+
+
+def _check_stdio(fd: int) -> None:
+    """Refuse what would be a way out: a folder (openat) or the caller's terminal (TIOCSTI)."""
+    kind = os.fstat(fd).st_mode
+    if fcntl(fd, F_GETFL) & getattr(os, "O_PATH", 0):
+        raise EnterError("prepare", "an O_PATH descriptor can't be a payload's input or output")
+    if stat.S_ISDIR(kind) or stat.S_ISBLK(kind):
+        raise EnterError("prepare", "a folder or a disk can't be a payload's input or output")
+    if stat.S_ISCHR(kind) and os.isatty(fd):
+        raise EnterError("prepare", "a terminal is never handed to a payload: relay it or use tty")
+
+
+def _open_target(target: Target) -> int:
+    """A descriptor for the sandbox's PID 1.
+
+    Its number may have been used again: then only by a process of another user, or by one that is
+    not PID 1 of a namespace, and no session can make such a namespace.
+    """
+    try:
+        pidfd = os.pidfd_open(target.pid)
+    except OSError as error:
+        raise _gone(target) from error
+    try:
+        status = Path(f"/proc/{target.pid}/status").read_bytes()
+        fields = dict(line.split(b":\t", 1) for line in status.splitlines() if b":\t" in line)
+        if int(fields[b"Uid"].split()[0]) != target.uid or fields[b"NSpid"].split()[-1] != b"1":
+            raise _gone(target)
+    except OSError as error:
+        os.close(pidfd)
+        raise _gone(target) from error
+    except EnterError:
+        os.close(pidfd)
+        raise
+    return pidfd
+
+
+def _gone(target: Target) -> EnterError:
+    message = f"no session of user {target.uid} runs as process {target.pid}"
+    return EnterError("prepare", message, ESRCH, code=NOT_FOUND)
+
+
+def _plan(
+    target: Target,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    *,
+    limits: Limits,
+    filters: Sequence[bytes],
+    tty: bool,
+) -> usher.Plan:
+    if not argv or not argv[0] or any("\0" in word for word in (*argv, *env, *env.values(), cwd)):
+        raise EnterError("prepare", "a command without a name, or with a NUL in it")
+    folders = env.get("PATH", "/usr/bin:/bin").split(":")
+    lookup = [f"{folder or '.'}/{argv[0]}" for folder in folders]
+    try:
+        oom_score_adj = Path(f"/proc/{target.pid}/oom_score_adj").read_bytes()
+    except OSError as error:
+        raise _gone(target) from error
+    unified = target.cgroup and (target.cgroup / "cgroup.controllers").exists()
+    return usher.Plan(
+        uid=target.uid,
+        gid=target.gid,
+        cgroup=str(target.cgroup) if target.cgroup and not unified else "",
+        argv=list(argv),
+        candidates=[argv[0]] if "/" in argv[0] else lookup,
+        env=dict(env),
+        cwd=cwd,
+        limits=[
+            (resource.RLIMIT_NOFILE, limits.nofile),
+            (resource.RLIMIT_NPROC, limits.nproc),
+            (resource.RLIMIT_STACK, limits.stack),
+            (resource.RLIMIT_MEMLOCK, limits.memlock),
+            (resource.RLIMIT_CORE, limits.core),
+        ],
+        filters=list(filters),
+        tty=tty,
+        oom_score_adj=oom_score_adj,
+        last_capability=syscalls.last_capability(),
+    )
+
+
+def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
+    # A signal that came before the child has its own dispositions would run the caller's handlers.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                syscalls.set_undumpable()
+                usher.admit(plan, fds)
+            finally:
+                os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.waitpid(pid, 0)
+
+
+def _await(ours: socket.socket, command: str, deadline: float) -> Entered:
+    """Read what usher and payload report until their ends of the socket are closed."""
+    pid, pty, failure = 0, None, None
+    poll = select.poll()
+    poll.register(ours, select.POLLIN)
+    try:
+        while True:
+            if not poll.poll(max(0, (deadline - time.monotonic()) * 1000)):
+                late = f"{command} could not be started in time"
+                raise EnterError("exec" if pid else "join", late, code=TIMEOUT)
+            message, fds, _, _ = socket.recv_fds(ours, 2048, 1)
+            pty = fds[0] if fds else pty
+            if not message:
+                break
+            if message[:1] == usher.PID:
+                (pid,) = struct.unpack_from("=i", message, 1)
+            elif message[:1] == usher.ERROR:
+                failure = _failure(command, message)
+        if failure or not pid:
+            raise failure or EnterError("join", f"{command}: killed before it was started")
+        return Entered(pid, os.pidfd_open(pid), pty)
+    except BaseException:
+        if pid:
+            _kill(pid)
+        if pty is not None:
+            os.close(pty)
+        raise
+
+
+def _failure(command: str, message: bytes) -> EnterError:
+    number, errno = struct.unpack_from("=Bi", message, 1)
+    stage, text = usher.STAGES[number], message[6:].decode(errors="replace")
+    why = f"{os.strerror(errno)} ({errorcode.get(errno, errno)})" if errno else text
+    what = {
+        "exec": f"cannot execute {command}",
+        "cwd": f"cannot change to the working folder of {command}",
+    }.get(stage, f"cannot start {command} ({stage})")
+    return EnterError(stage, f"{what}: {why}", errno)
+
+
+def _kill(pid: int) -> None:
+    """Kill and reap a child that has nothing more to do. (One that has ended is only reaped.)"""
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

@@ -1,0 +1,197 @@
+"""The process that lets payloads in: small, because starting a payload copies it.
+
+``enter`` describes a payload in a Plan and passes the descriptors that it needs. The usher joins
+the session's PID namespace, which counts for children only, and clones the payload into its cgroup
+as a child of the usher's own parent, the daemon. The payload joins the other namespaces, gives
+everything up and executes the command. This runs as a program of its own, or in a fork of the
+caller.
+"""
+
+from __future__ import annotations
+
+import array
+import marshal
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from errno import EACCES, ENOENT, ENOTDIR
+from typing import NamedTuple, NoReturn
+
+if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
+
+from serai.common import syscalls
+
+REPORT, PIDFD, CGROUP = 3, 4, 5
+"""The descriptors that a payload has beside its own three until it is executed."""
+
+PID, TERMINAL, ERROR = b"P", b"T", b"E"
+STAGES = ("prepare", "fork", "cgroup", "join", "drop", "terminal", "cwd", "filter", "exec")
+
+
+class Plan(NamedTuple):
+    """A payload; only types that marshal knows.
+
+    ``cgroup`` is a folder of cgroup v1 to move to (or empty; that of v2 is a descriptor),
+    ``candidates`` the paths to try for the command, ``limits`` pairs for setrlimit(2).
+    """
+
+    uid: int
+    gid: int
+    cgroup: str
+    argv: list[str]
+    candidates: list[str]
+    env: dict[str, str]
+    cwd: str
+    limits: list[tuple[int, int]]
+    filters: list[bytes]
+    tty: bool
+    oom_score_adj: bytes
+    last_capability: int
+
+
+def admit(plan: Plan, fds: Sequence[int]) -> None:
+    """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP with v2.
+
+    What happens to it is sent to REPORT. The caller keeps its descriptors.
+    """
+    try:
+        syscalls.join(fds[PIDFD], syscalls.PID_NAMESPACE)
+        pid = syscalls.fork_sibling(fds[CGROUP] if len(fds) > CGROUP else None)
+    except OSError as error:
+        _send_error(fds[REPORT], "fork", error)
+        return
+    if pid == 0:
+        _payload(plan, fds)
+    _send(fds[REPORT], PID + struct.pack("=i", pid))
+
+
+def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
+    """In the child: what is inside sees it, but can't touch it before it has changed its UID."""
+    report, stage = fds[REPORT], "prepare"
+    try:
+        syscalls.set_undumpable()
+        syscalls.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
+        report = REPORT
+        syscalls.close_from(PIDFD + 1)
+        os.umask(0o022)
+        os.setgroups([])
+        for kind, value in plan.limits:
+            _limit(kind, value)
+        syscalls.new_keyring()  # as root, since a user's number of keys is small
+        _write("/proc/self/oom_score_adj", plan.oom_score_adj)
+        stage = "cgroup"
+        if plan.cgroup:
+            _write(f"{plan.cgroup}/cgroup.procs", b"0")
+        stage = "join"
+        syscalls.join(PIDFD, syscalls.OTHER_NAMESPACES)
+        syscalls.close_from(PIDFD)
+        stage = "drop"
+        os.set_inheritable(REPORT, False)
+        os.setsid()
+        syscalls.default_signals()
+        os.setresgid(plan.gid, plan.gid, plan.gid)
+        os.setresuid(plan.uid, plan.uid, plan.uid)
+        # Nobody inside could trace it before this line: it still has more capabilities than they.
+        syscalls.set_undumpable()
+        syscalls.drop_capabilities(plan.last_capability)
+        syscalls.set_no_new_privileges()
+        syscalls.confine_tracing()
+        if plan.tty:
+            stage = "terminal"
+            _take_terminal()
+        stage = "cwd"
+        os.chdir(plan.cwd)
+        stage = "filter"
+        for program in plan.filters:
+            syscalls.Filter(program).install()
+        stage = "exec"
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _execute(plan)
+    except BaseException as error:  # a child must not run its parent's handlers
+        try:
+            _send_error(report, stage, error)
+        finally:
+            os._exit(127)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit. Where not even root may have so much, as in a container, it is what there is.
+
+    systemd does the same for the unit: systemd.exec(5), "LimitCPU=".
+    """
+    try:
+        resource.setrlimit(kind, (value, value))
+    except ValueError:
+        _, most = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most, most))
+
+
+def _take_terminal() -> None:
+    master, slave = syscalls.open_terminal()
+    syscalls.take_terminal(slave)
+    for number in range(3):
+        os.dup2(slave, number)
+    _send(REPORT, TERMINAL, master)
+    os.close(master)
+    os.close(slave)
+
+
+def _execute(plan: Plan) -> NoReturn:
+    """Execute the first candidate there is, as execvp(3) does."""
+    denied: OSError | None = None
+    for path in plan.candidates:
+        try:
+            os.execve(path, plan.argv, plan.env)  # noqa: S606  # no shell is wanted
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR, EACCES):
+                raise
+            denied = error if error.errno == EACCES else denied
+    raise denied or FileNotFoundError(ENOENT, os.strerror(ENOENT))
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _send(fd: int, message: bytes, passed: int | None = None) -> None:
+    fds = [] if passed is None else [passed]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    with socket.socket(fileno=os.dup(fd)) as end:
+        end.sendmsg([message], rights)
+
+
+def _send_error(fd: int, stage: str, error: BaseException) -> None:
+    errno = error.errno if isinstance(error, OSError) and error.errno else 0
+    text = str(error).encode(errors="replace")[:1000]
+    _send(fd, ERROR + struct.pack("=Bi", STAGES.index(stage), errno) + text)
+
+
+def serve(connection: socket.socket) -> None:
+    """Admit payloads until the other end is closed; a message's first descriptor is its plan."""
+    while True:
+        message, fds, _, _ = socket.recv_fds(connection, 1, 8)
+        if not message:
+            return
+        try:
+            with open(fds[0], "rb") as file:  # noqa: PTH123  # a descriptor, closed with it
+                file.seek(0)
+                plan = Plan(*marshal.load(file))  # noqa: S302  # from the daemon, root like us
+            admit(plan, fds[1:])
+        finally:
+            for fd in fds[1:]:
+                os.close(fd)
+
+
+if __name__ == "__main__":
+    syscalls.set_undumpable()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTERM})
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Sessions: states, the steps between them, and what they consist of."""

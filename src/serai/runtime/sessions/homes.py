@@ -1,0 +1,184 @@
+"""Sessions' homes: make, lock away, open again, move away and delete.
+
+A home appears whole: it is made below .serai/making, where only root can reach, and renamed. What
+a session wrote is never walked while anything could still change it, and never through a symlink.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serai.common.paths import Paths
+from serai.runtime.errors import SeraiError
+from serai.runtime.sandbox import processes
+
+NOBODY = 65534
+FOLDERS = (
+    "tmp",
+    "mnt",
+    "mnt/outputs",
+    "mnt/uploads",
+    "mnt/.skills",
+    "mnt/.skills/skills",
+    "mnt/.claude",
+)
+FILES = {
+    ".profile": '# Read by login shells.\n[ -z "$BASH_VERSION" ] || . ~/.bashrc\n',
+    ".bashrc": "# Read by interactive shells.\ncase $- in *i*) ;; *) return ;; esac\n"
+    "HISTCONTROL=ignoreboth\nPS1='\\u:\\w\\$ '\nalias ls='ls --color=auto'\n",
+    ".bash_logout": "# Read when a login shell ends.\n",
+}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def prepare(paths: Paths) -> None:
+    """Make the folders that everything else here needs."""
+    paths.sessions.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for folder in (paths.state, paths.making, paths.removing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def make(paths: Paths, name: str, uid: int) -> None:
+    """Make the home of a new session, unless it is there. Raises SeraiError."""
+    with _opened(paths.sessions) as sessions:
+        if _owner(sessions, name) == uid:
+            return
+        draft = paths.making / str(uid)
+        _fill(draft, uid)
+        try:
+            os.rename(draft, name, dst_dir_fd=sessions)
+        except OSError as error:
+            raise SeraiError(
+                f"cannot put the home at {paths.home(name)}: {error.strerror}",
+                "something is there that belongs to no session",
+            ) from error
+
+
+def lock(paths: Paths, name: str, uid: int) -> None:
+    """Lock the home away: its top folder becomes nobody's, mode 0000, however much is in it.
+
+    The group stays the session's, so that the UID within can be told from outside. fsync'ed.
+    """
+    with _home(paths, name, uid) as home:
+        os.fchmod(home, 0)
+        os.fchown(home, NOBODY, uid)
+        os.fsync(home)
+
+
+def unlock(paths: Paths, name: str, uid: int) -> None:
+    """The reverse of ``lock``; puts the mode of an open home back to 0700."""
+    with _home(paths, name, uid) as home:
+        os.fchown(home, uid, uid)
+        os.fchmod(home, 0o700)
+        os.fsync(home)
+
+
+def move_away(paths: Paths, name: str, uid: int) -> None:
+    """Take a home out of sight, to be deleted. No home is no error; another's is left alone."""
+    with _opened(paths.sessions) as sessions, _opened(paths.removing) as removing:
+        if _owner(sessions, name) == uid:
+            os.rename(name, str(uid), src_dir_fd=sessions, dst_dir_fd=removing)
+            os.fsync(removing)
+            os.fsync(sessions)
+
+
+async def delete(paths: Paths, uid: int) -> None:
+    """Delete what ``move_away`` took away, in a child process of low priority.
+
+    rm(1) walks by descriptors and follows no symlink; the folder around is root's alone, and
+    every process of the session is gone. Raises SeraiError if something is left.
+    """
+    for folder in (paths.removing, paths.making):
+        with tempfile.TemporaryFile() as errors:
+            child = subprocess.Popen(
+                ["/usr/bin/nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            )
+            await processes.exited(child.pid)
+            if child.wait() != 0:
+                errors.seek(0)
+                said = errors.read(1000).decode(errors="replace").splitlines()
+                raise SeraiError(
+                    f"the data of UID {uid} is not deleted yet: {said[0] if said else 'rm failed'}",
+                    "it is tried again when sessiond starts",
+                )
+
+
+def found(paths: Paths) -> dict[str, tuple[int, bool]]:
+    """The homes on the disk: name -> (UID of the session, whether it is locked away)."""
+    homes = {}
+    with os.scandir(paths.sessions) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+                continue
+            info = entry.stat(follow_symlinks=False)
+            # The group is the session's in both cases; see ``lock``.
+            if info.st_gid and info.st_uid in (info.st_gid, NOBODY):
+                homes[entry.name] = (info.st_gid, info.st_uid == NOBODY)
+    return homes
+
+
+def leftovers(paths: Paths) -> set[int]:
+    """The UIDs of which something waits in .serai/making or .serai/removing."""
+    names = [entry.name for folder in (paths.making, paths.removing) for entry in folder.iterdir()]
+    return {int(name) for name in names if name.isdigit()}
+
+
+def _fill(draft: Path, uid: int) -> None:
+    """The content of a new home. Nobody but root can reach it yet, so paths are safe to use."""
+    draft.mkdir(mode=0o700, exist_ok=True)
+    for folder in FOLDERS:
+        (draft / folder).mkdir(mode=0o700, exist_ok=True)
+        os.chown(draft / folder, uid, uid)
+    for file, text in FILES.items():
+        (draft / file).write_text(text)
+        (draft / file).chmod(0o644)
+        os.chown(draft / file, uid, uid)
+    os.chown(draft, uid, uid)
+
+
+def _owner(sessions: int, name: str) -> int | None:
+    """The UID of the session whose home that is; None if it is nobody's home or not there."""
+    try:
+        info = os.stat(name, dir_fd=sessions, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return info.st_gid if stat.S_ISDIR(info.st_mode) else None
+
+
+@contextmanager
+def _home(paths: Paths, name: str, uid: int) -> Iterator[int]:
+    with _opened(paths.sessions) as sessions:
+        try:
+            home = os.open(name, _FOLDER, dir_fd=sessions)
+        except OSError as error:
+            raise SeraiError(
+                f"cannot open the home of session {name}: {error.strerror}",
+                f"look at {paths.home(name)}",
+            ) from error
+        try:
+            if os.fstat(home).st_gid != uid:
+                raise SeraiError(f"{paths.home(name)} does not belong to session {name}")
+            yield home
+        finally:
+            os.close(home)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""What a session's unit and sandbox read: the files below /run/serai/sessions/<name>."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from pathlib import Path
+
+from serai.common.paths import Paths
+from serai.runtime.sandbox import bwrap
+from serai.runtime.sessions import users
+from serai.runtime.settings import Policy
+
+GATE_USER = "serai-gate"
+
+
+def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
+    """The session as the sandbox's arguments and environment are made from it."""
+    return bwrap.Session(
+        name=name,
+        uid=uid,
+        gid=uid,
+        home=paths.home(name),
+        state=paths.session(name),
+        gate=paths.gate(name),
+    )
+
+
+def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
+    """Write everything that a session's start needs. Root's, and readable for the session."""
+    folder = paths.session(name)
+    _folder(folder, 0o711)
+    users.write(folder / "users", [(name, uid)])
+    users.replace(folder / "hosts", bwrap.hosts(policy).encode())
+    _folder(folder / "hints", 0o755)
+    arguments = bwrap.arguments(policy, description(paths, name, uid))
+    users.replace(folder / "args", bwrap.encode(arguments))
+    gate_folder(paths, name, uid)
+
+
+def gate_folder(paths: Paths, name: str, uid: int) -> None:
+    """The folder of a session's two sockets.
+
+    The gate owns it and makes the sockets; of all users only the session may pass.
+    """
+    gate = paths.gate(name)
+    _folder(gate, 0o710)
+    os.chown(gate, _gate_uid(), uid)
+    gate.chmod(0o2710)
+
+
+def hints(paths: Paths, name: str, content: bytes) -> None:
+    """Tell a session where its folders are: a file that it can read at any time."""
+    folder = paths.session(name) / "hints"
+    _folder(folder, 0o755)
+    users.replace(folder / "hints.json", content)
+
+
+def withdraw(paths: Paths, name: str) -> None:
+    """Take back what ``session`` wrote; nothing there is no error."""
+    shutil.rmtree(paths.session(name), ignore_errors=True)
+    shutil.rmtree(paths.gate(name), ignore_errors=True)
+
+
+def prune(paths: Paths, keep: set[str]) -> None:
+    """Take back what was written for sessions that are not in ``keep``."""
+    for parent in (paths.session("x").parent, paths.gate("x").parent):
+        _folder(parent, 0o711)
+        for folder in parent.iterdir():
+            if folder.name not in keep:
+                withdraw(paths, folder.name)
+
+
+def _folder(path: Path, mode: int) -> None:
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    path.chmod(mode)
+
+
+def _gate_uid() -> int:
+    try:
+        return pwd.getpwnam(GATE_USER).pw_uid
+    except KeyError:
+        return 0

@@ -1,0 +1,107 @@
+"""How much of the sessions disk each session may use, and how full the disk is.
+
+One UID a session, so a user's quota is a session's. quotactl_fd(2), Linux 5.14. Where the kernel or
+the file system keeps no quotas, sessions run without, and ``show`` tells so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
+from pathlib import Path
+
+from serai.runtime.settings import Disk
+
+_QUOTACTL_FD = ctypes.c_long(443)  # asm-generic/unistd.h
+# linux/quota.h: QCMD(command, USRQUOTA); struct if_dqblk; space is counted in KiB.
+_GET, _SET = 0x800007 << 8, 0x800008 << 8
+_BLOCK = struct.Struct("=8QIxxxx")
+_LIMITS = 1 | 4  # QIF_BLIMITS, QIF_ILIMITS
+_KIB = 1024
+_UNKNOWN = {EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH}
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a session uses and may use: bytes and files; a limit of 0 is none."""
+
+    bytes: int
+    bytes_limit: int
+    files: int
+    files_limit: int
+
+
+class Level(Enum):
+    """How full the sessions disk is."""
+
+    FINE = "fine"
+    LOW = "low"
+    VERY_LOW = "very low"
+
+
+def amount(text: str, whole: int) -> int:
+    """A limit of the policy as a number; ``whole`` is what a percentage is of. 0 is no limit."""
+    if text == "infinity":
+        return 0
+    if text.endswith("%"):
+        return max(whole * int(text[:-1]) // 100, 1)
+    if text[-1] in _UNITS:
+        return int(text[:-1]) * _UNITS[text[-1]]
+    return int(text)
+
+
+def level(free: float, disk: Disk) -> Level:
+    """What ``free`` percent of the sessions disk means."""
+    if free < disk.act_free:
+        return Level.VERY_LOW
+    return Level.LOW if free < disk.warn_free else Level.FINE
+
+
+def free(sessions: Path) -> float:
+    """How much of the disk is free, in percent."""
+    disk = os.statvfs(sessions)
+    return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
+
+
+def limit(sessions: Path, uid: int, disk: Disk) -> bool:
+    """Limit a session as the policy says; False where there are no quotas. Raises OSError."""
+    whole = os.statvfs(sessions)
+    kib = -(-amount(disk.quota, whole.f_blocks * whole.f_frsize) // _KIB)
+    files = amount(disk.files, whole.f_files)
+    wanted = _BLOCK.pack(kib, 0, 0, files, 0, 0, 0, 0, _LIMITS)
+    return _call(sessions, _SET, uid, bytearray(wanted)) is not None
+
+
+def usage(sessions: Path, uid: int) -> Usage | None:
+    """What a session uses; None where there are no quotas, or nobody tells. Raises OSError."""
+    try:
+        found = _call(sessions, _GET, uid, bytearray(_BLOCK.size))
+    except PermissionError:
+        return None  # a container's supervisor may refuse the question
+    if found is None:
+        return None
+    kib, _, space, files_limit, _, files, *_ = _BLOCK.unpack(found)
+    return Usage(space, kib * _KIB, files, files_limit)
+
+
+def _call(sessions: Path, command: int, uid: int, block: bytearray) -> bytes | None:
+    folder = os.open(sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        buffer = (ctypes.c_char * len(block)).from_buffer(block)
+        done = _libc.syscall(_QUOTACTL_FD, folder, ctypes.c_uint(command), uid, buffer)
+        if done == 0:
+            return bytes(block)
+        errno = ctypes.get_errno()
+        if errno in _UNKNOWN:
+            return None
+        raise OSError(errno, os.strerror(errno), str(sessions))
+    finally:
+        os.close(folder)

@@ -1,0 +1,268 @@
+"""The registry: which sessions there are, in which state, and which UIDs were ever given out.
+
+SQLite in WAL mode. A durable transaction is on the disk when its call returns (synchronous=FULL,
+https://www.sqlite.org/pragma.html#pragma_synchronous); one that is not survives kill -9 of the
+daemon and may be lost in a power cut, which is used only for what reconciling finds out anyway.
+
+A row's ``goal`` is the journal: it is set, durably, before an operation acts, and cleared when the
+session has arrived. Several processes may use one registry at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
+from serai.runtime.sessions.states import State
+
+FIRST_UID = 2000
+# Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
+UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
+SCHEMA_VERSION = 2
+REQUEST_LIFETIME = 7 * 86400.0
+
+SCHEMA = """
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sessions (
+    uid INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    goal TEXT,
+    labels TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    changed_at REAL NOT NULL,
+    used_at REAL NOT NULL,
+    policy TEXT NOT NULL DEFAULT '{}'
+);
+-- A name is free again as soon as its data has been moved away to be deleted.
+CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
+CREATE UNIQUE INDEX one_active ON sessions (state) WHERE state = 'active';
+CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, uid INTEGER NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A session's row. Times are seconds since the epoch; the GID is the UID.
+
+    ``policy`` is the gate's: a profile, and rules of the session's own.
+    """
+
+    uid: int
+    name: str
+    state: State
+    goal: State | None
+    labels: Mapping[str, str]
+    created_at: float
+    changed_at: float
+    used_at: float
+    policy: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Registry:
+    """One connection to the registry file, which is made if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            raise SeraiError(f"cannot open the registry {path}: {error}") from error
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise SeraiError(
+                    f"{path} was written by a newer Serai (schema {version})", "upgrade this one"
+                )
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (FIRST_UID,))
+            if version == 1:
+                self._db.execute(
+                    "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'"
+                )
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def add(
+        self,
+        choose_name: Callable[[Callable[[str], bool]], str],
+        labels: Mapping[str, str],
+        now: float,
+        request: tuple[str, str] | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> tuple[Record, bool]:
+        """A new session in state creating with the goal ready, and True.
+
+        ``choose_name`` is called with a function that tells whether a name was ever used, and
+        returns the new one. ``request`` is a client's request id with a fingerprint of what it
+        asked for: if that id was seen before, the session it made is returned, with False.
+
+        Raises SeraiError if the name is taken, or the id was used for something else.
+        """
+        with self._transaction():
+            if request is not None and (known := self._known_request(*request)) is not None:
+                return known, False
+            name = choose_name(self._name_was_used)
+            if self._one("name = ? AND state != 'removing'", name) is not None:
+                raise SeraiError(f"there is a session {name} already", code=EXISTS)
+            uid = self._take_uid()
+            goal = State.READY
+            new = Record(uid, name, State.CREATING, goal, labels, now, now, now, policy or {})
+            self._insert(new)
+            if request is not None:
+                self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
+            return new, True
+
+    def adopt(self, uid: int, name: str, state: State, now: float) -> None:
+        """Take in a session of which only the home is left, from a registry that was lost."""
+        with self._transaction():
+            self._insert(Record(uid, name, state, None, {}, now, now, now))
+
+    def reserve_uids(self, up_to: int) -> None:
+        """See to it that no UID up to and including ``up_to`` is given out any more."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE counters SET value = max(value, ?) WHERE name = 'next_uid'", (up_to + 1,)
+            )
+
+    def begin(self, goals: Mapping[int, State]) -> None:
+        """Journal, durably and at once, where sessions (by UID) are about to go."""
+        with self._transaction():
+            for uid, goal in goals.items():
+                self._db.execute("UPDATE sessions SET goal = ? WHERE uid = ?", (goal.value, uid))
+
+    def arrive(self, states: Mapping[int, State], now: float) -> None:
+        """Note, at once, which states sessions (by UID) are in now; their goals are cleared.
+
+        Not durable: where this is lost the goal is still there, and the plan is run again.
+        """
+        # One after another may be active: leave the state before another row enters it.
+        ordered = sorted(states.items(), key=lambda item: item[1] is State.ACTIVE)
+        with self._transaction(durable=False):
+            for uid, state in ordered:
+                self._db.execute(
+                    "UPDATE sessions SET state = ?, goal = NULL, changed_at = ? WHERE uid = ?",
+                    (state.value, now, uid),
+                )
+
+    def set_policy(self, uid: int, policy: Mapping[str, Any]) -> None:
+        """Note what a session may reach."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE sessions SET policy = ? WHERE uid = ?", (json.dumps(dict(policy)), uid)
+            )
+
+    def touch(self, uid: int, now: float) -> None:
+        """Note that a session was used."""
+        with self._transaction(durable=False):
+            self._db.execute("UPDATE sessions SET used_at = ? WHERE uid = ?", (now, uid))
+
+    def forget(self, uid: int) -> None:
+        """Drop the row of a session whose data is gone. Its UID and name stay used."""
+        with self._transaction():
+            self._db.execute("DELETE FROM sessions WHERE uid = ?", (uid,))
+
+    def prune_requests(self, now: float) -> None:
+        """Forget request ids that nobody repeats any more."""
+        with self._transaction(durable=False):
+            self._db.execute("DELETE FROM requests WHERE at < ?", (now - REQUEST_LIFETIME,))
+
+    def get(self, name: str) -> Record:
+        """The session of that name. Raises SeraiError if there is none."""
+        found = self._one("name = ? AND state != 'removing'", name)
+        if found is None:
+            raise SeraiError(f"there is no session {name}", "'serai list' shows all", NOT_FOUND)
+        return found
+
+    def by_uid(self, uid: int) -> Record | None:
+        return self._one("uid = ?", uid)
+
+    def active(self) -> Record | None:
+        """The one session that is active, if any."""
+        return self._one("state = ?", State.ACTIVE.value)
+
+    def all(self) -> list[Record]:
+        """Every session, those whose data is being deleted too, oldest first."""
+        with closing(self._db.execute("SELECT * FROM sessions ORDER BY uid")) as rows:
+            return [_record(row) for row in rows]
+
+    def _known_request(self, request: str, fingerprint: str) -> Record | None:
+        row = self._db.execute(
+            "SELECT fingerprint, uid FROM requests WHERE id = ?", (request,)
+        ).fetchone()
+        if row is None:
+            return None
+        if row[0] != fingerprint:
+            raise SeraiError(f"request id {request!r} was used for another request", code=CONFLICT)
+        found = self.by_uid(row[1])
+        if found is None or found.state is State.REMOVING:
+            raise SeraiError(f"the session that request {request!r} made is removed", code=CONFLICT)
+        return found
+
+    def _take_uid(self) -> int:
+        value = self._db.execute("SELECT value FROM counters WHERE name = 'next_uid'").fetchone()[0]
+        for first, end in UID_RANGES:
+            uid = max(int(value), first)
+            if uid < end:
+                self._db.execute(
+                    "UPDATE counters SET value = ? WHERE name = 'next_uid'", (uid + 1,)
+                )
+                return uid
+        raise SeraiError("every UID for sessions has been used", "start with a new sessions disk")
+
+    def _insert(self, new: Record) -> None:
+        self._db.execute("INSERT OR IGNORE INTO names VALUES (?)", (new.name,))
+        goal, labels = new.goal and new.goal.value, json.dumps(dict(new.labels))
+        times = (new.created_at, new.changed_at, new.used_at)
+        self._db.execute(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (new.uid, new.name, new.state.value, goal, labels, *times, json.dumps(new.policy)),
+        )
+
+    def _name_was_used(self, name: str) -> bool:
+        row = self._db.execute("SELECT 1 FROM names WHERE name = ?", (name,)).fetchone()
+        return row is not None
+
+    def _one(self, where: str, value: object) -> Record | None:
+        row = self._db.execute(f"SELECT * FROM sessions WHERE {where}", (value,)).fetchone()  # noqa: S608  # ours
+        return None if row is None else _record(row)
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise SeraiError(
+                f"the registry cannot be written: {error}", "is the sessions disk full?"
+            ) from error
+
+
+def _record(row: tuple[int, str, str, str | None, str, float, float, float, str]) -> Record:
+    uid, name, state, goal, labels, *times, policy = row
+    goal_state = None if goal is None else State(goal)
+    created, changed, used = times
+    return Record(
+        *(uid, name, State(state), goal_state, json.loads(labels)),
+        *(created, changed, used, json.loads(policy)),
+    )

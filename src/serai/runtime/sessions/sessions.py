@@ -1,0 +1,402 @@
+"""Sessions: create, move between states, switch, and put everything right after a crash.
+
+One operation on a session at a time. Each is journalled before it acts (registry, ``goal``) and
+consists of steps that may be repeated (states), so whatever was under way when the daemon died is
+carried to its end by ``reconcile``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
+
+from serai.common.paths import Paths
+from serai.runtime.errors import WRONG_STATE, SeraiError
+from serai.runtime.folders.attachments import Attachment
+from serai.runtime.sessions import homes, names, publish, quota
+from serai.runtime.sessions.folders import Folders
+from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
+from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
+from serai.runtime.sessions.steps import Running, Steps
+from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.settings import Policy
+
+log = logging.getLogger(__name__)
+TOUCH_EVERY = 60.0
+
+
+def no_fault(point: str) -> None:
+    """Called before every journal step; a test passes something that kills the process there."""
+
+
+class Sessions:
+    """Every session of the VM."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        registry: Registry,
+        supervisor: Supervisor,
+        policy: Policy,
+        gate: Gate,
+        *,
+        fault: Callable[[str], None] = no_fault,
+    ) -> None:
+        self.paths = paths
+        self.registry = registry
+        self.policy = policy
+        self._supervisor = supervisor
+        self._changed: Callable[[str, Record], None] = lambda _event, _record: None
+        self._fault = fault
+        self._gate = gate
+        self.folders = Folders(paths, policy, supervisor, fault)
+        self._steps = Steps(
+            paths, policy, supervisor, gate, ended=self._main_ended, started=self._started
+        )
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._switching = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
+
+    async def create(
+        self,
+        name: str | None,
+        labels: Mapping[str, str],
+        request_id: str | None = None,
+        profile: str | None = None,
+    ) -> Record:
+        """Make a session and start it. The same ``request_id`` again returns the same session.
+
+        ``profile`` is the gate's policy for it; without one it is ``default``.
+        """
+        egress = {} if profile is None else {"profile": profile}
+        if egress:
+            await self._gate.call("check", policy=egress)
+        if name is not None:
+            names.check(name, names.system_names(self.paths.root / "etc"))
+        fingerprint = json.dumps([name, dict(labels), profile], sort_keys=True)
+        request = None if request_id is None else (request_id, fingerprint)
+        self._fault("create:journal")
+        record, _ = self.registry.add(
+            lambda used: names.make_up(used) if name is None else name,
+            labels,
+            time.time(),
+            request,
+            egress,
+        )
+        async with self._locked(record.uid):
+            record = self._current(record.uid)
+            if record.state is State.CREATING:
+                await self._go(record, State.READY)
+        return self._current(record.uid)
+
+    async def stop(self, name: str) -> Record:
+        """End everything in a session; its home stays."""
+        return await self._move(name, State.STOPPED, keep={State.ARCHIVED})
+
+    async def archive(self, name: str) -> Record:
+        """End everything in a session and lock its home away."""
+        return await self._move(name, State.ARCHIVED)
+
+    async def reopen(self, name: str) -> Record:
+        """Bring a session back from archived, stopped or frozen."""
+        return await self._move(name, State.READY, keep={State.ACTIVE})
+
+    async def remove(self, name: str) -> Record:
+        """End a session for good; its data is out of reach at once and deleted later."""
+        return await self._move(name, State.REMOVING)
+
+    async def switch(self, name: str, *, keep_running: bool = False) -> Record:
+        """Make a session the active one; the one before is frozen, or kept running."""
+        async with self._switching:
+            wanted, before = self.registry.get(name), self.registry.active()
+            if before is not None and before.uid == wanted.uid:
+                return wanted
+            uids = sorted({wanted.uid} | ({before.uid} if before else set()))
+            async with contextlib.AsyncExitStack() as stack:
+                for uid in uids:
+                    await stack.enter_async_context(self._locked(uid))
+                goals = {wanted.uid: State.ACTIVE}
+                previous = self.registry.active()
+                if previous is not None and previous.uid in uids:
+                    goals[previous.uid] = State.READY if keep_running else State.FROZEN
+                plan(name, self._current(wanted.uid).state, State.ACTIVE)
+                self._fault("switch:journal")
+                self.registry.begin(goals)
+                await self._go_all(goals)
+            return self._current(wanted.uid)
+
+    async def attach(self, name: str, new: Attachment) -> Record:
+        """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.attach(record, self._steps.running(record.uid), new)
+            return record
+
+    async def detach(self, name: str, role: str) -> Record:
+        """Take a folder away from a session. Raises SeraiError."""
+        async with self._locked(self.registry.get(name).uid):
+            record = self._attachable(name)
+            await self.folders.detach(record, self._steps.running(record.uid), role)
+            return record
+
+    def running(self, record: Record) -> Running | None:
+        """The unit of a session, if it runs and can be entered."""
+        return self._steps.running(record.uid)
+
+    def enterable(self, name: str) -> tuple[Record, Running]:
+        """A session that payloads can be run in now. Raises SeraiError for any other."""
+        record = self.registry.get(name)
+        running = self._steps.running(record.uid)
+        if record.state not in (State.READY, State.ACTIVE) or record.goal or running is None:
+            state = record.state.value
+            hint = f"'serai switch {name}' or 'serai reopen {name}' brings it back"
+            raise SeraiError(f"session {name} is {state}, not running", hint, WRONG_STATE)
+        if time.time() - record.used_at > TOUCH_EVERY:
+            self.registry.touch(record.uid, time.time())
+        return record, running
+
+    async def reconcile(self) -> None:
+        """Make the world and the registry agree, whatever happened before. Run once, at start."""
+        homes.prepare(self.paths)
+        self._take_in_homes()
+        self.registry.prune_requests(time.time())
+        records = self.registry.all()
+        users = {each.uid: each.name for each in records if each.state != State.REMOVING}
+        self._steps.set_users(users)
+        self.folders.keep(set(users))
+        publish.prune(self.paths, set(users.values()))
+        units = await self._supervisor.running()
+        for stranger in units.keys() - set(users.values()):
+            await self._supervisor.stop(stranger)
+        switching = [each for each in records if each.goal is State.ACTIVE]
+        await self._tell_gate([each for each in records if each.name in units])
+        for record in records:
+            main = units.get(record.name) if record.uid in users else None
+            try:
+                await self._put_right(record, main)
+            except (SeraiError, OSError) as error:
+                log.error("session %s is not put right: %s", record.name, error)
+                await self._give_up(record)
+        await self._finish_switch(switching)
+        for uid in homes.leftovers(self.paths) - set(users):
+            self._delete_later(uid)
+
+    def tell(self, changed: Callable[[str, Record], None]) -> None:
+        """Call ``changed`` with an event and a session whenever one arrives somewhere."""
+        self._changed = changed
+
+    async def deleted(self) -> None:
+        """Wait until the data of every removed session is deleted."""
+        if self._deletions:
+            await asyncio.wait(self._deletions)
+
+    async def close(self) -> None:
+        """Leave sessions as they are and let go of them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._steps.let_go()
+        self.folders.close()
+        self.registry.close()
+
+    async def _tell_gate(self, running: list[Record]) -> None:
+        """These sessions run, by these policies, and no others."""
+        try:
+            await self._gate.call("keep", names=[record.name for record in running])
+            for record in running:
+                publish.gate_folder(self.paths, record.name, record.uid)
+                await self._gate.open(record)
+        except SeraiError as error:
+            # It keeps what it was told last; what runs goes on without a way out at worst.
+            log.error("%s", error)
+
+    def _take_in_homes(self) -> None:
+        """Homes of which the registry knows nothing: it was restored from an older copy."""
+        found = homes.found(self.paths)
+        known = {record.name for record in self.registry.all() if record.state != State.REMOVING}
+        uids = {uid for uid, _ in found.values()} | homes.leftovers(self.paths)
+        if uids:
+            self.registry.reserve_uids(max(uids))
+        for name, (uid, locked) in found.items():
+            if name in known or uid < FIRST_UID or self.registry.by_uid(uid) is not None:
+                continue
+            try:
+                names.check(name)
+            except SeraiError:
+                continue
+            log.warning("session %s was not in the registry; its home is taken in", name)
+            state = State.ARCHIVED if locked else State.STOPPED
+            self.registry.adopt(uid, name, state, time.time())
+
+    async def _put_right(self, record: Record, main: int | None) -> None:
+        """Carry one session to its goal, or see that it is where the registry says."""
+        if record.state is State.REMOVING:
+            self._delete_later(record.uid)
+            return
+        supposed, goal = record.state in RUNNING, record.goal
+        if supposed and main is None and (goal is None or goal in RUNNING):
+            # The VM was restarted, or the unit died while nobody watched.
+            publish.withdraw(self.paths, record.name)
+            self._arrive({record.uid: State.STOPPED})
+            return
+        if supposed and main is not None:
+            await self._steps.take_over(record, main)
+        if goal is not None:
+            if goal is not State.ACTIVE:
+                await self._go(record, goal)
+        elif supposed:
+            await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
+        elif main is not None:
+            await self._steps.do(Step.STOP, record)
+
+    async def _give_up(self, record: Record) -> None:
+        """A session that runs but cannot be entered is stopped, so that it can be started anew."""
+        current = self.registry.by_uid(record.uid)
+        if current is not None and current.goal is None and current.state in RUNNING:
+            with contextlib.suppress(SeraiError, OSError):
+                await self._steps.do(Step.STOP, current)
+                self._arrive({current.uid: State.STOPPED})
+
+    async def _finish_switch(self, records: list[Record]) -> None:
+        """A switch that was cut off: the one that was to be active becomes it."""
+        for record in records:
+            current = self._current(record.uid)
+            if current.goal is None:
+                # Its unit is gone since: an active session would have been stopped, too.
+                continue
+            try:
+                goals = {record.uid: State.ACTIVE}
+                if (before := self.registry.active()) is not None:
+                    goals[before.uid] = State.FROZEN
+                await self._go_all(goals)
+            except (SeraiError, OSError) as error:
+                log.error("switching to %s is not finished: %s", record.name, error)
+
+    async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
+        uid = self.registry.get(name).uid
+        async with self._locked(uid):
+            record = self._current(uid)
+            if record.state is not goal and record.state not in (keep or ()):
+                await self._go(record, goal)
+            return self._current(uid)
+
+    async def _go(self, record: Record, goal: State) -> None:
+        """Journal, act, arrive. Raises what the failing step raised, after falling back."""
+        plan(record.name, record.state, goal)
+        if record.goal is not goal:
+            self._fault(f"{goal.value}:journal")
+            self.registry.begin({record.uid: goal})
+        await self._go_all({record.uid: goal})
+
+    async def _go_all(self, goals: Mapping[int, State]) -> None:
+        """Carry out journalled goals, and arrive at all of them at once."""
+        for uid, goal in goals.items():
+            record = self._current(uid)
+            for step in plan(record.name, record.state, goal):
+                self._fault(f"{goal.value}:{step.value}")
+                try:
+                    await self._steps.do(step, record)
+                except (SeraiError, OSError) as error:
+                    await self._fall_back(goals, record, step)
+                    if isinstance(error, SeraiError):
+                        raise
+                    raise SeraiError(f"session {record.name}: {step.value}: {error}") from error
+        self._fault(f"{'+'.join(goal.value for goal in goals.values())}:arrive")
+        self._arrive(goals)
+
+    async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
+        """Undo what a failed step left; other sessions of the operation stay what they were."""
+        states = {uid: self._current(uid).state for uid in goals}
+        states[failed.uid] = fallback(failed.state, step)
+        if not FACTS[states[failed.uid]].running:
+            with contextlib.suppress(SeraiError, OSError):
+                await self._steps.do(Step.STOP, failed)
+        if states[failed.uid] is State.REMOVING:
+            await self._steps.do(Step.MOVE_HOME_AWAY, failed)
+        self._arrive(states)
+
+    async def _started(self, record: Record, running: Running) -> None:
+        """Before a session counts as running: its share of the disk, and its folders."""
+        try:
+            quota.limit(self.paths.sessions, record.uid, self.policy.disk)
+        except OSError as error:
+            log.error("session %s has no quota: %s", record.name, error)
+        await self.folders.bring_back(record, running)
+
+    def _main_ended(self, uid: int, running: Running) -> None:
+        self.keep(self._unit_ended(uid, running))
+
+    async def _unit_ended(self, uid: int, running: Running) -> None:
+        """A unit's main process ended although nobody asked: the session is stopped."""
+        async with self._locked(uid):
+            if self._steps.running(uid) is not running:
+                return
+            record = self._current(uid)
+            log.warning("session %s ended by itself", record.name)
+            await self._steps.do(Step.STOP, record)
+            self._arrive({uid: State.STOPPED})
+
+    def _delete_later(self, uid: int) -> None:
+        task = self.keep(self._delete(uid))
+        self._deletions.add(task)
+        task.add_done_callback(self._deletions.discard)
+
+    async def _delete(self, uid: int) -> None:
+        """Delete a removed session's data; its row goes last."""
+        try:
+            await homes.delete(self.paths, uid)
+        except SeraiError as error:
+            log.error("%s", error)
+            return
+        record = self.registry.by_uid(uid)
+        self._fault("removed:forget")
+        self.registry.forget(uid)
+        self._locks.pop(uid, None)
+        if record is not None:
+            self._changed("session.removed", record)
+
+    def _arrive(self, states: Mapping[int, State]) -> None:
+        self.registry.arrive(states, time.time())
+        for uid, state in states.items():
+            self._changed("session.changed", self._current(uid))
+            if state is State.REMOVING:
+                self._steps.drop_user(uid)
+                self._delete_later(uid)
+
+    def _attachable(self, name: str) -> Record:
+        record = self.registry.get(name)
+        if record.state is State.CREATING or record.goal is not None:
+            raise SeraiError(f"session {name} is just changing", "try again", WRONG_STATE)
+        return record
+
+    def _current(self, uid: int) -> Record:
+        record = self.registry.by_uid(uid)
+        if record is None:
+            raise SeraiError("the session was removed meanwhile", code=WRONG_STATE)
+        return record
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background; it is cancelled when the daemon ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @contextlib.asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[Record]:
+        """A session on which no operation is under way meanwhile."""
+        uid = self.registry.get(name).uid
+        async with self._locked(uid):
+            yield self._current(uid)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, uid: int) -> AsyncIterator[None]:
+        async with self._locks.setdefault(uid, asyncio.Lock()):
+            yield

@@ -1,0 +1,170 @@
+"""The steps of an operation, carried out: homes, published files, users, units and cgroups.
+
+Each may be repeated without harm; which are needed is decided in states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serai.common.paths import Paths
+from serai.runtime.errors import SeraiError
+from serai.runtime.sandbox import cgroups, processes
+from serai.runtime.sessions import homes, publish, users
+from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.states import Step
+from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.settings import Policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A session's unit: PIDs of its main process and of the sandbox's PID 1, and its cgroup."""
+
+    main: int
+    init: int
+    cgroup: Path | None
+    pidfd: int
+
+
+class Steps:
+    """What is true of the VM now, and how it is changed.
+
+    ``ended`` is called with a session's UID and its unit when that ends without being asked to,
+    ``started`` before a session that can be entered counts as running.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        policy: Policy,
+        supervisor: Supervisor,
+        gate: Gate,
+        *,
+        ended: Callable[[int, Running], None],
+        started: Callable[[Record, Running], Awaitable[None]],
+    ) -> None:
+        self._paths = paths
+        self._policy = policy
+        self._supervisor = supervisor
+        self._gate = gate
+        self._ended = ended
+        self._started = started
+        self._running: dict[int, Running] = {}
+        self._users: dict[int, str] = {}
+
+    def running(self, uid: int) -> Running | None:
+        """The unit of a session, if it runs and can be entered."""
+        return self._running.get(uid)
+
+    def set_users(self, names: Mapping[int, str]) -> None:
+        """Make these (UID: name) the sessions' users, and no others."""
+        self._users = dict(names)
+        self._write_users()
+
+    def drop_user(self, uid: int) -> None:
+        """Take a user away."""
+        if self._users.pop(uid, None) is not None:
+            self._write_users()
+
+    def let_go(self) -> None:
+        """Stop watching units; they go on."""
+        for uid in list(self._running):
+            self._let_go(uid)
+
+    async def take_over(self, record: Record, main: int) -> None:
+        """Adopt a running unit. Payloads whose client went with the daemon before are ended."""
+        cgroup = cgroups.of(main)
+        if cgroup is not None:
+            for orphan in cgroups.payloads(cgroup):
+                await cgroups.destroy(orphan)
+        await self._watch(record, main)
+
+    async def do(self, step: Step, record: Record) -> None:
+        """Carry out one step. Raises SeraiError or OSError."""
+        name, uid = record.name, record.uid
+        if step is Step.MAKE_HOME:
+            homes.make(self._paths, name, uid)
+        elif step is Step.UNLOCK_HOME:
+            homes.unlock(self._paths, name, uid)
+        elif step is Step.LOCK_HOME:
+            homes.lock(self._paths, name, uid)
+        elif step is Step.MOVE_HOME_AWAY:
+            homes.move_away(self._paths, name, uid)
+        elif step is Step.START:
+            await self._start_unit(record)
+        elif step is Step.STOP:
+            await self._stop_unit(record)
+        else:
+            await self._set_frozen(record, step is Step.FREEZE)
+
+    async def _start_unit(self, record: Record) -> None:
+        if record.uid not in self._users:
+            self._users[record.uid] = record.name
+            self._write_users()
+        publish.session(self._paths, self._policy, record.name, record.uid)
+        # Its sockets are there before the bridge is: a session never runs without its way out.
+        await self._gate.open(record)
+        main = await self._supervisor.start(record.name)
+        await self._watch(record, main)
+
+    async def _stop_unit(self, record: Record) -> None:
+        running = self._let_go(record.uid)
+        if running is not None and running.cgroup is not None:
+            with contextlib.suppress(OSError):
+                cgroups.thaw(running.cgroup)
+        await self._supervisor.stop(record.name)
+        try:
+            await self._gate.call("close", name=record.name)
+        except SeraiError as error:
+            log.error("%s", error)  # without the folder it drops the session when it comes back
+        publish.withdraw(self._paths, record.name)
+
+    async def _set_frozen(self, record: Record, frozen: bool) -> None:
+        running = self._running.get(record.uid)
+        if running is None or running.cgroup is None:
+            raise SeraiError(f"session {record.name} has no cgroup to freeze")
+        if frozen:
+            await cgroups.freeze(running.cgroup)
+        else:
+            cgroups.thaw(running.cgroup)
+
+    async def _watch(self, record: Record, main: int) -> None:
+        """Wait for the sandbox to be ready, and be told when its main process ends."""
+        self._let_go(record.uid)
+        try:
+            pidfd = os.pidfd_open(main)
+            try:
+                init = await processes.ready(main)
+            except BaseException:
+                os.close(pidfd)
+                raise
+        except ProcessLookupError:
+            raise SeraiError(f"the sandbox of {record.name} ended while it was starting") from None
+        running = Running(main, init, cgroups.of(main), pidfd)
+        self._running[record.uid] = running
+        asyncio.get_running_loop().add_reader(pidfd, self._main_ended, record.uid, running)
+        await self._started(record, running)
+
+    def _main_ended(self, uid: int, running: Running) -> None:
+        asyncio.get_running_loop().remove_reader(running.pidfd)
+        self._ended(uid, running)
+
+    def _let_go(self, uid: int) -> Running | None:
+        running = self._running.pop(uid, None)
+        if running is not None:
+            asyncio.get_running_loop().remove_reader(running.pidfd)
+            os.close(running.pidfd)
+        return running
+
+    def _write_users(self) -> None:
+        users.write(self._paths.users, ((name, uid) for uid, name in self._users.items()))

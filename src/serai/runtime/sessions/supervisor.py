@@ -1,0 +1,60 @@
+"""What supervises sessions, as the rest of the runtime sees it: systemd, or a test's stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from serai.runtime.settings import Policy
+
+DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
+
+
+class Supervisor(Protocol):
+    """Starts and stops sessions' units. Every method may be repeated without harm."""
+
+    async def apply(self, policy: Policy) -> None:
+        """Limit every session's unit as the policy says."""
+
+    async def start(self, name: str) -> int:
+        """Start the session's unit unless it runs; returns its main PID. Raises SeraiError."""
+
+    async def stop(self, name: str) -> None:
+        """End everything in the session's unit; returns when nothing of it is left."""
+
+    async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
+        """Run what serves a folder of a session; returns its PID. It ends with the session."""
+
+    async def stop_folder(self, name: str, role: str) -> None:
+        """End that; returns when nothing of it is left."""
+
+    async def running(self) -> dict[str, int]:
+        """The sessions whose unit runs, with its main PID."""
+
+
+def unit(name: str) -> str:
+    """The unit of a session. '-' is data in an instance name, not a path: systemd.unit(5)."""
+    return f"serai-session@{name}.service"
+
+
+def folder_unit(name: str, role: str) -> str:
+    """The unit that serves a folder of a session. No role has a '-' in its name."""
+    return f"serai-folder-{name}-{role}.service"
+
+
+def drop_in(policy: Policy) -> str:
+    """The settings of every session's unit that come from the policy."""
+    limits, resources = policy.limits, policy.resources
+    settings = {
+        "LimitNOFILE": limits.nofile,
+        "LimitNPROC": limits.nproc,
+        "LimitSTACK": limits.stack,
+        "LimitMEMLOCK": limits.memlock,
+        "LimitCORE": limits.core,
+        "MemoryMax": resources.memory_max,
+        "TasksMax": resources.tasks_max,
+        "CPUWeight": resources.cpu_weight,
+        "IOWeight": resources.io_weight,
+    }
+    return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())

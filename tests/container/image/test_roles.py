@@ -1,0 +1,83 @@
+"""The seal, and what comes up of a sealed machine: check, converge, again, power off, boot.
+
+The machine is a container on the host's network, with sshd on a port of its own at 127.0.0.1. It
+may not change the network's configuration, and has no disks. All other roles have made it already;
+tests/container/image/test_provision.py has what they make of a fresh one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from serai.image.container import container
+from serai.image.container.container import USER, Guest
+from serai.image.run import run
+from serai.image.settings import Settings
+from tests.conftest import ROOT
+
+SYSTEM, RUNTIME = ("--tags", "system"), ("--tags", "runtime")
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A machine just before its seal."""
+    folder = tmp_path_factory.mktemp("guest")
+    run(
+        ["cp", "--archive", "--reflink=auto", container.provisioned(Settings.of()), folder / "root"]
+    )
+    made = Guest(folder / "root", folder, ROOT)
+    made.prepare()
+    yield made
+    shutil.rmtree(made.root)  # half a gigabyte, which pytest would keep three times over
+
+
+def test_an_image_is_made_of_a_machine(guest: Guest) -> None:
+    with guest.booted() as machine:
+        assert guest.play(*SYSTEM)["changed"] == 0
+        assert guest.play("--check", "--diff", *RUNTIME)["changed"] > 0
+        left = "ls /run/serai/seal /etc/systemd/system/serai-ssh-host-keys.service"
+        assert machine.shell(left, check=False) == "", "check mode changed the machine"
+        assert guest.play(*RUNTIME)["changed"] > 0
+        assert guest.play(*RUNTIME)["changed"] == 0
+        units = "serai-session-disk.service sessions.mount serai-session-disk-grow.service"
+        units += " serai-ssh-host-keys.service serai-seal.service"
+        assert machine.shell(f"systemd-analyze verify {units} 2>&1") == ""
+        assert machine.shell("systemctl --failed --no-legend") == ""
+        guest.ssh(USER, "sudo -n shutdown -P now", check=False)  # as Packer does
+        machine.process.wait(container.DEADLINE)
+    assert "serai-seal: powering off" in guest.console.read_text(errors="replace")
+
+
+def test_a_sealed_machine_knows_nothing_of_the_build(guest: Guest) -> None:
+    """After the test above, which leaves the sealed machine powered off."""
+    etc, var = guest.root / "etc", guest.root / "var"
+    assert (etc / "machine-id").read_text() == ""
+    assert not list(etc.glob("ssh/ssh_host_*"))
+    assert not list(guest.root.glob("home/*"))
+    logs = [path for path in var.glob("log/**/*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in logs if path.stat().st_size]
+    for folder in ("lib/apt/lists", "tmp", "backups", "log/journal"):
+        assert not list((var / folder).glob("*")), folder
+    assert not (var / "lib/systemd/random-seed").exists()
+    for path in etc.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert USER.encode() not in path.read_bytes(), path
+
+
+def test_a_sealed_machine_comes_up_with_an_identity_of_its_own(guest: Guest) -> None:
+    guest.allow("root", guest.root / "root")
+    with guest.booted("root") as machine:
+        assert machine.shell("systemctl is-system-running --wait") == "running"
+        assert len(machine.shell("cat /etc/machine-id")) == 32
+        assert machine.shell("hostname") == "serai"
+        assert machine.shell("systemctl is-enabled sessions.mount") == "enabled"
+        state = "systemctl show -P ActiveState"
+        assert machine.shell(f"{state} sessions.mount") == "inactive", "its disks are its host's"
+        said = machine.shell(f"{state} serai-sessiond.service")
+        assert said == "inactive", "there is no disk for sessions"

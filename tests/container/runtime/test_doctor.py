@@ -1,0 +1,124 @@
+"""``serai doctor`` in a booted machine: what a container lacks is red, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from serai.image.container.container import Machine
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+# There are no cgroup controllers, and systemd-nspawn lets nobody inside make a Landlock domain.
+MISSING = {
+    "sessions have all controllers",
+    "the limit of a session's memory is the policy's",
+    "the limit of a session's tasks is the policy's",
+    "a session's share of CPU is the policy's",
+    "a session's share of the disk is the policy's",
+    "a payload looks into no process it did not start",
+}
+# Where the build host is a container, not even root may have as many files as the policy says.
+PERHAPS = {"the limit of open files is the policy's"}
+
+
+def doctor(machine: Machine) -> tuple[int, dict[str, Any]]:
+    done = machine.run("serai", "doctor", "--json", check=False)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, told
+
+
+def red(told: dict[str, Any]) -> set[str]:
+    return {each["name"] for each in told["checks"] if not each["ok"]} - PERHAPS
+
+
+def test_what_a_container_lacks_is_all_that_is_wrong(machine: Machine) -> None:
+    status, told = doctor(machine)
+    assert red(told) == MISSING, [each for each in told["checks"] if not each["ok"]]
+    assert status == 1
+    assert told["passed"] + told["failed"] == len(told["checks"]) >= 80
+    assert all(each["ok"] or each["means"] for each in told["checks"])
+    assert machine.shell("serai list --json") == '{"sessions": []}'
+    assert machine.shell("ls /sessions") == ""
+
+
+# A command that breaks the machine, one that mends it, and the checks that go red meanwhile.
+BREAK = {
+    "a unit that is off": (
+        "systemctl disable serai-gate.service",
+        "systemctl enable serai-gate.service",
+        {"serai-gate.service starts at every boot"},
+    ),
+    "a filter": (
+        "f=$(echo /usr/lib/serai/seccomp/$(uname -m)/unix-block.bpf); cp -a $f /root/kept;"
+        " head -c -8 /root/kept >$f",
+        "cp -a /root/kept /usr/lib/serai/seccomp/$(uname -m)/unix-block.bpf",
+        {"the filter unix-block is what the generator makes"},
+    ),
+    "nsswitch": (
+        "cp -a /etc/nsswitch.conf /root/kept; sed -i '/^group/s/ extrausers//' /etc/nsswitch.conf",
+        "cp -a /root/kept /etc/nsswitch.conf",
+        {"the system asks for sessions' users"},
+    ),
+    "a program": (
+        "cp -a /usr/lib/serai/bridge /root/kept; echo '#' >>/usr/lib/serai/bridge",
+        "cp -a /root/kept /usr/lib/serai/bridge",
+        {"what is installed is what belongs to this version"},
+    ),
+    "a profile": (
+        "echo 'alow = []' >/etc/serai/policy.d/broken.toml",
+        "rm /etc/serai/policy.d/broken.toml",
+        {"every profile can be read"},
+    ),
+    "the gate's settings": (
+        "cp -a /etc/serai/gate.toml /root/kept; echo '[limit]' >>/etc/serai/gate.toml",
+        "cp -a /root/kept /etc/serai/gate.toml",
+        {"the gate's settings can be read"},
+    ),
+    "the policy": (
+        "cp -a /etc/serai/session.toml /root/kept;"
+        " printf '[resources]\\ntasks_max = 77\\n' >/etc/serai/session.toml",
+        "cp -a /root/kept /etc/serai/session.toml",
+        {"sessions' units have the policy's limits"},
+    ),
+    "the control socket": (
+        "chmod 666 /run/serai/control.sock",
+        "chmod 660 /run/serai/control.sock",
+        {"the control socket is root's and the group's"},
+    ),
+    "the folder of sessions": (
+        "chmod 755 /sessions",
+        "chmod 711 /sessions",
+        {"/sessions lists no session"},
+    ),
+    "bubblewrap": (
+        "chmod g+w /usr/bin/bwrap",
+        "chmod g-w /usr/bin/bwrap",
+        {"bubblewrap has no rights of its own"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAK)
+def test_a_machine_that_is_broken_in_one_point_is_red_there(machine: Machine, name: str) -> None:
+    broken, mended, wanted = BREAK[name]
+    machine.shell(broken)
+    try:
+        _, told = doctor(machine)
+    finally:
+        machine.shell(mended)
+    assert red(told) - MISSING == wanted, [each for each in told["checks"] if not each["ok"]]
+
+
+def test_a_person_gets_a_table_and_only_root_may_ask(machine: Machine) -> None:
+    done = machine.run("serai", "doctor", check=False)
+    assert done.returncode == 1
+    assert "FAIL  sessions have all controllers" in done.stdout
+    assert "Limits of sessions are not kept." in done.stdout
+    machine.shell("id asker 2>/dev/null || useradd asker")
+    done = machine.run("runuser", "-u", "asker", "--", "serai", "doctor", check=False)
+    assert done.returncode == 1
+    assert "takes root" in done.stderr

@@ -1,0 +1,217 @@
+"""Sessions as a person uses them: the command serai, real units, bubblewrap and systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.image.container.container import DEADLINE, Machine
+from serai.image.definition import definition
+from serai.image.guest import exercise
+from serai.image.settings import Settings
+from serai.image.verify import checks, facts
+from tests.conftest import ROOT
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+INSIDE = ROOT / "tests/support/inside.py"
+
+
+def states(machine: Machine) -> dict[str, str]:
+    listed = json.loads(machine.shell("serai list --json"))
+    sessions = listed["sessions"] if isinstance(listed, dict) else listed
+    return {each["name"]: each["state"] for each in sessions}
+
+
+def unit(machine: Machine, name: str) -> str:
+    return machine.shell(f"systemctl is-active serai-session@{name}.service || true")
+
+
+def inside(machine: Machine, what: str) -> dict[str, Any]:
+    """Run a function of inside.py in the machine."""
+    done = machine.run("/usr/bin/python3", "-", what, stdin=INSIDE.read_text(), timeout=300)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_session_lives_through_everything_a_person_can_ask_for(machine: Machine) -> None:
+    assert machine.shell("serai create first --label task=42") == "first"
+    machine.shell("serai create second")
+    assert unit(machine, "first") == "active"
+    assert machine.shell("serai exec first -- sh -c 'echo kept >file; id -un; pwd'").split() == [
+        "first",
+        "/sessions/first",
+    ]
+    assert machine.shell("echo through | serai exec first -- tr a-z A-Z") == "THROUGH"
+    assert (
+        machine.run("serai", "exec", "first", "--", "sh", "-c", "exit 7", check=False).returncode
+        == 7
+    )
+    assert machine.shell("getent passwd first").startswith("first:x:")
+    assert machine.shell("stat -c '%U %a' /sessions/first") == "first 700"
+
+    machine.shell("serai switch first && serai switch second")
+    assert states(machine) == {"first": "frozen", "second": "active"}
+    refused = machine.run("serai", "exec", "first", "--", "true", check=False)
+    assert refused.returncode != 0
+    assert "serai switch first" in refused.stderr
+    machine.shell("serai switch first")
+    assert states(machine) == {"first": "active", "second": "frozen"}
+
+    machine.shell("serai archive first")
+    assert unit(machine, "first") == "inactive"
+    assert machine.shell("stat -c '%U %a' /sessions/first") == "nobody 0"
+    machine.shell("serai reopen first")
+    assert machine.shell("serai exec first -- cat file") == "kept"
+    machine.shell("serai stop second && serai remove first && serai remove second")
+    assert states(machine) == {}
+    wait_for(lambda: machine.shell("ls /sessions") == "", DEADLINE)
+    assert machine.run("id", "first", check=False).returncode != 0
+
+
+def test_a_payload_has_no_right_and_two_filters(machine: Machine) -> None:
+    machine.shell("serai create bare")
+    said = machine.shell("serai exec bare -- cat /proc/self/status")
+    status = dict(line.split(":\t", 1) for line in said.splitlines() if ":\t" in line)
+    for sort in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        assert int(status[f"Cap{sort}"], 16) == 0, sort
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert int(status["Seccomp_filters"]) >= 2
+    # A container's supervisor adds filters of its own: the bridge has one less than a payload.
+    bridge = machine.shell("serai exec bare -- grep Seccomp_filters /proc/2/status")
+    assert int(status["Seccomp_filters"]) == int(bridge.split()[1]) + 1
+    assert status["Uid"].split() == [machine.shell("id -u bare")] * 4
+
+
+def test_processes_are_the_references_tree(machine: Machine) -> None:
+    machine.shell("serai create tree")
+    said = machine.shell("serai exec tree -- ps -eo pid=,ppid=,comm=")
+    rows = [tuple(line.split()) for line in said.splitlines()]
+    assert rows[:2] == [("1", "0", "bwrap"), ("2", "1", "bash")]
+    assert [row[1:] for row in rows[2:4]] == [("2", "socat")] * 2
+    assert [row[2] for row in rows[4:]] == ["ps"]
+
+
+def test_a_session_sees_itself_alone(machine: Machine) -> None:
+    machine.shell("serai create here && serai create there")
+    machine.shell("serai exec there -- sh -c 'echo secret >open; chmod 644 open'")
+    assert machine.shell("serai exec there -- cat /sessions/there/open") == "secret"
+    assert machine.shell("serai exec here -- ls -A /sessions") == "here"
+    assert machine.shell("serai exec here -- ls /proc/self/fd | tr '\\n' ' '") == "0 1 2 3"
+    assert "there" not in machine.shell("serai exec here -- getent passwd")
+    assert machine.shell("serai exec here -- find / -type s 2>/dev/null || true") == ""
+    reaching = """
+        ln -s /sessions/there/open link; ln /sessions/there/open hard
+        cat /sessions/there/open ../there/open /sessions/here/../there/open link hard
+        cat /proc/*/root/sessions/there/open /proc/*/cwd/../there/open
+        find /proc/*/fd -lname '*there*' -exec cat {} +
+        find / -xdev -name open -path '*there*' -exec cat {} +
+    """
+    done = machine.run("serai", "exec", "here", "--", "bash", "-c", reaching, check=False)
+    assert "secret" not in done.stdout
+    assert "No such file" in done.stderr
+    # From outside, too, one user cannot read what is another's.
+    done = machine.run("runuser", "-u", "here", "--", "cat", "/sessions/there/open", check=False)
+    assert "Permission denied" in done.stderr
+
+
+def test_sessions_outlive_the_daemon(machine: Machine) -> None:
+    machine.shell("serai create alive && serai create asleep")
+    machine.shell("serai switch asleep && serai switch alive")
+    pids = "systemctl show -P MainPID serai-session@alive serai-session@asleep serai-sessiond"
+    *sessions, daemon = machine.shell(pids).split()
+    machine.shell(f"kill -9 {daemon}")
+    wait_for(lambda: machine.run("serai", "list", check=False).returncode == 0, DEADLINE)
+    *same, other = machine.shell(pids).split()
+    assert same == sessions
+    assert other != daemon
+    found = states(machine)
+    assert (found["alive"], found["asleep"]) == ("active", "frozen")
+    assert machine.shell("serai exec alive -- echo still here") == "still here"
+    machine.shell("serai switch asleep")
+    assert machine.shell("serai exec asleep -- echo awake") == "awake"
+
+
+def test_stopping_the_unit_ends_whatever_was_started_in_it(machine: Machine) -> None:
+    machine.shell("serai create mortal")
+    daemonised = "setsid sh -c 'trap \"\" TERM HUP; sleep 1000 & sleep 1000' & sleep 1000"
+    # What is detached keeps its caller's descriptors: those of a test would keep it waiting.
+    away = "</dev/null >/dev/null 2>&1"
+    machine.shell(f"serai exec mortal --detach -- bash -c {shlex.quote(daemonised)} {away}")
+    running = "ps -o comm= -u mortal | sort | uniq -c"
+    wait_for(lambda: "3 sleep" in machine.shell(running), DEADLINE)
+    cgroup = "/sys/fs/cgroup" + machine.shell(
+        "systemctl show -P ControlGroup serai-session@mortal.service"
+    )
+    machine.shell("systemctl stop serai-session@mortal.service")
+    assert machine.shell(running) == ""
+    assert machine.run("test", "-e", cgroup, check=False).returncode != 0
+    wait_for(lambda: states(machine)["mortal"] == "stopped", DEADLINE)
+
+
+def test_only_root_and_the_group_may_command(machine: Machine) -> None:
+    machine.shell("useradd operator-one --groups serai; useradd stranger-one")
+    assert (
+        machine.run("runuser", "-u", "operator-one", "--", "serai", "create", "lent").returncode
+        == 0
+    )
+    said = machine.shell("echo data | runuser -u operator-one -- serai exec lent -- cat")
+    assert said == "data"
+    refused = machine.run("runuser", "-u", "stranger-one", "--", "serai", "list", check=False)
+    assert refused.returncode != 0
+    assert "ermission" in refused.stderr
+    # A session's own user is no member, and inside there is no socket to ask.
+    refused = machine.run("runuser", "-u", "lent", "--", "serai", "list", check=False)
+    assert refused.returncode != 0
+
+
+def test_bad_input_is_answered_and_harms_nothing(machine: Machine) -> None:
+    found = inside(machine, "bad_input")
+    assert found["accepted"] == []
+    assert found["same"], "the daemon fell"
+    assert found["states"]["bystander"] == "ready"
+
+
+def test_clients_that_hang_up_and_a_hundred_at_once(machine: Machine) -> None:
+    found = inside(machine, "hang_ups")
+    assert found["errors"] == []
+    assert found["left"], "a payload outlived its client"
+    assert found["same"], "the daemon fell"
+    assert found["settled"], "descriptors leak"
+
+
+def test_two_hundred_sessions_leave_nothing_behind(machine: Machine) -> None:
+    found = inside(machine, "many")
+    assert found["own"]
+    assert found["archived"] >= 201
+    assert found["at_most"]["units"] >= found["before"]["units"] + 200
+    assert found["after"] == found["before"]
+
+
+def test_what_verify_does_in_an_image_works_here_but_for_limits(machine: Machine) -> None:
+    """The container has no cgroup controllers: those checks need an image, and see it."""
+    source = Path(str(exercise.__file__)).read_text()
+    done = machine.run("/usr/bin/python3", "-", stdin=source)
+    seen = facts.Runtime.model_validate_json(done.stdout)
+    nothing = dict.fromkeys(facts.Evidence.model_fields, "not here")
+    image = definition.load(Settings.of(), "debian-12-amd64").model_dump()
+    evidence = facts.Evidence.model_validate({**nothing, "image": image, "runtime": seen})
+    found = {each.name: each for each in checks.CHECKS if each.part == "runtime"}
+    red = [result for result in checks.judge(evidence, {}) if result.name in found]
+    assert {result.name for result in red if not result.ok} == {
+        "a session has the policy's CPU weight",
+        "where sessions compete, a light one gets less CPU, and all answer",
+        "a memory hog ends in its own session alone",
+        "a fork bomb ends in its own session alone",
+        "serai doctor finds nothing wrong",  # see test_doctor
+        # The container's sessions are in a folder without quotas, and its root is an overlay, which
+        # knows no idmapped mounts.
+        "a full session gets EDQUOT, and another one still writes",
+        "a folder of the machine's disk is the session's inside, its owner's outside",
+    }

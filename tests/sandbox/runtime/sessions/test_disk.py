@@ -1,0 +1,65 @@
+"""A sessions disk that is too full, as the policy sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serai.runtime import errors
+from serai.runtime.errors import SeraiError
+from serai.runtime.sessions import quota
+from tests.support.fake_vm import opened
+from tests.support.waiting import wait_for
+
+MARKS = "reserve = 1\nwarn_free = 1\nact_free = 1\n"
+
+
+def test_a_put_does_not_touch_the_reserve() -> None:
+    with opened() as vm:
+        text = vm.paths.policy.read_text()
+        vm.paths.policy.write_text(
+            text.replace(MARKS, "reserve = 99\nwarn_free = 1\nact_free = 1\n")
+        )
+        vm.start()
+        vm.call("create", name="one")
+        with vm.client() as client:
+            with pytest.raises(SeraiError, match="reserve of 99 %") as caught:
+                client.put("one", "uploads", "file", b"x")
+            assert caught.value.code == errors.NO_ROOM
+            assert client.ls("one", "uploads") == []
+            # A folder from elsewhere is on somebody else's disk.
+            (vm.root / "share/a").mkdir(parents=True)
+            vm.call("attach", name="one", role="uploads", path=str(vm.root / "share/a"))
+            client.put("one", "uploads", "file", b"x")
+
+
+def test_archived_sessions_make_room_and_others_stay() -> None:
+    with opened() as vm:
+        vm.start()
+        for name, labels in (("old", {}), ("kept", {"keep": ""}), ("used", {})):
+            vm.call("create", name=name, labels=labels)
+        vm.call("archive", name="old")
+        vm.call("archive", name="kept")
+        assert vm.stop() == 0
+        text = vm.paths.policy.read_text()
+        vm.paths.policy.write_text(
+            text.replace(MARKS, "reserve = 1\nwarn_free = 99\nact_free = 99\n")
+        )
+        vm.start()
+        wait_for(lambda: "old" not in vm.sessions())
+        assert {name: each["state"] for name, each in vm.sessions().items()} == {
+            "kept": "archived",
+            "used": "ready",
+        }
+
+
+def test_a_quota_is_shown_where_one_is_kept(tmp_path: Path) -> None:
+    with opened() as vm:
+        vm.start()
+        shown = vm.call("create", name="one")
+        if quota.usage(vm.paths.sessions, shown["uid"]) is None:
+            assert shown["quota"] is None
+            assert "quota: none is kept" in vm.serai("show", "one").stdout
+        else:
+            assert shown["quota"]["bytes_limit"] > 0

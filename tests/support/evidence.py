@@ -1,0 +1,228 @@
+"""What verify-image finds out of a good image, and the same with other facts in it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from serai.image.definition import definition
+from serai.image.settings import Settings
+from serai.image.verify import checks
+from serai.image.verify.facts import Evidence
+
+GIB = 1 << 30
+MIB = 1 << 20
+IMAGE = definition.load(Settings.of({}, root=Path(__file__).parents[2]), "debian-12-amd64-standard")
+KEY = "ssh-ed25519 AAAASEEDED serai"
+NOW = 1_800_000_000.0
+ROOT_PARTITION = {
+    "number": 1,
+    "start": 100 * MIB,
+    "bytes": 10 * GIB - 101 * MIB,
+    "fstype": "ext4",
+    "type": "0fc63daf-8483-4772-8e79-3d69d8477de4",
+}
+ESP_PARTITION = {
+    "number": 15,
+    "start": MIB,
+    "bytes": 99 * MIB,
+    "fstype": "vfat",
+    "type": checks.disks.ESP,
+}
+
+
+def a_machine(
+    letter: str, root: str = "nvme0n1", sessions: str | None = "nvme1n1"
+) -> dict[str, Any]:
+    """A well machine; ``letter`` makes its identity."""
+    partition = f"{root}p1" if root.startswith("nvme") else f"{root}1"
+    disks = [
+        {
+            "name": root,
+            "bytes": 10 * GIB,
+            "table": "gpt",
+            "fstype": "",
+            "partitions": [ROOT_PARTITION, ESP_PARTITION],
+        }
+    ]
+    facts = {
+        "boot": {"state": "running", "multi_user": "active", "failed": []},
+        "system": {
+            "distribution": "debian",
+            "release": "12",
+            "machine": "x86_64",
+            "kernel": "6.1.0-40-amd64",
+            "now": NOW,
+            "timezone": "UTC",
+            "swaps": [],
+            "packages": 300,
+            "root_bytes": 10 * GIB,
+            "root_used": GIB,
+        },
+        "identity": {
+            "machine_id": letter * 32,
+            "host_keys": {"ssh-ed25519": letter * 64, "ssh-rsa": letter * 64},
+            "hostname": "serai",
+            "hostname_file": "serai",
+            "address": "127.0.1.1",
+        },
+        "disks": disks,
+        "root": {
+            "device": partition,
+            "disk": root,
+            "partition": 1,
+            "device_bytes": ROOT_PARTITION["bytes"],
+            "fstype": "ext4",
+            "source": f"/dev/{partition}",
+            "options": ["rw", "relatime"],
+            "mode": 0o755,
+            "owner": "0:0",
+            "ext4": {
+                "bytes": ROOT_PARTITION["bytes"],
+                "made": 1_700_000_000,
+                "uuid": "00" * 16,
+                "label": "root",
+            },
+        },
+        "sessions": {"mount": None, "mark": "", "journal": []},
+        "accounts": {
+            "people": [],
+            "authorized_keys": {"/root/.ssh/authorized_keys": [KEY]},
+            "passwords": [],
+        },
+        "journal_boots": 1,
+        "login": {
+            "limits": {"nofile": "524288", "nproc": "14813", "stack": "8192", "memlock": "8192"},
+            "locale": "C.UTF-8",
+        },
+        "bwrap": {
+            "status": 0,
+            "output": "pid=2 uid=1000",
+            "uid": 1000,
+            "version": "bubblewrap 0.8.0",
+            "mode": 0o755,
+            "capabilities": False,
+        },
+        "socat": {"status": 0, "output": "through", "version": "socat version 1.7.4.4"},
+        "took": {"boot": 5.0},
+    }
+    if sessions:
+        facts["sessions"] = {"mount": a_sessions_mount(sessions), "mark": "token", "journal": []}
+    return {"facts": facts, "seconds": 60.0, "clock": NOW + 1, "key": KEY}
+
+
+def a_sessions_mount(device: str) -> dict[str, Any]:
+    """The sessions disk as it must be mounted."""
+    return {
+        "device": device,
+        "disk": device,
+        "partition": 0,
+        "device_bytes": 10 * GIB,
+        "fstype": "ext4",
+        "source": f"/dev/{device}",
+        "options": ["rw", "nosuid", "nodev", "relatime"],
+        "mode": checks.sessions.MODE,
+        "owner": checks.sessions.OWNER,
+        "ext4": {"bytes": 10 * GIB, "made": int(NOW) - 20, "uuid": "11" * 16, "label": "sessions"},
+    }
+
+
+def good() -> dict[str, Any]:
+    """Evidence of a good image."""
+    foreign = a_machine("b", root="vda", sessions=None)
+    foreign["facts"]["boot"] = {
+        "state": "degraded",
+        "multi_user": "active",
+        "failed": [checks.sessions.UNIT],
+    }
+    foreign["facts"]["sessions"]["journal"] = ["/dev/vdb holds ext4 'other': refused"]
+    return {
+        "image": IMAGE.model_dump(),
+        "first": a_machine("a"),
+        "second": a_machine("a"),
+        "foreign": foreign,
+        "alone": a_machine("c", sessions=None),
+        "runtime": {
+            "created": 0.5,
+            "capabilities": ["0000000000000000"] * 5,
+            "no_new_privileges": "1",
+            "seccomp": "2",
+            "filters": 3,
+            "tree": ["1 0 bwrap", "2 1 bash", "3 2 socat", "4 2 socat", "9 0 ps"],
+            "sessions": "rogue",
+            "own": "secret",
+            "reached": "",
+            "past_gate": ["ENETUNREACH", "ENETUNREACH", "gaierror"],
+            "sockets": ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"],
+            "versions": {
+                name: version or "1.0" for name, version in checks.tools.wanted(IMAGE).items()
+            },
+            "uninvited": [],
+            "documents": list(checks.tools.DOCUMENTS),
+            "compiled": "compiled",
+            "denied": 403,
+            "denial": "allow it with: serai policy allow witness 127.0.0.1:80",
+            "allowed": 200,
+            "origin": "origin",
+            "decisions": [False, True],
+            "audit_whole": True,
+            "quota": 8 * MIB,
+            "full": "EDQUOT",
+            "while_full": "well",
+            "attached": 0.01,
+            "mount": "idmap",
+            "inside_owners": ["rogue", "rogue"],
+            "outside_owner": 4242,
+            "busy_usec": 900_000,
+            "frozen": "frozen",
+            "frozen_usec": 0,
+            "thawed": 0.01,
+            "policy_weight": 100,
+            "weights": [100, 100],
+            "light_usec": 900_000,
+            "heavy_usec": 8_800_000,
+            "busy_answer": "well",
+            "busy_sessions": ["rogue", "witness"],
+            "busy_seconds": 1.5,
+            "hog": 137,
+            "after_hog": "well",
+            "bomb_refused": 40,
+            "after_bomb": "well",
+            "processes_left": 0,
+            "archived_mode": 0,
+            "kept": "kept",
+            "sessions_left": [],
+            "doctor_passed": 190,
+            "doctor_failed": [],
+            "same_daemon": True,
+        },
+        "shipped": {
+            "machine_id": "uninitialized",
+            "dbus_machine_id": "",
+            "host_keys": [],
+            "logs": [],
+            "homes": [],
+            "apt": [],
+            "cloud_init": [],
+            "temporary": [],
+            "random_seeds": [],
+            "mentions": [],
+            "sudoers": [],
+        },
+        "digests": {"promised": "d" * 64, "before": "d" * 64, "after": "d" * 64},
+        "foreign_disk": {"before": "e" * 64, "after": "e" * 64},
+    }
+
+
+def broken(*changes: tuple[str, object]) -> Evidence:
+    """Good evidence with values put at dotted paths; a number in a path is a list's index."""
+    evidence = copy.deepcopy(good())
+    for path, value in changes:
+        *folders, last = path.split(".")
+        place: Any = evidence
+        for folder in folders:
+            place = place[int(folder)] if isinstance(place, list) else place[folder]
+        assert last in place, f"{path} is no fact"
+        place[last] = value
+    return Evidence.model_validate(evidence)

@@ -1,0 +1,204 @@
+"""A VM for tests: a root folder, a stand-in for systemd, and a real sessiond that can be killed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serai.common.paths import Paths
+from serai.runtime.client import Client
+from serai.runtime.errors import SeraiError
+from serai.runtime.sandbox import cgroups
+from tests.support.sandbox import build_filters
+from tests.support.waiting import wait_for
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROGRAMS = CHECKOUT / "src/serai/install/programs"
+# The distribution's own Python, which has python3-seccomp and python3-jeepney, as in the VM.
+PYTHON = "/usr/bin/python3"
+DEADLINE = 30.0
+
+
+class Vm:
+    """One stand-in VM below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = Paths(root)
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{CHECKOUT}/src:{CHECKOUT}",
+            "SERAI_CONTROL": str(self.paths.control),
+            "TERM": "xterm",
+        }
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._prepare()
+        self.manager = subprocess.Popen(
+            [PYTHON, "tests/support/fake_systemd.py", root, PROGRAMS / "bridge"],
+            cwd=CHECKOUT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+        )
+        assert self.manager.stdout is not None
+        self.cgroup = Path(self.manager.stdout.readline().decode().strip())
+        self.gate: subprocess.Popen[bytes] | None = None
+        self.start_gate()
+
+    def _prepare(self) -> None:
+        (self.root / "etc/serai").mkdir(parents=True)
+        self.paths.audit.mkdir(parents=True)
+        (self.root / "etc/passwd").write_text(
+            "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
+        )
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # However full the machine's own disk is: that is no test's business, but where it says so.
+        self.paths.policy.write_text(
+            f'attachable = ["{self.root}/share"]\n'
+            f"[limits]\nnofile = {min(524288, most)}\n"
+            "[disk]\nreserve = 1\nwarn_free = 1\nact_free = 1\n"
+        )
+        folder = self.paths.filters()
+        folder.mkdir(parents=True)
+        for name, program in zip(("baseline", "unix-block"), build_filters(), strict=True):
+            (folder / f"{name}.bpf").write_bytes(program)
+
+    def start(self, fatal: int = 0, weaken: str = "") -> None:
+        """Start sessiond; returns when it serves, or has died at fault number ``fatal``.
+
+        ``weaken`` is code that the daemon runs before, as to take a step out.
+        """
+        (self.root / "faults").unlink(missing_ok=True)
+        self.daemon = subprocess.Popen(
+            [PYTHON, "tests/support/sessiond.py", str(self.root), str(fatal), weaken],
+            cwd=CHECKOUT,
+            env=self.env,
+            stderr=(self.root / "sessiond.log").open("ab"),
+        )
+        wait_for(lambda: self.daemon is None or self.daemon.poll() is not None or self._serves())
+
+    def start_gate(self) -> None:
+        """Start the gate; sessiond waits for it."""
+        code = "import sys\nfrom pathlib import Path\nfrom serai.gate import server\n"
+        code += "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
+        self.gate = subprocess.Popen(
+            [PYTHON, "-c", code, str(self.root)],
+            cwd=CHECKOUT,
+            env=self.env,
+            stderr=(self.root / "gate.log").open("ab"),
+        )
+
+    def kill_gate(self) -> None:
+        """kill -9."""
+        assert self.gate is not None
+        self.gate.kill()
+        self.gate.wait()
+
+    def _serves(self) -> bool:
+        try:
+            Client(self.paths.control, timeout=DEADLINE).close()
+        except SeraiError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGTERM)
+        return self.daemon.wait(DEADLINE)
+
+    def client(self) -> Client:
+        return Client(self.paths.control, timeout=DEADLINE)
+
+    def call(self, method: str, **params: Any) -> Any:
+        """One call on a connection of its own."""
+        with self.client() as client:
+            return client.call(method, **params)
+
+    def sessions(self) -> dict[str, dict[str, Any]]:
+        return {each["name"]: each for each in self.call("list")["sessions"]}
+
+    def serai(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """The command, as installed but for where its modules are."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.env,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            **{"stdin": subprocess.DEVNULL, **options},
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [PYTHON, "-IS", str(self.root / "serai"), *arguments]
+
+    def install_command(self) -> None:
+        text = (PROGRAMS / "serai").read_text()
+        assert "/usr/lib/serai/python" in text
+        (self.root / "serai").write_text(text.replace("/usr/lib/serai/python", f"{CHECKOUT}/src"))
+
+    def processes(self) -> int:
+        """How many processes there are in all sessions' cgroups."""
+        return len(cgroups.members(self.cgroup))
+
+    def descriptors(self) -> int:
+        """How many descriptors the daemon has open."""
+        assert self.daemon is not None
+        return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))
+
+    @contextmanager
+    def unharmed(self, name: str) -> Iterator[None]:
+        """Afterwards the same daemon still answers, and nothing runs that did not before.
+
+        ``name`` is of a session that runs before and after.
+        """
+        idle, descriptors = self.processes(), self.descriptors()
+        yield
+        assert self.daemon is not None and self.daemon.poll() is None, "the daemon fell"
+        assert self.sessions()[name]["state"] == "ready"
+        wait_for(lambda: self.processes() == idle)
+        wait_for(lambda: self.descriptors() <= descriptors)
+        assert not list(self.cgroup.glob(f"{name}/*-*")), "a payload's cgroup is left"
+
+    def close(self) -> None:
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.kill()
+        self.kill_gate()
+        (self.root / "end").touch()
+        assert self.manager.wait(DEADLINE) == 0, "the stand-in for systemd failed"
+        if self.manager.stdout is not None:
+            self.manager.stdout.close()
+
+
+@contextmanager
+def opened() -> Iterator[Vm]:
+    """A VM without a running sessiond; all of it is gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="serai-vm-"))
+    root.chmod(0o755)
+    machine = Vm(root)
+    machine.install_command()
+    try:
+        yield machine
+    finally:
+        try:
+            machine.close()
+        finally:
+            for log in (root / "sessiond.log", root / "gate.log"):
+                if log.exists():
+                    sys.stderr.write(log.read_text())
+            shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""A real sandbox for a test: bubblewrap started as a fresh user, as the session's unit does it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from serai.runtime.sandbox import bwrap, enter
+from serai.runtime.settings import Limits, Policy
+
+ROOT = Path(__file__).resolve().parents[2]
+BRIDGE = ROOT / "src/serai/install/programs/bridge"
+DEADLINE = 20.0
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a payload did. ``status`` is negative if a signal ended it, as in subprocess."""
+
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """A running sandbox and the filters its payloads get."""
+
+    session: bwrap.Session
+    policy: Policy
+    outer: int
+    target: enter.Target
+    filters: Sequence[bytes] = field(repr=False)
+    door: enter.Door | None = None
+
+    def start(
+        self,
+        argv: Sequence[str],
+        stdio: tuple[int, int, int] | None,
+        *,
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        filters: Sequence[bytes] | None = None,
+    ) -> enter.Entered:
+        return enter.enter(
+            self.target,
+            argv,
+            {**bwrap.environment(self.policy, self.session), **(env or {})},
+            cwd or str(self.session.home),
+            stdio,
+            limits=self.policy.limits,
+            filters=self.filters if filters is None else filters,
+            tty=stdio is None,
+            door=self.door,
+        )
+
+    def run(
+        self,
+        argv: Sequence[str],
+        text: str = "",
+        *,
+        timeout: float = 60.0,
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        filters: Sequence[bytes] | None = None,
+    ) -> Result:
+        """Run a command to its end; what it writes to either output is one text."""
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
+            given.write(text.encode())
+            given.seek(0)
+            fds = (given.fileno(), written.fileno(), written.fileno())
+            entered = self.start(argv, fds, cwd=cwd, env=env, filters=filters)
+            status = reap(entered, timeout)
+            written.seek(0)
+            return Result(status, written.read().decode(errors="replace"))
+
+    def python(self, code: str, filters: Sequence[bytes] | None = None) -> Result:
+        return self.run(["/usr/bin/python3", "-c", code], filters=filters)
+
+
+def reap(entered: enter.Entered, timeout: float = 60.0) -> int:
+    """Wait for a payload, kill it if it takes too long, and close its descriptor."""
+    try:
+        ended, _, _ = select.select([entered.pidfd], [], [], timeout)
+        if not ended:
+            os.kill(entered.pid, signal.SIGKILL)
+        result = os.waitid(os.P_PIDFD, entered.pidfd, os.WEXITED)
+        assert result is not None
+        assert ended, f"still running after {timeout} s"
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+    finally:
+        os.close(entered.pidfd)
+
+
+@cache
+def build_filters(baseline_without: str = "", unix_without: str = "") -> tuple[bytes, bytes]:
+    """Both filters of this machine, each without a group of rules if a test wants it to fail."""
+    code = (
+        "import sys; from serai.runtime.sandbox import seccomp\n"
+        "name, machine, without = sys.argv[1:]\n"
+        "sys.stdout.buffer.write(seccomp.build(name, machine, without=[without]))"
+    )
+    one, two = (
+        subprocess.run(
+            ["/usr/bin/python3", "-c", code, name, platform.machine(), without],
+            check=True,
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": str(ROOT / "src")},
+        ).stdout
+        for name, without in (("baseline", baseline_without), ("unix-block", unix_without))
+    )
+    return one, two
+
+
+def possible_policy() -> Policy:
+    """The default policy with no more open files than this machine's root may ask for."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Policy(limits=Limits(nofile=min(Limits.nofile, most)))
+
+
+@contextmanager
+def make_top() -> Iterator[Path]:
+    """A folder that sessions' users may pass through, and that no sandbox shows."""
+    with tempfile.TemporaryDirectory(prefix="serai-", dir="/srv") as name:
+        Path(name).chmod(0o711)
+        for part in ("sessions", "state", "gate"):
+            Path(name, part).mkdir(mode=0o755)
+        yield Path(name)
+
+
+def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
+    """A session's files below ``top``; its home is private, as the daemon makes it."""
+    session = bwrap.Session(
+        name, uid, uid, top / "sessions" / name, top / "state" / name, top / "gate" / name
+    )
+    state = (session.state / "users", session.state / "hints")
+    for folder in (session.home / "tmp", *state, session.gate):
+        folder.mkdir(parents=True)
+    for folder in (session.home, session.home / "tmp", session.gate):
+        os.chown(folder, uid, uid)
+    session.home.chmod(0o700)
+    (session.state / "hosts").write_text(bwrap.hosts(Policy()))
+    (session.state / "users/passwd").write_text(f"{name}:x:{uid}:{uid}::{session.home}:/bin/bash\n")
+    (session.state / "users/group").write_text(f"{name}:x:{uid}:\n")
+    return session
+
+
+@contextmanager
+def open_room(
+    session: bwrap.Session,
+    policy: Policy | None = None,
+    *,
+    options: Sequence[str] | None = None,
+    filters: tuple[bytes, bytes] | None = None,
+) -> Iterator[Room]:
+    """Start the sandbox and wait until both ports of the bridge are open."""
+    policy = policy or possible_policy()
+    baseline, unix_block = filters or build_filters()
+    # The bridge must not outlive a test, even if the test machine's PID 1 reaps nobody.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    args = bwrap.encode(bwrap.arguments(policy, session) if options is None else options)
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as program:
+        for file, data in ((given, args), (program, baseline)):
+            file.write(data)
+            file.seek(0)
+        setpriv = ["setpriv", f"--reuid={session.uid}", f"--regid={session.gid}", "--clear-groups"]
+        program_argv = ["bwrap", "--args", str(given.fileno())]
+        # Without a filter only where a test wants to see what is missing.
+        program_argv += ["--seccomp", str(program.fileno())] if baseline else []
+        command = ["--", "/bin/bash", "--noprofile", "--norc", "-c", BRIDGE.read_text()]
+        process = subprocess.Popen(
+            [*setpriv, "--no-new-privs", *program_argv, *command],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(given.fileno(), program.fileno()),
+        )
+    try:
+        target = enter.Target(find_init(process), session.uid, session.gid)
+        yield Room(session, policy, process.pid, target, (baseline, unix_block))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def find_init(process: subprocess.Popen[bytes]) -> int:
+    """PID 1 of the sandbox, once its bridge listens on both ports."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        assert process.poll() is None, "bubblewrap ended"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if children and {3128, 1080} <= listening(int(children[0])):
+            return int(children[0])
+        time.sleep(0.002)
+    raise AssertionError("the bridge does not listen")
+
+
+def listening(pid: int) -> set[int]:
+    """The TCP ports that are listened on in a process's network namespace; proc_net_tcp."""
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table.splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}

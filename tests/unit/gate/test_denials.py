@@ -1,0 +1,40 @@
+"""A denial says what would help, and only that."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serai.gate import denials
+from serai.gate.errors import Denied
+from serai.gate.hosts import Target
+
+TARGET = Target("example.com", 443)
+
+
+@pytest.mark.parametrize(
+    ("denial", "ask"),
+    [
+        (Denied("default deny", "no rule allows it"), "serai policy allow blue example.com:443"),
+        (Denied("private range", "why", "10.0.0.1:443"), "serai policy allow blue 10.0.0.1:443"),
+        (Denied("deny *.com", "a rule forbids it"), "serai policy show blue"),
+        (Denied("own address 8.8.8.8", "it is this machine's"), ""),
+    ],
+)
+def test_a_denial_says_what_to_ask_for(denial: Denied, ask: str) -> None:
+    status, text, data = denials.denied("blue", TARGET, denial)
+    assert (status, data["ask"], data["rule"]) == (403, ask, denial.rule)
+    assert text.splitlines()[0].endswith(f"{denial.reason} ({denial.rule}).")
+    assert "policy allow" not in text if "allow" not in ask else text.endswith(f"with: {ask}\n")
+
+
+def test_the_reason_phrase_is_the_first_line_and_the_last_line_is_json() -> None:
+    answer = denials.response(*denials.denied("blue", TARGET, Denied("default deny", "why")))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 403 Serai's gate denied example.com:443 to session blue: why")
+    assert json.loads(body.splitlines()[-1])["host"] == "example.com"
+    only = denials.response(
+        *denials.denied("blue", TARGET, Denied("default deny", "why")), as_json=True
+    )
+    assert json.loads(only.partition(b"\r\n\r\n")[2])["error"] == "denied"

@@ -1,0 +1,90 @@
+"""Budgets: what is compared with what."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.image.bench import bench
+from serai.image.errors import BuildError
+from serai.image.guest import measure, measure_folders, measure_gate
+from serai.image.settings import Settings
+
+
+def measured(name: str, value: float, baseline: float | None) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": "ms", "baseline": baseline}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "baseline", "ok"),
+    [
+        ("create", 24.0, 4.0, True),
+        ("create", 24.1, 4.0, False),
+        ("idle memory", 8.0, None, True),
+        ("idle memory", 8.1, None, False),
+        ("exec, streamed", 1000.0, 1.0, None),
+    ],
+)
+def test_a_budget_is_a_ratio_or_without_a_baseline_a_value(
+    name: str, value: float, baseline: float | None, ok: bool | None
+) -> None:
+    row = bench.judged(measured(name, value, baseline))
+    assert row.ok is ok
+    assert (row.ratio is None) is (baseline is None)
+
+
+def test_every_budget_is_measured_by_that_name() -> None:
+    assert set(bench.GROUPS) == {*measure.GROUPS, "folders", "gate"}
+    assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
+    assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
+    for what in ("read", "write"):
+        assert f"{measure_folders.TOLD[what]}, idmapped" in bench.BUDGETS
+
+
+def test_an_unknown_group_is_told(checkout: Settings) -> None:
+    with pytest.raises(BuildError, match=r"no group 'speed'; there are memory, start"):
+        bench.bench(checkout, only="speed", check=False)
+
+
+def test_the_p99_is_not_exceeded_by_one_in_a_hundred() -> None:
+    assert measure_gate.p99([float(n) for n in range(200)]) == 197.0
+    assert measure_gate.p99([3.0]) == 3.0
+
+
+def test_what_is_not_answered_is_a_failure() -> None:
+    many = 20
+    with socket.create_server(("127.0.0.1", 0), backlog=many) as listener:
+
+        def serve() -> None:
+            for number in range(many):
+                client, _ = listener.accept()
+                with client:
+                    client.recv(100)
+                    client.sendall(
+                        b"HTTP/1.1 503 no\r\n\r\n" if number % 5 else b"HTTP/1.1 200 OK\r\n\r\n"
+                    )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        answer = measure_gate.at_once(port, [b"x"] * many, measure_gate.established)
+        thread.join()
+    assert answer["failed"] == many * 4 // 5
+    assert answer["seconds"] > 0
+
+
+def test_folders_are_measured_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_folders, "PIECES", 2)
+    monkeypatch.setattr(measure_folders, "TURNS", 3)
+    folders = {name: str(tmp_path / name) for name in measure_folders.LANES}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    took = measure_folders.work(folders)
+    assert set(took) == set(measure_folders.TOLD)
+    assert all(set(lanes) == set(folders) and min(lanes.values()) > 0 for lanes in took.values())
+    sizes = {path.relative_to(tmp_path): path.stat().st_size for path in tmp_path.glob("*/*")}
+    assert sizes == {Path(name, "large"): 2 << 20 for name in folders}

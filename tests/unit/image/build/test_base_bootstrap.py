@@ -1,0 +1,111 @@
+"""What is asked of mmdebstrap, what goes into the key, and what its failures mean to a person."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from serai.image.build import base_bootstrap
+from serai.image.definition.definition import Image, load
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+SETTINGS = Settings.of({})
+
+
+def _image(name: str = "debian-12-amd64", *overrides: str) -> Image:
+    return load(SETTINGS, name, overrides)
+
+
+def test_packages_are_those_of_the_architecture() -> None:
+    assert "linux-image-arm64" in base_bootstrap.packages(_image("debian-12-arm64"))
+    assert not [
+        name for name in base_bootstrap.packages(_image()) if "{" in name or "arm64" in name
+    ]
+
+
+def test_an_image_s_own_packages_are_added_once() -> None:
+    added = base_bootstrap.packages(_image("debian-12-amd64", 'base.packages=["quota", "sudo"]'))
+    assert set(added) - set(base_bootstrap.packages(_image())) == {"quota"}
+    assert added == sorted(set(added))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["disk.size=12G", "base.suite=trixie", "base.mirror=file:///m", 'base.packages=["quota"]'],
+)
+def test_the_key_changes_with_all_that_determines_the_base(override: str) -> None:
+    assert base_bootstrap.inputs(_image("debian-12-amd64", override)) != base_bootstrap.inputs(
+        _image()
+    )
+
+
+@pytest.mark.parametrize("override", ["machine.cpus=4", "disk.sessions=20G", "disk.bus=virtio"])
+def test_the_key_does_not_change_with_the_rest(override: str) -> None:
+    assert base_bootstrap.inputs(_image("debian-12-amd64", override)) == base_bootstrap.inputs(
+        _image()
+    )
+
+
+def test_a_cloud_image_s_base_is_not_bootstrapped() -> None:
+    with pytest.raises(BuildError, match="not 'bootstrap'"):
+        base_bootstrap.inputs(_image("ubuntu-22.04-arm64"))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "E: Failed to fetch http://m/pool/a.deb  Connection failed\nE: mmdebstrap failed\n",
+            "the package mirror cannot be used: Connection failed",
+        ),
+        (
+            "E: Failed to fetch http://m/dists/x/InRelease  404  Not Found [IP: 127.0.0.1 1]\n",
+            "the package mirror cannot be used: 404  Not Found",
+        ),
+        (
+            "E: The repository 'http://m x Release' does not have a Release file.\n",
+            "the package mirror cannot be used: it has no signed suite bookworm",
+        ),
+        (
+            "E: Unable to locate package nonsense\n",
+            "the package mirror has no package nonsense in bookworm for amd64",
+        ),
+        (
+            "dpkg-deb: error: failed to write (No space left on device)\nE: mmdebstrap failed\n",
+            "the disk is full while debian-12-amd64 is bootstrapped",
+        ),
+    ],
+)
+def test_known_failures_are_explained(said: str, expected: str) -> None:
+    error = base_bootstrap.explain(said, _image())
+    assert error is not None
+    assert expected in str(error)
+    assert error.hint
+
+
+def test_a_mirror_of_one_s_own_is_named() -> None:
+    image = _image("debian-12-amd64", "base.mirror=http://127.0.0.1:9/d")
+    error = base_bootstrap.explain("E: Failed to fetch http://127.0.0.1:9/d/x  Refused\n", image)
+    assert "the package mirror http://127.0.0.1:9/d cannot be used: Refused" in str(error)
+
+
+def test_what_is_not_known_is_not_explained() -> None:
+    assert base_bootstrap.explain("dpkg: error processing package foo\n", _image()) is None
+
+
+def test_the_shell_scripts_parse() -> None:
+    scripts = sorted(Path(base_bootstrap.__file__).parent.glob("data/bootstrap/*.sh"))
+    assert {path.stem for path in scripts} == {"essential", "finish", "namespace", "standins"}
+    for script in scripts:
+        assert os.access(script, os.X_OK), script
+        subprocess.run(["/bin/sh", "-n", str(script)], check=True)
+
+
+def test_without_root_it_says_to_use_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(BuildError, match="sudo"):
+        base_bootstrap.make(_image(), SETTINGS, tmp_path / "disk.qcow2", log=tmp_path / "log")

@@ -1,0 +1,121 @@
+"""What an image chooses of its roles: checked by the roles' own specs, part of a layer's key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serai.image.build import layer, plan
+from serai.image.definition import definition, variables
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+
+HERE = Settings.of({})
+DEBIAN = "debian-12-amd64"
+
+
+def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
+    profiles = {
+        name: definition.load(HERE, name).variables.get("toolchain_profile")
+        for name in definition.names(HERE)
+    }
+    assert profiles == {
+        "debian-12-amd64": None,
+        "debian-12-amd64-standard": "standard",
+        "debian-12-arm64": None,
+        "debian-12-arm64-standard": "standard",
+        "ubuntu-22.04-amd64": "standard",
+        "ubuntu-22.04-arm64": "standard",
+    }
+    assert (
+        yaml.safe_load((HERE.root / "roles/toolchain/defaults/main.yml").read_text())[
+            "toolchain_profile"
+        ]
+        == "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("variables.toolchain_profile=huge", "must be one of none, minimal, standard, full"),
+        ("variables.toolchain_profile=1", "must be a str, it is 1"),
+        ("variables.snaps_keep=yes", "must be a bool, it is 'yes'"),
+        ("variables.limits_nofile=true", "must be a int, it is True"),
+        ("variables.toolchain_packages=[1]", "must be a list of str, 1 is in it"),
+        ("variables.colour=red", "is no role's variable"),
+    ],
+)
+def test_a_wrong_choice_is_one_line_that_names_it(override: str, said: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        definition.load(HERE, DEBIAN, [override])
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"--set: {override.split('=', maxsplit=1)[0]} ")
+
+
+def test_a_misspelt_variable_is_told_with_what_it_may_mean() -> None:
+    with pytest.raises(BuildError) as caught:
+        definition.load(HERE, DEBIAN, ["variables.toolchain_profil=full"])
+    assert caught.value.hint == "did you mean toolchain_profile?"
+
+
+def test_a_choice_is_told_with_its_source() -> None:
+    _, sources = definition.load_with_sources(HERE, "ubuntu-22.04-arm64")
+    assert sources["variables.toolchain_profile"] == "images/ubuntu-22.04-arm64.toml"
+
+
+def test_a_choice_changes_the_layer_of_its_role_and_what_is_built_on_it() -> None:
+    def keys(*overrides: str) -> list[str]:
+        image = definition.load(HERE, DEBIAN, overrides)
+        return [stage.key for stage in plan.make(HERE, image).stages]
+
+    without = keys()
+    base = keys("variables.toolchain_profile=minimal")  # Debian's is made with its packages
+    system = keys("variables.toolchain_node_source=official")
+    runtime = keys("variables.runtime_tasks_max=100")
+    assert [a == b for a, b in zip(without, base, strict=True)] == [False, False, False]
+    assert [a == b for a, b in zip(without, system, strict=True)] == [True, False, False]
+    assert [a == b for a, b in zip(without, runtime, strict=True)] == [True, True, False]
+
+
+def test_a_bootstrapped_base_has_the_packages_that_the_role_would_install() -> None:
+    chosen = ["variables.toolchain_profile=minimal", 'variables.toolchain_packages=["nano"]']
+    image, sources = definition.load_with_sources(HERE, DEBIAN, chosen)
+    plain = definition.load(HERE, DEBIAN)
+    added = definition.flat(image)["base.packages"][len(definition.flat(plain)["base.packages"]) :]  # type: ignore[index, arg-type]
+    assert added == ("git", "jq", "nano", "python3", "python3-pip", "python3-venv", "ripgrep")
+    assert sources["base.packages"] == f"images/{DEBIAN}.toml, roles/toolchain"
+
+
+def test_each_profile_has_what_those_before_it_have_on_both_distributions() -> None:
+    def packages(distribution: str, profile: str) -> set[str]:
+        return set(variables.packages(HERE, distribution, {"toolchain_profile": profile}))
+
+    levels = ("none", "minimal", "standard", "full")
+    for distribution in ("debian", "ubuntu"):
+        found = [packages(distribution, profile) for profile in levels]
+        assert found[0] == set()
+        assert found[0] < found[1] < found[2] < found[3]
+    assert "python3-pypdf" in packages("debian", "full")
+    assert "python3-pypdf2" in packages("ubuntu", "standard")
+    assert variables.packages(HERE, "debian", {}) == []
+
+
+def test_a_cloud_image_stays_what_its_maker_shipped() -> None:
+    assert "base.packages" not in definition.flat(definition.load(HERE, "ubuntu-22.04-amd64"))
+
+
+def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
+    chosen = ["variables.toolchain_profile=full", "variables.runtime_tasks_max=100"]
+    image = definition.load(HERE, DEBIAN, chosen)
+    layer._write_chosen(image, HERE, "system", tmp_path)
+    assert json.loads((tmp_path / "chosen.json").read_text()) == {"toolchain_profile": "full"}
+
+
+def test_every_variable_is_some_types_and_only_one_roles() -> None:
+    known = variables.options(HERE)
+    assert {option.type for option in known.values()} <= set(variables._TYPES)
+    assert len(known) > 30

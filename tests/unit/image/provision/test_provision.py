@@ -1,0 +1,265 @@
+"""`invoke provision` with the real Ansible on hosts that are all this one, and what it makes of it.
+
+The play is the checkout's, but for its roles: a few small tasks are in their place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serai.image.errors import BuildError
+from serai.image.provision import fleet, provision
+from serai.image.provision.provision import Options
+from serai.image.settings import Settings
+from tests.conftest import ROOT
+
+PLAYS = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
+DEADLINE = 60.0
+TASKS = [
+    {
+        "name": "Break",
+        "ansible.builtin.command": {"argv": ["sh", "-c", "echo last words >&2; exit 3"]},
+        "when": "broken | default(false)",
+    },
+    {"name": "Change", "ansible.builtin.debug": {"msg": "new"}, "changed_when": True},
+]
+
+
+def fleet_of(settings: Settings, hosts: dict[str, Any], tasks: object = TASKS) -> Options:
+    """Have the checkout's playbook be ``tasks``; the options for provisioning ``hosts`` with it."""
+    play = {**PLAYS[0], "become": False, "roles": [], "post_tasks": tasks}
+    play["pre_tasks"] = play["pre_tasks"][:1]
+    (settings.root / provision.PLAYBOOK).write_text(yaml.safe_dump([play]))
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    inventory = settings.root / "inventory.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": local}}))
+    report = str(settings.root / "report.json")
+    return Options(inventory=str(inventory), report=report)
+
+
+def changed(options: Options, **values: Any) -> Options:
+    return Options(**{**vars(options), **values})
+
+
+def report(settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((settings.root / "report.json").read_text())
+    return found
+
+
+def test_every_machine_has_a_line_in_the_summary(
+    checkout: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = fleet_of(checkout, {"a": {}, "b": {}})
+    assert provision.provision(checkout, changed(options, serial=1)).ok
+    said = capsys.readouterr().out
+    assert "batch 1: a, 1 to follow" in said
+    assert "batch 2: b\n" in said
+    assert said.count("  Change (changed, ") == 2
+    rows = {row["host"]: row for row in report(checkout)["hosts"]}
+    assert [rows[name]["changed"] for name in "ab"] == [1, 1]
+    assert report(checkout)["ok"]
+    log = Path(report(checkout)["log"])
+    assert "PLAY RECAP" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_batch_follows_one_that_failed(checkout: Settings) -> None:
+    hosts = {name: {"broken": name == "b"} for name in "abcdef"}
+    options = changed(fleet_of(checkout, hosts), serial=2)
+    with pytest.raises(BuildError) as caught:
+        provision.provision(checkout, options)
+    assert str(caught.value).startswith(
+        "1 of 6 failed, 4 not reached; b failed: 'sh -c echo last words >&2; exit 3' "
+        "ended with status 3: last words; details: "
+    )
+    states = {row["host"]: row["state"] for row in report(checkout)["hosts"]}
+    assert states == {"a": "ok", "b": "failed", **dict.fromkeys("cdef", "not reached")}
+    rows = {row["host"]: row for row in report(checkout)["hosts"]}
+    assert rows["a"]["changed"] == 1, "who is in the same batch goes on"
+    assert rows["b"]["task"] == "Break"
+
+
+def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
+    options = fleet_of(checkout, {"a": {"broken": True}, "b": {}})
+    done = provision.provision(checkout, changed(options, limit="b"))
+    assert list(done.hosts) == ["b"]
+    with pytest.raises(BuildError, match="no machine matches"):
+        provision.provision(checkout, changed(options, limit="nobody"))
+
+
+def test_what_an_image_chooses_stands_below_the_inventory_and_set(checkout: Settings) -> None:
+    for role in ("toolchain", "limits"):
+        shutil.copytree(ROOT / "roles" / role, checkout.root / "roles" / role)
+    (checkout.images / "debian-12-amd64.toml").write_text(
+        (ROOT / "images/debian-12-amd64.toml").read_text()
+        + "[variables]\nlimits_nofile = 1\nlimits_nproc = 1\nlimits_stack = 1\n"
+    )
+    seen = "limits_nofile == 1 and limits_nproc == 2 and limits_stack == 3"
+    tasks = [{"name": "See", "ansible.builtin.assert": {"that": seen}}]
+    options = fleet_of(checkout, {"a": {"limits_nproc": 2, "limits_stack": 2}}, tasks)
+    options = changed(options, image="debian-12-amd64", values=("limits_stack=3",))
+    assert provision.provision(checkout, options).ok
+    with pytest.raises(BuildError, match="a failed"):
+        provision.provision(checkout, changed(options, image=""))
+    with pytest.raises(BuildError, match="there is no image 'nixos'"):
+        provision.provision(checkout, changed(options, image="nixos"))
+
+
+def test_check_mode_and_values_reach_the_play(checkout: Settings) -> None:
+    tasks = [
+        {
+            "name": "See",
+            "ansible.builtin.assert": {"that": ["ansible_check_mode", "number == 2"]},
+        }
+    ]
+    options = changed(fleet_of(checkout, {"a": {}}, tasks), check=True, values=("number=2",))
+    assert provision.provision(checkout, options).ok
+    with pytest.raises(BuildError, match="a failed"):
+        provision.provision(checkout, changed(options, check=False))
+
+
+def test_a_broken_playbook_is_one_line(checkout: Settings) -> None:
+    options = fleet_of(checkout, {"a": {}}, [{"name": "Odd", "ansible.builtin.nonesuch": {}}])
+    with pytest.raises(BuildError, match=r"did not begin: .*nonesuch"):
+        provision.provision(checkout, options)
+
+
+def test_ctrl_c_ends_everything_and_tells_how_far_it_came(checkout: Settings) -> None:
+    begun = checkout.root / "begun"
+    wait = ["sh", "-c", f"echo $$ >{begun}; sleep 600; :"]
+    tasks = [{"name": "Wait", "ansible.builtin.command": {"argv": wait}}]
+    options = changed(fleet_of(checkout, {"a": {}, "b": {}}, tasks), serial=1)
+
+    def interrupt() -> None:
+        end = time.monotonic() + DEADLINE
+        while not (begun.exists() and begun.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt, match="run the same again"):
+        provision.provision(checkout, options)
+    states = {row["host"]: row["state"] for row in report(checkout)["hosts"]}
+    assert states == {"a": "interrupted", "b": "not reached"}
+    left = [
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if str(begun).encode() in text(path)
+    ]
+    assert not left, "what Ansible had started is gone"
+
+
+def text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(), "either --host"),
+        (Options(hosts=("a",), inventory="x"), "either --host"),
+        (Options(inventory="/nonexistent"), "there is no /nonexistent"),
+        (Options(hosts=("a",), key="/nonexistent"), "--key: there is no"),
+        (Options(hosts=("a",), serial=-1), "from 1 on"),
+        (Options(hosts=("a",), values=("no",)), "NAME=VALUE"),
+        (Options(hosts=("a",), values=("a=[",)), "not YAML"),
+        *((Options(hosts=(bad,)), "is not USER@ADDRESS") for bad in (
+            "", "-oProxyCommand=x", "a b", "a@b@c", "a:0", "a:99999", "a:ssh", "a/b", "::1",
+        )),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_used(options: Options, words: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=words):
+        provision.command(Settings.of({}, ROOT), options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("vm", {"ansible_host": "vm"}),
+        ("me@10.0.0.7", {"ansible_host": "10.0.0.7", "ansible_user": "me"}),
+        ("me@vm:2222", {"ansible_host": "vm", "ansible_user": "me", "ansible_port": 2222}),
+        ("[fe80::1]:22", {"ansible_host": "fe80::1", "ansible_port": 22}),
+    ],
+)
+def test_addresses(text: str, found: dict[str, Any]) -> None:
+    assert provision.address(text) == (text, found)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("ssh: connect to host a port 1: Connection refused", "nothing listens on that port"),
+        ("a@b: Permission denied (publickey).", "--key FILE"),
+        ("No ED25519 host key is known\nHost key verification failed.", "--new-host-keys"),
+        ("ssh: Could not resolve hostname a: Name or service not known", "no host of that name"),
+        ("ssh: connect to host a port 22: Connection timed out", "does not answer"),
+        ("Shared connection to a closed.", "it hung up"),
+        ("something new", "something new"),
+    ],
+)
+def test_why_a_login_failed(said: str, words: str) -> None:
+    message = "Failed to connect to the host via ssh: " + said
+    told = fleet.login("=> " + json.dumps({"msg": message, "unreachable": True}))
+    assert words in told
+    assert "\n" not in told
+
+
+def event(kind: str, **data: object) -> str:
+    return json.dumps({"event": kind, "time": 1.0, **data})
+
+
+@pytest.mark.parametrize("status", ["failed", "unreachable"])
+def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(status: str) -> None:
+    said = "Failed to connect to the host via ssh: Connection to a port 22 timed out"
+    found = fleet.Fleet()
+    found.feed(event("batch", all=["a"], hosts=["a"]))
+    found.feed(event("task", role="", name="One"))
+    found.feed(event("result", host="a", status=status, why="=> " + json.dumps({"msg": said})))
+    (row,) = found.report()["hosts"]
+    assert (row["state"], row["unreachable"], row["failed"]) == ("unreachable", 1, 0)
+    assert row["why"] == "it does not answer (Connection to a port 22 timed out)"
+
+
+def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
+    batch = event("batch", all=["[::1]"], hosts=["[::1]"])
+    result = event("result", host="[::1]", status="ok", why="")
+    for last, state in ([], "interrupted"), ([event("end")], "ok"):
+        found = fleet.Fleet()
+        for line in (batch, event("task", role="", name="One"), result, *last):
+            found.feed(line)
+        found.end()
+        assert found.hosts["[::1]"].state == state
+        assert found.ok == (state == "ok")
+        table = provision.summary(found)
+        assert table.row_count == 1
+
+
+# --- the playbook
+
+
+def test_provision_applies_the_roles_of_an_image_but_for_the_seal() -> None:
+    image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
+    roles = [role for play in image for role in play["roles"]]
+    assert PLAYS[0]["roles"] == [role for role in roles if role != "seal"]
+
+
+def test_every_handler_is_caught_up_on_after_a_run_that_was_cut_off() -> None:
+    catching_up = next(task for task in PLAYS[0]["post_tasks"] if "notify" in task)
+    for role in PLAYS[0]["roles"]:
+        path = ROOT / "roles" / role / "handlers/main.yml"
+        for handler in yaml.safe_load(path.read_text()) if path.exists() else []:
+            names = {handler["name"], handler.get("listen")}
+            assert names & set(catching_up["notify"]), f"{role}: {handler['name']}"

@@ -1,0 +1,329 @@
+"""report.html as text: what it tells, that it is safe, and that it can be read in both schemes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from serai.image.release import differences
+from serai.image.release.differences import Folder, Row
+from serai.image.release.report import chart, report, words
+from serai.image.release.report.report import Component, Inputs, Package
+from tests.support.reports import BOOT, HOSTILE, an_inputs, hostile, some_changes
+
+CSS = (Path(report.__file__).parent / "data/report.css").read_text()
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, and the texts by the element around them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.inside: list[str] = [""]
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input", "rect"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.inside[-1], []).append(data)
+
+    @property
+    def all_text(self) -> str:
+        shown = (tag for tag in self.texts if tag not in ("style", "script"))
+        return " ".join(" ".join(" ".join(self.texts[tag]) for tag in shown).split())
+
+
+def test_the_figures_that_matter_come_first() -> None:
+    page = Page(report.render(an_inputs()))
+    text = page.all_text
+    verdict = "".join(page.texts["p"])
+    assert "Verified: all 2 checks passed" in verdict
+    for figure in ("738.6 MiB", "3 min 13 s", "2 min 05 s", "255.0 MiB"):
+        assert figure in page.texts["dd"], figure
+    assert "debian-12-arm64" in page.texts["h1"][0]
+    assert "pkg:deb/debian/bash@5.2" in text
+    assert "Install the packages" in text
+
+
+def test_failed_checks_turn_the_verdict_and_come_first() -> None:
+    given = an_inputs()
+    checks = [*given.verify["checks"], {"name": "x", "ok": False, "detail": "", "seconds": 1.0}]
+    page = Page(report.render(replace(given, verify={**given.verify, "checks": checks})))
+    assert any("Not fit for use: 1 of 3 checks failed" in text for text in page.texts["p"])
+    rows = [attrs["class"] for tag, attrs in page.elements if tag == "tr" and attrs.get("class")]
+    assert rows == ["bad", "good", "good"]
+
+
+def test_nothing_but_a_name_is_needed() -> None:
+    manifest = {"image": "x", "version": "1"}
+    text = Page(report.render(Inputs(manifest, {}, [], {}, "", None, []))).all_text
+    for sentence in (
+        "Not verified: no check was made",
+        "No sizes were noted down",
+        "The manifest tells of no stage",
+        "No boot was noted down",
+        "There is no previous release",
+        "There is no bill of materials",
+    ):
+        assert sentence in text
+
+
+def test_no_difference_is_said() -> None:
+    changes = some_changes()
+    for key, value in changes.items():
+        if isinstance(value, list):
+            changes[key] = []
+    changes["new"] = changes["old"]
+    assert "Nothing differs." in Page(report.render(replace(an_inputs(), changes=changes))).all_text
+
+
+def test_differences_are_told_what_matters_first() -> None:
+    found = differences.of(some_changes())
+    assert found.previous == "debian-12-arm64 0.0.9"
+    assert found.notable == (
+        "/usr/bin/su has more rights than who starts it",
+        "ssh.socket listens",
+    )
+    assert found.figures == (
+        Row("Image", "190.0 MiB", "193.0 MiB"),
+        Row("Files, in all", "380.0 MiB", "386.0 MiB"),
+        Row("Files and folders", "190", "193"),
+        Row("Boot, power-on to ssh", "3 min 10 s", "3 min 13 s"),
+    )
+    assert found.checks == (Row("swap is off", "not made", "passed"),)
+    assert found.packages == (
+        Row("bash", "", "5.2", "added"),
+        Row("bash", "5.1", "5.2", "upgraded"),
+    )
+    assert found.folders == (Folder("/", 0, 1, 0), Folder("/usr/lib/python3", 1, 0, 1))
+
+
+def test_a_boot_that_was_not_timed_is_no_difference() -> None:
+    changes = some_changes()
+    changes["old"]["boot_seconds"] = None
+    assert "Boot, power-on to ssh" not in [row.name for row in differences.of(changes).figures]
+
+
+def test_a_release_has_a_version_of_its_own() -> None:
+    page = Page(report.render(replace(an_inputs(), version="1.2.0")))
+    assert page.texts["title"] == ["debian-12-arm64 1.2.0: release report"]
+    assert "0.1.0-abc" in page.texts["dd"]
+
+
+def test_packages_come_from_dpkg_and_components_from_the_bill_of_materials() -> None:
+    status = "Package: bash\nStatus: install ok installed\nInstalled-Size: 7\n"
+    status += "Architecture: arm64\nVersion: 5.2\n"
+    assert report.packages(status) == [Package("bash", "5.2", "arm64", 7168)]
+    bill = {
+        "components": [
+            {
+                "type": "library",
+                "group": "@types",
+                "name": "node",
+                "version": "22",
+                "purl": "pkg:npm/%40types/node@22",
+                "licenses": [{"license": {"id": "MIT"}}, {"license": {"name": "own"}}],
+            },
+            {"type": "application", "name": "x", "licenses": [{"expression": "MIT OR ISC"}]},
+        ]
+    }
+    assert report.components(bill) == [
+        Component("@types/node", "22", "npm", "MIT, own", "pkg:npm/%40types/node@22"),
+        Component("x", "", "application", "MIT OR ISC", ""),
+    ]
+    assert report.components({}) == []
+
+
+def test_the_same_inputs_give_the_same_page() -> None:
+    assert report.render(an_inputs()) == report.render(an_inputs())
+
+
+def test_hostile_texts_add_no_element_and_no_attribute() -> None:
+    plain, attacked = (
+        Page(report.render(hostile("harmless"))),
+        Page(report.render(hostile(HOSTILE))),
+    )
+    assert [tag for tag, _ in attacked.elements] == [tag for tag, _ in plain.elements]
+    for (tag, attributes), (_, known) in zip(attacked.elements, plain.elements, strict=True):
+        assert attributes.keys() == known.keys(), tag
+    assert not any(name.startswith("on") for _, found in attacked.elements for name in found)
+    assert attacked.texts["style"] == plain.texts["style"]
+    assert attacked.texts["script"] == plain.texts["script"]
+    visible = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
+    assert attacked.all_text.count(" ".join(visible.split())) > 10
+
+
+def test_bytes_that_are_no_text_can_be_written() -> None:
+    given = replace(an_inputs(), folders={".": 10, "etc": 10, "etc/\udcff\x1b[31m": 9})
+    text = report.render(given)
+    assert "/etc/\ufffd\ufffd[31m" in text
+    text.encode()
+
+
+def test_every_hash_of_the_policy_is_that_of_an_element() -> None:
+    text = report.render(hostile(HOSTILE))
+    page = Page(text)
+    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv")) or ""
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    names = [tag for tag, _ in page.elements]
+    assert names.index("meta") < names.index("style")
+
+
+def test_nothing_is_asked_of_anybody() -> None:
+    page = Page(report.render(an_inputs()))
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "form", "base"), tag
+        assert "style" not in attributes  # the policy would drop it
+        for name in ("src", "href", "action", "srcset", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, value)
+    assert "url(" not in CSS
+    assert "@import" not in CSS
+
+
+def test_the_boot_chart_is_an_image_whatever_it_holds() -> None:
+    svg = BOOT.replace("</svg>", "<script>alert(1)</script></svg>")
+    text = report.render(replace(an_inputs(), boot_chart=svg))
+    assert "alert(1)" not in text
+    assert report.data_url("<p>no drawing</p>") == ""
+    source = report.data_url(svg)
+    assert base64.b64decode(source.partition(",")[2]).decode() == svg
+
+
+def test_the_boot_chart_is_told_in_words_too() -> None:
+    boot = chart.boot(BOOT)
+    assert boot.summary == "Startup finished in 4.735s (userspace); multi-user reached after 4.6s."
+    units = [(unit.name, unit.start, unit.seconds) for unit in boot.units]
+    assert units == [("dev-vda.device", 0.55, 4.0), ("a&b.service", 1.0, 0.2)]
+    assert chart.slowest(boot, 1) == [boot.units[0]]
+    assert (boot.units[1].left, boot.units[1].width) == (20.0, 4.0)
+    assert chart.boot("nonsense") == chart.Boot("", ())
+
+
+def test_stages_follow_each_other_and_so_do_their_tasks() -> None:
+    base, system = chart.stages(an_inputs().manifest["stages"])
+    assert (base.bar.left, base.bar.width) == (0.0, 20.0)
+    assert (system.bar.left, system.bar.width) == (20.0, 80.0)
+    assert [(task.name, task.left, task.width) for task in system.tasks] == [
+        ("Gathering Facts", 0.0, 25.0),
+        ("Install the packages", 25.0, 75.0),
+    ]
+    assert (base.outside, system.outside) == (25.0, 20.0)
+    assert [task.name for task in chart.longest([base, system], 1)] == ["Install the packages"]
+
+
+def test_a_package_of_two_architectures_is_one_tile() -> None:
+    packages = [Package("libc6", "2.36", "amd64", 1024), Package("libc6", "2.36", "i386", 1024)]
+    text = report.render(replace(an_inputs(), packages=packages))
+    assert 'aria-label="libc6, 2.0 KiB, 100.0&nbsp;%"' in text
+
+
+def test_a_licence_that_is_not_known_is_said_so() -> None:
+    given = replace(an_inputs(), components=[Component("x", "1", "npm", "", "")])
+    assert "not stated" in Page(report.render(given)).all_text
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (18432, "18.0 KiB"),
+        (774524928, "738.6 MiB"),
+        (10 << 30, "10.0 GiB"),
+    ],
+)
+def test_sizes_for_people(count: int, said: str) -> None:
+    assert words.size(count) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.016, "0.02 s"),
+        (0.96, "1.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (757.2, "12 min 37 s"),
+        (3600, "1 h 00 min"),
+    ],
+)
+def test_durations_for_people(seconds: float, said: str) -> None:
+    assert words.duration(seconds) == said
+
+
+# --- colours
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    """The colours of the style sheet by scheme."""
+    light, dark, paper = re.findall(r":root \{(.*?)\n? *\}", CSS, re.DOTALL)[:3]
+    found = {
+        name: dict(re.findall(r"--(\w[\w-]*): (#[0-9a-f]{6})", text))
+        for name, text in (("light", light), ("dark", dark), ("print", paper))
+    }
+    assert found["light"].keys() == found["dark"].keys() == found["print"].keys()
+    return found
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+TEXTS = [
+    *(
+        ("ink", ground)
+        for ground in ("paper", "shade", "bad-shade", "tile0", "tile1", "tile2", "tile3")
+    ),
+    *(("soft", ground) for ground in ("paper", "shade")),
+    ("accent", "paper"),
+    ("paper", "accent"),
+    ("good", "paper"),
+    ("good", "shade"),
+    ("good", "good-shade"),
+    ("bad", "paper"),
+    ("bad", "bad-shade"),
+]
+SHAPES = [("accent", "paper"), ("soft", "paper"), ("accent", "shade")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+def test_texts_can_be_read_and_shapes_be_seen(scheme: str) -> None:
+    colours = schemes()[scheme]
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for text, ground in TEXTS:
+        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for shape, ground in SHAPES:
+        assert contrast(colours[shape], colours[ground]) >= 3, (shape, ground)

@@ -1,0 +1,299 @@
+"""Gathering and reporting, with machines that do not come up or talk nonsense."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from serai.image import digest
+from serai.image.definition import definition
+from serai.image.definition.definition import Image
+from serai.image.errors import BuildError
+from serai.image.guest import probe
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.verify import checks, verify
+from serai.image.verify.checks import Result
+from serai.image.verify.facts import Digests
+from serai.image.verify.verify import Report
+from serai.image.vm.vm import Machine
+
+GOOD = Result("swap is off", True, "none", 0.1)
+BAD = Result("no logs are shipped", False, "left: /var/log/dpkg.log", 2.0)
+
+
+@pytest.fixture
+def image() -> Image:
+    return definition.load(Settings.of({}), "debian-12-amd64")
+
+
+@pytest.fixture
+def folder(checkout: Settings, image: Image) -> Path:
+    """A release folder with a disk that is none."""
+    folder = checkout.dist / image.name / "0.1.0-abc"
+    folder.mkdir(parents=True)
+    disk = folder / f"{image.name}.qcow2"
+    disk.write_bytes(b"QFI")
+    sums = f"{digest.of_file(disk)}  {disk.name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
+
+
+def a_report(*results: Result) -> Report:
+    return Report("debian-12-amd64", "0.1.0-abc", 61.5, {"packages": 300}, results, "a" * 64)
+
+
+def test_verify_json_has_the_promised_shape(tmp_path: Path) -> None:
+    target = tmp_path / "verify.json"
+    target.write_text("{}")
+    verify.write(a_report(GOOD, BAD), target)
+    assert json.loads(target.read_text()) == {
+        "image": "debian-12-amd64",
+        "version": "0.1.0-abc",
+        "sha256": "a" * 64,
+        "boot_seconds": 61.5,
+        "facts": {"packages": 300},
+        "checks": [
+            {"name": "swap is off", "ok": True, "detail": "none", "seconds": 0.1},
+            {
+                "name": "no logs are shipped",
+                "ok": False,
+                "detail": "left: /var/log/dpkg.log",
+                "seconds": 2.0,
+            },
+        ],
+        "passed": 1,
+        "failed": 1,
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["verify.json"]
+
+
+def test_a_report_is_good_only_if_something_was_checked_and_nothing_failed() -> None:
+    assert a_report(GOOD).ok
+    assert not a_report(GOOD, BAD).ok
+    assert not a_report().ok
+
+
+def test_the_table_shows_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    verify.show(a_report(GOOD, BAD))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "✓ swap is off" in shown
+    assert "✗ no logs are shipped" in shown
+    assert "/var/log/dpkg.log" in shown
+    assert "1 passed, 1 failed" in shown
+
+
+def test_a_folder_without_an_image_is_one_clear_error(
+    checkout: Settings, image: Image, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match=r"there is no image .*debian-12-amd64\.qcow2; run"):
+        verify.verify(checkout, image, tmp_path)
+
+
+def test_a_machine_that_does_not_come_up_is_failed_checks_not_an_error(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(*_: object, **__: object) -> None:
+        raise BuildError("no ssh; the console's last lines: Kernel panic")
+
+    monkeypatch.setattr(verify, "booted", dead)
+    report = verify.verify(checkout, image, folder)
+    results = {result.name: result for result in report.checks}
+    assert set(results) == {check.name for check in checks.CHECKS}
+    for name in (
+        "it reaches multi-user, no unit failed",
+        "it reboots, no unit failed",
+        "it boots without the sessions disk",
+        "a second disk that holds something else is refused",
+    ):
+        assert not results[name].ok
+        assert "Kernel panic" in results[name].detail
+    assert not results["no logs are shipped"].ok  # these bytes are no disk
+    assert results["the shipped file is what SHA256SUMS says"].ok
+    assert results["booting it has not changed the shipped file"].ok
+    assert results["that disk is left untouched"].ok is False
+    assert report.boot_seconds is None
+    assert json.loads((folder / verify.REPORT).read_text())["failed"] == report.failed
+    assert list((checkout.cache / "verify" / image.name).iterdir()) == []
+
+
+def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check must not pass because what it looks at never happened."""
+
+    def dead(*_: object, **__: object) -> None:
+        raise BuildError("no ssh")
+
+    monkeypatch.setattr(verify, "booted", dead)
+    earlier = folder / verify.BOOT_CHART
+    earlier.write_text("<svg></svg>")
+    evidence, _ = verify.gather(checkout, image, folder / f"{image.name}.qcow2")
+    assert evidence.foreign_disk == "no ssh"
+    assert not earlier.exists()
+
+
+def test_a_report_names_the_bytes_it_speaks_of(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "_kept", lambda *_: None)
+    monkeypatch.setattr(verify, "_others", lambda *_: None)
+    disk = folder / f"{image.name}.qcow2"
+    evidence, _ = verify.gather(checkout, image, disk)
+    assert verify.report_of(evidence, "0.1.0-abc", []).sha256 == digest.of_file(disk)
+    for found in ("there is no SHA256SUMS", Digests(promised="abc", before="abc", after="def")):
+        other = evidence.model_copy(update={"digests": found})
+        assert not verify.report_of(other, "0.1.0-abc", []).sha256
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no SHA256SUMS"),
+        ("abc  other.qcow2\n", "SHA256SUMS does not name disk.qcow2"),
+        ("\n", "SHA256SUMS does not name disk.qcow2"),
+        ("abc *disk.qcow2\n", None),
+        ("def  packages.txt\nabc  disk.qcow2\n", None),
+    ],
+)
+def test_digests(tmp_path: Path, content: str | None, reason: str | None) -> None:
+    disk = tmp_path / "disk.qcow2"
+    disk.write_bytes(b"x")
+    if content is not None:
+        (tmp_path / "SHA256SUMS").write_text(content)
+    found = verify.digests(disk, "before")
+    if reason:
+        assert found == reason
+    else:
+        assert found == Digests(promised="abc", before="before", after=digest.of_file(disk))
+
+
+class FakeSsh:
+    """An ssh whose guest says ``output`` to everything."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.asked: list[tuple[str, str]] = []
+
+    def run(self, command: str, *, stdin: str, **_: object) -> subprocess.CompletedProcess[str]:
+        self.asked.append((command, stdin))
+        return subprocess.CompletedProcess([command], 0, self.output, "")
+
+
+class FakeMachine:
+    def __init__(self, output: str) -> None:
+        self.ssh = FakeSsh(output)
+
+
+@pytest.mark.parametrize("output", ["", "Welcome!", "{}", '{"boot": 1}'])
+def test_a_guest_that_talks_nonsense_is_one_clear_error(output: str) -> None:
+    with pytest.raises(BuildError, match="the guest's facts make no sense"):
+        verify.probed(cast(Machine, FakeMachine(output)))
+
+
+def test_the_probe_goes_over_stdin_and_the_token_with_it() -> None:
+    machine = FakeMachine("")
+    with pytest.raises(BuildError):
+        verify.probed(cast(Machine, machine), "abcd")
+    assert machine.ssh.asked == [("python3 - abcd", Path(probe.__file__).read_text())]
+
+
+class Drawing:
+    """A machine whose systemd-analyze draws ``output``, or whose ssh fails."""
+
+    def __init__(self, output: str | None) -> None:
+        self.ssh = self
+        self.output = output
+
+    def run(self, command: str, **_: object) -> subprocess.CompletedProcess[str]:
+        assert command == "systemd-analyze plot"
+        if self.output is None:
+            raise BuildError("Bootup is not yet finished")
+        return subprocess.CompletedProcess([command], 0, self.output, "")
+
+
+def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
+    verify.draw_boot(cast(Machine, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
+    assert (tmp_path / "boot.svg").read_text() == "<svg></svg>\n"
+
+
+@pytest.mark.parametrize("output", [None, "", "<svg><rect"])
+def test_a_machine_that_draws_no_chart_is_a_warning(
+    tmp_path: Path, output: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify.draw_boot(cast(Machine, Drawing(output)), tmp_path / "boot.svg")
+    assert not list(tmp_path.iterdir())
+    assert "there will be no boot.svg" in capsys.readouterr().err
+
+
+def test_the_probe_needs_the_standard_library_alone() -> None:
+    names = set()
+    for node in ast.walk(ast.parse(Path(probe.__file__).read_text(), feature_version=(3, 10))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+    assert names <= sys.stdlib_module_names
+
+
+def test_the_probe_reads_an_ext4_superblock(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", "-L", "sessions", disk, "64M"])
+    found = probe.superblock(str(disk))
+    assert found is not None
+    assert (found["bytes"], found["label"]) == (64 << 20, "sessions")
+    told = run(["dumpe2fs", "-h", disk]).stdout
+    assert found["uuid"] in told.replace("-", "")
+    disk.write_bytes(b"\0" * 4096)
+    assert probe.superblock(str(disk)) is None
+
+
+def test_the_probe_tells_what_a_program_said(tmp_path: Path) -> None:
+    assert probe.said("sh", "-c", "echo a; echo b >&2; exit 3") == (3, "a\nb")
+    assert probe.said("no-such-program")[0] == 127
+    assert probe.said("sleep", "60", timeout=0.1)[0] == 124
+    assert probe.text(str(tmp_path / "nothing")) == ""
+
+
+def test_all_that_is_side_by_side_ends_before_its_error_is_told() -> None:
+    ended: list[str] = []
+
+    def fails() -> None:
+        raise BuildError("the first")
+
+    def works() -> None:
+        ended.append("the other")
+
+    actions: list[Callable[[], Any]] = [fails, works]
+    with pytest.raises(BuildError, match="the first"):
+        verify.in_parallel(actions, threading.Event())
+    assert ended == ["the other"]
+
+
+def test_an_interruption_ends_child_processes_and_lets_the_actions_clean_up() -> None:
+    stop, started = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def waits() -> None:
+        with subprocess.Popen(["/bin/sleep", "60"], stdout=subprocess.DEVNULL) as child:
+            started.set()
+            ended.append(child.wait())
+
+    def interrupts() -> None:
+        started.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        verify.in_parallel([waits, interrupts], stop)
+    assert ended == [-signal.SIGTERM]
+    assert stop.is_set()

@@ -1,0 +1,44 @@
+"""Firmware is found where distributions put it, in whole pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serai.image.definition.definition import Arch
+from serai.image.errors import BuildError
+from serai.image.vm import firmware
+
+OVMF = Path("usr/share/OVMF")
+
+
+def _put(root: Path, *names: str) -> None:
+    (root / OVMF).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / OVMF / name).touch()
+
+
+@pytest.mark.parametrize(("arch", "package"), [("amd64", "ovmf"), ("arm64", "qemu-efi-aarch64")])
+def test_none_names_the_package(arch: Arch, package: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=f"no UEFI firmware for {arch}.*package {package}$"):
+        firmware.find(arch, tmp_path)
+
+
+def test_the_larger_flash_comes_first(tmp_path: Path) -> None:
+    _put(tmp_path, "OVMF_CODE.fd", "OVMF_VARS.fd", "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
+    assert firmware.find("amd64", tmp_path).code.name == "OVMF_CODE_4M.fd"
+
+
+def test_half_a_pair_is_passed_over(tmp_path: Path) -> None:
+    _put(tmp_path, "OVMF_CODE.fd", "OVMF_VARS.fd", "OVMF_CODE_4M.fd")
+    found = firmware.find("amd64", tmp_path)
+    assert (found.code.name, found.vars.name) == ("OVMF_CODE.fd", "OVMF_VARS.fd")
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_this_machine_has_both(arch: Arch) -> None:
+    found = firmware.find(arch)
+    # QEMU refuses a code and a variable store that do not fill its flash together.
+    assert found.code.stat().st_size > 1024**2
+    assert found.vars.stat().st_size > 0

@@ -1,0 +1,79 @@
+"""A guest that does not reboot when it is asked to; the image layer verifies one that does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.image.errors import BuildError
+from serai.image.vm.vm import Machine
+
+
+class Asked:
+    """In the place of ssh and of QMP: notes what they are asked for."""
+
+    def __init__(self, deaf: bool = False) -> None:
+        self.what: list[str] = []
+        self._deaf = deaf
+
+    def run(self, command: str, *, check: bool) -> None:
+        assert not check, "the connection may break before the status comes back"
+        self.what.append(command)
+
+    def qmp(self, name: str, arguments: dict[str, str]) -> None:
+        if self._deaf:
+            raise ConnectionResetError("QEMU ended while it was greeted")
+        self.what.append(f"{name} {arguments}")
+
+    def disconnect(self) -> None:
+        self.what.append("disconnect")
+
+
+def machine(tmp_path: Path, asked: Asked, emulator: list[str]) -> Machine:
+    anything: Any = asked
+    found = Machine(
+        ssh=anything,
+        guest=anything,
+        serial_log=tmp_path / "serial.log",
+        qemu_log=tmp_path / "qemu.log",
+        serial_socket=tmp_path / "serial",
+        qmp_socket=tmp_path / "qmp",
+        overlay=tmp_path / "overlay",
+        sessions=None,
+        deadline=0.3,
+    )
+    found.qmp = asked.qmp  # type: ignore[method-assign, assignment]
+    found.process = subprocess.Popen(emulator)
+    found.running.callback(found.process.wait)
+    found.running.callback(found.process.kill)
+    return found
+
+
+def test_one_that_goes_on_is_one_clear_error(tmp_path: Path) -> None:
+    asked = Asked()
+    guest = machine(tmp_path, asked, ["sleep", "60"])
+    with guest.running, pytest.raises(BuildError, match=r"did not reboot within 0\.3 s") as error:
+        guest.reboot()
+    assert error.value.log == guest.serial_log
+    assert asked.what == ["set-action {'reboot': 'shutdown'}", "systemctl reboot", "disconnect"]
+
+
+def test_an_emulator_that_dies_is_no_reboot(tmp_path: Path) -> None:
+    (tmp_path / "qemu.log").write_text("qemu-system: it broke\n")
+    guest = machine(tmp_path, Asked(), ["false"])
+    with guest.running, pytest.raises(BuildError, match="QEMU ended with 1: qemu-system: it broke"):
+        guest.reboot()
+
+
+@pytest.mark.parametrize(
+    ("emulator", "said"), [("false", "QEMU ended with 1"), ("sleep", "QEMU does not answer: ")]
+)
+def test_one_that_cannot_be_asked(tmp_path: Path, emulator: str, said: str) -> None:
+    guest = machine(tmp_path, Asked(deaf=True), [emulator, "60"])
+    with guest.running, pytest.raises(BuildError, match=said):
+        if emulator == "false":
+            guest.process.wait()
+        guest.reboot()

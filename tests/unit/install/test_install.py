@@ -1,0 +1,96 @@
+"""The runtime comes out of its wheel whole, again only if it is another one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from serai.install import install
+from tests.conftest import ROOT
+
+HERE = ROOT / install.HERE.replace("serai", "src/serai", 1)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("wheel"))
+
+
+def built(folder: Path) -> Path:
+    """The wheel of this checkout, as the role builds it."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target=wheel", f"--directory={folder}"],
+        cwd=ROOT,
+        env={"SOURCE_DATE_EPOCH": "315619200"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_the_wheel_holds_the_runtime_alone_and_is_the_same_bytes_again(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "serai/install/programs/sessiond" in names
+    assert not [name for name in names if name.startswith("serai/image")]
+    assert built(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) -> None:
+    assert install.install(wheel, tmp_path)
+    for file in install.FILES:
+        target = tmp_path / file.target
+        assert target.stat().st_mode & 0o7777 == file.mode
+        assert target.read_bytes() == (HERE / file.source).read_bytes()
+    shipped = {
+        f"{folder}/{p.name}" for folder in ("programs", "units") for p in (HERE / folder).iterdir()
+    }
+    assert {file.source for file in install.FILES} == shipped
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import serai.runtime as m"
+    code += "; print(m.__cached__)"
+    argv = ["/usr/bin/python3", "-ISc", code, str(tmp_path / "usr/lib/serai/python")]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert "__pycache__" in said
+
+
+def test_the_same_wheel_is_left_alone_and_what_is_missing_comes_back(
+    wheel: Path, tmp_path: Path
+) -> None:
+    assert install.install(wheel, tmp_path)
+    assert not install.install(wheel, tmp_path)
+    (tmp_path / "usr/bin/serai").unlink()
+    assert install.install(wheel, tmp_path)
+    (tmp_path / "usr/lib/serai/bridge").write_text("changed\n")
+    assert install.install(wheel, tmp_path)
+    assert not install.install(wheel, tmp_path)
+
+
+def test_another_wheel_takes_the_place_of_the_one_before(wheel: Path, tmp_path: Path) -> None:
+    install.install(wheel, tmp_path / "root")
+    other = tmp_path / "other.whl"
+    other.write_bytes(wheel.read_bytes())
+    with zipfile.ZipFile(other, "a") as archive:
+        archive.writestr("serai/runtime/added.py", "")
+    assert install.install(other, tmp_path / "root")
+    folder = tmp_path / "root/usr/lib/serai"
+    assert (folder / "python/serai/runtime/added.py").exists()
+    assert len(list(folder.glob("python-*"))) == 1
+
+
+def test_a_broken_wheel_changes_nothing(wheel: Path, tmp_path: Path) -> None:
+    install.install(wheel, tmp_path / "root")
+    link = tmp_path / "root/usr/lib/serai/python"
+    before = link.readlink()
+    broken = tmp_path / "broken.whl"
+    broken.write_bytes(wheel.read_bytes()[:1000])
+    with pytest.raises(zipfile.BadZipFile):
+        install.install(broken, tmp_path / "root")
+    assert link.readlink() == before
+    assert (link / "serai/runtime/api/server.py").exists()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serai.runtime.api.exec import Exec
+from serai.runtime.api.rpc import check
+from serai.runtime.cli import exec, main
+
+TEXTS = st.dictionaries(st.text(), st.text(), max_size=2)
+SOURCES = Path(exec.__file__).parents[3]
+
+
+def test_the_command_line_is_read() -> None:
+    line = [
+        "foo",
+        "--timeout",
+        "2.5",
+        "--env",
+        "A=1",
+        "--env=B=x=y",
+        "--cwd",
+        "/tmp",
+        "--tty",
+        "--",
+        "ls",
+        "--",
+        "--env",
+    ]
+    options = exec.parse(line)
+    assert (options.name, options.argv) == ("foo", ["ls", "--", "--env"])
+    assert (options.timeout, options.cwd, options.tty) == (2.5, "/tmp", True)
+    assert options.env == {"A": "1", "B": "x=y"}
+    assert not options.detach
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "foo",
+        "foo ls",
+        "-- ls",
+        "foo --",
+        "foo --bogus -- ls",
+        "foo --timeout -- ls",
+        "foo --timeout 0 -- ls",
+        "foo --timeout nan -- ls",
+        "foo --timeout inf -- ls",
+        "foo --env A -- ls",
+        "foo --env =1 -- ls",
+        "foo --tty=yes -- ls",
+        "foo --cwd",
+    ],
+)
+def test_what_it_does_not_understand_is_said_in_one_line(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exec.main(line.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("serai: ")
+    assert said.err.count("\n") == 1
+
+
+@given(
+    st.lists(st.text(), min_size=1, max_size=3), st.dictionaries(st.text(), st.text(), max_size=2)
+)
+def test_its_json_is_json(argv: list[str], env: dict[str, str]) -> None:
+    options = exec.Options()
+    options.name, options.argv, options.env, options.timeout = "foo", argv, env, 1.5
+    assert json.loads(exec.request(options, "fds")) == {
+        "name": "foo",
+        "argv": argv,
+        "env": env,
+        "cwd": "",
+        "timeout": 1.5,
+        "tty": False,
+        "detach": False,
+        "stdio": "fds",
+        "rows": 24,
+        "columns": 80,
+    }
+
+
+def test_the_server_knows_every_parameter() -> None:
+    options = exec.Options()
+    options.name, options.argv = "foo", ["ls"]
+    assert check(Exec, json.loads(exec.request(options, "fds"))).argv == ["ls"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_it_reads_json(value: dict[str, Any]) -> None:
+    assert exec.decoded(json.dumps(value)) == value
+
+
+def test_exec_imports_next_to_nothing() -> None:
+    code = (
+        "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]);"
+        "import serai.runtime.cli.exec; print(*sorted(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-IS", "-c", code, SOURCES], check=True, capture_output=True, text=True
+    ).stdout.split()
+    own = {"serai", "serai.runtime", "serai.runtime.cli", "serai.runtime.cli.exec"}
+    assert set(loaded) - own <= {"__future__", "_json", "_socket", "_signal", "posix"}
+
+
+def test_only_pipes_files_and_null_are_handed_in(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    reading, writing = os.pipe()
+    file = os.open(tmp_path / "file", os.O_RDWR)
+    null = os.open("/dev/null", os.O_RDWR)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    master, slave = os.openpty()
+    try:
+        assert all(map(exec.may_be_handed_in, (reading, writing, file, null)))
+        assert not any(map(exec.may_be_handed_in, (folder, master, slave, 9999)))
+    finally:
+        for descriptor in (reading, writing, file, null, folder, master, slave):
+            os.close(descriptor)
+
+
+def test_without_a_daemon_it_says_so(tmp_path: Path) -> None:
+    env = {"SERAI_CONTROL": str(tmp_path / "none.sock"), "PYTHONPATH": str(SOURCES)}
+    code = "import sys; from serai.runtime.cli.exec import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, "foo", "--", "ls"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert "cannot reach sessiond" in done.stderr
+    assert "systemctl start serai-sessiond" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["create", "list", "show", "switch", "gc", *main.SIMPLE])
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main([name, "--help"])
+    assert caught.value.code == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_exec_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["exec", "--help"]) == 0
+    assert "--timeout" in capsys.readouterr().out

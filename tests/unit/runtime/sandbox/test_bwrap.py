@@ -1,0 +1,158 @@
+"""The sandbox's options as text, and the policy that they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from serai.runtime.errors import SeraiError
+from serai.runtime.sandbox import bwrap
+from serai.runtime.settings import Limits, Policy, load, parse
+from tests.conftest import ROOT
+
+SESSION = bwrap.Session(
+    "blue-cat",
+    2000,
+    2000,
+    Path("/sessions/blue-cat"),
+    Path("/run/serai/sessions/blue-cat"),
+    Path("/run/serai/gate/blue-cat"),
+)
+GOLDEN = """\
+--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup
+--hostname serai --die-with-parent --new-session --cap-drop ALL
+--clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games
+--setenv LANG C.UTF-8
+--dev /dev --perms 1777 --tmpfs /dev/shm --remount-ro /dev
+--proc /proc
+--symlink usr/bin /bin --symlink usr/sbin /sbin --symlink usr/lib /lib --symlink usr/lib64 /lib64
+--ro-bind-try /usr /usr --ro-bind-try /etc /etc
+--perms 1777 --tmpfs /tmp --perms 1777 --tmpfs /var/tmp
+--perms 0755 --tmpfs /run --perms 0755 --tmpfs /home --perms 0700 --tmpfs /root
+--symlink /run /var/run
+--ro-bind /run/serai/sessions/blue-cat/hosts /etc/hosts
+--ro-bind /run/serai/sessions/blue-cat/users /run/serai/users
+--symlink /run/serai/users /var/lib/extrausers
+--ro-bind /run/serai/sessions/blue-cat/hints /run/serai/hints
+--ro-bind /run/serai/gate/blue-cat /run/serai/gate
+--bind /sessions/blue-cat /sessions/blue-cat
+--remount-ro / --chdir /sessions/blue-cat
+"""
+
+# bwrap(1) of version 0.6.1
+KNOWN = """\
+args unshare-all share-net unshare-user unshare-user-try unshare-ipc unshare-pid unshare-net
+unshare-uts unshare-cgroup unshare-cgroup-try userns userns2 pidns uid gid hostname chdir clearenv
+setenv unsetenv lock-file sync-fd bind bind-try dev-bind dev-bind-try ro-bind ro-bind-try remount-ro
+exec-label file-label proc dev tmpfs mqueue dir file bind-data ro-bind-data symlink seccomp
+add-seccomp-fd block-fd userns-block-fd info-fd json-status-fd new-session die-with-parent as-pid-1
+cap-add cap-drop perms chmod
+"""
+
+
+def test_the_options_are_these() -> None:
+    policy = Policy(visible=("/usr", "/etc"))
+    assert bwrap.arguments(policy, SESSION) == GOLDEN.split()
+
+
+def test_only_options_of_the_oldest_bubblewrap_are_used() -> None:
+    options = [word[2:] for word in bwrap.arguments(Policy(), SESSION) if word.startswith("--")]
+    assert set(options) <= set(KNOWN.split())
+
+
+def test_the_policy_decides_hostname_and_what_is_visible() -> None:
+    args = bwrap.arguments(Policy(hostname="vm-7", visible=("/data",)), SESSION)
+    assert args[args.index("--hostname") + 1] == "vm-7"
+    assert args[args.index("/data") - 1 :][:3] == ["--ro-bind-try", "/data", "/data"]
+    assert "/usr" not in args
+    assert bwrap.hosts(Policy(hostname="vm-7")).endswith("127.0.1.1 vm-7\n")
+
+
+def test_arguments_are_passed_with_a_nul_after_each() -> None:
+    assert bwrap.encode(["--dir", "/a b", ""]) == b"--dir\0/a b\0\0"
+    with pytest.raises(ValueError, match="NUL"):
+        bwrap.encode(["--dir", "/a\0--bind\0/\0/"])
+
+
+def test_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERAI_TEST_SECRET", "1")
+    env = bwrap.environment(Policy(environment={"LANG": "de_DE.UTF-8", "MINE": "1"}), SESSION)
+    assert env["HOME"] == "/sessions/blue-cat"
+    assert env["USER"] == env["LOGNAME"] == "blue-cat"
+    assert env["TMPDIR"] == "/sessions/blue-cat/tmp"
+    assert (env["LANG"], env["MINE"]) == ("de_DE.UTF-8", "1")
+    assert "SERAI_TEST_SECRET" not in env
+    for name in ("http", "https"):
+        assert env[f"{name}_proxy"] == env[f"{name.upper()}_PROXY"] == "http://127.0.0.1:3128"
+    for name in ("ALL_PROXY", "all_proxy", "FTP_PROXY", "ftp_proxy"):
+        assert env[name] == "socks5h://127.0.0.1:1080"
+    assert env["NODE_USE_ENV_PROXY"] == "1"
+    assert not re.search(r"10\.|172\.|192\.", env["NO_PROXY"])
+
+
+def test_the_bridge_listens_where_the_environment_points() -> None:
+    script = (ROOT / "src/serai/install/programs/bridge").read_text()
+    assert f"listen {bwrap.HTTP_PORT} http" in script
+    assert f"listen {bwrap.SOCKS_PORT} socks" in script
+    assert f"UNIX-CONNECT:{bwrap.GATE}/" in script
+
+
+def test_without_a_file_the_policy_is_the_default(tmp_path: Path) -> None:
+    assert load(tmp_path / "none.toml") == Policy()
+
+
+def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "session.toml"
+    path.write_text(
+        'hostname = "room"\nvisible = ["/usr"]\n[limits]\nnofile = 1024\n'
+        '[resources]\nmemory_max = "4G"\n[environment]\nTZ = "UTC"\n'
+    )
+    policy = load(path)
+    assert policy.limits == dataclasses.replace(Limits(), nofile=1024)
+    assert (policy.hostname, policy.visible) == ("room", ("/usr",))
+    assert policy.resources.memory_max == "4G"
+    assert policy.resources.tasks_max == Policy().resources.tasks_max
+    assert policy.environment == {"TZ": "UTC"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1", "colour"),
+        ("[limits]\nnofiles = 1", "limits.nofiles"),
+        ("[limits]\nnofile = '1'", "limits.nofile"),
+        ("[limits]\nnofile = true", "limits.nofile"),
+        ("[limits]\nnofile = -1", "limits.nofile"),
+        ("limits = 3", "limits"),
+        ("[resources]\nmemory_max = 'a lot'", "memory_max"),
+        ("[resources]\nmemory_max = 5", "memory_max"),
+        ("[resources]\ncpu_weight = 20000", "cpu_weight"),
+        ("hostname = 'Not A Name'", "hostname"),
+        ("hostname = '-x'", "hostname"),
+        ("visible = '/usr'", "visible"),
+        ("visible = ['usr']", "visible"),
+        ("visible = ['/usr/../sessions']", "visible"),
+        ("visible = ['/']", "visible"),
+        ("visible = ['/sessions']", "visible"),
+        ("visible = ['/run/docker.sock']", "visible"),
+        ("[environment]\n'A=B' = 'x'", "A=B"),
+        ("[environment]\nA = 1", "environment.A"),
+        ("hostname = ", "session.toml"),
+    ],
+)
+def test_what_a_policy_must_not_say_is_an_error_that_names_it(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    path = tmp_path / "session.toml"
+    path.write_text(text)
+    with pytest.raises(SeraiError, match=re.escape(named)):
+        load(path)
+
+
+def test_every_value_of_the_default_policy_is_one_that_a_file_may_say() -> None:
+    plain = dataclasses.asdict(Policy())
+    lists = {key: list(plain[key]) for key in ("visible", "attachable")}
+    assert parse({**plain, **lists}) == Policy()

@@ -1,0 +1,72 @@
+"""One image, built and verified once, for all tests that need a finished one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.image.build import build
+from serai.image.definition import definition
+from serai.image.definition.definition import Image
+from serai.image.settings import Settings
+from serai.image.verify.verify import REPORT, verify
+from tests.support import upgrading
+from tests.support.sharing import Shared, sharing
+from tests.support.upgrading import Upgraded
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """The person's own: an image that is built already is not built again."""
+    return Settings.of()
+
+
+@pytest.fixture(scope="session")
+def image(settings: Settings) -> Image:
+    """This machine's own architecture, from a Debian mirror alone."""
+    return definition.load(settings, definition.rehearsal())
+
+
+@pytest.fixture(scope="session")
+def built(settings: Settings, image: Image) -> Path:
+    """The folder of the finished image."""
+    return build.build(settings, image.name)
+
+
+@pytest.fixture(scope="session")
+def report(settings: Settings, image: Image, built: Path) -> dict[str, Any]:
+    """What verify.json says; an image is verified once a run."""
+    verify(settings, image, built)
+    found: dict[str, Any] = json.loads((built / REPORT).read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared(
+    image: Image, settings: Settings, built: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
+    """One boot for the tests of shares, and the older of two images for those of upgrades.
+
+    ``upgraded`` switches it off, and is the last to use it. SERAI_UPGRADE_FROM names the folder of
+    an older finished image. Without it both are the same bytes, which are still two machines that
+    share nothing but a disk.
+    """
+    older = Path(os.environ.get("SERAI_UPGRADE_FROM", built))
+    disk = older / f"{image.name}.qcow2"
+    with sharing(settings, image, disk, tmp_path_factory.mktemp("shares")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def upgraded(
+    image: Image, built: Path, shared: Shared, tmp_path_factory: pytest.TempPathFactory
+) -> Upgraded:
+    """The boot of an image with faults on the older machine's disk of sessions."""
+    disk = built / f"{image.name}.qcow2"
+    folder = tmp_path_factory.mktemp("upgraded")
+    return upgrading.upgraded(image, disk, shared.machine, shared.sessions, folder)
