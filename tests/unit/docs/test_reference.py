@@ -54,7 +54,11 @@ def test_the_tests_that_the_security_model_names_exist() -> None:
     """By a part of a module's or test's name, or by a case of a test."""
     paths = sorted(TESTS.rglob("*.py"))
     text = "\n".join(path.read_text() for path in paths)
-    there = [*(path.stem for path in paths), *re.findall(r"\bdef (test_\w+)", text), *re.findall(r'"(\w+)": {', text)]
+    there = [
+        *(path.stem for path in paths),
+        *re.findall(r"\bdef (test_\w+)", text),
+        *re.findall(r'"(\w+)": {', text),
+    ]
     rows = [row for row in (DOCS / "security.md").read_text().splitlines() if row[:2] == "| "]
     named = {
         word for row in rows for word in re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)+", row.split("|")[-2])

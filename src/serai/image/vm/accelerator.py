@@ -1,8 +1,9 @@
 """Which accelerator really runs a guest on this machine.
 
-/dev/kvm can exist, open, and then hang or crash every guest, so the choice is made by starting the
-smallest guest there is, a firmware of a few instructions that switches the machine off, with a
-deadline. The answer is remembered until the host boots again or QEMU changes.
+/dev/kvm can exist, open, and then hang or crash every guest. It can even run a guest of a few
+instructions and stop at one that only a real firmware executes. So the choice is made by starting
+the firmware that every guest starts with, and waiting for its first byte on the serial console.
+The answer is remembered until the host boots again or QEMU changes.
 """
 
 from __future__ import annotations
@@ -11,33 +12,26 @@ import json
 import platform
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import get_args
 
 from serai.image import cache, console
 from serai.image.definition.definition import Arch
 from serai.image.errors import BuildError
-from serai.image.run import last_lines, run
+from serai.image.run import last_lines, run, started
 from serai.image.settings import Settings
+from serai.image.vm import firmware
 from serai.image.vm.qemu import MACHINES, PROGRAMS, Accelerator, cpu
 
 KVM = Path("/dev/kvm")
-DEADLINE = 5.0  # seconds; a guest that works needs a tenth of one
-_FIRMWARE_SIZE = 64 * 1024  # the smallest that QEMU maps for x86
+DEADLINE = 10.0  # seconds; a guest that works needs one
+MEMORY = "accelerators.json"
 _HOST_ARCHES: dict[str, Arch] = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64"}
-
-# mov $0x2a,%al; out %al,$0xf4; hlt; jmp .  - at the reset vector, 16 bytes below the end.
-# isa-debug-exit ends QEMU with the status (value << 1) | 1, which nothing else does.
-_AMD64 = bytes.fromhex("b02ae6f4f4ebfd")
-_AMD64_STATUS = 0x2A << 1 | 1
-# movz w0,#0x0008; movk w0,#0x8400,lsl #16; hvc #0; b .  - PSCI's SYSTEM_OFF (Arm DEN 0022).
-_ARM64 = b"".join(
-    word.to_bytes(4, "little") for word in (0x52800100, 0x72B08000, 0xD4000002, 0x14000000)
-)
 
 
 def choose(arch: Arch, settings: Settings) -> Accelerator:
-    """The fastest accelerator that runs ``arch`` guests here; decided within 10 s.
+    """The fastest accelerator that runs ``arch`` guests here; decided within ``DEADLINE``.
 
     SERAI_ACCELERATOR overrides it for guests of the host's own architecture; a foreign
     architecture can only be emulated. Raises BuildError for an unknown override.
@@ -56,26 +50,27 @@ def choose(arch: Arch, settings: Settings) -> Accelerator:
     native: Accelerator = "hvf" if sys.platform == "darwin" else "kvm"
     if native == "kvm" and not KVM.exists():
         return "tcg"
-    return _remembered(arch, native, settings.cache / "accelerator.json")
+    return _remembered(arch, native, settings.cache / MEMORY)
 
 
 def works(arch: Arch, accelerator: Accelerator, deadline: float = DEADLINE) -> tuple[bool, str]:
-    """Whether a guest runs, and if not, what was seen. ``deadline`` is in seconds."""
-    with tempfile.TemporaryDirectory(prefix="serai-") as folder:
-        firmware = Path(folder) / "firmware"
-        firmware.write_bytes(_firmware(arch))
+    """Whether a guest's firmware starts, and if not, why. ``deadline`` is in seconds."""
+    code = firmware.find(arch).code
+    with tempfile.TemporaryDirectory(prefix="serai-") as directory:
+        serial, log = Path(directory) / "serial", Path(directory) / "log"
         argv = [PROGRAMS[arch], "-machine", f"{MACHINES[arch]},accel={accelerator}"]
-        argv += ["-cpu", cpu(arch, accelerator), "-m", "64", "-nodefaults", "-display", "none"]
-        argv += ["-bios", str(firmware)]
-        if arch == "amd64":
-            argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-        try:
-            done = run(argv, timeout=deadline, check=False)
-        except BuildError as error:
-            return False, error.message
-    if done.returncode == (_AMD64_STATUS if arch == "amd64" else 0):
-        return True, ""
-    return False, last_lines(done.stderr, 1)
+        argv += ["-cpu", cpu(arch, accelerator), "-m", "256", "-nodefaults", "-display", "none"]
+        argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
+        argv += ["-serial", f"file:{serial}"]
+        with started(argv, log=log, grace=0) as process:
+            until = time.monotonic() + deadline
+            while time.monotonic() < until:
+                if serial.exists() and serial.stat().st_size:
+                    return True, ""
+                if process.poll() is not None:
+                    return False, last_lines(log.read_text(errors="replace"), 1)
+                time.sleep(0.02)
+    return False, f"its firmware did not start within {deadline:g} s"
 
 
 def _remembered(arch: Arch, native: Accelerator, memory: Path) -> Accelerator:
@@ -114,10 +109,3 @@ def _read(memory: Path) -> dict[str, str]:
 def _write(memory: Path, known: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
     cache.write(memory, json.dumps(known, indent=1) + "\n")
-
-
-def _firmware(arch: Arch) -> bytes:
-    if arch == "arm64":
-        return _ARM64.ljust(_FIRMWARE_SIZE, b"\0")
-    halt = b"\xf4" * (_FIRMWARE_SIZE - 16)
-    return halt + _AMD64.ljust(16, b"\xf4")
