@@ -1,4 +1,4 @@
-"""docs/reference-image.md against the code: what it says is there, is there."""
+"""docs/parity.md against the code: what it says is there, is there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from serai.runtime.settings import Limits
 from tests.conftest import ROOT
 
 HERE = Settings.of({})
-PAGE = (ROOT / "docs/reference-image.md").read_text()
+PAGE = (ROOT / "docs/parity.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
-    if line.startswith("| ") and not line.startswith("| the reference |")
+    if line.startswith("| ") and not line.startswith("| the original |")
 ]
 
 

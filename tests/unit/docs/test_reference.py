@@ -50,18 +50,18 @@ def test_states_and_errors_are_described() -> None:
     assert all(f"| {code} " in rpc or f", {code} |" in rpc for code in codes - {10})
 
 
-def test_the_tests_that_the_security_model_names_exist() -> None:
-    """By a part of a module's or test's name, or by a case of a test."""
-    paths = sorted(TESTS.rglob("*.py"))
-    text = "\n".join(path.read_text() for path in paths)
-    there = [
-        *(path.stem for path in paths),
-        *re.findall(r"\bdef (test_\w+)", text),
-        *re.findall(r'"(\w+)": {', text),
-    ]
-    rows = [row for row in (DOCS / "security.md").read_text().splitlines() if row[:2] == "| "]
-    named = {
-        word for row in rows for word in re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)+", row.split("|")[-2])
+def test_the_security_page_names_whole_tests_for_every_threat() -> None:
+    """A threat is an item of a list; what it names has to be the exact name of a test."""
+    there = {
+        name
+        for path in TESTS.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
     }
-    assert len(named) > 30
-    assert [word for word in sorted(named) if not any(word in name for name in there)] == []
+    page = (DOCS / "security.md").read_text().split("\n## How a payload gets in")[0]
+    assert set(re.findall(r"\btest_\w+", page)) <= there
+    threats = page.split("\n- **")[1:]
+    assert len(threats) > 25
+    for threat in threats:
+        _, separator, tests = threat.partition("Tests: ")
+        assert separator, threat
+        assert re.match(r"`test_\w+`", tests), threat
