@@ -58,7 +58,7 @@ def test_the_security_page_names_whole_tests_for_every_threat() -> None:
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
     }
     page = (DOCS / "security.md").read_text().split("\n## How a payload gets in")[0]
-    assert set(re.findall(r"\btest_\w+", page)) <= there
+    assert set(re.findall(r"\btest_\w+\b(?!\.py)", page)) <= there
     threats = page.split("\n- **")[1:]
     assert len(threats) > 25
     for threat in threats:
