@@ -1,4 +1,4 @@
-"""What the gate itself says to a client over HTTP: words that a person and an agent can act on."""
+"""The gate's own answers to a client over HTTP, in words that a person and an agent can act on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
 
 
 def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, str, dict[str, Any]]:
-    """The answer to what the policy forbids: status, a text, and the same as data."""
+    """The answer to a denied request: status, text, and the same as data."""
     ask = f"serai policy allow {session} {denial.missing or target}"
-    advice = f"Whoever runs this machine can\nallow it with: {ask}"
-    if denial.rule.startswith("deny "):  # which allowing more would not change
+    advice = f"The VM's administrator can\nallow it with: {ask}"
+    if denial.rule.startswith("deny "):  # a further allow rule would not help
         ask = f"serai policy show {session}"
-        advice = f"Whoever runs this machine\ncan see the rule with: {ask}"
+        advice = f"The VM's administrator\ncan see the rule with: {ask}"
     elif denial.rule.startswith("own address "):
-        ask, advice = "", "No name opens an address\nof this machine itself."
+        ask, advice = "", "A rule for a name never\nopens an address of this VM."
     text = (
         f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
         f"This is policy, not an outage: trying again will not help. {advice}\n"
@@ -39,7 +39,7 @@ def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, st
 
 
 def unreachable(target: Target, failure: Unreachable) -> tuple[HTTPStatus, str, dict[str, Any]]:
-    """The answer to what is allowed and does not work."""
+    """The answer to a request that is allowed but cannot be carried out."""
     text = f"Serai's gate allows {target} but cannot reach it: {failure}.\n"
     data = {
         "error": "unreachable",
