@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 GENERATED = {"doctor.md", "roles.md"}
 PAGES = sorted(
     path
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/tutorials/*.md")
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
     if path.name not in GENERATED
 )
@@ -47,9 +47,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    return [
-        sentence for block in blocks(text) for sentence in re.split(r"(?<=[.!?:])\W* ", block)
-    ]
+    return [sentence for block in blocks(text) for sentence in re.split(r"(?<=[.!?:])\W* ", block)]
 
 
 def riddles(text: str) -> list[str]:

@@ -65,3 +65,10 @@ def test_the_security_page_names_whole_tests_for_every_threat() -> None:
         _, separator, tests = threat.partition("Tests: ")
         assert separator, threat
         assert re.match(r"`test_\w+`", tests), threat
+
+
+def test_the_index_lists_every_decision_by_its_title() -> None:
+    index = (DOCS / "decisions/README.md").read_text()
+    for path in sorted((DOCS / "decisions").glob("0*.md")):
+        number, title = path.read_text().splitlines()[0].removeprefix("# ").split(". ", 1)
+        assert f"| {number} | [{title}]({path.name}) |" in index
