@@ -1,4 +1,4 @@
-"""Addresses that are not somebody's public host: what a name must not lead to unasked.
+"""Special address ranges, which a name must not lead to unless a rule opens them.
 
 The standard library's ``is_private`` and its kin changed their answers between versions of Python,
 so the ranges are here, after the IANA IPv4 and IPv6 Special-Purpose Address Registries

@@ -1,7 +1,7 @@
-"""From a target that the policy allows by name to a connected socket that it allows by address.
+"""Resolves and connects: from an allowed name to a socket at an allowed address.
 
-A name is resolved once. Each address is judged, and one of those that passed is dialled itself, so
-no second answer of the DNS can change it.
+The gate resolves a name once and judges each address. It then dials one of the addresses that
+passed, and does not resolve the name again, so a second DNS answer changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 def resolver(executor: Executor) -> Resolve:
-    """The machine's own resolver (getaddrinfo(3)), in threads."""
+    """The VM's own resolver (getaddrinfo(3)), in threads."""
 
     async def resolve(name: str) -> list[Address]:
         loop = asyncio.get_running_loop()
@@ -56,15 +56,15 @@ def resolver(executor: Executor) -> Resolve:
 
 
 def canonical(text: str) -> Address:
-    """The address in ``text``; one of IPv4 inside IPv6 (::ffff:a.b.c.d) as the IPv4 that it is."""
+    """The address in ``text``; an IPv4 address mapped into IPv6 (::ffff:a.b.c.d) becomes IPv4."""
     return hosts.unmapped(ipaddress.ip_address(text))
 
 
 def is_own(address: Address) -> bool:
-    """Whether this machine itself has the address: what is sent there would leave from there.
+    """Whether the address is the VM's own: the kernel would send from that same address.
 
-    Connecting a datagram socket only looks up the route (udp(7)), it sends nothing. Raises
-    Unreachable if that cannot be found out.
+    Connecting a datagram socket only looks up the route (udp(7)) and sends nothing. Raises
+    Unreachable if the look-up fails.
     """
     try:
         probe = socket.socket(_family(address), socket.SOCK_DGRAM)
@@ -110,8 +110,8 @@ async def connect(family: int, place: tuple[str, int] | str) -> socket.socket:
 
 
 async def _connect_tcp(sock: socket.socket, place: tuple[str, int] | str) -> None:
-    """What is on this machine, as a parent proxy may be, has answered by the second look: that
-    saves two turns of the loop.
+    """Connect, and look again at once: a server in this VM, such as a parent proxy, has answered by
+    then. That saves two turns of the loop.
     """
     for _ in range(2):
         with contextlib.suppress(BlockingIOError):
@@ -121,7 +121,7 @@ async def _connect_tcp(sock: socket.socket, place: tuple[str, int] | str) -> Non
 
 
 async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> None:
-    """Where a backlog is full this says "try again", which asyncio takes for "under way"."""
+    """Connect. asyncio would take the "try again" of a full backlog for "under way"."""
     while True:
         try:
             sock.connect(place)
@@ -131,7 +131,7 @@ async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> No
 
 
 def unreachable(error: OSError, what: str) -> Unreachable:
-    """A failure to connect, in our words."""
+    """The Unreachable for a failure to connect."""
     kind = _KINDS.get(error.errno or 0, Unreachable.FAILED)
     # asyncio puts words of its own into strerror; gaierror's numbers are not errno's.
     known = error.errno and not isinstance(error, socket.gaierror)

@@ -1,4 +1,4 @@
-"""What every connection goes through, whatever protocol asked for it: judge, note down, dial."""
+"""The way of every connection, for HTTP and SOCKS5 alike: judge, write to the audit log, dial."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Allowance:
-    """How many denials a session may cause before each has to wait: they fill the audit log."""
+    """How many denials a session may cause before each has to wait. Denials fill the audit log."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -44,7 +44,7 @@ class Allowance:
 
 @dataclass(eq=False)
 class Session:
-    """A session as the gate knows it: who it is, and what it may reach."""
+    """A session as the gate knows it: its name, its user and its policy."""
 
     name: str
     uid: int
@@ -57,9 +57,9 @@ class Session:
 
 @dataclass(eq=False)
 class Connection:
-    """A client's connection; ``target`` and ``address`` are what it is used for at the moment.
+    """A client's connection. ``target`` and ``address`` are those of its current request.
 
-    ``opened`` is when it was accepted, ``began`` when the last decision was taken, in loop.time().
+    ``opened`` is when it was accepted, ``began`` when the last decision was made, in loop.time().
     """
 
     session: Session
@@ -73,7 +73,7 @@ class Connection:
     end: str = ""
 
     def cut(self, why: str) -> None:
-        """End it, whatever it is at; ``why`` is noted down."""
+        """End it at once; the audit log gets ``why`` as its error."""
         self.end = why
         self.task.cancel()
 
@@ -87,10 +87,10 @@ class Egress:
         self._resolve = resolve
 
     async def judge(self, session: Session, target: Target) -> list[tuple[Address | None, Verdict]]:
-        """What the policy says of a target: one verdict an address, None standing for its name.
+        """The policy's verdicts on a target: one for each address, None stands for its name.
 
-        A name that is refused is not resolved, nor is one that a parent proxy resolves. Raises
-        Unreachable if it has no address, or none in time.
+        A denied name is not resolved, nor is a name that a parent proxy resolves. Raises
+        Unreachable if the name has no address, or none in time.
         """
         verdict = rules.by_name(session.rules, target)
         if not isinstance(target.host, str):
@@ -107,7 +107,7 @@ class Egress:
     async def open(self, connection: Connection, target: Target, *, plain: bool) -> Line:
         """A line to the target, once the decision is in the audit log.
 
-        Raises Denied or Unreachable, this also where the log cannot be written.
+        Raises Denied or Unreachable; Unreachable also if the log cannot be written.
         """
         session = connection.session
         judged_by = session.rules
@@ -146,7 +146,7 @@ class Egress:
     async def carry(
         self, client: socket.socket, connection: Connection, way: Line, greeting: bytes, rest: bytes
     ) -> None:
-        """A tunnel until its end, which is noted down.
+        """Carry a tunnel until its end, and write the end to the audit log.
 
         ``greeting`` tells the client that it is open; ``rest`` is what the client sent early.
         """
@@ -179,7 +179,7 @@ class Egress:
             raise Unreachable(Unreachable.TIMEOUT, f"no answer within {limit:g} s") from None
 
     def _own(self, address: Address, verdict: Verdict) -> Verdict:
-        """A public address may be the VM's own: what listens there is not the outside."""
+        """Refuse the VM's own addresses: a public one may be among them, and leads back inside."""
         direct = self.settings.upstream.kind == "direct"
         if (
             verdict.allowed
@@ -191,7 +191,7 @@ class Egress:
         return verdict
 
     def closed(self, connection: Connection, error: str = "") -> None:
-        """Note down the end of what the connection was used for."""
+        """Write the end of the connection's current request to the audit log."""
         traffic, error = connection.traffic, connection.end or error
         entry = {
             "event": "closed",
@@ -221,7 +221,7 @@ class Egress:
 
 
 def verdict_now(connection: Connection) -> Verdict:
-    """What the session's policy, as it is now, says of what the connection is used for.
+    """The verdict of the session's current policy on the connection's target and address.
 
     The connection must have a ``target``.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong, for a person and for a session."""
+"""The gate's errors: those for an administrator, and those for a session."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _MOST_WORDS = 200
 
 
 class GateError(Exception):
-    """Something a person can act on; one line, never a traceback.
+    """An error that a person can act on; one line, never a traceback.
 
     ``message`` says what happened and to what, ``hint`` what to do about it.
     """
@@ -21,9 +21,9 @@ class GateError(Exception):
 
 
 class Denied(Exception):  # noqa: N818  # a decision, not a fault
-    """The policy forbids it; ``rule`` is the one that does, ``reason`` says it in words.
+    """The policy denies it: by ``rule``, and ``reason`` says why in words.
 
-    ``missing`` is the rule to ask for where that is not the target itself.
+    ``missing`` is the rule to ask for, if that is not the target itself.
     """
 
     def __init__(self, rule: str, reason: str, missing: str = "") -> None:
@@ -50,6 +50,6 @@ class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
 
 
 def words(failure: BaseException) -> str:
-    """What went wrong, in few words: a server may have had a hand in the text."""
+    """A failure in few words; the text is cut, because it may come from a server."""
     text = failure.strerror if isinstance(failure, OSError) else None
     return (text or str(failure))[:_MOST_WORDS]

@@ -1,7 +1,31 @@
-"""One HTTP request and its response, between a client and a line to the origin server.
+"""One HTTP request and its response, between a client and the origin server.
 
-The request's head is understood already (heads), and what goes on is written anew. h11 reads the
-response, and the request's body if there is one: bodies are where framing has to be followed.
+The danger. Two programs in a row can disagree where a message ends: one trusts Content-Length, the
+other Transfer-Encoding. An attacker then hides a second request inside the first (request
+smuggling), and the gate would pass on a request that it never judged.
+
+The idea. The gate copies no head. It understands a message, and writes a new one with one meaning:
+
+- ``heads`` has read the request's head strictly before an Exchange begins. ``_request`` writes the
+  head that goes to the origin server, with "Connection: close". The gate uses a connection to an
+  origin server for one request only, so bytes of one request cannot become part of the next.
+- ``_body`` carries the request's body. One h11 connection, as a server, finds where the body ends;
+  another one, as a client, frames it for the origin server. Trailers are dropped.
+- ``_response`` carries the response. h11 finds where it ends, and ``responses`` writes its head and
+  frames its body for the client.
+
+How it runs. The request's body has a task of its own, because a server may answer before it has
+read the whole request. Most requests have no body, and then there is no task. Both ways keep
+nothing: each piece is sent before the next is read, so a slow reader slows the sender down.
+
+Special cases:
+
+- An early answer: if a response begins before the whole request has gone on, it is passed on, and
+  the client's connection ends with it. The rest of the request is not read.
+- A switch of protocols (101), for example to WebSocket: both ways become a plain relay.
+- A long body of a known length goes straight from socket to socket (``_straight``), because h11
+  would copy it three times.
+- A response's head waits for the first bytes of its body (``_held``): both go in one packet.
 """
 
 from __future__ import annotations
@@ -25,8 +49,10 @@ _SWITCHING = 101
 
 
 class Exchange:
-    """``rest`` is what came of the next request, ``answered`` says that the client has had at
-    least the head of a response, ``fault`` what is wrong with the request's body.
+    """One request and its response.
+
+    ``rest`` are the bytes that came of the next request. ``answered`` says that the client has got
+    at least the head of a response. ``fault`` says in words why the request's body is malformed.
     """
 
     def __init__(
@@ -40,7 +66,7 @@ class Exchange:
         rest: bytes,
         longest_head: int,
     ) -> None:
-        """``raw`` is the head as it came, and ``rest`` what came after it."""
+        """``raw`` is the head as the client sent it, and ``rest`` the bytes that came after it."""
         self.answered = False
         self.fault = ""
         self.rest = rest
@@ -83,22 +109,23 @@ class Exchange:
         target = f"http://{head.target}{head.path}" if self._line.absolute else head.path
         headers = [*heads.forwarded(head), *self._line.headers]
         if head.upgrade is None:
-            # One connection a request: nothing of one is ever taken for the next one's.
+            # One connection for each request: no byte of one can become part of the next.
             headers.append((b"Connection", b"close"))
         return h11.Request(method=head.method, target=target, headers=headers)
 
     async def _begin_body(self) -> asyncio.Task[None] | None:
-        """The rest of the request, on its way; most requests have none, and need no task for it."""
+        """Start to carry the request's body; most requests have none, and need no task for it."""
         if not self._head.body:
             await self._send(h11.EndOfMessage())
             return None
         body = asyncio.create_task(self._body())
-        await asyncio.sleep(0)  # what came with the head goes first
+        await asyncio.sleep(0)  # bytes that came with the head go first
         return body
 
     async def _body(self) -> None:
-        """From the client, to its end. Raises OSError if the other side takes no more of it: that
-        side may have an answer all the same.
+        """Carry the body from the client to its end.
+
+        Raises OSError if the origin server stops reading. It may still send an answer.
         """
         reader = h11.Connection(h11.SERVER)
         reader.receive_data(self._raw + self.rest)
@@ -116,8 +143,8 @@ class Exchange:
             # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
             await self._send(h11.EndOfMessage())
         except h11.RemoteProtocolError as error:
-            # It will never be whole, and nobody shall wait for an answer to it.
-            self.fault = f"its body is not as it should be: {words(error)}"
+            # The request will never be complete, so do not wait for an answer to it.
+            self.fault = f"its body is malformed: {words(error)}"
             with contextlib.suppress(OSError):
                 self._line.sock.shutdown(socket.SHUT_RDWR)
 
@@ -133,13 +160,13 @@ class Exchange:
             await self._loop.sock_sendall(self._line.sock, data)
 
     async def _in_turn(self) -> None:
-        """Let others have their turn: neither receiving nor sending need ever wait."""
+        """Let other connections run now and then: a busy one may never have to wait."""
         self._events += 1
         if self._events % TURN == 0:
             await asyncio.sleep(0)
 
     async def _response(self, body: asyncio.Task[None] | None) -> bool:
-        """From the other side, to its end; True if it switches protocols."""
+        """Carry the response to its end; True if it switches protocols."""
         while True:
             await self._in_turn()
             event = self._origin.next_event()
@@ -177,20 +204,20 @@ class Exchange:
         self._framing = responses.body(self._head.method, self._head.version, response)
         if self._framing is Body.LENGTH:
             self._left = int(dict(response.headers)[b"content-length"])
-        # Where it came early, what is left of the request will not be read.
+        # If it came early, the rest of the request is not read.
         self._close = self._close or early or self._framing is Body.CLOSE
-        # Most often what follows has come with it: that is one packet then, not two.
+        # The body's first bytes have mostly come with it: send both in one packet.
         self._held = responses.head(response, self._framing, close=self._close)
 
     async def _pass(self, data: bytes) -> None:
-        """A piece of the response's body."""
+        """Send a piece of the response's body to the client."""
         self._left -= len(data)
         self._traffic.received += len(data)
         self._traffic.touched = self._loop.time()
         await self._answer(responses.framed(data, self._framing))
 
     async def _straight(self) -> None:
-        """What is left of a body of a known length: h11 would copy it three times over."""
+        """Carry the rest of a body of known length without h11, which would copy it three times."""
         while self._left > 0:
             await self._in_turn()
             data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
@@ -203,7 +230,7 @@ class Exchange:
             await self._answer(responses.END)
         await self._flush()
         if self._close:
-            # The client does not wait for what is left to do here.
+            # The client need not wait for the work that is left to do here.
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_WR)
 
@@ -227,7 +254,7 @@ class Exchange:
 
 
 def _whole(body: asyncio.Task[None] | None) -> bool:
-    """Whether all of a request has gone on."""
+    """Whether the whole request has been sent to the origin server."""
     if body is None:
         return True
     return body.done() and not body.cancelled() and body.exception() is None

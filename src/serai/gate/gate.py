@@ -1,4 +1,4 @@
-"""The gate: which sessions there are, their two sockets each, and every connection that is open."""
+"""The gate: all sessions, the two sockets of each, and all open connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_LEAVING = 64
 
 
 class Gate:
-    """Everything that is open. ``paths`` says where sockets, state and profiles lie."""
+    """All sessions and connections. ``paths`` says where sockets, state and profiles are."""
 
     def __init__(self, paths: Paths, outlet: Egress) -> None:
         self._paths = paths
@@ -41,7 +41,7 @@ class Gate:
         self._leaving: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Take up the sessions that a gate before this one had, with their policies."""
+        """Open the sessions that the previous gate had, with their policies."""
         self.reload()
         self._paths.gate_state.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in self._paths.gate_state.glob("*.json"):
@@ -55,7 +55,7 @@ class Gate:
                     file.unlink(missing_ok=True)
 
     def reload(self) -> None:
-        """Read the profiles again. Raises GateError, and all stays as it was, if one is wrong."""
+        """Read the profiles again. If one is wrong, raises GateError and keeps the old ones."""
         fresh = profiles.load(self._paths.profiles)
         sessions = list(self._sessions.values())
         rules = [profiles.effective(session.policy, fresh) for session in sessions]
@@ -64,7 +64,7 @@ class Gate:
             session.rules = its
 
     def open(self, name: str, uid: int, policy: Policy) -> None:
-        """Listen for a session; one that is known gets the policy. Raises GateError or OSError."""
+        """Listen for a session; a known one gets the new policy. Raises GateError or OSError."""
         rules = profiles.effective(policy, self._profiles)
         known = self._sessions.get(name)
         if known is not None and known.uid != uid:
@@ -86,7 +86,7 @@ class Gate:
         self._save(known)
 
     def close(self, name: str) -> None:
-        """Cut a session's connections and take its sockets away; nothing if it is unknown."""
+        """Cut a session's connections and remove its sockets; does nothing if it is unknown."""
         session = self._sessions.pop(name, None)
         for listener in self._listeners.pop(name, []):
             _stop(listener)
@@ -123,7 +123,7 @@ class Gate:
         profiles.effective(policy, self._profiles)
 
     async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:
-        """What the gate would say to a target now, and why."""
+        """The decision that the gate would make about a target now, and why."""
         rules = profiles.effective(policy, self._profiles)
         session = Session("", 0, policy, rules, Allowance(1, 1), Lookups(1))
         try:
@@ -175,7 +175,7 @@ class Gate:
         await asyncio.gather(*(each.task for each in open_), return_exceptions=True)
 
     def _listen(self, session: Session) -> None:
-        """Both sockets, or none. The folder is sessiond's to make: its group is the session's."""
+        """Open both sockets, or none. sessiond makes their directory, with the session's group."""
         listeners: list[socket.socket] = []
         try:
             for protocol in PROTOCOLS:
@@ -214,7 +214,7 @@ class Gate:
             self._begin(client, session, protocol)
 
     def _turn_away(self, client: socket.socket, session: Session, protocol: str) -> None:
-        """Too many connections: said where it can be said, while that costs little."""
+        """Refuse a connection too many, with an answer if that costs little."""
         if protocol != "http" or len(self._leaving) >= _MOST_LEAVING:
             client.close()
             return
@@ -253,7 +253,7 @@ class Gate:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A listening socket at ``path`` for the folder's group, in the place of an older one."""
+    """A listening socket at ``path`` for the directory's group. It replaces an older one."""
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,8 +1,9 @@
 """The head of an HTTP/1 proxy request: one strict reading of it, or none. Pure.
 
-A head that two programs may read differently is refused, never mended: request smuggling lives on
-that difference. So this is stricter than RFC 9112 where the RFC lets a recipient be lenient (bare
-LF, obs-fold, equal lengths twice), and what is sent on is made anew from what was understood.
+The gate refuses a head that two programs may read differently, and never repairs it: request
+smuggling depends on such differences. So this module is stricter than RFC 9112 where the RFC lets a
+recipient be lenient (bare LF, obs-fold, equal lengths twice). The gate then writes a new head from
+the meaning, and does not copy the old one.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ class Head:
 
 
 def head_length(data: bytes | bytearray, searched: int = 0) -> int | None:
-    """How many bytes of ``data`` are the head with its blank line; None if it is not all there.
+    """How many bytes of ``data`` are the head with its blank line; None if it is not complete.
 
     ``searched`` is how many bytes an earlier call has seen. Raises BadRequest as soon as a line
-    ends in a bare LF, as nothing would ever end such a head.
+    ends in a bare LF, because such a head would never end.
     """
     found = _END_OR_BARE_LF.search(data, max(0, searched - len(HEAD_END) + 1))
     if found is None:
@@ -79,7 +80,7 @@ def head_length(data: bytes | bytearray, searched: int = 0) -> int | None:
 
 
 def check(head: bytes) -> Head:
-    """What the bytes up to and including the blank line ask for. Raises BadRequest."""
+    """The meaning of a head, given up to and including its blank line. Raises BadRequest."""
     lines = _lines(head)
     method, text, version = _request_line(lines[0])
     headers = tuple(_header(line) for line in lines[1:])
@@ -110,7 +111,7 @@ def check(head: bytes) -> Head:
 def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
     """The headers that go on to the origin server: those end to end, with Host from the target.
 
-    Transfer-Encoding stays, for the body is framed by it. An upgrade is asked for anew.
+    Transfer-Encoding stays, because it frames the body. A request to upgrade is written again.
     """
     dropped = _HOP_BY_HOP | _options(head.headers, b"connection") | {b"host"}
     kept = [(b"Host", host_header(head.target))]
@@ -171,7 +172,7 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _single(headers: Headers) -> dict[bytes, bytes]:
-    """The headers by which a message is told from the next one; each may be there once."""
+    """The headers that say where the message ends; each may be there once."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         lower = name.lower()
@@ -248,13 +249,13 @@ def _check_framing(single: dict[bytes, bytes], version: str, *, connect: bool) -
 
 
 def _options(headers: Headers, header: bytes) -> set[bytes]:
-    """The elements of a list, in small letters."""
+    """The elements of a list, in lower case."""
     lists = [value.lower().split(b",") for name, value in headers if name.lower() == header]
     return {option.strip(b" \t") for options in lists for option in options} - {b""}
 
 
 def _upgrade(headers: Headers, options: set[bytes]) -> str | None:
-    """The one protocol that is offered; None if there is none, a choice, or one not carried."""
+    """The one protocol that is offered; None for no offer, several, or one that is not carried."""
     offers = [value for name, value in headers if name.lower() == b"upgrade"]
     if b"upgrade" not in options or len(offers) != 1 or not _PROTOCOL.fullmatch(offers[0]):
         return None
@@ -263,7 +264,7 @@ def _upgrade(headers: Headers, options: set[bytes]) -> str | None:
 
 
 def _shown(part: bytes | str) -> str:
-    """Something that a client sent, short and printable."""
+    """A text that a client sent, made short and printable."""
     text = part.decode("latin-1") if isinstance(part, bytes) else part
     return ascii(text if len(text) <= 60 else f"{text[:60]}...")  # noqa: PLR2004
 

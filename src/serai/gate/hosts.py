@@ -1,6 +1,6 @@
-"""Names and addresses as clients spell them, brought to one form, so that a rule cannot be evaded.
+"""Normalises names and addresses, so that no spelling evades a rule.
 
-Pure. A name is only ever compared, looked up and written down in the form that ``host`` returns.
+Pure. The gate compares names, looks them up and logs them only in the form that ``host`` returns.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BRACKETED = re.compile(r"(\[[^\[\]]*\])(?::(.*))?", re.DOTALL)
 
 
 class BadHost(ValueError):  # noqa: N818  # as heads and socks5 name what is bad
-    """Neither a host name nor an address, or no port where there must be one; one line."""
+    """Not a host name or an address, or a missing port. The text is one line."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a connection is to go: a canonical host and a port, 1..65535."""
+    """The target of a connection: a canonical host and a port, 1..65535."""
 
     host: Host
     port: int
@@ -57,13 +57,13 @@ def unmapped(address: Address) -> Address:
 
 
 def host(text: str) -> Host:
-    """The one form of ``text``: an address, or a name in small ASCII letters, no dot at its end.
+    """``text`` normalised: an address, or a name in lower case ASCII without a trailing dot.
 
-    A name that is not ASCII goes through UTS #46 without the transitional mappings, which makes
-    small letters and plain digits and dots of every other kind, and then IDNA 2008 (RFC 5891).
-    What ends in a number is an IPv4 address in any spelling that inet_aton(3) knows, or nothing
-    (URL Standard, "ends in a number checker"): a resolver would take it for one. IPv6 may stand in
-    brackets and has no zone. A label that is in Punycode already stays as it is.
+    A name that is not ASCII goes through UTS #46 without the transitional mappings, which maps
+    every other kind of letter, digit and dot, and then through IDNA 2008 (RFC 5891).
+    A text that ends in a number is an IPv4 address in a spelling that inet_aton(3) knows, or an
+    error (URL Standard, "ends in a number checker"), because a resolver would take it for one.
+    IPv6 may stand in brackets and has no zone. A label that is in Punycode already stays as it is.
 
     Raises BadHost for anything else.
     """
@@ -170,5 +170,5 @@ def _bad(text: str, why: str) -> BadHost:
 
 
 def _short(text: str) -> str:
-    """``text`` quoted, on one line of ASCII however it was made, and not too much of it."""
+    """``text`` quoted, shortened, on one line of ASCII."""
     return ascii(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")

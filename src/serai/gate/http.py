@@ -1,8 +1,8 @@
 """The HTTP proxy of a session: CONNECT, and requests with an absolute URI (RFC 9112, 3.2).
 
-A request's head is checked strictly (heads), and what goes on is written anew (exchange), so
-nothing that two parsers could read in two ways gets past here. A tunnel, and what follows a switch
-of protocols, is carried as it is.
+The gate reads a request's head strictly (heads) and writes a new request (exchange). So no request
+that two parsers could read in two ways gets past here. The bytes of a tunnel, and those after a
+switch of protocols, are carried unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
                 return
             again, rest = await _request(client, connection, egress, head, raw=raw, rest=rest)
             if not head.keep_alive and not head.body:
-                return  # it says that it has nothing more to say
+                return  # the client has said that it sends no further request
         except _Refused as refused:
             await loop.sock_sendall(client, refused.response)
             again = False
@@ -63,7 +63,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
 async def _read_head(
     client: socket.socket, start: bytes, egress: Egress
 ) -> tuple[Head, bytes, bytes] | None:
-    """The next request's head, parsed and raw, and what came after it; None if there is none."""
+    """The next request's head, parsed and raw, and the bytes after it; None if there is none."""
     loop = asyncio.get_running_loop()
     timeouts, limits = egress.settings.timeouts, egress.settings.limits
     data, searched = bytearray(start), 0
@@ -85,7 +85,7 @@ async def _read_head(
         except asyncio.TimeoutError:
             if not data:
                 return None
-            text = f"The request's head was not whole after {timeouts.header:g} s.\n"
+            text = f"The request's head was not complete after {timeouts.header:g} s.\n"
             raise _Refused(denials.response(HTTPStatus.REQUEST_TIMEOUT, text)) from None
         if not more:
             return None
@@ -105,12 +105,12 @@ def _check_size(data: bytearray, length: int | None, limits: Limits) -> None:
 
 
 def _bad_request(why: str) -> _Refused:
-    text = f"Serai's gate does not take this request: {why}.\n"
+    text = f"Serai's gate does not accept this request: {why}.\n"
     return _Refused(denials.response(HTTPStatus.BAD_REQUEST, text))
 
 
 async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
-    """A line to a request's target, or the refusal that says why there is none."""
+    """A line to a request's target. Raises the refusal that says why there is none."""
     as_json = any(
         name.lower() == b"accept" and b"application/json" in value for name, value in head.headers
     )
@@ -140,7 +140,7 @@ async def _request(
     raw: bytes,
     rest: bytes,
 ) -> tuple[bool, bytes]:
-    """One request and its response; whether another may follow, and what came of it already."""
+    """One request and its response; whether another may follow, and its first bytes."""
     line = await _open(connection, egress, head)
     error = ""
     with line.sock:

@@ -1,4 +1,4 @@
-"""The names that a session asks for: so many at once, and each once if several connections ask."""
+"""Look-ups of a session: their number is limited, and concurrent ones for a name are shared."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ look-up in a thread costs more than all else about one."""
 
 
 class Lookups:
-    """Every session has its own: none sees from the time it takes what another one asked for.
+    """The look-ups of one session. No session can learn another's names from response times.
 
-    ``most`` is how many may be under way.
+    ``most`` look-ups may run at once.
     """
 
     def __init__(self, most: int) -> None:
@@ -23,7 +23,7 @@ class Lookups:
         self._answers: dict[str, asyncio.Future[list[Address]]] = {}
 
     def known(self, name: str) -> list[Address] | None:
-        """The addresses of ``name`` if they have been found just now."""
+        """The addresses of ``name`` if they were found less than KEPT seconds ago."""
         answer = self._answers.get(name)
         if answer is None or not answer.done() or answer.cancelled() or answer.exception():
             return None
@@ -32,8 +32,8 @@ class Lookups:
     async def find(self, name: str, resolve: Resolve) -> list[Address]:
         """The addresses of ``name``. Raises what ``resolve`` raises.
 
-        A turn lasts until the resolver is done, also when nobody waits any longer: else a session
-        with slow names would sooner or later take the resolver from all others.
+        A look-up counts until the resolver is done, even if no connection waits for it any more.
+        Otherwise a session with slow names could use up the resolver for all others.
         """
         if name not in self._answers:
             await self._free.acquire()

@@ -1,4 +1,4 @@
-"""Carries bytes between two connected sockets, both ways, until both have said all."""
+"""Carries bytes between two connected sockets, both ways, until both sides have ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass
 class Traffic:
-    """What went through a connection: bytes from and to the client, and when (loop.time())."""
+    """A connection's bytes from and to the client, and the time of the last (loop.time())."""
 
     touched: float
     sent: int = 0
@@ -31,12 +31,12 @@ class Traffic:
 
 
 async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` returns. Raises asyncio.TimeoutError after ``limit`` seconds.
+    """Wait for the result of ``work``. Raises asyncio.TimeoutError after ``limit`` seconds.
 
     Before Python 3.12 asyncio.wait_for loses a cancellation that comes in the same turn as the
-    result, and a connection that is to be cut would go on. Nor does this make a task: there are
-    several of these in each request, and a task costs more than all else about them. Where both the
-    limit and a cancellation come in one turn of the loop this is a timeout.
+    result, and a connection that is to be cut would go on. This makes no task: each request
+    needs several of these calls, and a task would be their largest cost. If the limit and a
+    cancellation come in the same turn of the loop, it is a timeout.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101
@@ -61,9 +61,9 @@ async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
 async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic) -> None:
     """Carry both ways; the end of one side is passed on as such, and the other side goes on.
 
-    Returns when both have ended. Raises OSError when either breaks; closing ``upstream`` is then a
-    reset, as what was said there is not all. Back-pressure is the kernel's: nothing is read before
-    what was read is written.
+    Returns when both have ended. Raises OSError when either breaks. Closing ``upstream`` then sends
+    a reset, because the data there is incomplete. The kernel applies back-pressure: the relay reads
+    nothing more before it has written the last piece.
     """
 
     def sent(count: int) -> None:
@@ -94,8 +94,9 @@ async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic
 
 
 async def hang_up(client: socket.socket) -> None:
-    """End a connection to a client that may be writing still: not with a reset, which would take
-    from it what it has not read yet. Raises OSError.
+    """End a connection to a client that may still be writing. Raises OSError.
+
+    Not by a reset: the client would lose the data that it has not read yet.
     """
     client.shutdown(socket.SHUT_WR)
     with contextlib.suppress(asyncio.TimeoutError):
@@ -111,8 +112,8 @@ async def _drain(client: socket.socket) -> None:
 class _Way:
     """One way of a relay, by the loop's callbacks: tasks would cost more than the bytes they carry.
 
-    ``ended`` is of both ways: the second one to end sets it, or the first to fail. ``watched`` says
-    that the source's going altogether counts as its breaking.
+    Both ways share ``ended``: the second one to end sets it, or the first to fail. With ``watched``
+    the way also breaks when the source can no longer be answered.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class _Way:
         self._left = memoryview(b"")
 
     def read(self) -> None:
-        """From now on take what comes, a chunk a turn of the loop."""
+        """From now on read, one chunk in each turn of the loop."""
         self._loop.add_reader(self._source, self._step, self._receive)
 
     def _step(self, work: Callable[[], None]) -> None:
@@ -188,8 +189,9 @@ class _Way:
 
 
 def _gone(client: socket.socket) -> bool:
-    """Whether a client has not only said all but cannot be answered either, as when the bridge's
-    socat is killed. One that goes on listening leaves its Unix socket half open.
+    """Whether a client can no longer be answered, for example after the bridge's socat was killed.
+
+    A client that has only ended its own side leaves its Unix socket half open.
     """
     poll = select.poll()
     poll.register(client, 0)

@@ -1,8 +1,8 @@
-"""A response as the gate passes it on: a head written anew, and a body framed for the client. Pure.
+"""Responses for the client: the gate writes a new head and frames the body itself. Pure.
 
-What comes in are h11's events, so names and values have nothing in them that ends a line, and
-there is one length at most. How the body came says nothing about how it goes on: of the headers
-that frame a message none is copied, and one at most is written.
+The input are h11's events, so names and values contain no line ends, and there is at most one
+length. The incoming framing does not decide the outgoing one: the gate copies none of the headers
+that frame a message, and writes at most one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UPGRADE = frozenset((b"connection", b"upgrade"))
 
 
 class Body(Enum):
-    """How a body is told from what follows it (RFC 9112, 6.3)."""
+    """How the end of a body is found (RFC 9112, 6.3)."""
 
     NONE = auto()
     LENGTH = auto()
@@ -48,7 +48,7 @@ def body(method: str, version: str, event: Event) -> Body:
 
 
 def head(event: Event, framing: Body, *, close: bool, upgrade: bool = False) -> bytes:
-    """The head, without what holds for one hop only (RFC 9110, 7.6.1).
+    """The head, without the headers that hold for one hop only (RFC 9110, 7.6.1).
 
     ``close`` says that the connection ends with this response, ``upgrade`` that it is the one
     which switches protocols.
@@ -75,6 +75,6 @@ def framed(data: bytes, framing: Body) -> bytes:
 
 
 def _may_have_length(event: Event) -> bool:
-    """Whether it may say how long the body would be that it has not (RFC 9110, 8.6)."""
+    """Whether a response without a body may have a length (RFC 9110, 8.6)."""
     none = event.status_code < HTTPStatus.OK or event.status_code == HTTPStatus.NO_CONTENT
     return not none and all(name != b"transfer-encoding" for name, _ in event.headers)

@@ -1,6 +1,6 @@
-"""What a session may connect to: allow and deny rules, and the decision they make. Pure.
+"""Rules that allow or deny a session's connections, and the decisions they make. Pure.
 
-A rule is one of the following, each with ``:port`` behind it or holding for every port::
+A rule is one of the following, for every port or with ``:port`` at its end::
 
     example.com        that host
     *.example.com      its subdomains at any depth, not the host itself
@@ -9,8 +9,8 @@ A rule is one of the following, each with ``:port`` behind it or holding for eve
     10.0.0.0/8         the addresses of a network
     2001:db8::/32      likewise; with a port [2001:db8::]/32:443
 
-Deny wins over allow, and what no rule names is denied. A name is decided before it is looked up,
-and what it leads to afterwards.
+Deny wins over allow, and a target that no rule names is denied. A name is decided before it is
+looked up; its addresses are decided afterwards.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules that hold together. The order within ``allow`` and ``deny`` decides nothing."""
+    """A set of rules. The order within ``allow`` and ``deny`` does not matter."""
 
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
@@ -84,7 +84,7 @@ class Verdict:
 
 
 def rule(text: str) -> Rule:
-    """The rule that ``text`` writes; ValueError, naming ``text``, if it is none."""
+    """The rule that ``text`` means; ValueError, naming ``text``, if it is not a rule."""
     try:
         what, port_text = _split(text)
         port = None if port_text is None else port_number(port_text)
@@ -111,9 +111,9 @@ def combined(*many: Rules) -> Rules:
 
 
 def by_name(rules: Rules, target: Target) -> Verdict:
-    """The decision about ``target`` before anything is looked up.
+    """The decision about ``target`` before a look-up.
 
-    A target that is an address is decided for good; for a name, ``by_address`` has to agree.
+    For an address it is final; for a name, ``by_address`` has to agree.
     """
     if not isinstance(target.host, str):
         return by_address(rules, target.host, target.port, None)

@@ -23,7 +23,7 @@ SYNC = 1.0  # seconds
 
 
 async def serve(paths: Paths) -> None:
-    """Be the daemon until SIGTERM or SIGINT; SIGHUP reads the profiles again.
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reads the profiles again.
 
     Raises GateError or OSError if it cannot start.
     """
@@ -87,7 +87,7 @@ async def _sweep(gate: Gate) -> None:
 
 
 async def _sync(audit: Log) -> None:
-    """What was noted down is on the disk a second later, also if the power goes."""
+    """Write the audit log to the disk every second, so that a power cut loses at most that."""
     while True:
         await asyncio.sleep(SYNC)
         try:

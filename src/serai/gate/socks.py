@@ -23,7 +23,7 @@ _REPLIES = {
 
 
 class _Reader:
-    """Reads whole messages until ``limit`` seconds are over; what comes after one stays."""
+    """Reads whole messages until ``limit`` seconds are over; keeps the bytes after a message."""
 
     def __init__(self, client: socket.socket, limit: float) -> None:
         self.rest = b""
@@ -44,7 +44,7 @@ class _Reader:
 
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
-    """Take one request and carry it out. Raises OSError when the client breaks off."""
+    """Read one request and carry it out. Raises OSError when the client breaks off."""
     reader = _Reader(client, egress.settings.timeouts.header)
     try:
         target = await _requested(client, reader)
@@ -71,7 +71,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
 
 
 async def _requested(client: socket.socket, reader: _Reader) -> hosts.Target | None:
-    """Where the client wants to go; None if it hangs up or cannot be served at all."""
+    """The target that the client asks for; None if it hangs up or cannot be served."""
     loop = asyncio.get_running_loop()
     methods = await reader.message(socks5.greeting)
     if methods is None:

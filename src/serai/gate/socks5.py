@@ -1,7 +1,8 @@
 """The messages of SOCKS5 (RFC 1928), as a server reads and writes them. Pure.
 
-A reading function gets all that has come so far, and returns how much of it the message took and
-what it says; None means that more has to come. A message has at most 262 bytes, so has a buffer.
+A reading function gets all bytes that have come so far. It returns the length of the message and
+its meaning, or None if the message is not complete. A message has at most 262 bytes, and so has a
+buffer.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _PORT = 2
 
 
 class BadMessage(ValueError):  # noqa: N818  # as hosts and heads name what is bad
-    """What came is not SOCKS5. ``code`` is what to reply, if a request was the message."""
+    """The message is not SOCKS5. ``code`` is the reply, if the message was a request."""
 
     def __init__(self, message: str, code: int = FAILURE) -> None:
         super().__init__(message)
@@ -53,10 +54,10 @@ class BadMessage(ValueError):  # noqa: N818  # as hosts and heads name what is b
 
 @dataclass(frozen=True)
 class Request:
-    """A request. ``command`` may be one that nobody knows, and ``port`` is 0 but for CONNECT.
+    """A request. ``command`` may be unknown, and ``port`` is 0 except for CONNECT.
 
     ``host`` is the text of an address, or a name exactly as the client spells it: hosts.host reads
-    both, for a client may also send an address as a name.
+    both, because a client may also send an address as a name.
     """
 
     command: int
@@ -78,7 +79,7 @@ def greeting(data: bytes | bytearray) -> tuple[int, bytes] | None:
 
 
 def request(data: bytes | bytearray) -> tuple[int, Request] | None:
-    """What the client asks for. Raises BadMessage as soon as it can be none."""
+    """The client's request. Raises BadMessage as soon as it cannot be one."""
     if data:
         _check_version(data[0])
     if len(data) > 2 and data[2] != 0:  # noqa: PLR2004  # RSV
@@ -104,7 +105,7 @@ def request(data: bytes | bytearray) -> tuple[int, Request] | None:
 
 
 def reply(code: int) -> bytes:
-    """The answer to a request. What it is bound to stays the gate's own: 0.0.0.0:0."""
+    """The answer to a request. It does not disclose the gate's own address: 0.0.0.0:0."""
     return bytes((VERSION, code, 0, _IPV4)) + bytes(4 + _PORT)
 
 

@@ -1,4 +1,4 @@
-"""The way out: straight to the address, or through a parent proxy, whose credentials stay here."""
+"""The way out: directly, or through a parent proxy, whose credentials no session sees."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A way to a target.
+    """A connected socket to a target.
 
-    ``early`` is what the other side has said already. With ``absolute`` the socket leads to a
-    parent that takes HTTP requests with the whole URI, and with ``headers`` in addition.
+    ``early`` are bytes that the other side has already sent. With ``absolute`` the socket leads to
+    a parent proxy that wants HTTP requests with the whole URI, and with ``headers`` in addition.
     """
 
     sock: socket.socket
@@ -97,7 +97,7 @@ def _authorization(upstream: Upstream) -> tuple[tuple[bytes, bytes], ...]:
 async def _connect(
     sock: socket.socket, target: Target, headers: Sequence[tuple[bytes, bytes]]
 ) -> bytes:
-    """CONNECT (RFC 9110, 9.3.6); returns what followed the answer's head."""
+    """Send CONNECT (RFC 9110, 9.3.6); returns the bytes that follow the answer's head."""
     loop = asyncio.get_running_loop()
     lines = [f"CONNECT {target} HTTP/1.1".encode(), f"Host: {target}".encode()]
     lines += [name + b": " + value for name, value in headers]
@@ -146,7 +146,7 @@ async def _socks5(sock: socket.socket, upstream: Upstream, target: Target) -> No
 
 
 async def _exactly(sock: socket.socket, count: int) -> bytes:
-    """So many bytes and none of what follows them."""
+    """Read exactly so many bytes and none of those that follow."""
     data = b""
     while len(data) < count:
         more = await asyncio.get_running_loop().sock_recv(sock, count - len(data))

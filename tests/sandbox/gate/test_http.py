@@ -314,7 +314,7 @@ def test_a_client_that_breaks_off_in_a_body_takes_the_origin_along(gate: Gated) 
             sock.sendall(b"5\r\nhello\r\nnot a size\r\n")
             status, _, body = split(everything(sock))
             assert status.split(" ")[1] == "400"
-            assert b"its body is not as it should be" in body
+            assert b"its body is malformed" in body
 
 
 def test_a_request_with_too_large_a_head_is_refused(gate: Gated, web: Origin) -> None:

@@ -1,4 +1,4 @@
-"""The files of the audit log: what a line is, and reading them, also while they are written.
+"""The files of the audit log: the form of a line, and how to read them while they are written.
 
 A file is named by the number (seq) of its first line, and the lines in it are numbered without a
 gap. Each carries the SHA-256 of the line before; the file ``head`` says which was the last.

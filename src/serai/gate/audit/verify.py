@@ -1,4 +1,4 @@
-"""Whether the audit log is whole: a walk along its chain."""
+"""Checks that the audit log is whole by following its chain."""
 
 from __future__ import annotations
 

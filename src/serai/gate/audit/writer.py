@@ -1,15 +1,14 @@
 """The audit log: JSON lines in files of a bounded size, each line bound to the one before it.
 
-A line carries the SHA-256 of the line before, so one that is changed, removed or moved shows; the
-file ``head`` says which line was the last, so the end cannot go unnoticed either. What this cannot
-show is the work of somebody who may write the files and makes all hashes anew: for that, the last
-hash has to be kept elsewhere.
+A line carries the SHA-256 of the line before, so a line that is changed, removed or moved shows.
+The file ``head`` says which line was the last, so a cut at the end shows too. Root can still write
+the files and compute all hashes again. To detect that, keep the last hash elsewhere.
 
 A file is named by the number (seq) of its first line, and the lines in it are numbered without a
 gap. Entries that the log makes itself have an ``event``: ``pruned`` (the oldest files up to the
 line ``through`` are deleted), ``recovered`` (``lost_bytes`` of an unfinished line were cut off when
-the log was opened), ``missing`` (the lines from ``after`` to ``through`` were gone then; null where
-nobody knows how many) and ``changed`` (the line ``entry`` was another one).
+the log was opened), ``missing`` (the lines from ``after`` to ``through`` were gone then; null if
+their number is unknown) and ``changed`` (the line ``entry`` was not the expected one).
 """
 
 from __future__ import annotations

@@ -1,9 +1,22 @@
 """Start a payload in a running session from outside.
 
-The work between clone and exec is in ``usher``; here is what can be prepared and checked before,
-and what becomes of it. Everything inside is hostile and has the payload's UID: from the moment when
-the payload has that UID, too, until it has become another program it can't be traced, and no
-descriptor is open in it but its own three and a socket to the caller, which closes with exec.
+No service inside the sandbox starts commands: such a service would be privileged, or its protocol
+could be attacked. Instead the daemon enters the session from outside, as nsenter(1) does, and gives
+up every right on the way. ``usher`` has the steps between clone and exec and explains their order.
+This module has what comes before and after.
+
+Before. ``enter`` checks the command and the three descriptors. It refuses descriptors that would
+be a way out of the sandbox, such as a directory. It opens the sandbox's PID 1 as a pidfd, which
+stays right even if the number is used again. It puts all that the payload needs into a Plan.
+
+After. The payload reports on a socket: its PID, its terminal if it has one, and an error if it
+fails. Exec closes the socket. So ``enter`` reads until the end of the socket: no error means that
+the command runs. A payload can be stopped half way, for example by the freezer. Then ``enter``
+kills it after ``timeout`` seconds, and nothing is left running.
+
+Everything inside is hostile and has the payload's UID. Between the moment when the payload gets
+that UID and exec, it cannot be traced, and only its own three descriptors and that socket are open
+in it.
 """
 
 from __future__ import annotations
@@ -50,8 +63,8 @@ class Target:
     """The session to enter.
 
     ``pid`` is the VM's PID of the sandbox's PID 1 (the child of the unit's main process),
-    ``cgroup`` the folder in the cgroup file system to run in, v2 or a hierarchy of v1 (None: where
-    the daemon is).
+    ``cgroup`` the directory in the cgroup file system to run in, of v2 or of a hierarchy of v1
+    (None: the daemon's own).
     """
 
     pid: int
@@ -74,9 +87,9 @@ class Entered:
 
 
 class Door:
-    """An usher that stays: it spares ``enter`` the copying of a big caller. A context manager.
+    """An usher that keeps running, so that ``enter`` need not fork its large caller.
 
-    It is started again if it has died. Any thread may use it.
+    A context manager. It starts the usher again if it has died. Any thread may use it.
     """
 
     def __init__(self) -> None:
@@ -115,7 +128,7 @@ class Door:
 
 
 def load_filters(folder: Path) -> tuple[bytes, ...]:
-    """The filters ``baseline`` and ``unix-block`` of ``folder``, one an architecture.
+    """The filters ``baseline`` and ``unix-block`` in ``folder``, the directory of an architecture.
 
     Raises SeraiError if one is missing or damaged: a payload never starts without both.
     """
@@ -151,12 +164,12 @@ def enter(
 
     ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
     path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
-    a terminal, a folder, a block device or an O_PATH descriptor among them is refused, and with
+    a terminal, a directory, a block device or an O_PATH descriptor among them is refused. With
     ``tty`` it must be None, because the terminal comes from the sandbox's own devpts. Without a
-    ``door`` the caller is forked, which takes the longer the more memory it has.
+    ``door`` the caller itself forks, which takes longer the more memory it has.
 
-    Raises EnterError if the payload could not be executed or if that took more than ``timeout``
-    seconds (a frozen session, for instance: thaw it first); nothing is left running then.
+    Raises EnterError if the payload could not be executed, or if that took more than ``timeout``
+    seconds (a frozen session, for instance: thaw it first). Nothing is left running then.
     """
     if tty == (stdio is not None):
         raise ValueError("either a terminal or three descriptors")
@@ -186,12 +199,12 @@ def enter(
 
 
 def _check_stdio(fd: int) -> None:
-    """Refuse what would be a way out: a folder (openat) or the caller's terminal (TIOCSTI)."""
+    """Refuse a way out: a directory (openat), a disk, or the caller's terminal (TIOCSTI)."""
     kind = os.fstat(fd).st_mode
     if fcntl(fd, F_GETFL) & getattr(os, "O_PATH", 0):
-        raise EnterError("prepare", "an O_PATH descriptor can't be a payload's input or output")
+        raise EnterError("prepare", "an O_PATH descriptor cannot be a payload's input or output")
     if stat.S_ISDIR(kind) or stat.S_ISBLK(kind):
-        raise EnterError("prepare", "a folder or a disk can't be a payload's input or output")
+        raise EnterError("prepare", "a directory or a disk cannot be a payload's input or output")
     if stat.S_ISCHR(kind) and os.isatty(fd):
         raise EnterError("prepare", "a terminal is never handed to a payload: relay it or use tty")
 
@@ -199,8 +212,8 @@ def _check_stdio(fd: int) -> None:
 def _open_target(target: Target) -> int:
     """A descriptor for the sandbox's PID 1.
 
-    Its number may have been used again: then only by a process of another user, or by one that is
-    not PID 1 of a namespace, and no session can make such a namespace.
+    The number may belong to a new process by now. That process has another user, or is not PID 1
+    of a namespace: no session can make such a namespace.
     """
     try:
         pidfd = os.pidfd_open(target.pid)
@@ -267,7 +280,7 @@ def _plan(
 
 
 def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
-    # A signal that came before the child has its own dispositions would run the caller's handlers.
+    # A signal that comes before the child has its own dispositions would run the caller's handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -317,13 +330,13 @@ def _failure(command: str, message: bytes) -> EnterError:
     why = f"{os.strerror(errno)} ({errorcode.get(errno, errno)})" if errno else text
     what = {
         "exec": f"cannot execute {command}",
-        "cwd": f"cannot change to the working folder of {command}",
+        "cwd": f"cannot change to the working directory of {command}",
     }.get(stage, f"cannot start {command} ({stage})")
     return EnterError(stage, f"{what}: {why}", errno)
 
 
 def _kill(pid: int) -> None:
-    """Kill and reap a child that has nothing more to do. (One that has ended is only reaped.)"""
+    """Kill and reap a child. One that has ended is only reaped."""
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

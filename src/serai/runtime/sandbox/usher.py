@@ -1,10 +1,33 @@
-"""The process that lets payloads in: small, because starting a payload copies it.
+"""The usher: a small process that starts payloads inside a session.
 
-``enter`` describes a payload in a Plan and passes the descriptors that it needs. The usher joins
-the session's PID namespace, which counts for children only, and clones the payload into its cgroup
-as a child of the usher's own parent, the daemon. The payload joins the other namespaces, gives
-everything up and executes the command. This runs as a program of its own, or in a fork of the
-caller.
+The problem. A payload has to start inside the session's namespaces and cgroup, as the session's
+user, without privileges. Nothing privileged may live inside a sandbox, so root has to start it
+from outside. A fork copies the memory map of the process that forks, and the daemon is large.
+
+The idea. A small process, the usher, does the forking. Three processes take part:
+
+1. The daemon (``enter``) checks everything that can be checked before. It describes the payload in
+   a Plan and sends the plan to the usher, with the descriptors that the payload needs.
+2. The usher joins the session's PID namespace. That changes nothing for the usher itself, only for
+   its later children: they get a PID inside. It then clones the payload into the session's cgroup.
+   The payload becomes a child of the daemon (CLONE_PARENT), so the daemon can wait for it.
+3. The payload joins the other namespaces, drops every right, installs the seccomp filters and
+   executes the command.
+
+The order in ``_payload`` is the security of it. From the fork on, processes inside can see the
+payload, and they are hostile. So the payload:
+
+- is not dumpable until exec, and has more capabilities than they have: they cannot trace it;
+- closes every descriptor that it no longer needs: after the join it has only its own three and
+  the socket to the caller;
+- becomes the session's user before it opens a path or a terminal, so that a trap in a path gets
+  the session's rights and no others;
+- installs the filters last, because they refuse system calls that the steps before need.
+
+Each step has a name (STAGES). The payload reports an error, with the name of its step, on the
+socket REPORT, which exec closes. If the socket ends without an error, the command runs.
+
+The usher runs as a program of its own (``enter.Door``), or in a fork of the caller.
 """
 
 from __future__ import annotations
@@ -27,17 +50,18 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
 from serai.common import syscalls
 
 REPORT, PIDFD, CGROUP = 3, 4, 5
-"""The descriptors that a payload has beside its own three until it is executed."""
+"""The descriptors that a payload has beside its own three, until it executes the command."""
 
 PID, TERMINAL, ERROR = b"P", b"T", b"E"
 STAGES = ("prepare", "fork", "cgroup", "join", "drop", "terminal", "cwd", "filter", "exec")
 
 
 class Plan(NamedTuple):
-    """A payload; only types that marshal knows.
+    """A payload. It has only types that marshal can write.
 
-    ``cgroup`` is a folder of cgroup v1 to move to (or empty; that of v2 is a descriptor),
-    ``candidates`` the paths to try for the command, ``limits`` pairs for setrlimit(2).
+    ``cgroup`` is a directory of cgroup v1 to move to. It is empty with v2, where the cgroup is a
+    descriptor. ``candidates`` are the paths to try for the command, ``limits`` are pairs for
+    setrlimit(2).
     """
 
     uid: int
@@ -57,7 +81,8 @@ class Plan(NamedTuple):
 def admit(plan: Plan, fds: Sequence[int]) -> None:
     """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP with v2.
 
-    What happens to it is sent to REPORT. The caller keeps its descriptors.
+    The payload's PID, its terminal and its errors are sent to REPORT. The caller keeps its
+    descriptors.
     """
     try:
         syscalls.join(fds[PIDFD], syscalls.PID_NAMESPACE)
@@ -71,7 +96,7 @@ def admit(plan: Plan, fds: Sequence[int]) -> None:
 
 
 def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
-    """In the child: what is inside sees it, but can't touch it before it has changed its UID."""
+    """In the child. Processes inside see it, but cannot touch it before it has changed its UID."""
     report, stage = fds[REPORT], "prepare"
     try:
         syscalls.set_undumpable()
@@ -120,7 +145,7 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
 
 
 def _limit(kind: int, value: int) -> None:
-    """Set a limit. Where not even root may have so much, as in a container, it is what there is.
+    """Set a limit. Where not even root may have that much, as in a container, take the most.
 
     systemd does the same for the unit: systemd.exec(5), "LimitCPU=".
     """

@@ -1,8 +1,28 @@
-"""Sessions: create, move between states, switch, and put everything right after a crash.
+"""Sessions: create, move between states, switch, and recover after a crash.
 
-One operation on a session at a time. Each is journalled before it acts (registry, ``goal``) and
-consists of steps that may be repeated (states), so whatever was under way when the daemon died is
-carried to its end by ``reconcile``.
+The problem. An operation such as "archive" changes several things: the unit, the home, the users'
+files, the gate, the registry. The daemon or the VM can die between any two of them.
+
+The idea. A session is a state machine, and an operation moves it from its state to a goal.
+
+1. Journal: the registry stores the goal before anything changes (``registry.begin``).
+2. Act: ``states.plan`` compares the facts of both states (where is the home, does the unit run, is
+   it frozen) and lists the steps between them. ``steps`` carries them out. Each step may be
+   repeated without harm.
+3. Arrive: the registry stores the goal as the new state and clears the goal, in one transaction. If
+   that is lost, the goal is still there, and the plan runs once more.
+
+After a crash there is no special path. ``reconcile`` runs once at start and compares the registry
+with the running units. It finishes each session that still has a goal by running the plan again
+from the start, and adopts units that kept running. It stops units that the registry does not know,
+and takes in homes that it does not know. Tests kill the daemon at each of these points (``fault``).
+
+When a step fails without a crash, ``states.fallback`` names the state that the session falls back
+to, and the caller gets the error.
+
+Only one operation on a session runs at a time: each holds the session's lock (``_locked``). A
+switch moves two sessions, the active one and its successor. Both arrive in the same transaction, so
+at most one session is active at any moment.
 """
 
 from __future__ import annotations
