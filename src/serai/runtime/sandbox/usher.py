@@ -17,7 +17,8 @@ The idea. A small process, the usher, does the forking. Three processes take par
 The order in ``_payload`` is the security of it. From the fork on, processes inside can see the
 payload, and they are hostile. So the payload:
 
-- is not dumpable until exec, and has more capabilities than they have: they cannot trace it;
+- is not dumpable until exec, and until it drops its capabilities it has more than they have, so
+  they cannot trace it;
 - closes every descriptor that it no longer needs: after the join it has only its own three and
   the socket to the caller;
 - becomes the session's user before it opens a path or a terminal, so that a trap in a path gets
