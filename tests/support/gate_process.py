@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate.audit import chain
 
@@ -30,10 +31,6 @@ CODE = (
     "import sys; from pathlib import Path; from serai.gate import server\n"
     "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
 )
-
-
-class GateError(Exception):
-    """What the gate's control socket answered instead of a result."""
 
 
 class Gated:
@@ -91,7 +88,7 @@ class Gated:
         self.process.wait()
 
     def call(self, method: str, **params: Any) -> Any:
-        """What sessiond would be answered. Raises GateError."""
+        """What sessiond would be answered. Raises SeraiError."""
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(DEADLINE)
@@ -102,7 +99,7 @@ class Gated:
             raise EOFError
         answer = json.loads(line)
         if "error" in answer:
-            raise GateError(answer["error"]["message"])
+            raise SeraiError(answer["error"]["message"])
         return answer["result"]
 
     def open(self, name: str, *allow: str, deny: Sequence[str] = (), profile: str = "") -> None:

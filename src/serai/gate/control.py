@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.gate import hosts, profiles
 from serai.gate.audit import writer
-from serai.gate.errors import GateError
 from serai.gate.gate import Gate
 
 log = logging.getLogger("serai.gate")
@@ -29,7 +29,7 @@ Method = Callable[[Mapping[str, Any]], Any]
 
 
 class Control:
-    """The methods; each takes the message's ``params``. Raises GateError for what is wrong."""
+    """The methods; each takes the message's ``params``. Raises SeraiError for what is wrong."""
 
     def __init__(self, gate: Gate, folder: Path) -> None:
         self._gate = gate
@@ -66,7 +66,7 @@ class Control:
         try:
             target = hosts.target(params["target"], 443)
         except hosts.BadHost as error:
-            raise GateError(str(error)) from None
+            raise SeraiError(str(error)) from None
         return await self._gate.explain(profiles.policy(params["policy"]), target)
 
     async def audit(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ async def answer(control: Control, line: bytes) -> dict[str, Any]:
         if isinstance(result, Awaitable):
             result = await result
         return {**reply, "result": result}
-    except GateError as error:
+    except SeraiError as error:
         text, hint = error.message, error.hint
     except OSError as error:
         text, hint = str(error), ""

@@ -1,23 +1,8 @@
-"""The gate's errors: those for an administrator, and those for a session."""
+"""The gate's errors for a session; an administrator gets a SeraiError."""
 
 from __future__ import annotations
 
 _MOST_WORDS = 200
-
-
-class GateError(Exception):
-    """An error that a person can act on; one line, never a traceback.
-
-    ``message`` says what happened and to what, ``hint`` what to do about it.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message.rstrip('.')}; {self.hint.rstrip('.')}" if self.hint else self.message
 
 
 class Denied(Exception):  # noqa: N818  # a decision, not a fault

@@ -11,10 +11,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate import denials, egress, hosts, http, profiles, socks
 from serai.gate.egress import Allowance, Connection, Egress, Session
-from serai.gate.errors import GateError, Unreachable
+from serai.gate.errors import Unreachable
 from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, hang_up
@@ -48,14 +49,14 @@ class Gate:
             try:
                 known = json.loads(file.read_text())
                 self.open(known["name"], known["uid"], profiles.policy(known["policy"]))
-            except (GateError, OSError, ValueError, KeyError, TypeError) as error:
+            except (SeraiError, OSError, ValueError, KeyError, TypeError) as error:
                 # sessiond tells about those that run when it starts, or creates them anew.
                 log.error("session %s is not taken up: %s", file.stem, error)
                 if isinstance(error, FileNotFoundError):  # the folder of its sockets
                     file.unlink(missing_ok=True)
 
     def reload(self) -> None:
-        """Read the profiles again. If one is wrong, raises GateError and keeps the old ones."""
+        """Read the profiles again. If one is wrong, raises SeraiError and keeps the old ones."""
         fresh = profiles.load(self._paths.profiles)
         sessions = list(self._sessions.values())
         rules = [profiles.effective(session.policy, fresh) for session in sessions]
@@ -64,7 +65,7 @@ class Gate:
             session.rules = its
 
     def open(self, name: str, uid: int, policy: Policy) -> None:
-        """Listen for a session; a known one gets the new policy. Raises GateError or OSError."""
+        """Listen for a session; a known one gets the new policy. Raises SeraiError or OSError."""
         rules = profiles.effective(policy, self._profiles)
         known = self._sessions.get(name)
         if known is not None and known.uid != uid:
@@ -104,11 +105,11 @@ class Gate:
 
     def change(self, name: str, policy: Policy, *, cut: bool) -> int:
         """Give a session another policy, for connections from now on; ``cut`` ends those that it
-        forbids. Returns how many were cut. Raises GateError for an unknown session or profile.
+        forbids. Returns how many were cut. Raises SeraiError for an unknown session or profile.
         """
         session = self._sessions.get(name)
         if session is None:
-            raise GateError(f"the gate knows no session {name}")
+            raise SeraiError(f"the gate knows no session {name}")
         session.rules = profiles.effective(policy, self._profiles)
         session.policy = policy
         self._save(session)
@@ -119,7 +120,7 @@ class Gate:
         return len(forbidden)
 
     def check(self, policy: Policy) -> None:
-        """Raise GateError if the policy names a profile that does not exist."""
+        """Raise SeraiError if the policy names a profile that does not exist."""
         profiles.effective(policy, self._profiles)
 
     async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serai.gate.errors import GateError
+from serai.common.errors import SeraiError
 from serai.gate.rules import Rule, Rules, combined, rule
 
 if sys.version_info >= (3, 11):
@@ -43,7 +43,7 @@ def load(folder: Path) -> dict[str, Rules]:
     """The profiles in ``folder`` by name; none if there is no such folder.
 
     A folder that has no profile ``default`` gets one that denies everything. Hidden files, and
-    files that do not end in ``.toml``, are not profiles. Raises GateError naming the file and the
+    files that do not end in ``.toml``, are not profiles. Raises SeraiError naming the file and the
     key for anything it does not understand.
     """
     try:
@@ -55,14 +55,14 @@ def load(folder: Path) -> dict[str, Rules]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise GateError(f"cannot read the profiles in {folder}: {error}") from error
+        raise SeraiError(f"cannot read the profiles in {folder}: {error}") from error
     return {DEFAULT: Rules()} | {_name(path): read(path) for path in files}
 
 
 def policy(data: Mapping[str, Any]) -> Policy:
     """The policy that ``data``, as JSON has it, describes, with every rule in its one spelling.
 
-    What is missing is empty, or the profile ``default``. Raises GateError naming the key for
+    What is missing is empty, or the profile ``default``. Raises SeraiError naming the key for
     anything else than that; whether the profile exists is for ``effective`` to say.
     """
     try:
@@ -74,30 +74,30 @@ def policy(data: Mapping[str, Any]) -> Policy:
             raise ValueError(f"profile must be a name of a-z, 0-9 and hyphens, not {profile!a}")
         allow, deny = (_rules(data.get(key, []), key) for key in ("allow", "deny"))
     except ValueError as error:
-        raise GateError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
+        raise SeraiError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
     return Policy(profile, _texts(allow), _texts(deny))
 
 
 def effective(policy: Policy, profiles: Mapping[str, Rules]) -> Rules:
     """The rules of ``policy`` and of its profile together; a deny of either wins.
 
-    The profile ``default`` always exists. Raises GateError if another one is not in ``profiles``,
+    The profile ``default`` always exists. Raises SeraiError if another one is not in ``profiles``,
     or if a rule of ``policy`` is none.
     """
     rules = profiles.get(policy.profile, Rules() if policy.profile == DEFAULT else None)
     if rules is None:
         known = ", ".join(sorted({DEFAULT, *profiles}))
-        raise GateError(f"there is no profile {policy.profile!a}", hint=f"there are: {known}")
+        raise SeraiError(f"there is no profile {policy.profile!a}", hint=f"there are: {known}")
     try:
         own = Rules(_rules(policy.allow, "allow"), _rules(policy.deny, "deny"))
     except ValueError as error:
-        raise GateError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
+        raise SeraiError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
     return combined(rules, own)
 
 
 def _name(path: Path) -> str:
     if not _NAME.fullmatch(path.stem):
-        raise GateError(
+        raise SeraiError(
             f"{path}: {path.stem!a} cannot be a profile's name",
             hint="a name has 1 to 63 of a-z, 0-9 and hyphens",
         )
@@ -105,18 +105,18 @@ def _name(path: Path) -> str:
 
 
 def read(path: Path) -> Rules:
-    """The profile in a file of any name. Raises GateError naming the file and the key."""
+    """The profile in a file of any name. Raises SeraiError naming the file and the key."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise GateError(f"cannot read the profile {path}: {error}") from error
+        raise SeraiError(f"cannot read the profile {path}: {error}") from error
     try:
         _known(data, ("allow", "deny", "summary"))
         if not isinstance(data.get("summary", ""), str):
             raise ValueError(f"summary must be a text, not {data['summary']!a}")
         return Rules(_rules(data.get("allow", []), "allow"), _rules(data.get("deny", []), "deny"))
     except ValueError as error:
-        raise GateError(f"{path}: {error}", hint=_HINT) from error
+        raise SeraiError(f"{path}: {error}", hint=_HINT) from error
 
 
 def _known(data: Mapping[str, Any], keys: tuple[str, ...]) -> None:

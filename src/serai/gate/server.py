@@ -9,12 +9,12 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+from serai.common.errors import SeraiError
 from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.gate import control, dial, settings
 from serai.gate.audit.writer import Log
 from serai.gate.egress import Egress
-from serai.gate.errors import GateError
 from serai.gate.gate import Gate
 
 log = logging.getLogger("serai.gate")
@@ -25,7 +25,7 @@ SYNC = 1.0  # seconds
 async def serve(paths: Paths) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reads the profiles again.
 
-    Raises GateError or OSError if it cannot start.
+    Raises SeraiError or OSError if it cannot start.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -59,7 +59,7 @@ def main(paths: Paths | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         asyncio.run(_serve_and_exit(paths or Paths()))
-    except (GateError, OSError) as error:
+    except (SeraiError, OSError) as error:
         log.error("%s", error)
         return 1
     return 0
@@ -75,7 +75,7 @@ def _reload(gate: Gate) -> None:
     try:
         gate.reload()
         log.info("the profiles are read again")
-    except GateError as error:
+    except SeraiError as error:
         log.error("the profiles stay as they were: %s", error)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serai.gate.errors import GateError
+from serai.common.errors import SeraiError
 from serai.gate.hosts import BadHost, Target, target
 
 if sys.version_info >= (3, 11):
@@ -122,7 +122,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 def load(path: Path) -> Settings:
     """The settings in the TOML file ``path``; the defaults if there is no such file.
 
-    Raises GateError naming the file and the key for anything it does not understand, and for a
+    Raises SeraiError naming the file and the key for anything it does not understand, and for a
     password in a file that everybody can read: sessions see ``/etc``.
     """
     try:
@@ -132,15 +132,15 @@ def load(path: Path) -> Settings:
     except FileNotFoundError:
         return Settings()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise GateError(f"cannot read the gate's settings {path}: {error}") from error
+        raise SeraiError(f"cannot read the gate's settings {path}: {error}") from error
     try:
         settings = parse(data)
     except ValueError as error:
-        raise GateError(
+        raise SeraiError(
             f"{path}: {error}", hint="see gate.toml in the reference of settings"
         ) from error
     if settings.upstream.password and mode & 0o007:
-        raise GateError(
+        raise SeraiError(
             f"{path} holds a password and everybody can read it, sessions too",
             hint=f"chown root:serai-gate {path} && chmod 0640 {path}",
         )

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from serai.common.errors import SeraiError
 from tests.support import gate_process, origins
-from tests.support.gate_process import Gated, GateError, everything
+from tests.support.gate_process import Gated, everything
 from tests.support.origins import Origin, echo, serving
 from tests.support.waiting import wait_for
 
@@ -112,7 +113,7 @@ def test_a_change_while_a_connection_is_made_holds_for_it(gate: Gated, server: O
 def test_profiles_are_read_again_on_a_signal(gate: Gated, server: Origin) -> None:
     profile = gate.paths.profiles / "web.toml"
     profile.write_text('allow = ["127.0.0.1"]\n')
-    with pytest.raises(GateError, match="web"):
+    with pytest.raises(SeraiError, match="web"):
         gate.open("blue", profile="web")
     reload(gate, "read again")
     gate.open("blue", profile="web")

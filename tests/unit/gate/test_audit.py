@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.gate.audit import writer
 from serai.gate.audit.writer import Log
-from serai.gate.errors import GateError
 
 LARGE = 1 << 20
 # Three lines of what `filled` writes fit.
@@ -91,7 +91,7 @@ def test_opening_again_continues_the_chain(tmp_path: Path) -> None:
 
 
 def test_there_is_one_writer(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(GateError, match="another process"):
+    with opened(tmp_path), pytest.raises(SeraiError, match="another process"):
         Log(tmp_path, LARGE, 2)
     filled(tmp_path, 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serai.gate.errors import GateError
+from serai.common.errors import SeraiError
 from serai.gate.profiles import Policy, effective, load, policy
 from serai.gate.rules import Rules, rule
 
@@ -58,7 +58,7 @@ def test_without_a_folder_there_is_no_profile_and_everything_is_denied(tmp_path:
 )
 def test_a_bad_profile_is_told_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "web.toml").write_text(text, "latin-1")
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(SeraiError) as caught:
         load(tmp_path)
     assert str(tmp_path / "web.toml") in caught.value.message
     assert message in caught.value.message
@@ -68,16 +68,16 @@ def test_a_bad_profile_is_told_with_file_and_key(tmp_path: Path, text: str, mess
 @pytest.mark.parametrize("name", ["Web", "a b", "a_b", "x" * 64, "\u00e4", "a.b", "a\n"])
 def test_a_file_that_has_no_profiles_name(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.toml").write_text("")
-    with pytest.raises(GateError, match="cannot be a profile's name") as caught:
+    with pytest.raises(SeraiError, match="cannot be a profile's name") as caught:
         load(tmp_path)
     assert str(caught.value.hint).startswith("a name has")
 
 
 def test_what_cannot_be_read_is_an_error_and_not_an_empty_profile(tmp_path: Path) -> None:
     (tmp_path / "web.toml").mkdir()
-    with pytest.raises(GateError, match="cannot read the profile"):
+    with pytest.raises(SeraiError, match="cannot read the profile"):
         load(tmp_path)
-    with pytest.raises(GateError, match="cannot read the profiles in"):
+    with pytest.raises(SeraiError, match="cannot read the profiles in"):
         load(Path(os.devnull))
 
 
@@ -119,7 +119,7 @@ def test_a_policy_is_canonical_and_reads_back() -> None:
     ],
 )
 def test_a_bad_policy_is_told_with_its_key(data: Any, message: str) -> None:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(SeraiError) as caught:
         policy(data)
     assert message in caught.value.message
     assert len(str(caught.value).splitlines()) == 1
@@ -135,8 +135,8 @@ def test_profile_and_session_hold_together() -> None:
 
 
 def test_an_unknown_profile_and_a_bad_rule_are_errors() -> None:
-    with pytest.raises(GateError, match=r"no profile 'wep'; there are: default, web") as caught:
+    with pytest.raises(SeraiError, match=r"no profile 'wep'; there are: default, web") as caught:
         effective(Policy("wep"), {"web": Rules()})
     assert caught.value.hint == "there are: default, web"
-    with pytest.raises(GateError, match="is not a rule"):
+    with pytest.raises(SeraiError, match="is not a rule"):
         effective(Policy(allow=("a b",)), {})

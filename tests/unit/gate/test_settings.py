@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.gate.errors import GateError
+from serai.common.errors import SeraiError
 from serai.gate.hosts import Target
 from serai.gate.settings import Audit, Limits, Settings, Timeouts, Upstream, load
 
@@ -145,7 +145,7 @@ def test_a_parent_is_a_host_and_port_or_a_socket(
 )
 def test_bad_settings_are_told_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(SeraiError) as caught:
         load(path)
     assert str(path) in caught.value.message
     assert message in caught.value.message
@@ -156,12 +156,12 @@ def test_bad_settings_are_told_with_file_and_key(tmp_path: Path, text: str, mess
 def test_what_is_not_text_or_no_file_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_bytes(b"\xff\xfe")
     for path in (tmp_path / "gate.toml", tmp_path):
-        with pytest.raises(GateError, match="cannot read the gate's settings"):
+        with pytest.raises(SeraiError, match="cannot read the gate's settings"):
             load(path)
 
 
 def test_a_password_that_everybody_can_read_is_refused_and_never_shown(tmp_path: Path) -> None:
-    with pytest.raises(GateError, match="everybody can read it") as caught:
+    with pytest.raises(SeraiError, match="everybody can read it") as caught:
         load(written(tmp_path, FULL, 0o644))
     assert "chmod 0640" in caught.value.hint
     found = load(written(tmp_path, FULL))

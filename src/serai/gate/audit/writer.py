@@ -25,10 +25,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.gate.audit import chain
 from serai.gate.audit.chain import HEAD, MAX_LINE, START, Entry, Mark, last_seq, read, tail
 from serai.gate.audit.verify import Report, verify
-from serai.gate.errors import GateError
 
 __all__ = ["Log", "Report", "last_seq", "read", "tail", "verify"]
 
@@ -42,7 +42,7 @@ class Log:
     """The one writer of the log in ``folder``, which is made if it is not there.
 
     ``file_size`` is in bytes, which a file exceeds by one line at most; ``files`` is how many are
-    kept. Every method but ``sync`` belongs to one thread. Opening raises GateError if another
+    kept. Every method but ``sync`` belongs to one thread. Opening raises SeraiError if another
     process has the log open, and OSError.
     """
 
@@ -65,7 +65,7 @@ class Log:
             self._last = self._resume()
         except BlockingIOError:
             os.close(self._head)
-            raise GateError(f"another process writes the audit log {folder}") from None
+            raise SeraiError(f"another process writes the audit log {folder}") from None
         except BaseException:
             self.close()
             raise

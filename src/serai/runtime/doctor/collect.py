@@ -270,7 +270,7 @@ def settings_read(paths: Paths) -> Facts:
     for key, path in (("gate", paths.gate_settings), ("profiles", paths.profiles)):
         code = f"import pathlib, sys; sys.path.insert(0, sys.argv[1]); {GATE[key]}"
         lines = said(sys.executable, "-I", "-c", code, str(ROOT), str(path)).splitlines()
-        found[key] = lines[-1].rpartition("GateError: ")[2] if lines else ""
+        found[key] = lines[-1].rpartition("SeraiError: ")[2] if lines else ""
     files = [paths.gate_settings, *paths.profiles.glob("*.toml")]
     shut = bool(paths.profiles.exists() and not stat.S_IMODE(paths.profiles.stat().st_mode) & 0o007)
     seen = [
