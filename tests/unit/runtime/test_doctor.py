@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from serai.common import sizes
 from serai.runtime.doctor import (
     calls,
     collect,
     core,
     installation,
-    lifetime,
     report,
     system,
     tenant,
@@ -138,7 +138,7 @@ WELL: dict[str, Any] = {
     },
 }
 WELL["cgroup"]["limits"]["memory.max"] = str(
-    lifetime.size("50%", WELL["policy"]["pages"] * os.sysconf("SC_PAGE_SIZE"))
+    sizes.limit("50%", WELL["policy"]["pages"] * os.sysconf("SC_PAGE_SIZE"))
 )
 CHECKS = [check for check in core.CHECKS if check.part in WELL]
 
@@ -352,13 +352,6 @@ def test_the_table_has_a_line_a_check_and_no_escape_sequence() -> None:
     assert "\033" not in text
     assert "restore .serai/registry.sqlite" in text
     assert text.endswith(f"{len(CHECKS) - 1} passed, 1 failed")
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_"), [("50%", 500), ("4K", 4096), ("1G", 1 << 30), ("7", 7), ("infinity", None)]
-)
-def test_sizes(text: str, bytes_: int | None) -> None:
-    assert lifetime.size(text, 1000) == bytes_
 
 
 def test_a_part_that_is_not_there_is_absent() -> None:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.tables import setting
 from serai.runtime.api.connection import Connection
 from serai.runtime.api.handler import Handler, Name, Nothing
 from serai.runtime.api.rpc import Request
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.runtime.errors import SeraiError
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING
 
 Edit = Callable[[Mapping[str, Any]], dict[str, Any]]
 MAX_RULES = 1000
-MAX_ENTRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Explain:
 
 @dataclass(frozen=True)
 class Audit:
-    """Entries after number ``after``, at most ``limit``; without ``after`` the last ones."""
+    """Which entries."""
 
-    after: int | None = None
-    limit: int = 100
+    after: int | None = setting(None, "those after this number; without it the last", minimum=0)
+    limit: int = setting(100, "at most so many", minimum=1, maximum=1000)
     session: str | None = None
 
 
@@ -96,9 +96,6 @@ class Egress:
 
     async def audit(self, _c: Connection, _r: Request, p: Audit) -> Any:
         """What was decided, and what became of it."""
-        if not 1 <= p.limit <= MAX_ENTRIES or (p.after or 0) < 0:
-            text = f"'limit' is 1 to {MAX_ENTRIES}, 'after' 0 or more"
-            raise SeraiError(text, code=INVALID_PARAMS)
         return await self._gate.call("audit", after=p.after, limit=p.limit, session=p.session)
 
     async def verify(self, _c: Connection, _r: Request, _p: Nothing) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.tables import setting
 from serai.runtime.api.connection import Connection
 from serai.runtime.api.rpc import Id, Request, notification
 from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
@@ -26,7 +27,7 @@ CHUNK = 32 << 10
 
 @dataclass(frozen=True)
 class Exec:
-    """``stdio``: ``fds`` (three descriptors come with the message), ``stream`` or ``null``."""
+    """A command to run."""
 
     name: str
     argv: list[str]
@@ -35,7 +36,9 @@ class Exec:
     timeout: float | None = None
     tty: bool = False
     detach: bool = False
-    stdio: str = "stream"
+    stdio: str = setting(
+        "stream", "fds: three descriptors come with the message", choices=("fds", "stream", "null")
+    )
     rows: int = 24
     columns: int = 80
 
@@ -167,8 +170,6 @@ class Executions:
         return {}
 
     def _check(self, p: Exec, descriptors: int) -> None:
-        if p.stdio not in ("fds", "stream", "null"):
-            raise SeraiError("stdio is one of fds, stream, null", code=INVALID_PARAMS)
         wanted = 3 if p.stdio == "fds" and not p.tty else 0
         if descriptors != wanted:
             raise SeraiError(

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.tables import setting
 from serai.runtime.api.connection import Connection
 from serai.runtime.api.exec import Executions, Stream
 from serai.runtime.api.handler import Handler
@@ -28,13 +29,16 @@ from serai.runtime.sessions.states import FACTS
 
 @dataclass(frozen=True)
 class Transfer:
-    """``path`` is relative to the role's folder. ``stdio``: ``fds`` (one descriptor comes with the
-    message: what is read for put, written for get and ls) or ``stream``."""
+    """``path`` is relative to the role's folder."""
 
     name: str
     role: str
     path: str = ""
-    stdio: str = "stream"
+    stdio: str = setting(
+        "stream",
+        "fds: one descriptor comes with the message, which is read for put, written for get and ls",
+        choices=("fds", "stream"),
+    )
 
 
 @dataclass
@@ -114,8 +118,6 @@ class Transfers:
         return {}
 
     def _plan(self, operation: str, p: Transfer, descriptors: int) -> transfer.Plan:
-        if p.stdio not in ("fds", "stream"):
-            raise SeraiError("stdio is one of fds, stream", code=INVALID_PARAMS)
         wanted = 1 if p.stdio == "fds" else 0
         if descriptors != wanted:
             raise SeraiError(

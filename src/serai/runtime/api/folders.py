@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serai.common.tables import setting
 from serai.runtime.api.connection import Connection
 from serai.runtime.api.handler import Handler
 from serai.runtime.api.rpc import Request
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.folders import hints, path_roles, shares
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sessions.registry import Record
@@ -39,10 +39,10 @@ class Detach:
 
 @dataclass(frozen=True)
 class Hints:
-    """``format``: json or prompt."""
+    """Which session's."""
 
     name: str
-    format: str = "json"
+    format: str = setting("json", "for a program or an agent", choices=("json", "prompt"))
 
 
 class FolderMethods:
@@ -71,8 +71,6 @@ class FolderMethods:
 
     async def hints(self, _c: Connection, _r: Request, p: Hints) -> Any:
         """Where a session's folders are, for an agent."""
-        if p.format not in ("json", "prompt"):
-            raise SeraiError("format is one of json, prompt", code=INVALID_PARAMS)
         record = self._sessions.registry.get(p.name)
         found = self._sessions.folders.hints(record, self._sessions.running(record))
         if p.format == "json":

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.tables import setting
 from serai.runtime.api.connection import Connection
 from serai.runtime.api.egress import Egress
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
@@ -48,10 +49,10 @@ class Switch:
 
 @dataclass(frozen=True)
 class Collect:
-    """Ages in days, room in percent of the sessions disk; null: no such rule."""
+    """What to archive and to remove; null: no such rule."""
 
-    keep_days: float | None = 30.0
-    keep_free: float | None = None
+    keep_days: float | None = setting(30.0, "days", minimum=0)
+    keep_free: float | None = setting(None, "percent of the disk", minimum=0, maximum=100)
     dry_run: bool = False
 
 
@@ -125,8 +126,6 @@ class Methods:
 
     async def collect(self, _c: Connection, _r: Request, p: Collect) -> Any:
         """Archive and remove what is not used."""
-        if (p.keep_days or 0) < 0 or not 0 <= (p.keep_free or 0) <= 100:  # noqa: PLR2004
-            raise SeraiError("keep_days is 0 or more, keep_free 0 to 100", code=INVALID_PARAMS)
         async with self._collecting:
             done = []
             if p.keep_days is not None:

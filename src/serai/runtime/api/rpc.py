@@ -5,15 +5,11 @@ A method's parameters are a dataclass; its annotations are the schema. Batches a
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
+from serai.common import tables
 from serai.runtime.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE, SeraiError
 
 MAX_LINE = 1 << 20
@@ -67,57 +63,10 @@ def request_id(line: bytes) -> Id:
 
 def check(kind: type[T], params: dict[str, Any]) -> T:
     """``params`` as the dataclass ``kind``. Raises SeraiError naming a parameter that is wrong."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in params:
-        if name not in fields:
-            known = ", ".join(fields) or "none"
-            raise _wrong(f"unknown parameter {ascii(name)[:100]}; known are: {known}")
-    hints = _hints(kind)  # type: ignore[arg-type]
-    for name, field in fields.items():
-        if name not in params:
-            if (
-                field.default is dataclasses.MISSING
-                and field.default_factory is dataclasses.MISSING
-            ):
-                raise _wrong(f"parameter '{name}' is missing")
-        elif not fits(params[name], hints[name]):
-            raise _wrong(f"parameter '{name}' must be {describe(hints[name])}")
-    return kind(**params)
-
-
-def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  # one a type
-    """Whether a JSON value is of a type: str, bool, int, float, None, list, dict or a union."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(fits(value, each) for each in arguments)
-    if origin is list:
-        return isinstance(value, list) and all(fits(each, arguments[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            fits(key, arguments[0]) and fits(each, arguments[1]) for key, each in value.items()
-        )
-    if hint is str:
-        return isinstance(value, str) and _is_text(value)
-    if hint is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
-    if hint is int:
-        # More than any number here needs, and what C code below can hold.
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31
-    return isinstance(value, hint)
-
-
-def describe(hint: Any) -> str:
-    """A type in the words of JSON."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(describe(each) for each in arguments)
-    if origin is list:
-        return f"a list of {describe(arguments[0])}"
-    if origin is dict:
-        return f"an object of {describe(arguments[1])}"
-    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-    return words.get(hint, "null")
+    try:
+        return tables.read(kind, params, word="parameter")
+    except ValueError as error:
+        raise SeraiError(str(error), code=INVALID_PARAMS) from None
 
 
 def result(number: Id, value: Any) -> bytes:
@@ -141,24 +90,10 @@ def call(number: Id, method: str, params: dict[str, Any]) -> bytes:
     return _line({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
 def _is_id(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= MAX_ID
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _is_text(value: str) -> bool:
-    """Without NUL; what is no UTF-8 comes as Python's lone surrogates (surrogateescape)."""
-    try:
-        value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
 
 
 def _no_constant(name: str) -> float:
@@ -171,7 +106,3 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def _invalid(message: str) -> SeraiError:
     return SeraiError(message, code=INVALID_REQUEST)
-
-
-def _wrong(message: str) -> SeraiError:
-    return SeraiError(message, code=INVALID_PARAMS)

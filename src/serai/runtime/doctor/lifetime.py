@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from serai.common import sizes
 from serai.runtime.doctor.core import Absent, Facts, Finding, Section, none_of, same
 from serai.runtime.doctor.tenant import KEPT
 
@@ -15,20 +16,6 @@ DENIED, OK = 403, 200
 NOT_ALLOWED, CONNECTED = 2, 0  # RFC 1928, section 6
 TIMED_OUT = 124
 NOBODY = 65534
-SHIFTS = {"K": 10, "M": 20, "G": 30, "T": 40}
-
-
-def size(text: str, memory: int) -> int | None:
-    """Bytes of systemd's ``text``, of which a percentage is of ``memory``; None: no limit."""
-    if text == "infinity":
-        return None
-    if text.endswith("%"):
-        return memory * int(text[:-1]) // 100
-    if text[-1] in SHIFTS:
-        return int(text[:-1]) << SHIFTS[text[-1]]
-    return int(text)
-
-
 CONTROLLERS = ("cpu", "io", "memory", "pids")
 
 
@@ -57,7 +44,7 @@ def _control(facts: Facts, name: str) -> str:
 @limits("the limit of a session's memory is the policy's", "One session can use up all memory.")
 def _memory(facts: Facts) -> Finding:
     found, text = _control(facts, "memory.max"), facts["policy"]["memory_max"]
-    wanted = size(text, os.sysconf("SC_PAGE_SIZE") * facts["policy"]["pages"])
+    wanted = sizes.limit(text, os.sysconf("SC_PAGE_SIZE") * facts["policy"]["pages"])
     if wanted is None or found == "max":
         return same(found, "max" if wanted is None else wanted)
     # systemd and kernel round to pages.

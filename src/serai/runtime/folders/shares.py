@@ -17,15 +17,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from serai.common import tables
+from serai.common.tables import setting
 from serai.runtime.errors import SeraiError
 from serai.runtime.folders import path_roles
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 KINDS = {"0x0009": "9p", "0x001a": "virtiofs"}  # virtio 1.2, 5: device types
@@ -40,13 +36,36 @@ OPTIONS = {
 }
 
 
+def _attachable(role: str) -> str:
+    if role and (role not in path_roles.ROLES or not path_roles.ROLES[role].attachable):
+        raise ValueError(f"no folder can be attached as {role!a}")
+    return role
+
+
 @dataclass(frozen=True)
 class Share:
-    """What a tag is for: a path role ('' for none), and what the person calls its folder."""
+    """What a tag is for. ``writable`` is true, or as is usual for the role."""
 
-    role: str = ""
-    writable: bool = True
-    host_path: str = ""
+    role: str = setting("", "a path role", parse=_attachable)
+    writable: bool | None = setting(None, "whether it may be written; default: the role's")
+    host_path: str = setting("", "what the person calls its directory")
+
+    def __post_init__(self) -> None:
+        if self.writable is None:
+            usual = path_roles.ROLES[self.role].writable if self.role else True
+            object.__setattr__(self, "writable", usual)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The file: a table for each tag."""
+
+    shares: Mapping[str, Share] = setting(dict, "what each tag is for")
+
+    def __post_init__(self) -> None:
+        for tag in self.shares:
+            if not TAG.fullmatch(tag):
+                raise ValueError(f"{tag!a} is no tag: up to 31 letters, digits, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)
@@ -58,48 +77,12 @@ class Places:
     virtiofs: Path = Path("/sys/fs/virtiofs")
 
 
-def load(path: Path) -> dict[str, Share]:
+def load(path: Path) -> Mapping[str, Share]:
     """The shares that the TOML file ``path`` names, by tag; none if it is not there.
 
     Raises SeraiError naming the file and the key for anything it does not understand.
     """
-    try:
-        return parse(tomllib.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SeraiError(f"cannot read the shares in {path}: {error}") from error
-
-
-def parse(data: Mapping[str, Any]) -> dict[str, Share]:
-    """The shares of a parsed TOML document; ValueError names a bad key."""
-    for key in data:
-        if key != "shares":
-            raise ValueError(f"unknown key {key}; known is shares")
-    tables = data.get("shares", {})
-    if not isinstance(tables, Mapping):
-        raise ValueError("shares must be a table")
-    return {tag: _share(tag, table) for tag, table in tables.items()}
-
-
-def _share(tag: str, table: Any) -> Share:
-    if not TAG.fullmatch(tag):
-        raise ValueError(f"{tag!r} is no tag: up to 31 letters, digits, '.', '_' and '-'")
-    if not isinstance(table, Mapping):
-        raise ValueError(f"shares.{tag} must be a table")
-    for key in table:
-        if key not in ("role", "writable", "host_path"):
-            raise ValueError(f"unknown key shares.{tag}.{key}; known are host_path, role, writable")
-    role, host_path = table.get("role", ""), table.get("host_path", "")
-    for key, value in (("role", role), ("host_path", host_path)):
-        if not isinstance(value, str) or "\0" in value:
-            raise ValueError(f"shares.{tag}.{key} must be a text, not {value!r}")
-    if role and (role not in path_roles.ROLES or not path_roles.ROLES[role].attachable):
-        raise ValueError(f"shares.{tag}.role: no folder can be attached as {role!r}")
-    writable = table.get("writable", path_roles.ROLES[role].writable if role else True)
-    if not isinstance(writable, bool):
-        raise ValueError(f"shares.{tag}.writable must be true or false, not {writable!r}")
-    return Share(role, writable, host_path)
+    return tables.load(Shares, path, "the shares in", absent=Shares()).shares
 
 
 def host_path(path: str, shares: Mapping[str, Share], top: Path = Places.top) -> str:

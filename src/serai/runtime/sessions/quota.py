@@ -14,6 +14,7 @@ from enum import Enum
 from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
 from pathlib import Path
 
+from serai.common import sizes
 from serai.runtime.settings import Disk
 
 _QUOTACTL_FD = ctypes.c_long(443)  # asm-generic/unistd.h
@@ -23,7 +24,6 @@ _BLOCK = struct.Struct("=8QIxxxx")
 _LIMITS = 1 | 4  # QIF_BLIMITS, QIF_ILIMITS
 _KIB = 1024
 _UNKNOWN = {EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH}
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -47,17 +47,6 @@ class Level(Enum):
     VERY_LOW = "very low"
 
 
-def amount(text: str, whole: int) -> int:
-    """A limit of the policy as a number; ``whole`` is what a percentage is of. 0 is no limit."""
-    if text == "infinity":
-        return 0
-    if text.endswith("%"):
-        return max(whole * int(text[:-1]) // 100, 1)
-    if text[-1] in _UNITS:
-        return int(text[:-1]) * _UNITS[text[-1]]
-    return int(text)
-
-
 def level(free: float, disk: Disk) -> Level:
     """What ``free`` percent of the sessions disk means."""
     if free < disk.act_free:
@@ -74,8 +63,9 @@ def free(sessions: Path) -> float:
 def limit(sessions: Path, uid: int, disk: Disk) -> bool:
     """Limit a session as the policy says; False where there are no quotas. Raises OSError."""
     whole = os.statvfs(sessions)
-    kib = -(-amount(disk.quota, whole.f_blocks * whole.f_frsize) // _KIB)
-    files = amount(disk.files, whole.f_files)
+    # To the kernel 0 is no limit.
+    kib = -(-(sizes.limit(disk.quota, whole.f_blocks * whole.f_frsize) or 0) // _KIB)
+    files = sizes.limit(disk.files, whole.f_files) or 0
     wanted = _BLOCK.pack(kib, 0, 0, files, 0, 0, 0, 0, _LIMITS)
     return _call(sessions, _SET, uid, bytearray(wanted)) is not None
 

@@ -1,16 +1,14 @@
-"""The sandbox's options as text, and the policy that they come from."""
+"""The sandbox's options as text."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import bwrap
-from serai.runtime.settings import Limits, Policy, load, parse
+from serai.runtime.settings import Policy
 from tests.conftest import ROOT
 
 SESSION = bwrap.Session(
@@ -98,61 +96,3 @@ def test_the_bridge_listens_where_the_environment_points() -> None:
     assert f"listen {bwrap.HTTP_PORT} http" in script
     assert f"listen {bwrap.SOCKS_PORT} socks" in script
     assert f"UNIX-CONNECT:{bwrap.GATE}/" in script
-
-
-def test_without_a_file_the_policy_is_the_default(tmp_path: Path) -> None:
-    assert load(tmp_path / "none.toml") == Policy()
-
-
-def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
-    path = tmp_path / "session.toml"
-    path.write_text(
-        'hostname = "room"\nvisible = ["/usr"]\n[limits]\nnofile = 1024\n'
-        '[resources]\nmemory_max = "4G"\n[environment]\nTZ = "UTC"\n'
-    )
-    policy = load(path)
-    assert policy.limits == dataclasses.replace(Limits(), nofile=1024)
-    assert (policy.hostname, policy.visible) == ("room", ("/usr",))
-    assert policy.resources.memory_max == "4G"
-    assert policy.resources.tasks_max == Policy().resources.tasks_max
-    assert policy.environment == {"TZ": "UTC"}
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("colour = 1", "colour"),
-        ("[limits]\nnofiles = 1", "limits.nofiles"),
-        ("[limits]\nnofile = '1'", "limits.nofile"),
-        ("[limits]\nnofile = true", "limits.nofile"),
-        ("[limits]\nnofile = -1", "limits.nofile"),
-        ("limits = 3", "limits"),
-        ("[resources]\nmemory_max = 'a lot'", "memory_max"),
-        ("[resources]\nmemory_max = 5", "memory_max"),
-        ("[resources]\ncpu_weight = 20000", "cpu_weight"),
-        ("hostname = 'Not A Name'", "hostname"),
-        ("hostname = '-x'", "hostname"),
-        ("visible = '/usr'", "visible"),
-        ("visible = ['usr']", "visible"),
-        ("visible = ['/usr/../sessions']", "visible"),
-        ("visible = ['/']", "visible"),
-        ("visible = ['/sessions']", "visible"),
-        ("visible = ['/run/docker.sock']", "visible"),
-        ("[environment]\n'A=B' = 'x'", "A=B"),
-        ("[environment]\nA = 1", "environment.A"),
-        ("hostname = ", "session.toml"),
-    ],
-)
-def test_what_a_policy_must_not_say_is_an_error_that_names_it(
-    tmp_path: Path, text: str, named: str
-) -> None:
-    path = tmp_path / "session.toml"
-    path.write_text(text)
-    with pytest.raises(SeraiError, match=re.escape(named)):
-        load(path)
-
-
-def test_every_value_of_the_default_policy_is_one_that_a_file_may_say() -> None:
-    plain = dataclasses.asdict(Policy())
-    lists = {key: list(plain[key]) for key in ("visible", "attachable")}
-    assert parse({**plain, **lists}) == Policy()

@@ -8,19 +8,6 @@ from serai.runtime.sessions import quota
 from serai.runtime.settings import Disk, Policy, load
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("4K", 4096), ("2G", 2 << 30), ("1T", 1 << 40), ("50%", 500), ("1%", 10), ("7", 7)],
-)
-def test_amounts(text: str, number: int) -> None:
-    assert quota.amount(text, 1000) == number
-
-
-def test_infinity_is_no_limit_and_a_small_part_is_one() -> None:
-    assert quota.amount("infinity", 1000) == 0
-    assert quota.amount("1%", 10) == 1
-
-
 def test_levels() -> None:
     disk = Disk(warn_free=20, act_free=10)
     levels = [quota.level(free, disk) for free in (100, 20, 19.9, 10, 9.9, 0)]
