@@ -5,7 +5,6 @@ The test speaks to it as sessiond does, and to a session's two sockets as the br
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serai.common import jsonrpc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate.audit import chain
@@ -73,7 +73,7 @@ class Gated:
             try:
                 self.call("status")
                 return process
-            except (OSError, EOFError):
+            except (OSError, SeraiError):
                 assert time.monotonic() < end, "the gate does not start"
                 time.sleep(0.005)
 
@@ -89,18 +89,8 @@ class Gated:
 
     def call(self, method: str, **params: Any) -> Any:
         """What sessiond would be answered. Raises SeraiError."""
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(DEADLINE)
-            sock.connect(str(self.paths.gate_control))
-            sock.sendall(json.dumps(message).encode() + b"\n")
-            line = sock.makefile("rb").readline()
-        if not line.endswith(b"\n"):
-            raise EOFError
-        answer = json.loads(line)
-        if "error" in answer:
-            raise SeraiError(answer["error"]["message"])
-        return answer["result"]
+        with jsonrpc.Client(self.paths.gate_control, DEADLINE) as client:
+            return client.call(method, **params)
 
     def open(self, name: str, *allow: str, deny: Sequence[str] = (), profile: str = "") -> None:
         """Make a session; sessiond makes the folder of its sockets."""

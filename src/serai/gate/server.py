@@ -37,13 +37,13 @@ async def serve(paths: Paths) -> None:
     gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
     gate.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, gate)
-    server = await control.serve(paths.gate_control, control.Control(gate, paths.audit))
+    server = control.serve(paths.gate_control, control.Control(gate, paths.audit))
     works = [loop.create_task(_sweep(gate)), loop.create_task(_sync(audit))]
     notify("READY=1")
     log.info("ready")
     await stop.wait()
     notify("STOPPING=1")
-    server.close()
+    await server.close()
     for work in works:
         work.cancel()
     await asyncio.gather(*works, return_exceptions=True)

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from serai.common import jsonrpc
+from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
-from serai.runtime.api import rpc
-from serai.runtime.errors import GONE, SeraiError, unreachable
-
-CHUNK = 64 << 10
+from serai.runtime.errors import unreachable
 
 
 @dataclass(frozen=True)
@@ -35,50 +32,18 @@ class Completed:
     stderr: bytes
 
 
-class Client:
+class Client(jsonrpc.Client):
     """One connection. Use a second one for events while a call is under way."""
+
+    peer = "sessiond"
 
     def __init__(self, path: Path | None = None, timeout: float | None = None) -> None:
         """``timeout`` (seconds) is for each wait on the socket. Raises SeraiError."""
         where = path or Paths().control
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
-        self._buffer = b""
-        self._number = 0
-        self._events: list[dict[str, Any]] = []
         try:
-            self._socket.connect(str(where))
+            super().__init__(where, timeout)
         except OSError as error:
-            self._socket.close()
             raise unreachable(where, error) from None
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Hang up; payloads that are not detached end."""
-        self._socket.close()
-
-    def call(self, method: str, **params: Any) -> Any:
-        """Call a method and return its result. Raises SeraiError with the server's code."""
-        return self._answer(self._ask(method, params))
-
-    def _answer(self, number: int) -> Any:
-        while True:
-            message = self._message()
-            if message.get("id", 0) in (number, None):
-                return _result(message)
-            # What is left over from a payload that ended before it took all of its input is not.
-            if "method" in message:
-                self._events.append(message)
 
     def exec(
         self, name: str, argv: Sequence[str], *, input: bytes = b"", **options: Any
@@ -107,11 +72,7 @@ class Client:
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """Call put, get or ls with a descriptor to read or write; no byte passes through here."""
-        line = rpc.call(self._number + 1, method, {**params, "stdio": "fds"})
-        sent = socket.send_fds(self._socket, [line], [descriptor])
-        self._number += 1
-        self._socket.sendall(line[sent:])
-        return self._answer(self._number)
+        return self.wait(self.ask(method, {**params, "stdio": "fds"}, [descriptor]))
 
     def _output(self, method: str, name: str, role: str, path: str) -> bytes:
         output: list[bytes] = []
@@ -123,13 +84,13 @@ class Client:
         self, method: str, params: dict[str, Any], input: bytes, take: Callable[[str, bytes], None]
     ) -> Any:
         """Call a method that streams: give it ``input``, and ``take`` what comes."""
-        number = self._ask(method, {**params, "stdio": "stream"})
+        number = self.ask(method, {**params, "stdio": "stream"})
         chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
         running, fed = "", None
         while True:
-            message = self._message()
+            message = self.message()
             if message.get("id") == number:
-                return _result(message)
+                return jsonrpc.answered(message)
             event, news = message.get("method"), message.get("params", {})
             if event == "exec.output":
                 take(news["stream"], base64.b64decode(news["data"]))
@@ -146,39 +107,11 @@ class Client:
         """Subscribe, and yield (event, session) for as long as the daemon runs."""
         self.call("subscribe")
         while True:
-            message = self._events.pop(0) if self._events else self._message()
+            message = self._events.pop(0) if self._events else self.message()
             if "method" in message:
                 yield message["method"], message["params"]
 
     def _feed(self, running: str, chunks: list[bytes]) -> int:
         """Send the next part of the input; the answer to it asks for the one after that."""
         data = base64.b64encode(chunks.pop(0)).decode() if chunks else ""
-        return self._ask("exec.input", {"exec": running, "data": data, "eof": not chunks})
-
-    def _ask(self, method: str, params: dict[str, Any]) -> int:
-        self._number += 1
-        try:
-            self._socket.sendall(rpc.call(self._number, method, params))
-        except OSError as error:
-            raise SeraiError(f"sessiond does not listen any more: {error}", code=GONE) from None
-        return self._number
-
-    def _message(self) -> dict[str, Any]:
-        while b"\n" not in self._buffer:
-            try:
-                data = self._socket.recv(CHUNK)
-            except OSError as error:
-                raise SeraiError(f"no answer from sessiond: {error}", code=GONE) from None
-            if not data:
-                raise SeraiError("sessiond hung up", code=GONE)
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-
-def _result(message: dict[str, Any]) -> Any:
-    error = message.get("error")
-    if error is not None:
-        raise SeraiError(error["message"], error.get("data", {}).get("hint", ""), error["code"])
-    return message["result"]
+        return self.ask("exec.input", {"exec": running, "data": data, "eof": not chunks})

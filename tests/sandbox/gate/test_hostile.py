@@ -152,7 +152,7 @@ def test_socks_that_was_changed_at_random(gate: Gated, server: Origin) -> None:
 
 def test_the_control_socket_takes_no_nonsense(gate: Gated) -> None:
     for line in (
-        b"",
+        b" x",
         b"{}",
         b"[]",
         b"1",

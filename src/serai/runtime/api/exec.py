@@ -14,9 +14,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.jsonrpc import Id, Request, notification
+from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
-from serai.runtime.api.connection import Connection
-from serai.runtime.api.rpc import Id, Request, notification
 from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.runtime.sandbox import processes
 from serai.runtime.sessions.payloads import SIGNALS, Payload, Payloads, Result

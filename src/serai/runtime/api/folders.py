@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serai.common.jsonrpc import Request
+from serai.common.jsonrpc_server import Connection, Handler
 from serai.common.tables import setting
-from serai.runtime.api.connection import Connection
-from serai.runtime.api.handler import Handler
-from serai.runtime.api.rpc import Request
 from serai.runtime.folders import hints, path_roles, shares
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sessions.registry import Record

@@ -7,14 +7,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.jsonrpc import Request
+from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
-from serai.runtime.api.connection import Connection
 from serai.runtime.api.egress import Egress
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
-from serai.runtime.api.handler import Handler, Name, Nothing
-from serai.runtime.api.rpc import Request
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions import gc, quota
 from serai.runtime.sessions.gate_client import Gate

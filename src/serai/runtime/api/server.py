@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import fcntl
 import grp
 import logging
@@ -11,133 +10,31 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
 
+from serai.common import jsonrpc_server
 from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
-from serai.runtime.api import connection, methods, rpc
-from serai.runtime.api.connection import Connection
-from serai.runtime.errors import INTERNAL, NOT_PERMITTED, UNKNOWN_METHOD, SeraiError
+from serai.runtime.api import methods
+from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import homes, quota, watch
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.payloads import Payloads
-from serai.runtime.sessions.registry import Record, Registry
+from serai.runtime.sessions.registry import Registry
 from serai.runtime.sessions.sessions import Sessions, no_fault
 from serai.runtime.sessions.supervisor import Supervisor
 
 log = logging.getLogger("serai")
 GROUP = "serai"
-MAX_CLIENTS = 512
-MAX_PENDING = 64
 
 
-class Server:
-    """Accepts clients of the control socket and carries out what they ask for."""
-
-    def __init__(self, listener: socket.socket, handlers: methods.Methods) -> None:
-        self._listener = listener
-        self._handlers = handlers
-        self._clients: set[Connection] = set()
-        self._pending: dict[Connection, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(listener, self._accept)
-
-    def changed(self, event: str, record: Record) -> None:
-        """Tell every subscriber."""
-        self.announce(event, methods.shown(record))
-
-    def announce(self, event: str, params: dict[str, Any]) -> None:
-        """Tell every subscriber of what concerns no single session."""
-        line = rpc.notification(event, params)
-        for client in [each for each in self._clients if each.subscribed]:
-            client.send(line)
-
-    async def close(self) -> None:
-        """Drop every client; payloads that are not detached end with theirs."""
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
-        for client in list(self._clients):
-            client.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            # The client is gone again, or we have no descriptor left for it.
-            log.warning("no client accepted: %s", error)
-            return
-        problem = None
-        if not permitted(sock):
-            problem = SeraiError(f"this takes root or the group {GROUP}", code=NOT_PERMITTED)
-        elif len(self._clients) >= MAX_CLIENTS:
-            problem = SeraiError(f"there are {MAX_CLIENTS} clients already", "try again later")
-        client = Connection(sock, self._received, self._lost)
-        self._clients.add(client)
-        if problem is not None:
-            client.send(rpc.error(None, problem))
-            client.close()
-
-    def _lost(self, client: Connection) -> None:
-        self._clients.discard(client)
-        self._pending.pop(client, None)
-
-    def _received(self, client: Connection, line: bytes) -> None:
-        try:
-            request = rpc.parse(line)
-        except SeraiError as error:
-            client.send(rpc.error(rpc.request_id(line), error))
-            return
-        if self._pending.get(client, 0) >= MAX_PENDING:
-            problem = SeraiError(f"{MAX_PENDING} requests are under way on this connection")
-            client.send(rpc.error(request.id, problem))
-            return
-        self._pending[client] = self._pending.get(client, 0) + 1
-        if request.method in methods.DESCRIPTORS:
-            taken = tuple(client.take_descriptors())
-            request = dataclasses.replace(request, descriptors=taken)
-        task = asyncio.get_running_loop().create_task(self._answer(client, request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, client: Connection, request: rpc.Request) -> None:
-        try:
-            answer = rpc.result(request.id, await self._call(client, request))
-        except SeraiError as error:
-            answer = rpc.error(request.id, error)
-        except Exception:
-            log.exception("%s failed", request.method)
-            problem = SeraiError("sessiond has a defect", "see its log", INTERNAL)
-            answer = rpc.error(request.id, problem)
-        if client in self._pending:
-            self._pending[client] -= 1
-        if request.reply:
-            client.send(answer)
-
-    async def _call(self, client: Connection, request: rpc.Request) -> Any:
-        try:
-            if request.method not in self._handlers.table:
-                name = ascii(request.method)[:60]
-                known = ", ".join(self._handlers.table)
-                raise SeraiError(f"there is no method {name}", f"known: {known}", UNKNOWN_METHOD)
-            kind, handler = self._handlers.table[request.method]
-            params: Any = rpc.check(kind, request.params)
-        except SeraiError:
-            connection.close(request.descriptors)
-            raise
-        return await handler(client, request, params)
-
-
-def permitted(sock: socket.socket) -> bool:
-    """Whether the peer is root or in the group ``serai``: unix(7), SO_PEERCRED."""
-    _, uid, gid = connection.credentials(sock)
-    if uid == 0:
-        return True
+def refusal(sock: socket.socket) -> str:
+    """Why the peer may not ask anything: unless it is root or in the group ``serai``."""
+    _, uid, gid = jsonrpc_server.credentials(sock)
     wanted = group_id()
-    return wanted != 0 and wanted in connection.groups(sock) | {gid}
+    if uid == 0 or (wanted != 0 and wanted in jsonrpc_server.groups(sock) | {gid}):
+        return ""
+    return f"this takes root or the group {GROUP}"
 
 
 def group_id() -> int:
@@ -182,8 +79,10 @@ async def serve(
     payloads = Payloads(sessions)
     await sessions.reconcile()
     handlers = methods.Methods(sessions, payloads, gate)
-    server = Server(listen(paths), handlers)
-    sessions.tell(server.changed)
+    server = jsonrpc_server.Server(
+        listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
+    )
+    sessions.tell(lambda event, record: server.announce(event, methods.shown(record)))
     sessions.keep(
         watch.disk(
             rules.disk,

@@ -1,9 +1,10 @@
 """``serai exec`` and ``serai shell``: the command that is run most, so it imports next to nothing.
 
 The interpreter's own modules in C (``_socket``, ``_signal``, ``_json``, ``posix``) do what
-``socket``, ``signal``, ``json`` and ``os`` would do after 10 to 20 ms of importing. The payload
-gets this process's own stdin, stdout and stderr; only what must not be handed in (a terminal, a
-socket, a device) is relayed, by a module that is imported then.
+``socket``, ``signal``, ``json`` and ``os`` would do after 10 to 20 ms of importing. For the same
+reason this is the only file that writes and reads JSON-RPC by hand; all others have
+serai.common.jsonrpc. The payload gets this process's own stdin, stdout and stderr; only what must
+not be handed in (a terminal, a socket, a device) is relayed, by a module that is imported then.
 """
 
 from __future__ import annotations

@@ -216,8 +216,8 @@ class _Visit:
         facts["left_in_time"] = self._left("1010")
         with Client(self.paths.control, timeout=PATIENCE) as other:
             params = {"name": self.name, "argv": ["sleep", "1011"], "stdio": "stream"}
-            other._ask("exec", params)
-            while other._message().get("method") != "exec.started":
+            other.ask("exec", params)
+            while other.message().get("method") != "exec.started":
                 pass
         facts["left_by_hang_up"] = self._left("1011")
         self.client.call("exec", name=self.name, argv=["sleep", "1012"], stdio="null", detach=True)

@@ -142,11 +142,11 @@ def test_a_put_that_is_cut_off_leaves_the_old_file(vm: Vm, outputs: Path) -> Non
     with vm.client() as client:
         client.put("one", "outputs", "kept", b"old")
     client = vm.client()
-    client._ask("put", {"name": "one", "role": "outputs", "path": "kept", "stdio": "stream"})
-    started = client._message()
+    client.ask("put", {"name": "one", "role": "outputs", "path": "kept", "stdio": "stream"})
+    started = client.message()
     assert started["method"] == "exec.started"
-    client._ask("exec.input", {"exec": started["params"]["exec"], "data": "aGFsZg=="})
-    client._message()
+    client.ask("exec.input", {"exec": started["params"]["exec"], "data": "aGFsZg=="})
+    client.message()
     client.close()
     wait_for(lambda: not Path(f"/proc/{started['params']['pid']}").exists())
     assert (outputs / "kept").read_text() == "old"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from serai.common.jsonrpc import MAX_LINE
 from serai.runtime import errors
-from serai.runtime.api.rpc import MAX_LINE
 from serai.runtime.errors import SeraiError
 from tests.support.fake_vm import PYTHON, Vm
 from tests.support.waiting import wait_for
@@ -87,7 +87,7 @@ def test_wrong_parameters_are_errors(vm: Vm, method: str) -> None:
     with vm.client() as client:
         for params in wrong:
             client._socket.sendall(line(method, params, 99))
-            answer = client._message()
+            answer = client.message()
             assert answer["error"]["code"] == errors.INVALID_PARAMS, (params, answer)
 
 
@@ -95,7 +95,7 @@ def test_unknown_methods_and_no_json(vm: Vm) -> None:
     bad = [b"\n", b"{\n", b"\xff\xff\n", b"[]\n", line("nonesuch", {}), b"[" * 5000 + b"\n"]
     with vm.client() as client:
         client._socket.sendall(b"".join(bad))
-        codes = [client._message()["error"]["code"] for _ in bad[1:]]
+        codes = [client.message()["error"]["code"] for _ in bad[1:]]
         # What can be refused at once is; answers come as they are ready.
         parse = [errors.PARSE] * 3
         assert sorted(codes) == [*parse, errors.UNKNOWN_METHOD, errors.INVALID_REQUEST]
@@ -111,7 +111,7 @@ def test_oversized_and_truncated_messages(vm: Vm) -> None:
     fits = line("show", {"name": "x" * (MAX_LINE - 100)})
     with vm.client() as client:
         client._socket.sendall(fits)
-        assert client._message()["error"]["code"] == errors.NOT_FOUND
+        assert client.message()["error"]["code"] == errors.NOT_FOUND
 
 
 def test_clients_that_hang_up(vm: Vm) -> None:
@@ -188,7 +188,7 @@ def test_a_terminal_or_folder_is_refused_by_the_daemon_too(vm: Vm, kind: str) ->
         params = {"name": "one", "argv": ["true"], "stdio": "fds"}
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [given] * 3))]
         client._socket.sendmsg([line("exec", params)], rights)
-        assert "error" in client._message()
+        assert "error" in client.message()
     for descriptor in (master, slave, folder):
         os.close(descriptor)
 

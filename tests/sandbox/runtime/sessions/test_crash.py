@@ -157,7 +157,7 @@ def test_payloads_end_with_the_daemon_that_had_their_client() -> None:
         vm.call("create", name="one")
         idle = vm.processes()
         with vm.client() as client:
-            client._ask("exec", {"name": "one", "argv": ["sleep", "1000"], "stdio": "null"})
+            client.ask("exec", {"name": "one", "argv": ["sleep", "1000"], "stdio": "null"})
             wait_for(lambda: vm.processes() == idle + 1)
             vm.kill()
         vm.start()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.runtime.api.connection import Connection
+from serai.common.jsonrpc_server import Connection
 from serai.runtime.api.exec import Executions, Stream
 from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox.enter import Entered

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serai.common import tables
 from serai.runtime.api.exec import Exec
-from serai.runtime.api.rpc import check
 from serai.runtime.cli import exec, main
 
 TEXTS = st.dictionaries(st.text(), st.text(), max_size=2)
@@ -94,7 +94,7 @@ def test_its_json_is_json(argv: list[str], env: dict[str, str]) -> None:
 def test_the_server_knows_every_parameter() -> None:
     options = exec.Options()
     options.name, options.argv = "foo", ["ls"]
-    assert check(Exec, json.loads(exec.request(options, "fds"))).argv == ["ls"]
+    assert tables.read(Exec, json.loads(exec.request(options, "fds"))).argv == ["ls"]
 
 
 JSON = st.recursive(

@@ -1,0 +1,204 @@
+"""JSON-RPC 2.0, one message a line, as both daemons speak it: the messages, and who asks.
+
+https://www.jsonrpc.org/specification, without batches. The end that answers is jsonrpc_server.
+``serai exec`` alone writes and reads its messages by hand, in runtime/cli/exec.py.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from serai.common.errors import FAILED, GONE, INVALID_PARAMS, INVALID_REQUEST, PARSE, SeraiError
+
+MAX_LINE = 1 << 20
+MAX_ID = 128
+Id = str | int | None
+CHUNK = 64 << 10
+C = TypeVar("C", bound="Client")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call; with ``reply`` false it is a notification, which gets no answer.
+
+    ``descriptors`` are those that came with it.
+    """
+
+    id: Id
+    method: str
+    params: dict[str, Any]
+    reply: bool = True
+    descriptors: tuple[int, ...] = ()
+
+
+def parse(line: bytes) -> Request:
+    """The request in one line. Raises SeraiError with a JSON-RPC code for anything else."""
+    try:
+        message = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise SeraiError(f"this is no JSON: {str(error)[:100]}", code=PARSE) from None
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+        raise _invalid("a message is an object with 'jsonrpc': '2.0'")
+    if unknown := message.keys() - {"jsonrpc", "id", "method", "params"}:
+        raise _invalid(f"unknown members: {', '.join(map(ascii, sorted(unknown)))}")
+    number, method, params = message.get("id"), message.get("method"), message.get("params", {})
+    if not _is_id(number):
+        raise _invalid(f"'id' must be null, a number or a text of at most {MAX_ID} characters")
+    if not isinstance(method, str):
+        raise _invalid("'method' must be a text")
+    if not isinstance(params, dict):
+        raise SeraiError("'params' must be an object", code=INVALID_PARAMS)
+    return Request(number, method, params, reply="id" in message)
+
+
+def request_id(line: bytes) -> Id:
+    """The id of a message that ``parse`` refused, if it can be told."""
+    try:
+        number = json.loads(line)["id"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return None
+    return number if _is_id(number) else None
+
+
+def result(number: Id, value: Any) -> bytes:
+    """The line that answers a request."""
+    return _line({"jsonrpc": "2.0", "id": number, "result": value})
+
+
+def error(number: Id, problem: SeraiError) -> bytes:
+    """The line that refuses a request."""
+    body = {"code": problem.code, "message": problem.message, "data": {"hint": problem.hint}}
+    return _line({"jsonrpc": "2.0", "id": number, "error": body})
+
+
+def notification(method: str, params: dict[str, Any]) -> bytes:
+    """The line that tells a client something."""
+    return _line({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+def call(number: Id, method: str, params: dict[str, Any]) -> bytes:
+    """The line that asks for something."""
+    return _line({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+
+def answered(message: dict[str, Any]) -> Any:
+    """The result in an answer. Raises SeraiError with what the other end says is wrong."""
+    if (found := message.get("error")) is None:
+        return message["result"]
+    hint = found.get("data", {}).get("hint", "")
+    raise SeraiError(found["message"], hint, found.get("code", FAILED))
+
+
+class Client:
+    """One connection of a caller that waits; ``peer`` is what messages call the other end."""
+
+    peer = "the server"
+
+    def __init__(self, path: Path, timeout: float | None = None) -> None:
+        """``timeout`` (seconds) is for each wait on the socket. Raises OSError."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._buffer = b""
+        self._number = 0
+        self._events: list[dict[str, Any]] = []
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def __enter__(self: C) -> C:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call a method and return its result. Raises SeraiError with the server's code."""
+        return self.wait(self.ask(method, params))
+
+    def ask(self, method: str, params: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
+        """Send a request, with descriptors; returns its id. Raises SeraiError."""
+        self._number += 1
+        line = call(self._number, method, params)
+        try:
+            sent = socket.send_fds(self._socket, [line], descriptors) if descriptors else 0
+            self._socket.sendall(line[sent:])
+        except OSError as error:
+            raise SeraiError(f"{self.peer} does not listen any more: {error}", code=GONE) from None
+        return self._number
+
+    def wait(self, number: int) -> Any:
+        """The result of the request ``number``; notifications that come before it are kept."""
+        while True:
+            message = self.message()
+            if message.get("id", 0) in (number, None):
+                return answered(message)
+            # What is left over from a payload that ended before it took all of its input is not.
+            if "method" in message:
+                self._events.append(message)
+
+    def message(self) -> dict[str, Any]:
+        """The next message, whatever it is. Raises SeraiError if none comes."""
+        while b"\n" not in self._buffer:
+            try:
+                data = self._socket.recv(CHUNK)
+            except OSError as error:
+                raise SeraiError(f"no answer from {self.peer}: {error}", code=GONE) from None
+            if not data:
+                raise SeraiError(f"{self.peer} hung up", code=GONE)
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+async def ask(path: Path, method: str, params: dict[str, Any], longest: int = MAX_LINE) -> Any:
+    """Call one method on a connection of its own, in an event loop.
+
+    Raises SeraiError with what the server says, OSError or EOFError if it says nothing.
+    """
+    import asyncio  # noqa: PLC0415  # 30 ms that the command serai does without
+
+    reader, writer = await asyncio.open_unix_connection(path, limit=longest)
+    try:
+        writer.write(call(1, method, params))
+        line = await reader.readline()
+    finally:
+        writer.close()
+    if not line.endswith(b"\n"):
+        raise EOFError("it hung up")
+    return answered(json.loads(line))
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_ID
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _invalid(message: str) -> SeraiError:
+    return SeraiError(message, code=INVALID_REQUEST)

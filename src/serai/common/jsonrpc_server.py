@@ -1,0 +1,340 @@
+"""The end of JSON-RPC that answers: a connection for each client, and methods by name.
+
+Lines come in, with descriptors; lines go out, with back-pressure. A method's parameters are a
+dataclass, which is their schema.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serai.common import jsonrpc, tables
+from serai.common.errors import (
+    INTERNAL,
+    INVALID_PARAMS,
+    NOT_PERMITTED,
+    TOO_LARGE,
+    UNKNOWN_METHOD,
+    SeraiError,
+)
+from serai.common.jsonrpc import MAX_LINE, Request
+
+log = logging.getLogger("serai")
+
+# socket(7); Python has no name for it. The group list that the peer had when it connected.
+SO_PEERGROUPS = 59
+MAX_DESCRIPTORS = 3
+CHUNK = 65536
+# Above the first a stream waits; a client that lets the second pile up is dropped.
+HIGH_WATER = 256 << 10
+MAX_QUEUED = 16 << 20
+MAX_CLIENTS = 512
+MAX_PENDING = 64
+PAUSE = 0.2  # seconds
+
+
+class Connection:
+    """Reads until the client hangs up; ``received`` gets each line, ``lost`` is called once."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        received: Callable[[Connection, bytes], None],
+        lost: Callable[[Connection], None],
+        longest: int = MAX_LINE,
+    ) -> None:
+        self.uid = credentials(sock)[1]
+        loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self.subscribed = False
+        self._sock = sock
+        self._received = received
+        self._lost = lost
+        self._longest = longest
+        self._buffer = bytearray()
+        self._descriptors: list[int] = []
+        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._queued = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._loop = loop
+        sock.setblocking(False)
+        loop.add_reader(sock, self._read)
+
+    def take_descriptors(self) -> list[int]:
+        """The descriptors that came with the current message; now the caller's to close."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+    def send(self, line: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a line now or as soon as the client reads; it is dropped if it never does."""
+        if self.gone.done():
+            close(descriptors)
+            return
+        self._queue.append((line, descriptors))
+        self._queued += len(line)
+        self._write()
+        if self._queued > MAX_QUEUED:
+            self.close()
+        elif self._queued > HIGH_WATER:
+            self._drained.clear()
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough of what was sent; returns too when it is gone."""
+        await self._drained.wait()
+
+    def close(self) -> None:
+        """Drop the client."""
+        if self.gone.done():
+            return
+        self.gone.set_result(None)
+        self._drained.set()
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        close(self.take_descriptors())
+        for _, descriptors in self._queue:
+            close(descriptors)
+        self._queue.clear()
+        self._queued = 0  # what is not sent keeps nobody waiting
+        self._sock.close()
+        self._lost(self)
+
+    def _read(self) -> None:
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                CHUNK, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+                self._descriptors += numbers
+        if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+            self.close()
+            return
+        self._buffer += data
+        self._split()
+
+    def _split(self) -> None:
+        while not self.gone.done():
+            end = self._buffer.find(b"\n")
+            if (end if end >= 0 else len(self._buffer)) > self._longest:
+                problem = SeraiError(f"a message has at most {self._longest} bytes", code=TOO_LARGE)
+                self.send(jsonrpc.error(None, problem))
+                self.close()
+                return
+            if end < 0:
+                return
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if line.strip():
+                self._received(self, line)
+            # Descriptors go with the message they came with, or with none.
+            close(self.take_descriptors())
+
+    def _write(self) -> None:
+        while self._queue:
+            line, descriptors = self._queue[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            try:
+                sent = self._sock.sendmsg([line], rights if descriptors else [])
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(self._sock, self._write)
+                return
+            except OSError:
+                self.close()
+                return
+            close(descriptors)
+            self._queued -= sent
+            if sent < len(line):
+                self._queue[0] = (line[sent:], ())
+            else:
+                self._queue.popleft()
+            if self._queued <= HIGH_WATER:
+                self._drained.set()
+        self._loop.remove_writer(self._sock)
+
+
+Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
+Methods = Mapping[str, tuple[type, Handler]]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A method without parameters."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """The session that is meant."""
+
+    name: str
+
+
+class Server:
+    """Accepts clients and carries out what they ask for; ``name`` is what messages call it.
+
+    ``refusal`` says why a client may not ask anything, '' if it may. Only the methods in
+    ``with_descriptors`` get those that come with their requests.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        methods: Methods,
+        name: str,
+        refusal: Callable[[socket.socket], str],
+        *,
+        with_descriptors: Collection[str] = (),
+        most_clients: int = MAX_CLIENTS,
+        longest: int = MAX_LINE,
+    ) -> None:
+        self._listener = listener
+        self._methods = methods
+        self._name = name
+        self._refusal = refusal
+        self._with_descriptors = with_descriptors
+        self._most_clients = most_clients
+        self._longest = longest
+        self._clients: set[Connection] = set()
+        self._pending: dict[Connection, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        listener.setblocking(False)
+        self._watch()
+
+    def announce(self, event: str, params: dict[str, Any]) -> None:
+        """Tell every subscriber."""
+        line = jsonrpc.notification(event, params)
+        for client in [each for each in self._clients if each.subscribed]:
+            client.send(line)
+
+    async def close(self) -> None:
+        """Drop every client; what they asked for and wait for is cut short."""
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        for client in list(self._clients):
+            client.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    def _watch(self) -> None:
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor is left: trying again at once would only burn the processor.
+            log.warning("no client accepted: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            loop.call_later(PAUSE, self._watch)
+            return
+        problem = None
+        if refusal := self._refusal(sock):
+            problem = SeraiError(refusal, code=NOT_PERMITTED)
+        elif len(self._clients) >= self._most_clients:
+            text = f"there are {self._most_clients} clients already"
+            problem = SeraiError(text, "try again later")
+        client = Connection(sock, self._received, self._lost, self._longest)
+        self._clients.add(client)
+        if problem is not None:
+            client.send(jsonrpc.error(None, problem))
+            client.close()
+
+    def _lost(self, client: Connection) -> None:
+        self._clients.discard(client)
+        self._pending.pop(client, None)
+
+    def _received(self, client: Connection, line: bytes) -> None:
+        try:
+            request = jsonrpc.parse(line)
+        except SeraiError as error:
+            client.send(jsonrpc.error(jsonrpc.request_id(line), error))
+            return
+        if self._pending.get(client, 0) >= MAX_PENDING:
+            problem = SeraiError(f"{MAX_PENDING} requests are under way on this connection")
+            client.send(jsonrpc.error(request.id, problem))
+            return
+        self._pending[client] = self._pending.get(client, 0) + 1
+        if request.method in self._with_descriptors:
+            taken = tuple(client.take_descriptors())
+            request = dataclasses.replace(request, descriptors=taken)
+        task = asyncio.get_running_loop().create_task(self._answer(client, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, client: Connection, request: Request) -> None:
+        try:
+            answer = jsonrpc.result(request.id, await self._call(client, request))
+        except SeraiError as error:
+            answer = jsonrpc.error(request.id, error)
+        except Exception:
+            log.exception("%s failed", request.method)
+            problem = SeraiError(f"{self._name} has a defect", "see its log", INTERNAL)
+            answer = jsonrpc.error(request.id, problem)
+        if client in self._pending:
+            self._pending[client] -= 1
+        if request.reply:
+            client.send(answer)
+
+    async def _call(self, client: Connection, request: Request) -> Any:
+        try:
+            if request.method not in self._methods:
+                name = ascii(request.method)[:60]
+                known = ", ".join(self._methods)
+                raise SeraiError(f"there is no method {name}", f"known: {known}", UNKNOWN_METHOD)
+            kind, handler = self._methods[request.method]
+            params = _params(kind, request)
+        except SeraiError:
+            close(request.descriptors)
+            raise
+        return await handler(client, request, params)
+
+
+def _params(kind: type, request: Request) -> Any:
+    try:
+        return tables.read(kind, request.params, word="parameter")
+    except ValueError as error:
+        raise SeraiError(str(error), code=INVALID_PARAMS) from None
+
+
+def credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """PID, UID and GID of the process at the other end when it connected: unix(7)."""
+    size = struct.calcsize("iII")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, gid = struct.unpack("iII", raw)
+    return pid, uid, gid
+
+
+def groups(sock: socket.socket) -> set[int]:
+    """The peer's supplementary groups when it connected."""
+    found = array.array("I")
+    found.frombytes(sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024))
+    return set(found)
+
+
+def close(descriptors: Sequence[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
