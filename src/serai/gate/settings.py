@@ -1,6 +1,7 @@
 """The gate's own settings: limits, timeouts, the audit log's size and the proxy behind it.
 
-The file is /etc/serai/gate.toml; it has a table a class below.
+The file is /etc/serai/gate.toml; it has a table a class below. The smallest values allowed
+also keep the gate from locking itself out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from serai.gate.hosts import Target, target
 
 _LONGEST_SOCKET_PATH = 107  # sun_path less its NUL, unix(7)
 _LONGEST_CREDENTIAL = 255  # RFC 1929, section 2: a length of one byte
-# The least and the most that makes sense; the least also keeps the gate from locking itself out.
 _DAY = 86400
 
 
