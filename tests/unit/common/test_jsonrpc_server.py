@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,10 +76,25 @@ METHODS: dict[str, tuple[type, Handler]] = {
 }
 
 
+class Listener(socket.socket):
+    """One whose process has no descriptor left for the first ``full`` clients that it accepts."""
+
+    full = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.full:
+            self.full -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
 @contextmanager
-def serving(path: Path, refusal: str = "", **options: Any) -> Iterator[tuple[Server, Any]]:
+def serving(
+    path: Path, refusal: str = "", full: int = 0, **options: Any
+) -> Iterator[tuple[Server, Any]]:
     """A server in a thread, and its event loop."""
-    listener = socket.socket(socket.AF_UNIX)
+    listener = Listener(socket.AF_UNIX)
+    listener.full = full
     listener.bind(str(path))
     listener.listen(64)
     ready = threading.Event()
@@ -197,6 +214,13 @@ def test_too_many_clients_requests_and_bytes_are_refused(path: Path) -> None:
             client.ask("sleep", {})
         with pytest.raises(SeraiError, match="64 requests are under way"):
             client.call("takes")
+
+
+def test_a_server_without_descriptors_waits_before_it_accepts_again(path: Path) -> None:
+    with serving(path, full=2), Client(path, 30) as client:
+        begun = time.monotonic()
+        assert client.call("takes") == 0
+        assert time.monotonic() - begun > jsonrpc_server.PAUSE
 
 
 def test_nobody_waits_for_a_client_that_hung_up_with_much_unread() -> None:
