@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.cli.exec import Failure, Options, control
+from serai.runtime.cli.exec_core import Failure, Options, control
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 
 
 def run(options: Options) -> int:
-    """Run the payload; returns its exit status. Raises command.Failure."""
+    """Run the payload; returns its exit status. Raises Failure."""
     given = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     try:
         with Client(Path(control())) as client:

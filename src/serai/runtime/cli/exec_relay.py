@@ -16,14 +16,14 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from serai.runtime.cli.exec import Channel, Options, may_be_handed_in, request, status_of
+from serai.runtime.cli.exec_core import Channel, Options, may_be_handed_in, request, status_of
 
 CHUNK = 65536
 END_OF_INPUT = b"\x04"
 
 
 def run(options: Options, channel: Channel) -> int:
-    """Run the payload; returns its exit status. Raises command.Failure."""
+    """Run the payload; returns its exit status. Raises Failure."""
     return _with_terminal(options, channel) if options.tty else _with_pipes(options, channel)
 
 

@@ -1,4 +1,4 @@
-"""The command ``serai``, but for exec and shell, which are in command."""
+"""The command ``serai``, all but running payloads, which is in exec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.cli import egress, exec, folders
+from serai.runtime.cli import egress, exec, exec_core, folders
 from serai.runtime.client import Client
 from serai.runtime.errors import GONE, SeraiError
 
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
             from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
 
             return report.main(options.json)
-        with Client(Path(exec.control())) as client:
+        with Client(Path(exec_core.control())) as client:
             if options.command in {"audit", *folders.COMMANDS}:
                 run = egress.audit if options.command == "audit" else folders.run
                 return run(client, options)
@@ -121,14 +121,14 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
 
 
 def _shell(name: str) -> int:
-    options = exec.Options()
+    options = exec_core.Options()
     options.name, options.argv = name, SHELL
     options.tty = all(map(os.isatty, (0, 1)))
     if options.tty:
         options.env = {"TERM": os.environ.get("TERM", "dumb")}
     try:
         return exec.run(options)
-    except exec.Failure as failure:
+    except exec_core.Failure as failure:
         print(f"serai: {failure}", file=sys.stderr)
         return failure.status
 

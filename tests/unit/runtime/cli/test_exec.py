@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serai.common import tables
 from serai.runtime.api.exec import Exec
-from serai.runtime.cli import exec, main
+from serai.runtime.cli import exec, exec_core, main
 
 TEXTS = st.dictionaries(st.text(), st.text(), max_size=2)
 SOURCES = Path(exec.__file__).parents[3]
@@ -75,9 +75,9 @@ def test_what_it_does_not_understand_is_said_in_one_line(
     st.lists(st.text(), min_size=1, max_size=3), st.dictionaries(st.text(), st.text(), max_size=2)
 )
 def test_its_json_is_json(argv: list[str], env: dict[str, str]) -> None:
-    options = exec.Options()
+    options = exec_core.Options()
     options.name, options.argv, options.env, options.timeout = "foo", argv, env, 1.5
-    assert json.loads(exec.request(options, "fds")) == {
+    assert json.loads(exec_core.request(options, "fds")) == {
         "name": "foo",
         "argv": argv,
         "env": env,
@@ -92,9 +92,9 @@ def test_its_json_is_json(argv: list[str], env: dict[str, str]) -> None:
 
 
 def test_the_server_knows_every_parameter() -> None:
-    options = exec.Options()
+    options = exec_core.Options()
     options.name, options.argv = "foo", ["ls"]
-    assert tables.read(Exec, json.loads(exec.request(options, "fds"))).argv == ["ls"]
+    assert tables.read(Exec, json.loads(exec_core.request(options, "fds"))).argv == ["ls"]
 
 
 JSON = st.recursive(
@@ -106,7 +106,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(), JSON))
 def test_it_reads_json(value: dict[str, Any]) -> None:
-    assert exec.decoded(json.dumps(value)) == value
+    assert exec_core.decoded(json.dumps(value)) == value
 
 
 def test_exec_imports_next_to_nothing() -> None:
@@ -117,8 +117,9 @@ def test_exec_imports_next_to_nothing() -> None:
     loaded = subprocess.run(
         [sys.executable, "-IS", "-c", code, SOURCES], check=True, capture_output=True, text=True
     ).stdout.split()
-    own = {"serai", "serai.runtime", "serai.runtime.cli", "serai.runtime.cli.exec"}
-    assert set(loaded) - own <= {"__future__", "_json", "_socket", "_signal", "posix"}
+    rooms = {"serai", "serai.runtime", "serai.runtime.cli"}
+    own = {"serai.runtime.cli.exec", "serai.runtime.cli.exec_core"}
+    assert set(loaded) - rooms - own <= {"__future__", "_json", "_socket", "_signal", "posix"}
 
 
 def test_only_pipes_files_and_null_are_handed_in(tmp_path: Path) -> None:
@@ -129,8 +130,8 @@ def test_only_pipes_files_and_null_are_handed_in(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     master, slave = os.openpty()
     try:
-        assert all(map(exec.may_be_handed_in, (reading, writing, file, null)))
-        assert not any(map(exec.may_be_handed_in, (folder, master, slave, 9999)))
+        assert all(map(exec_core.may_be_handed_in, (reading, writing, file, null)))
+        assert not any(map(exec_core.may_be_handed_in, (folder, master, slave, 9999)))
     finally:
         for descriptor in (reading, writing, file, null, folder, master, slave):
             os.close(descriptor)
