@@ -57,7 +57,6 @@ class Connection:
         self.uid = credentials(sock)[1]
         loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = loop.create_future()
-        self.subscribed = False
         self._sock = sock
         self._received = received
         self._lost = lost
@@ -187,6 +186,24 @@ class Name:
     name: str
 
 
+class Subscribers:
+    """Clients that asked to be told of what happens."""
+
+    def __init__(self) -> None:
+        self._clients: set[Connection] = set()
+
+    def add(self, client: Connection) -> None:
+        """From now on tell this client, as long as it is there."""
+        self._clients.add(client)
+        client.gone.add_done_callback(lambda _: self._clients.discard(client))
+
+    def announce(self, event: str, params: dict[str, Any]) -> None:
+        """Tell every subscriber."""
+        line = jsonrpc.notification(event, params)
+        for client in list(self._clients):
+            client.send(line)
+
+
 class Server:
     """Accepts clients and carries out what they ask for; ``name`` is what messages call it.
 
@@ -217,12 +234,6 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         listener.setblocking(False)
         self._watch()
-
-    def announce(self, event: str, params: dict[str, Any]) -> None:
-        """Tell every subscriber."""
-        line = jsonrpc.notification(event, params)
-        for client in [each for each in self._clients if each.subscribed]:
-            client.send(line)
 
     async def close(self) -> None:
         """Drop every client; what they asked for and wait for is cut short."""

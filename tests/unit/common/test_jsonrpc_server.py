@@ -26,7 +26,14 @@ from serai.common.errors import (
     SeraiError,
 )
 from serai.common.jsonrpc import Client
-from serai.common.jsonrpc_server import HIGH_WATER, Connection, Handler, Nothing, Server
+from serai.common.jsonrpc_server import (
+    HIGH_WATER,
+    Connection,
+    Handler,
+    Nothing,
+    Server,
+    Subscribers,
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,11 @@ async def _descriptors(_c: Connection, r: jsonrpc.Request, _p: Nothing) -> Any:
     return len(r.descriptors)
 
 
+SUBSCRIBERS = Subscribers()
+
+
 async def _subscribe(c: Connection, _r: jsonrpc.Request, _p: Nothing) -> Any:
-    c.subscribed = True
+    SUBSCRIBERS.add(c)
 
 
 METHODS: dict[str, tuple[type, Handler]] = {
@@ -184,12 +194,13 @@ def test_only_methods_that_want_descriptors_get_them(path: Path) -> None:
 
 
 def test_subscribers_are_told(path: Path) -> None:
-    with serving(path) as (server, loop), Client(path, 30) as one, Client(path, 30) as other:
+    with serving(path) as (_, loop), Client(path, 30) as one, Client(path, 30) as other:
         one.call("subscribe")
-        loop.call_soon_threadsafe(server.announce, "news", {"a": 1})
+        loop.call_soon_threadsafe(SUBSCRIBERS.announce, "news", {"a": 1})
         assert one.message() == {"jsonrpc": "2.0", "method": "news", "params": {"a": 1}}
         assert other.call("takes") == 0
         assert other._events == []
+    assert not SUBSCRIBERS._clients, "one that is gone is still told"
 
 
 def test_who_may_not_ask_is_told_and_dropped(path: Path) -> None:

@@ -22,7 +22,7 @@ class Nowhere:
     """Stands for the sessions, which describing the methods does not take."""
 
 
-METHODS = Methods(*(cast(Any, Nowhere()) for _ in range(3))).table
+METHODS = Methods(*(cast(Any, Nowhere()) for _ in range(5))).table
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common.jsonrpc import Request
-from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
+from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
 from serai.runtime.api.egress import Egress
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.errors import INVALID_PARAMS, SeraiError
-from serai.runtime.sessions import gc, quota
+from serai.runtime.sessions import quota
+from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.states import State
 
 MAX_LABELS = 64
 MAX_LABEL = 1024
@@ -58,9 +56,17 @@ class Collect:
 class Methods:
     """What clients can ask for."""
 
-    def __init__(self, sessions: Sessions, payloads: Payloads, gate: Gate) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        payloads: Payloads,
+        gate: Gate,
+        collector: Collector,
+        subscribers: Subscribers,
+    ) -> None:
         self._sessions = sessions
-        self._collecting = asyncio.Lock()
+        self._collector = collector
+        self._subscribers = subscribers
         executions = Executions(sessions, payloads)
         self.table: dict[str, tuple[type, Handler]] = {
             "create": (Create, self.create),
@@ -120,45 +126,14 @@ class Methods:
 
     async def subscribe(self, c: Connection, _r: Request, _p: Nothing) -> Any:
         """From now on send session.changed and session.removed to this connection."""
-        c.subscribed = True
+        self._subscribers.add(c)
         return {}
 
     async def collect(self, _c: Connection, _r: Request, p: Collect) -> Any:
         """Archive and remove what is not used."""
-        async with self._collecting:
-            done = []
-            if p.keep_days is not None:
-                plan = gc.by_age(self._sessions.registry.all(), time.time(), p.keep_days)
-                for action in plan:
-                    done.append(await self._collect(action, p.dry_run))
-            if p.keep_free is not None:
-                done += await self._make_room(p.keep_free, p.dry_run)
-            return {"actions": done}
-
-    async def make_room(self, keep_free: float) -> None:
-        """Remove archived sessions until ``keep_free`` percent of the sessions disk is free."""
-        async with self._collecting:
-            await self._make_room(keep_free, dry_run=False)
-
-    async def _collect(self, action: gc.Action, dry_run: bool) -> dict[str, str]:
-        if not dry_run:
-            archive = action.goal is State.ARCHIVED
-            move = self._sessions.archive if archive else self._sessions.remove
-            await move(action.name)
-        return {"name": action.name, "goal": action.goal.value, "reason": action.reason}
-
-    async def _make_room(self, keep_free: float, dry_run: bool) -> list[dict[str, str]]:
-        done: list[dict[str, str]] = []
-        records = self._sessions.registry.all()
-        while action := gc.for_room(records, self._free(), keep_free):
-            done.append(await self._collect(action, dry_run))
-            if not dry_run:
-                await self._sessions.deleted()
-            records = [each for each in records if each.name != action.name]
-        return done
-
-    def _free(self) -> float:
-        return quota.free(self._sessions.paths.sessions)
+        done = await self._collector.collect(p.keep_days, p.keep_free, dry_run=p.dry_run)
+        keys = ("name", "goal", "reason")
+        return {"actions": [{key: getattr(action, key) for key in keys} for action in done]}
 
     def _shown(self, record: Record) -> dict[str, Any]:
         running = self._sessions.running(record)

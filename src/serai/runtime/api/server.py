@@ -17,10 +17,11 @@ from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
 from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import homes, quota, watch
+from serai.runtime.sessions import homes, watch
+from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.payloads import Payloads
-from serai.runtime.sessions.registry import Registry
+from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions, no_fault
 from serai.runtime.sessions.supervisor import Supervisor
 
@@ -75,22 +76,20 @@ async def serve(
     homes.prepare(paths)
     registry = Registry(paths.registry)
     gate = Gate(paths.gate_control)
-    sessions = Sessions(paths, registry, supervisor, rules, gate, fault=fault)
+    subscribers = jsonrpc_server.Subscribers()
+
+    def changed(event: str, record: Record) -> None:
+        subscribers.announce(event, methods.shown(record))
+
+    sessions = Sessions(paths, registry, supervisor, rules, gate, changed=changed, fault=fault)
     payloads = Payloads(sessions)
     await sessions.reconcile()
-    handlers = methods.Methods(sessions, payloads, gate)
+    collector = Collector(sessions)
+    handlers = methods.Methods(sessions, payloads, gate, collector, subscribers)
     server = jsonrpc_server.Server(
         listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
     )
-    sessions.tell(lambda event, record: server.announce(event, methods.shown(record)))
-    sessions.keep(
-        watch.disk(
-            rules.disk,
-            lambda: quota.free(paths.sessions),
-            server.announce,
-            lambda: handlers.make_room(rules.disk.act_free),
-        )
-    )
+    sessions.keep(watch.disk(rules.disk, collector, subscribers.announce))
     notify("READY=1")
     log.info("ready")
     await stop.wait()

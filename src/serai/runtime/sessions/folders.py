@@ -20,8 +20,7 @@ from serai.runtime.folders import bindfs, hints, mounts, path_roles
 from serai.runtime.folders.attachments import Attachment, Attachments
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.registry import Record
-from serai.runtime.sessions.steps import Running
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.settings import Policy
 
 log = logging.getLogger(__name__)

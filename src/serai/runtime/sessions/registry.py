@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
+from serai.runtime.sessions import names
 from serai.runtime.sessions.states import State
 
 FIRST_UID = 2000
@@ -98,7 +99,7 @@ class Registry:
 
     def add(
         self,
-        choose_name: Callable[[Callable[[str], bool]], str],
+        name: str | None,
         labels: Mapping[str, str],
         now: float,
         request: tuple[str, str] | None = None,
@@ -106,16 +107,17 @@ class Registry:
     ) -> tuple[Record, bool]:
         """A new session in state creating with the goal ready, and True.
 
-        ``choose_name`` is called with a function that tells whether a name was ever used, and
-        returns the new one. ``request`` is a client's request id with a fingerprint of what it
-        asked for: if that id was seen before, the session it made is returned, with False.
+        Without a name it gets one that was never used. ``request`` is a client's request id with a
+        fingerprint of what it asked for: if that id was seen before, the session it made is
+        returned, with False.
 
         Raises SeraiError if the name is taken, or the id was used for something else.
         """
         with self._transaction():
             if request is not None and (known := self._known_request(*request)) is not None:
                 return known, False
-            name = choose_name(self._name_was_used)
+            if name is None:
+                name = names.make_up(self._name_was_used)
             if self._one("name = ? AND state != 'removing'", name) is not None:
                 raise SeraiError(f"there is a session {name} already", code=EXISTS)
             uid = self._take_uid()

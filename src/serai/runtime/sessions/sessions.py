@@ -38,13 +38,13 @@ from typing import Any
 from serai.common.paths import Paths
 from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.folders.attachments import Attachment
-from serai.runtime.sessions import homes, names, publish, quota
+from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
-from serai.runtime.sessions.steps import Running, Steps
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.steps import Steps
+from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.settings import Policy
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,10 @@ def no_fault(point: str) -> None:
 
 
 class Sessions:
-    """Every session of the VM."""
+    """Every session of the VM.
+
+    ``changed`` is called with an event and a session whenever one arrives somewhere.
+    """
 
     def __init__(
         self,
@@ -66,19 +69,18 @@ class Sessions:
         policy: Policy,
         gate: Gate,
         *,
+        changed: Callable[[str, Record], None],
         fault: Callable[[str], None] = no_fault,
     ) -> None:
         self.paths = paths
         self.registry = registry
         self.policy = policy
         self._supervisor = supervisor
-        self._changed: Callable[[str, Record], None] = lambda _event, _record: None
+        self._changed = changed
         self._fault = fault
         self._gate = gate
         self.folders = Folders(paths, policy, supervisor, fault)
-        self._steps = Steps(
-            paths, policy, supervisor, gate, ended=self._main_ended, started=self._started
-        )
+        self._steps = Steps(paths, policy, supervisor, gate, self.folders, ended=self._main_ended)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,17 +105,11 @@ class Sessions:
         fingerprint = json.dumps([name, dict(labels), profile], sort_keys=True)
         request = None if request_id is None else (request_id, fingerprint)
         self._fault("create:journal")
-        record, _ = self.registry.add(
-            lambda used: names.make_up(used) if name is None else name,
-            labels,
-            time.time(),
-            request,
-            egress,
-        )
+        record, _ = self.registry.add(name, labels, time.time(), request, egress)
         async with self._locked(record.uid):
             record = self._current(record.uid)
             if record.state is State.CREATING:
-                await self._go(record, State.READY)
+                await self._go({record.uid: State.READY})
         return self._current(record.uid)
 
     async def stop(self, name: str) -> Record:
@@ -146,10 +142,7 @@ class Sessions:
                 previous = self.registry.active()
                 if previous is not None and previous.uid in uids:
                     goals[previous.uid] = State.READY if keep_running else State.FROZEN
-                plan(name, self._current(wanted.uid).state, State.ACTIVE)
-                self._fault("switch:journal")
-                self.registry.begin(goals)
-                await self._go_all(goals)
+                await self._go(goals)
             return self._current(wanted.uid)
 
     async def attach(self, name: str, new: Attachment) -> Record:
@@ -207,10 +200,6 @@ class Sessions:
         await self._finish_switch(switching)
         for uid in homes.leftovers(self.paths) - set(users):
             self._delete_later(uid)
-
-    def tell(self, changed: Callable[[str, Record], None]) -> None:
-        """Call ``changed`` with an event and a session whenever one arrives somewhere."""
-        self._changed = changed
 
     async def deleted(self) -> None:
         """Wait until the data of every removed session is deleted."""
@@ -270,7 +259,7 @@ class Sessions:
             await self._steps.take_over(record, main)
         if goal is not None:
             if goal is not State.ACTIVE:
-                await self._go(record, goal)
+                await self._go({record.uid: goal})
         elif supposed:
             await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
         elif main is not None:
@@ -295,7 +284,7 @@ class Sessions:
                 goals = {record.uid: State.ACTIVE}
                 if (before := self.registry.active()) is not None:
                     goals[before.uid] = State.FROZEN
-                await self._go_all(goals)
+                await self._go(goals)
             except (SeraiError, OSError) as error:
                 log.error("switching to %s is not finished: %s", record.name, error)
 
@@ -304,23 +293,23 @@ class Sessions:
         async with self._locked(uid):
             record = self._current(uid)
             if record.state is not goal and record.state not in (keep or ()):
-                await self._go(record, goal)
+                await self._go({uid: goal})
             return self._current(uid)
 
-    async def _go(self, record: Record, goal: State) -> None:
-        """Journal, act, arrive. Raises what the failing step raised, after falling back."""
-        plan(record.name, record.state, goal)
-        if record.goal is not goal:
-            self._fault(f"{goal.value}:journal")
-            self.registry.begin({record.uid: goal})
-        await self._go_all({record.uid: goal})
+    async def _go(self, goals: Mapping[int, State]) -> None:
+        """Journal, act, and arrive at all goals at once.
 
-    async def _go_all(self, goals: Mapping[int, State]) -> None:
-        """Carry out journalled goals, and arrive at all of them at once."""
-        for uid, goal in goals.items():
-            record = self._current(uid)
-            for step in plan(record.name, record.state, goal):
-                self._fault(f"{goal.value}:{step.value}")
+        Raises what the failing step raised, after falling back.
+        """
+        records = [self._current(uid) for uid in goals]
+        plans = [plan(each.name, each.state, goals[each.uid]) for each in records]
+        operation = "+".join(goal.value for goal in goals.values())
+        if any(each.goal is not goals[each.uid] for each in records):
+            self._fault(f"{operation}:journal")
+            self.registry.begin(goals)
+        for record, steps in zip(records, plans, strict=True):
+            for step in steps:
+                self._fault(f"{goals[record.uid].value}:{step.value}")
                 try:
                     await self._steps.do(step, record)
                 except (SeraiError, OSError) as error:
@@ -328,7 +317,7 @@ class Sessions:
                     if isinstance(error, SeraiError):
                         raise
                     raise SeraiError(f"session {record.name}: {step.value}: {error}") from error
-        self._fault(f"{'+'.join(goal.value for goal in goals.values())}:arrive")
+        self._fault(f"{operation}:arrive")
         self._arrive(goals)
 
     async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
@@ -341,14 +330,6 @@ class Sessions:
         if states[failed.uid] is State.REMOVING:
             await self._steps.do(Step.MOVE_HOME_AWAY, failed)
         self._arrive(states)
-
-    async def _started(self, record: Record, running: Running) -> None:
-        """Before a session counts as running: its share of the disk, and its folders."""
-        try:
-            quota.limit(self.paths.sessions, record.uid, self.policy.disk)
-        except OSError as error:
-            log.error("session %s has no quota: %s", record.name, error)
-        await self.folders.bring_back(record, running)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         self.keep(self._unit_ended(uid, running))

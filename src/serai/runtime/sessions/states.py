@@ -33,6 +33,8 @@ class Step(str, Enum):
     LOCK_HOME = "lock-home"
     MOVE_HOME_AWAY = "move-home-away"
     START = "start"
+    LIMIT_DISK = "limit-disk"
+    MOUNT_FOLDERS = "mount-folders"
     STOP = "stop"
     FREEZE = "freeze"
     THAW = "thaw"
@@ -76,6 +78,9 @@ _HOME_STEPS = {
     ("locked", "gone"): Step.MOVE_HOME_AWAY,
 }
 
+STARTED = (Step.LIMIT_DISK, Step.MOUNT_FOLDERS)
+"""What a unit that runs still needs before its session counts as running."""
+
 RUNNING = frozenset(state for state, facts in FACTS.items() if facts.running)
 
 
@@ -92,7 +97,7 @@ def fallback(state: State, failed: Step) -> State:
     """Where a session that was in ``state`` goes when a step of its plan fails."""
     if state is State.CREATING:
         return State.REMOVING
-    if state is State.ARCHIVED and failed is not Step.START:
+    if state is State.ARCHIVED and failed not in (Step.START, *STARTED):
         return State.ARCHIVED
     if failed in (Step.FREEZE, Step.THAW, Step.STOP):
         return state
@@ -109,7 +114,7 @@ def _steps(state: State, before: Facts, after: Facts) -> tuple[Step, ...]:
     if (before.home, after.home) in _HOME_STEPS:
         steps.append(_HOME_STEPS[before.home, after.home])
     if after.running and not before.running:
-        steps.append(Step.START)
+        steps += [Step.START, *STARTED]
     if after.frozen and not before.frozen:
         steps.append(Step.FREEZE)
     return tuple(steps)

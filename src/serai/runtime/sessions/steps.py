@@ -9,38 +9,26 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from serai.common.paths import Paths
 from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups, processes
-from serai.runtime.sessions import homes, publish, users
+from serai.runtime.sessions import homes, publish, quota, users
+from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.registry import Record
-from serai.runtime.sessions.states import Step
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.states import STARTED, Step
+from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.settings import Policy
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Running:
-    """A session's unit: PIDs of its main process and of the sandbox's PID 1, and its cgroup."""
-
-    main: int
-    init: int
-    cgroup: Path | None
-    pidfd: int
-
-
 class Steps:
     """What is true of the VM now, and how it is changed.
 
-    ``ended`` is called with a session's UID and its unit when that ends without being asked to,
-    ``started`` before a session that can be entered counts as running.
+    ``ended`` is called with a session's UID and its unit when that ends without being asked to.
     """
 
     def __init__(
@@ -49,16 +37,16 @@ class Steps:
         policy: Policy,
         supervisor: Supervisor,
         gate: Gate,
+        folders: Folders,
         *,
         ended: Callable[[int, Running], None],
-        started: Callable[[Record, Running], Awaitable[None]],
     ) -> None:
         self._paths = paths
         self._policy = policy
         self._supervisor = supervisor
         self._gate = gate
+        self._folders = folders
         self._ended = ended
-        self._started = started
         self._running: dict[int, Running] = {}
         self._users: dict[int, str] = {}
 
@@ -88,6 +76,8 @@ class Steps:
             for orphan in cgroups.payloads(cgroup):
                 await cgroups.destroy(orphan)
         await self._watch(record, main)
+        for step in STARTED:
+            await self.do(step, record)
 
     async def do(self, step: Step, record: Record) -> None:
         """Carry out one step. Raises SeraiError or OSError."""
@@ -102,6 +92,10 @@ class Steps:
             homes.move_away(self._paths, name, uid)
         elif step is Step.START:
             await self._start_unit(record)
+        elif step is Step.LIMIT_DISK:
+            self._limit_disk(record)
+        elif step is Step.MOUNT_FOLDERS:
+            await self._folders.bring_back(record, self._running[uid])
         elif step is Step.STOP:
             await self._stop_unit(record)
         else:
@@ -116,6 +110,13 @@ class Steps:
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)
         await self._watch(record, main)
+
+    def _limit_disk(self, record: Record) -> None:
+        """Without a quota a session runs all the same."""
+        try:
+            quota.limit(self._paths.sessions, record.uid, self._policy.disk)
+        except OSError as error:
+            log.error("session %s has no quota: %s", record.name, error)
 
     async def _stop_unit(self, record: Record) -> None:
         running = self._let_go(record.uid)
@@ -153,7 +154,6 @@ class Steps:
         running = Running(main, init, cgroups.of(main), pidfd)
         self._running[record.uid] = running
         asyncio.get_running_loop().add_reader(pidfd, self._main_ended, record.uid, running)
-        await self._started(record, running)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         asyncio.get_running_loop().remove_reader(running.pidfd)

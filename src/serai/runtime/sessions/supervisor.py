@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from serai.runtime.settings import Policy
 
 DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A session's unit: PIDs of its main process and of the sandbox's PID 1, and its cgroup."""
+
+    main: int
+    init: int
+    cgroup: Path | None
+    pidfd: int
 
 
 class Supervisor(Protocol):

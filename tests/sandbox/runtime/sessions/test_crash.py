@@ -77,7 +77,7 @@ def test_the_daemon_dies_before_every_step() -> None:
     assert len(steps) > 25
     assert {step.partition(":")[2] for step in steps} >= {
         *("journal", "make-home", "start", "freeze", "thaw", "stop", "lock-home", "unlock-home"),
-        *("move-home-away", "arrive", "forget"),
+        *("move-home-away", "arrive", "forget", "limit-disk", "mount-folders"),
     }
     for fatal in range(1, len(steps) + 1):
         with opened() as vm:

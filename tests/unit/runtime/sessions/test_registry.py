@@ -7,12 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
-from serai.runtime.sessions import registry
+from serai.runtime.sessions import names, registry
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.states import State
 
@@ -24,7 +25,7 @@ made = Registry(Path(sys.argv[1]))
 number = 0
 while True:
     name = f"{sys.argv[2]}-{number}"
-    record, _ = made.add(lambda used: name, {}, 1.0)
+    record, _ = made.add(name, {}, 1.0)
     print(record.uid, name, flush=True)
     if number % 2:
         made.forget(record.uid)
@@ -33,7 +34,7 @@ while True:
 
 
 def add(book: Registry, name: str, request: tuple[str, str] | None = None) -> Record:
-    return book.add(lambda _used: name, {}, 1.0, request)[0]
+    return book.add(name, {}, 1.0, request)[0]
 
 
 @pytest.fixture
@@ -113,8 +114,8 @@ def test_reserved_ranges_of_uids_are_jumped_over(book: Registry) -> None:
 
 
 def test_the_same_request_makes_one_session(book: Registry) -> None:
-    first, new = book.add(lambda _used: "a", {"k": "v"}, 1.0, ("id-1", "what"))
-    again, newer = book.add(lambda _used: "b", {"k": "v"}, 2.0, ("id-1", "what"))
+    first, new = book.add("a", {"k": "v"}, 1.0, ("id-1", "what"))
+    again, newer = book.add("b", {"k": "v"}, 2.0, ("id-1", "what"))
     assert (new, newer) == (True, False)
     assert again == first
     assert len(book.all()) == 1
@@ -142,17 +143,17 @@ def test_a_name_is_taken_until_its_data_is_on_the_way_out(book: Registry) -> Non
     assert book.get("a").uid != first.uid
 
 
-def test_a_name_once_used_is_known_for_ever(book: Registry) -> None:
+def test_a_made_up_name_was_never_used(book: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     made = add(book, "a")
     book.forget(made.uid)
     seen: list[bool] = []
 
-    def choose(used: object) -> str:
-        assert callable(used)
+    def make_up(used: Callable[[str], bool]) -> str:
         seen.extend([used("a"), used("b")])
         return "b"
 
-    book.add(choose, {}, 1.0)
+    monkeypatch.setattr(names, "make_up", make_up)
+    assert book.add(None, {}, 1.0)[0].name == "b"
     assert seen == [True, False]
 
 

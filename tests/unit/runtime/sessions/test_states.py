@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from serai.runtime.errors import WRONG_STATE, SeraiError
-from serai.runtime.sessions.states import FACTS, GOALS, Facts, State, Step, fallback, plan
+from serai.runtime.sessions.states import (
+    FACTS,
+    GOALS,
+    STARTED,
+    Facts,
+    State,
+    Step,
+    fallback,
+    plan,
+)
 
 EFFECTS: dict[Step, dict[str, Any]] = {
     Step.MAKE_HOME: {"home": "open"},
@@ -15,6 +24,8 @@ EFFECTS: dict[Step, dict[str, Any]] = {
     Step.LOCK_HOME: {"home": "locked"},
     Step.MOVE_HOME_AWAY: {"home": "gone"},
     Step.START: {"running": True},
+    Step.LIMIT_DISK: {},
+    Step.MOUNT_FOLDERS: {},
     Step.STOP: {"running": False, "frozen": False},
     Step.FREEZE: {"frozen": True},
     Step.THAW: {"frozen": False},
@@ -29,6 +40,9 @@ def after(facts: Facts, step: Step) -> Facts:
         assert not facts.running, "a home is taken from a running session"
     if step in (Step.FREEZE, Step.THAW):
         assert facts.running
+    if step in STARTED:
+        assert facts.running, "it is mounted into a sandbox that is not there"
+        assert not facts.frozen
     return dataclasses.replace(facts, **EFFECTS[step])
 
 
@@ -58,6 +72,18 @@ def test_other_ways_are_refused(state: State, goal: State) -> None:
     assert caught.value.code == WRONG_STATE
 
 
+@pytest.mark.parametrize(
+    ("state", "goal"), [(state, goal) for state in State for goal in sorted(GOALS[state])]
+)
+def test_a_session_is_never_started_without_its_share_of_the_disk_and_its_folders(
+    state: State, goal: State
+) -> None:
+    steps = plan("x", state, goal)
+    assert [step for step in steps if step in (Step.START, *STARTED)] == (
+        [Step.START, *STARTED] if Step.START in steps else []
+    )
+
+
 def test_nothing_leads_out_of_removing_and_everything_leads_there() -> None:
     assert GOALS[State.REMOVING] == {State.REMOVING}
     assert all(State.REMOVING in goals for goals in GOALS.values())
@@ -69,6 +95,10 @@ def test_nothing_leads_out_of_removing_and_everything_leads_there() -> None:
         (State.CREATING, Step.START, State.REMOVING),
         (State.ARCHIVED, Step.UNLOCK_HOME, State.ARCHIVED),
         (State.ARCHIVED, Step.START, State.STOPPED),
+        (State.ARCHIVED, Step.LIMIT_DISK, State.STOPPED),
+        (State.ARCHIVED, Step.MOUNT_FOLDERS, State.STOPPED),
+        (State.CREATING, Step.MOUNT_FOLDERS, State.REMOVING),
+        (State.STOPPED, Step.MOUNT_FOLDERS, State.STOPPED),
         (State.READY, Step.LOCK_HOME, State.STOPPED),
         (State.READY, Step.FREEZE, State.READY),
         (State.FROZEN, Step.THAW, State.FROZEN),

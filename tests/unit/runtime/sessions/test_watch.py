@@ -17,24 +17,26 @@ def watched(measured: list[float], *, broken: bool = False) -> tuple[list[str], 
     rest = iter(measured)
     last = 100.0
 
-    def free() -> float:
-        nonlocal last
-        last = next(rest, -1)
-        if last < 0:
-            raise asyncio.CancelledError
-        return last
+    class Measured:
+        def free(self) -> float:
+            nonlocal last
+            last = next(rest, -1)
+            if last < 0:
+                raise asyncio.CancelledError
+            return last
 
-    async def make_room() -> None:
-        made.append(last)
-        if broken:
-            raise SeraiError("no")
+        async def collect(self, keep_days: float | None, keep_free: float | None) -> None:
+            assert (keep_days, keep_free) == (None, 10)
+            made.append(last)
+            if broken:
+                raise SeraiError("no")
 
     def tell(event: str, params: dict[str, Any]) -> None:
         assert event == "disk.changed"
         told.append(params["level"])
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch.disk(Disk(warn_free=20, act_free=10), free, tell, make_room, 0))
+        asyncio.run(watch.disk(Disk(warn_free=20, act_free=10), Measured(), tell, 0))
     return told, made
 
 
