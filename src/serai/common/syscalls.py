@@ -1,6 +1,7 @@
 """System calls that Python 3.10 has no name for. Each raises OSError with the errno's own text.
 
-They are used between fork and exec, so nothing here imports, logs or takes a lock.
+They are used between fork and exec, so nothing here imports, logs or takes a lock. Functions of
+one call have its name; those of several say what they do.
 """
 
 from __future__ import annotations
@@ -15,9 +16,20 @@ from collections.abc import Iterable
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
-# asm/unistd_64.h and asm-generic/unistd.h
-_CLONE3 = 435
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+# asm-generic/unistd.h, the same on every architecture since 5.1; asm/unistd_64.h for the rest
+NUMBERS = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+    "quotactl_fd": 443,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
 _LANDLOCK_REFER, _ACCESS_FS_REFER, _RULE_PATH_BENEATH = 2, 1 << 13, 1  # linux/landlock.h
 _RT_SIGACTION, _KEYCTL, _SECCOMP = {
     "x86_64": (13, 250, 317),
@@ -26,10 +38,17 @@ _RT_SIGACTION, _KEYCTL, _SECCOMP = {
 
 # linux/sched.h
 _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x8000, 0x200000000
-PID_NAMESPACE = 0x20000000
+MOUNT_NAMESPACE, USER_NAMESPACE, PID_NAMESPACE = 0x20000, 0x10000000, 0x20000000
 OTHER_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x40000000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER and NEWNET."""
 
+MOUNT_RDONLY, MOUNT_NOSUID, MOUNT_NODEV, MOUNT_IDMAP = 0x1, 0x2, 0x4, 0x100000  # linux/mount.h
+_OPEN_TREE_CLONE, _MOVE_EMPTY_PATHS, _AT_EMPTY_PATH = 0x1, 0x4 | 0x40, 0x1000
+_MS_PRIVATE, _MS_REC, _UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 8
+# linux/openat2.h
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
+
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -37,7 +56,7 @@ _SECCOMP_SET_MODE_FILTER = 1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 _PTMX = os.makedev(5, 2)
-_LAST_SIGNAL = 64
+_SIGKILL, _LAST_SIGNAL = 9, 64
 _SIGACTION_SIZE = 32  # handler, flags, restorer, mask: all zero is SIG_DFL
 
 
@@ -46,6 +65,19 @@ def _check(result: int) -> int:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
     return result
+
+
+def _call(name: str, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(NUMBERS[name]), *arguments))
+
+
+def errno_of(name: str, *words: int) -> int:
+    """What a call says to these arguments, 0 if it succeeds: ENOSYS where the kernel has none."""
+    try:
+        _call(name, *(ctypes.c_long(word) for word in words))
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 class _CloneArgs(ctypes.Structure):
@@ -76,8 +108,65 @@ def fork_sibling(cgroup: int | None) -> int:
     """
     flags = _CLONE_PARENT | (0 if cgroup is None else _CLONE_INTO_CGROUP)
     args = _CloneArgs(flags=flags, cgroup=cgroup or 0)
-    number, size = ctypes.c_long(_CLONE3), ctypes.c_size_t(ctypes.sizeof(args))
-    return _check(_libc.syscall(number, ctypes.byref(args), size))
+    return _call("clone3", ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args)))
+
+
+def unshare(kinds: int) -> None:
+    """Leave namespaces for new ones; unshare(2)."""
+    _check(_libc.unshare(kinds))
+
+
+def make_mounts_private() -> None:
+    """Let no mount of this namespace appear in another, and none of another here; mount(2)."""
+    _check(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+
+
+def open_tree(source: int) -> int:
+    """A mount of the open directory ``source`` that is nowhere yet; open_tree(2)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+    return _call("open_tree", source, b"", ctypes.c_uint(flags))
+
+
+def mount_setattr(tree: int, attributes: int, users: int = 0) -> None:
+    """Set attributes of a mount and make it private; mount_setattr(2).
+
+    ``users`` is a descriptor of the user namespace that MOUNT_IDMAP maps by.
+    """
+    packed = struct.pack("=QQQQ", attributes, 0, _MS_PRIVATE, users)
+    size = ctypes.c_size_t(len(packed))
+    _call("mount_setattr", tree, b"", ctypes.c_uint(_AT_EMPTY_PATH), packed, size)
+
+
+def move_mount(tree: int, target: int) -> None:
+    """Put a mount at the open directory ``target``; move_mount(2)."""
+    _call("move_mount", tree, b"", target, b"", ctypes.c_uint(_MOVE_EMPTY_PATHS))
+
+
+def umount2(path: str) -> None:
+    """Unmount what is at ``path``, which is no symlink; umount2(2), UMOUNT_NOFOLLOW."""
+    _check(_libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW))
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("flags", "mode", "resolve"))
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """Open a path below ``directory``, resolved as the RESOLVE_ bits say; openat2(2)."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _call("openat2", directory, path, ctypes.byref(how), size)
+
+
+def quotactl_fd(directory: int, command: int, uid: int, block: bytearray) -> None:
+    """Ask or tell the file system of ``directory`` of a user's quota; quotactl(2), Linux 5.14."""
+    buffer = (ctypes.c_char * len(block)).from_buffer(block)
+    _call("quotactl_fd", directory, ctypes.c_uint(command), uid, buffer)
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that made it ends; prctl(2), PR_SET_PDEATHSIG."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0))
 
 
 def close_from(first: int) -> None:
@@ -127,6 +216,14 @@ def default_signals() -> None:
         _libc.syscall(ctypes.c_long(_RT_SIGACTION), number, action, None, size)
 
 
+def landlock_version() -> int:
+    """Which version of Landlock the kernel has; 0: none."""
+    version: int = _libc.syscall(
+        ctypes.c_long(NUMBERS["landlock_create_ruleset"]), None, ctypes.c_size_t(0), 1
+    )
+    return max(version, 0)
+
+
 def confine_tracing() -> None:
     """Keep this process and its children from looking into processes that they did not start.
 
@@ -136,19 +233,14 @@ def confine_tracing() -> None:
     files between folders, and allows it everywhere. Needs no-new-privs; a kernel without Landlock,
     or with its first version that can't allow that, is left to Yama's ptrace_scope.
     """
-    if (
-        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), 1)
-        < _LANDLOCK_REFER
-    ):
+    if landlock_version() < _LANDLOCK_REFER:
         return
     refer = ctypes.c_uint64(_ACCESS_FS_REFER)
-    ruleset = _check(
-        _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), ctypes.byref(refer), ctypes.c_size_t(8), 0)
-    )
+    ruleset = _call("landlock_create_ruleset", ctypes.byref(refer), ctypes.c_size_t(8), 0)
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     rule = struct.pack("=Qi", _ACCESS_FS_REFER, root)
-    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_ADD), ruleset, _RULE_PATH_BENEATH, rule, 0))
-    _check(_libc.syscall(ctypes.c_long(_LANDLOCK_RESTRICT), ruleset, 0))
+    _call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
+    _call("landlock_restrict_self", ruleset, 0)
     os.close(root)
     os.close(ruleset)
 

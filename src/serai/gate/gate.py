@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from serai.common import files
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate import denials, egress, hosts, http, profiles, socks
@@ -181,7 +182,7 @@ class Gate:
         try:
             for protocol in PROTOCOLS:
                 path = self._paths.gate(session.name) / f"{protocol}.sock"
-                listener = _bound(path)
+                listener = files.listening(path, BACKLOG)
                 listeners.append(listener)
                 self._watch(listener, session, protocol)
         except BaseException:
@@ -248,26 +249,7 @@ class Gate:
 
     def _save(self, session: Session) -> None:
         known = {"name": session.name, "uid": session.uid, "policy": session.policy.as_dict()}
-        draft = self._state(session.name).with_suffix(".new")
-        draft.write_text(json.dumps(known))
-        draft.replace(self._state(session.name))
-
-
-def _bound(path: Path) -> socket.socket:
-    """A listening socket at ``path`` for the directory's group. It replaces an older one."""
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(draft))
-        draft.chmod(0o660)
-        listener.listen(BACKLOG)
-        draft.rename(path)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+        files.write(self._state(session.name), json.dumps(known).encode(), 0o600, durable=False)
 
 
 def _stop(listener: socket.socket) -> None:

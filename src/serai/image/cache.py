@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.common import files
 from serai.image.errors import BuildError
 
 
@@ -28,7 +29,7 @@ def whole(target: Path) -> Iterator[Path]:
         sync(temporary)
         if not target.exists():
             temporary.rename(target)
-            fsync(target.parent)
+            files.fsync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -51,7 +52,7 @@ def sync(folder: Path) -> None:
     """Make every file and folder below ``folder`` durable (fsync(2))."""
     for path in [folder, *folder.rglob("*")]:
         if not path.is_symlink() and (path.is_file() or path.is_dir()):
-            fsync(path)
+            files.fsync(path)
 
 
 @contextmanager
@@ -78,23 +79,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def write(path: Path, content: str) -> None:
     """Replace the text of ``path`` in one step that is durable; its mode stays what it was."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content)
-        temporary.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o644)
-        fsync(temporary)
-        temporary.replace(path)
-        fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def fsync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+    with files.draft(path, str(os.getpid())) as name:
+        name.write_text(content, encoding="utf-8")
+        name.chmod(mode)
+        files.fsync(name)
+    files.fsync(path.parent)

@@ -16,6 +16,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.common import files
+
 HERE = "serai/install"
 
 
@@ -67,11 +69,10 @@ def install(wheel: Path, root: Path) -> bool:
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
     for file in FILES:
-        _put((fresh / HERE / file.source).read_bytes(), root / file.target, file.mode)
-    draft = link.with_name(".python.new")
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(fresh.name)
-    draft.replace(link)
+        target = root / file.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, (fresh / HERE / file.source).read_bytes(), file.mode)
+    files.link(link, fresh.name)
     for old in link.parent.glob("python-*"):
         if old != fresh:
             shutil.rmtree(old)
@@ -87,17 +88,6 @@ def _complete(here: Path, root: Path) -> bool:
         if target.read_bytes() != (here / file.source).read_bytes():
             return False
     return True
-
-
-def _put(content: bytes, target: Path, mode: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.new")
-    with draft.open("wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.sandbox import cgroups, processes
+from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import gc, supervisor, users
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
@@ -17,12 +17,6 @@ V1 = (
     "32 23 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
     "33 23 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
 )
-TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
-   0: 0100007F:0C38 00000000:0000 0A 00000000:00000000 00:00000000 00000000  2000
-   1: 0100007F:0438 00000000:0000 0A 00000000:00000000 00:00000000 00000000  2000
-   2: 0100007F:0C38 0100007F:C000 01 00000000:00000000 00:00000000 00000000  2000
-   3: 0100007F:C000 0100007F:0C38 01 00000000:00000000 00:00000000 00000000  2000
-"""
 DAY = 86400.0
 
 
@@ -47,16 +41,6 @@ def test_the_cgroup_of_a_process(membership: str, found: str | None) -> None:
 
 def test_a_hierarchy_that_is_not_mounted_does_not_count() -> None:
     assert cgroups.folder("0::/a\n", None, "/n") is None
-
-
-def test_listening_ports_are_told_from_connections() -> None:
-    assert processes.listening(TCP) == {3128, 1080}
-
-
-def test_sockets_are_counted() -> None:
-    text = "sockets: used 4\nTCP: inuse 2 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 3 mem 0\n"
-    assert processes.sockets(text) == 2
-    assert processes.sockets("sockets: used 4\n") == 0
 
 
 def test_a_users_lines() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import tomlkit
 
+from serai.common import files
 from serai.image import cache, console
 from serai.image.build import download
 from serai.image.build.download import PATIENCE, Patience, Progress
@@ -89,18 +90,14 @@ def make(
     except BuildError:
         source.unlink()
         raise
-    temporary = target.with_name(f".{target.name}.new")
-    try:
+    with files.draft(target) as temporary:
         # A conversion, not a copy: of a stranger's metadata (snapshots, bitmaps, flags) none
         # survives, and what the build boots was written by this machine's own qemu-img.
         _qemu_img("convert", "-f", "qcow2", "-O", "qcow2", source, temporary, log=log)
         _qemu_img("resize", "-q", "-f", "qcow2", temporary, image.disk.size, log=log)
         check(temporary, image)
-        cache.fsync(temporary)
-        temporary.replace(target)
-        cache.fsync(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        files.fsync(temporary)
+    files.fsync(target.parent)
 
 
 def check(path: Path, image: Image) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
+from serai.common import files
 from serai.image import cache, console, digest, offline
 from serai.image.build import base_bootstrap, base_cloudimage, layer, plan
 from serai.image.build.plan import Plan, Stage
@@ -142,7 +143,7 @@ def _publish(settings: Settings, made: Plan, started: datetime) -> None:
         manifest = json.dumps(content, indent=2, default=str)
         (folder / "manifest.json").write_text(manifest + "\n")
         (folder / "SHA256SUMS").write_text(_sums(folder))
-    _point(made.folder.parent / "latest", made.version)
+    files.link(made.folder.parent / "latest", made.version)
 
 
 def _require_sealed(root: offline.RootFs, made: Plan) -> None:
@@ -198,14 +199,6 @@ def _sums(folder: Path) -> str:
     """SHA256SUMS as sha256sum(1) reads it."""
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     return "".join(f"{digest.of_file(path)}  {path.name}\n" for path in paths)
-
-
-def _point(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, in one step."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
 
 
 def _require_room(settings: Settings) -> None:

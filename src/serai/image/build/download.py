@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from serai.common import files
 from serai.image import cache, digest
 from serai.image.errors import BuildError
 
@@ -88,9 +89,9 @@ def fetch(
             if target.is_file() and digest.of_file(target) == sha256:
                 return
             _complete(url, part, sha256, progress, patience)
-            cache.fsync(part)
+            files.fsync(part)
             part.replace(target)
-            cache.fsync(target.parent)
+            files.fsync(target.parent)
         except _InterruptedError as error:
             keep = part.stat().st_size > 0
             resume = f"; a re-run resumes at {part.stat().st_size >> 20} MiB" if keep else ""

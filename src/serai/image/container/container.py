@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.common import proc
 from serai.image import ansible, cache, console, digest
 from serai.image.build import layers
 from serai.image.errors import BuildError
@@ -189,7 +190,7 @@ def booted(
                 yield machine
             finally:
                 # unshare(1) passes no signal on, and systemd-nspawn(1) powers off at SIGTERM.
-                for nspawn in _children(process.pid):
+                for nspawn in proc.children(process.pid):
                     with suppress(ProcessLookupError):
                         os.kill(nspawn, signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
@@ -204,7 +205,9 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
     """PID 1 of the machine, once it has started everything; raises BuildError if it does not."""
     deadline = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < deadline:
-        for pid in [first for nspawn in _children(process.pid) for first in _children(nspawn)]:
+        for pid in [
+            first for nspawn in proc.children(process.pid) for first in proc.children(nspawn)
+        ]:
             machine = Machine(pid, log, process)
             # The first process is ours until it executes systemd: then it must not be entered.
             if _executes(pid) != "systemd":
@@ -215,12 +218,6 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
         time.sleep(0.1)
     said = last_lines(log.read_text(errors="replace"))
     raise BuildError(f"the machine does not come up: {said}", log=log)
-
-
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 def _executes(pid: int) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serai.common import files
 from serai.image import cache, console, offline
 from serai.image.build import build
 from serai.image.definition.definition import Arch
@@ -96,9 +97,9 @@ def _write(writer: Callable[[Source, Path], None], source: Source, target: Path)
         made = Path(folder) / target.name
         writer(source, made)
         made.chmod(0o644)
-        cache.fsync(made)
+        files.fsync(made)
         made.replace(target)
-    cache.fsync(target.parent)
+    files.fsync(target.parent)
 
 
 def convert(settings: Settings, image: str, kinds: Sequence[str]) -> list[Path]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from serai.common import files
 from serai.image import cache, offline
 from serai.image.errors import BuildError
 from serai.image.run import run, tool
@@ -109,9 +110,9 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
         # One thread: how many there are would change the bytes.
         run([tool("zstd"), "-q", "-10", "--single-thread", plain, "-o", packed])
         packed.chmod(0o644)
-        cache.fsync(packed)
+        files.fsync(packed)
         packed.replace(path)
-    cache.fsync(path.parent)
+    files.fsync(path.parent)
 
 
 def load(path: Path) -> list[Entry]:

@@ -14,11 +14,11 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common import wait
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
 from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
-from serai.runtime.sandbox import processes
 from serai.runtime.sessions.payloads import SIGNALS, Payload, Payloads, Result
 from serai.runtime.sessions.sessions import Sessions
 
@@ -151,7 +151,7 @@ class Executions:
                 try:
                     data = data[os.write(stream.input, data) :]
                 except BlockingIOError:
-                    await processes.writable(stream.input)
+                    await wait.writable(stream.input)
                 except OSError:
                     data = b""
             if p.eof and stream.input is not None and stream.input != stream.terminal:
@@ -281,7 +281,7 @@ async def _pump(c: Connection, number: str, descriptor: int, name: str) -> None:
         try:
             data = os.read(descriptor, CHUNK)
         except BlockingIOError:
-            await processes.readable(descriptor)
+            await wait.readable(descriptor)
             continue
         except OSError as error:
             if error.errno == errno.EIO:  # the terminal's other end is closed

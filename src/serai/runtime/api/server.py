@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 
-from serai.common import jsonrpc_server
+from serai.common import files, jsonrpc_server
 from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
@@ -49,15 +49,7 @@ def group_id() -> int:
 def listen(paths: Paths) -> socket.socket:
     """The control socket, in the place of one that a daemon before may have left."""
     paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    draft = paths.control.with_name(".control.new")
-    draft.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(draft))
-    os.chown(draft, 0, group_id())
-    draft.chmod(0o660)
-    listener.listen(4096)
-    draft.rename(paths.control)
-    return listener
+    return files.listening(paths.control, 4096, group_id())
 
 
 async def serve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import grp
 import os
 import platform
@@ -19,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from serai.common import proc, syscalls
 from serai.common.paths import Paths
 from serai.install import install
 from serai.runtime import settings
@@ -40,12 +40,12 @@ SYSCTLS = (
 )
 # Tried with arguments that are wrong for each: it fails, and with ENOSYS only where it is missing.
 CALLS = {
-    "openat2": (437, -1, 0, 0, 0),
-    "clone3": (435, 0, 0),
-    "pidfd_open": (434, -1, 0),
-    "close_range": (436, 2, 1, 0),
-    "mount_setattr": (442, -1, 0, 0, 0, 0),
-    "open_tree": (428, -1, 0, 0),
+    "openat2": (-1, 0, 0, 0),
+    "clone3": (0, 0),
+    "pidfd_open": (-1, 0),
+    "close_range": (2, 1, 0),
+    "mount_setattr": (-1, 0, 0, 0, 0),
+    "open_tree": (-1, 0, 0),
 }
 
 
@@ -227,19 +227,18 @@ def users(paths: Paths) -> Facts:
 
 def disks(paths: Paths) -> Facts:
     """statvfs(3) and proc_pid_mountinfo(5) of what sessions need."""
-    rows = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
-    mounts = {before.split()[4]: (before.split(), after.split()) for before, after in rows}
-    before, after = mounts.get(str(paths.sessions), ([""] * 6, ["none", "none"]))
+    mounts = {each.place: each for each in proc.mounts_of()}
+    sessions = mounts.get(str(paths.sessions))
     places = {"sessions": paths.sessions, "root": paths.root, "run": paths.run}
     rooms = {name: os.statvfs(path) for name, path in places.items()}
     free = {name: 100.0 * each.f_bavail / max(each.f_blocks, 1) for name, each in rooms.items()}
     inodes = rooms["sessions"]
     free["sessions files"] = 100.0 * inodes.f_favail / inodes.f_files if inodes.f_files else 100.0
     return {
-        "mounted": str(paths.sessions) in mounts,
-        "source": after[1],
-        "kind": after[0],
-        "options": before[5].split(","),
+        "mounted": sessions is not None,
+        "source": sessions.source if sessions else "none",
+        "kind": sessions.kind if sessions else "none",
+        "options": list(sessions.options) if sessions else [""],
         "top": _owned(paths.sessions),
         "state": _owned(paths.state),
         "audit": _owned(paths.state / "audit"),
@@ -289,20 +288,11 @@ def audit(paths: Paths) -> Facts:
 
 def kernel(_paths: Paths) -> Facts:
     """What the kernel can do, by trying."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    calls = {}
-    for name, words in CALLS.items():
-        ctypes.set_errno(0)
-        failed = libc.syscall(*(ctypes.c_long(word) for word in words)) < 0
-        calls[name] = ctypes.get_errno() if failed else 0
-    rows = [line.split(" - ") for line in text("/proc/self/mountinfo").splitlines()]
-    kinds = {before.split()[4]: after.split()[0] for before, after in rows}
+    kinds = {each.place: each.kind for each in proc.mounts_of()}
     return {
         "release": os.uname().release,
-        "calls": calls,
-        # Number 444 is landlock_create_ruleset; with flag 1 it answers the version.
-        "landlock": max(libc.syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), 1), 0),
+        "calls": {name: syscalls.errno_of(name, *words) for name, words in CALLS.items()},
+        "landlock": syscalls.landlock_version(),
         "ptrace_scope": int(text("/proc/sys/kernel/yama/ptrace_scope") or 0),
         "user_namespaces": {name: text(f"/proc/sys/{name.replace('.', '/')}") for name in SYSCTLS},
         "seccomp": text("/proc/sys/kernel/seccomp/actions_avail"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serai.common import proc
 from serai.runtime.doctor import calls, probe, reach
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import Policy
@@ -78,5 +79,5 @@ def wanted(policy: Policy, session: bwrap.Session) -> dict[str, Any]:
 
 def _below(visible: Sequence[str]) -> list[str]:
     """What the VM has mounted below visible folders: it comes with them."""
-    rows = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    rows = [each.place for each in proc.mounts_of()]
     return [row for row in rows if any(row.startswith(f"{path}/") for path in visible)]

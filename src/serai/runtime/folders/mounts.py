@@ -9,34 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EBUSY, EINVAL, ENOTCONN, EOPNOTSUPP, EOVERFLOW, EPERM
 
-from serai.common import syscalls
+from serai.common import proc, syscalls, wait
 from serai.runtime.errors import BUSY, FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.folders import scope
-from serai.runtime.sandbox import processes
 
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # asm-generic/unistd.h
-_AT_EMPTY_PATH, _OPEN_TREE_CLONE = 0x1000, 1
-_MOVE_EMPTY_PATHS = 0x4 | 0x40
-_RDONLY, _NOSUID, _NODEV, _IDMAP = 0x1, 0x2, 0x4, 0x100000
-_MS_PRIVATE, _MS_REC = 1 << 18, 1 << 14
-_UMOUNT_NOFOLLOW = 8
-_PR_SET_PDEATHSIG = 1
-_NEW_NAMESPACE, _NEW_USER = 0x20000, 0x10000000
 # Seconds; in a loaded emulated machine bindfs takes 6 to start.
 DEADLINE, SERVE_DEADLINE = 40.0, 30.0
-
-_libc = ctypes.PyDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 class NoIdmapError(SeraiError):
@@ -63,15 +49,11 @@ class Seen:
 def seen(mountinfo: str, home: str) -> dict[str, Seen]:
     """What is mounted in a home, by the path relative to it; from /proc/PID/mountinfo, proc(5)."""
     found = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        where, options = before.split()[4:6]
-        kind, _, super_options = after.split(" ", 2)
-        path = _unescaped(where)
-        if path.startswith(f"{home}/"):
-            writable = "ro" not in options.split(",") and "ro" not in super_options.split(",")
-            name = "bindfs" if kind.startswith("fuse") else "idmap"
-            found[path[len(home) + 1 :]] = Seen(name, writable)
+    for each in proc.mounts(mountinfo):
+        if each.place.startswith(f"{home}/"):
+            writable = "ro" not in each.options and "ro" not in each.super_options
+            name = "bindfs" if each.kind.startswith("fuse") else "idmap"
+            found[each.place[len(home) + 1 :]] = Seen(name, writable)
     return found
 
 
@@ -81,7 +63,7 @@ async def in_child(work: Callable[[], None], deadline: float = DEADLINE) -> None
     try:
         pid = _fork(work, report)
         try:
-            await asyncio.wait_for(processes.exited(pid), deadline)
+            await asyncio.wait_for(wait.exited(pid), deadline)
         except asyncio.TimeoutError:
             os.kill(pid, signal.SIGKILL)
             hint = "does the folder's file system still answer?"
@@ -104,10 +86,10 @@ def by_idmap(path: str, sandbox: Sandbox, folder: str, *, writable: bool) -> Non
     """
     source = scope.absolute(path)
     info = os.fstat(source)
-    tree = _clone(source)
+    tree = syscalls.open_tree(source)
     users = _user_namespace(f"{info.st_uid} {sandbox.uid} 1", f"{info.st_gid} {sandbox.uid} 1")
     try:
-        _set(tree, _IDMAP | (0 if writable else _RDONLY), users)
+        _restrict(tree, syscalls.MOUNT_IDMAP, users, writable=writable)
     except OSError as error:
         # EPERM also where the mount has owners of its own already.
         if error.errno in (EINVAL, EOPNOTSUPP, EPERM):
@@ -120,8 +102,8 @@ def by_bindfs(server: int, target: str, sandbox: Sandbox, folder: str, *, writab
     """The same with what the process ``server`` has mounted at ``target`` in its namespace."""
     _join(_await_mount(server, target))
     source = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    tree = _clone(source)
-    _set(tree, 0 if writable else _RDONLY)
+    tree = syscalls.open_tree(source)
+    _restrict(tree, 0, 0, writable=writable)
     _move_in(tree, sandbox, folder)
 
 
@@ -133,7 +115,7 @@ def take_out(sandbox: Sandbox, folder: str) -> None:
     with scope.parent(home, folder) as (directory, name):
         os.fchdir(directory)
         try:
-            _check(_libc.umount2(os.fsencode(name), _UMOUNT_NOFOLLOW))
+            syscalls.umount2(name)
         except OSError as error:
             if error.errno == EBUSY:
                 hint = "end what has files open in it or works there, then try again"
@@ -151,12 +133,12 @@ def probe(path: str) -> None:
 
 def private_tree(path: str, target: str) -> os.stat_result:
     """Mount the folder ``path`` at ``target`` in a mount namespace that only this process has."""
-    _check(_libc.unshare(_NEW_NAMESPACE))
-    _check(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+    syscalls.unshare(syscalls.MOUNT_NAMESPACE)
+    syscalls.make_mounts_private()
     source = scope.absolute(path)
     info = os.fstat(source)
     where = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    _move(_clone(source), where)
+    syscalls.move_mount(syscalls.open_tree(source), where)
     return info
 
 
@@ -165,7 +147,7 @@ def _move_in(tree: int, sandbox: Sandbox, folder: str) -> None:
     home = _open_home(sandbox)
     _make(home, folder, sandbox.uid)
     with scope.folder(home, folder) as target:
-        _move(tree, target)
+        syscalls.move_mount(tree, target)
 
 
 def _make(home: int, folder: str, uid: int) -> None:
@@ -190,7 +172,7 @@ def _open_home(sandbox: Sandbox) -> int:
 def _join(pid: int) -> None:
     """Join a process's mount namespace."""
     pidfd = os.pidfd_open(pid)
-    syscalls.join(pidfd, _NEW_NAMESPACE)
+    syscalls.join(pidfd, syscalls.MOUNT_NAMESPACE)
     os.close(pidfd)
 
 
@@ -198,9 +180,10 @@ def _await_mount(server: int, target: str) -> int:
     """``server`` or its child, whichever sees a FUSE mount at ``target``, once it is there."""
     end, pause = time.monotonic() + SERVE_DEADLINE, 0.001
     while time.monotonic() < end:
-        for pid in (server, *_children(server)):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo") as file:  # noqa: PTH123
-                if any(f" {target} " in line and " - fuse" in line for line in file):
+        for pid in (server, *proc.children(server)):
+            with contextlib.suppress(OSError):
+                seen_there = proc.mounts_of(pid)
+                if any(it.place == target and it.kind.startswith("fuse") for it in seen_there):
                     return pid
         # Ever longer: where it takes long, looking is what keeps bindfs from the processor.
         time.sleep(pause := min(1.2 * pause, 0.1))
@@ -212,26 +195,9 @@ def _await_mount(server: int, target: str) -> int:
     raise SeraiError("bindfs did not mount the folder", "see its journal", TIMEOUT)
 
 
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
-        return [int(child) for child in file.read().split()]
-    return []
-
-
-def _clone(source: int) -> int:
-    """A mount of the folder that is nowhere yet."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-    return _syscall(_OPEN_TREE, source, b"", ctypes.c_uint(flags))
-
-
-def _set(tree: int, attributes: int, users: int = 0) -> None:
-    packed = struct.pack("=QQQQ", attributes | _NOSUID | _NODEV, 0, _MS_PRIVATE, users)
-    size = ctypes.c_size_t(len(packed))
-    _syscall(_MOUNT_SETATTR, tree, b"", ctypes.c_uint(_AT_EMPTY_PATH), packed, size)
-
-
-def _move(tree: int, target: int) -> None:
-    _syscall(_MOVE_MOUNT, tree, b"", target, b"", ctypes.c_uint(_MOVE_EMPTY_PATHS))
+def _restrict(tree: int, attributes: int, users: int, *, writable: bool) -> None:
+    attributes |= syscalls.MOUNT_NOSUID | syscalls.MOUNT_NODEV
+    syscalls.mount_setattr(tree, attributes | (0 if writable else syscalls.MOUNT_RDONLY), users)
 
 
 def _user_namespace(users: str, groups: str) -> int:
@@ -241,8 +207,11 @@ def _user_namespace(users: str, groups: str) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(let_go)
-        done = _libc.unshare(_NEW_USER) == 0
-        os.write(tell, b"y" if done else b"n")
+        try:
+            syscalls.unshare(syscalls.USER_NAMESPACE)
+            os.write(tell, b"y")
+        except OSError:
+            os.write(tell, b"n")
         os.read(stay, 1)
         os._exit(0)
     try:
@@ -274,7 +243,7 @@ def _fork(work: Callable[[], None], report: int) -> int:
 def _child(work: Callable[[], None], report: int) -> None:
     try:
         # What the daemon's next life finds must not change any more.
-        _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
+        syscalls.die_with_parent()
         work()
     except SeraiError as error:
         _report(report, type(error).__name__, error.message, error.hint, error.code)
@@ -290,21 +259,3 @@ def _child(work: Callable[[], None], report: int) -> None:
 
 def _report(report: int, *told: object) -> None:
     os.write(report, json.dumps(told).encode())
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    return _check(_libc.syscall(ctypes.c_long(number), *arguments))
-
-
-def _check(result: int) -> int:
-    if result == -1:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno))
-    return result
-
-
-def _unescaped(path: str) -> str:
-    """A path of mountinfo: space, tab, newline and backslash are octal there."""
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        path = path.replace(octal, character)
-    return path

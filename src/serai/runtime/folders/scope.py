@@ -7,18 +7,15 @@ waits at no fifo; its kind is read from that, and the very same inode is opened 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV
 
+from serai.common import syscalls
 from serai.runtime.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 
-_OPENAT2 = ctypes.c_long(437)  # asm-generic/unistd.h, the same on every architecture since 5.6
-# linux/openat2.h
-_NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x01, 0x02, 0x04, 0x08
 MAX_PATH, MAX_NAME = 4095, 255
 RETRIES = 64
 _PATH = os.O_PATH | os.O_CLOEXEC
@@ -30,17 +27,6 @@ KINDS = {
     stat.S_IFLNK: "a symlink",
     stat.S_IFDIR: "a folder",
 }
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-class _How(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
 
 
 def check(path: str) -> list[str]:
@@ -136,20 +122,23 @@ def reopen(descriptor: int, flags: int) -> int:
 def _resolve(
     base: int, names: list[str], flags: int, path: str, mode: int = _PATH, *, cross: bool = False
 ) -> int:
-    resolve = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | (0 if cross else _NO_XDEV)
-    how = _How(flags | mode | os.O_CLOEXEC, 0, resolve)
+    resolve = (
+        syscalls.RESOLVE_BENEATH
+        | syscalls.RESOLVE_NO_SYMLINKS
+        | syscalls.RESOLVE_NO_MAGICLINKS
+        | (0 if cross else syscalls.RESOLVE_NO_XDEV)
+    )
     where = os.fsencode("/".join(names) or ".")
+    problem = OSError(EAGAIN, os.strerror(EAGAIN))
     for _ in range(RETRIES):
-        result: int = _libc.syscall(
-            _OPENAT2, base, where, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
-        )
-        if result >= 0:
-            return result
-        errno = ctypes.get_errno()
-        # Something was renamed or mounted while the kernel looked: openat2(2).
-        if errno != EAGAIN:
-            break
-    raise _failed(path, OSError(errno, os.strerror(errno)))
+        try:
+            return syscalls.openat2(base, where, flags | mode, resolve)
+        except OSError as error:
+            problem = error
+            # Something was renamed or mounted while the kernel looked: openat2(2).
+            if error.errno != EAGAIN:
+                break
+    raise _failed(path, problem)
 
 
 def _failed(path: str, error: OSError) -> SeraiError:

@@ -14,6 +14,7 @@ import signal
 import time
 from pathlib import Path
 
+from serai.common import proc
 from serai.runtime.errors import TIMEOUT, SeraiError
 
 DEADLINE = 10.0
@@ -24,13 +25,11 @@ DETACHED = "detached-"
 def mounts(mountinfo: str) -> tuple[str | None, str | None]:
     """Where cgroup v2 and v1's name=systemd are mounted, from /proc/self/mountinfo (proc(5))."""
     unified = named = None
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        where, (kind, _, options) = before.split()[4], after.split(" ", 2)
-        if kind == "cgroup2":
-            unified = where
-        elif kind == "cgroup" and "name=systemd" in options.split(","):
-            named = where
+    for each in proc.mounts(mountinfo):
+        if each.kind == "cgroup2":
+            unified = each.place
+        elif each.kind == "cgroup" and "name=systemd" in each.super_options:
+            named = each.place
     return unified, named
 
 

@@ -14,13 +14,14 @@ listed, and system calls that are newer than the newest we have looked at.
 from __future__ import annotations
 
 import argparse
-import os
 import struct
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from pathlib import Path
+
+from serai.common import files
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 NEWEST = 456
@@ -196,13 +197,7 @@ def write(folder: Path) -> list[Path]:
             program = build(name, arch)
             if path.is_file() and path.read_bytes() == program:
                 continue
-            fresh = path.with_suffix(f".{os.getpid()}")
-            with fresh.open("wb") as file:
-                file.write(program)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            fresh.rename(path)
+            files.write(path, program)
             written.append(path)
     return written
 

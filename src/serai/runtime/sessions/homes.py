@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.common import wait
 from serai.common.paths import Paths
 from serai.runtime.errors import SeraiError
-from serai.runtime.sandbox import processes
 
 NOBODY = 65534
 FOLDERS = (
@@ -105,7 +105,7 @@ async def delete(paths: Paths, uid: int) -> None:
                 stderr=errors,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
             )
-            await processes.exited(child.pid)
+            await wait.exited(child.pid)
             if child.wait() != 0:
                 errors.seek(0)
                 said = errors.read(1000).decode(errors="replace").splitlines()

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.common import wait
 from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, SeraiError
-from serai.runtime.sandbox import bwrap, cgroups, processes
+from serai.runtime.sandbox import bwrap, cgroups
 from serai.runtime.sandbox.enter import Door, Entered, EnterError, Target, enter, load_filters
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.sessions import Sessions
@@ -108,7 +109,7 @@ class Payloads:
         It is made to end after ``timeout`` seconds, or when ``gone``, which tells of its client's
         hang-up, is done.
         """
-        ended = asyncio.ensure_future(processes.readable(payload.entered.pidfd))
+        ended = asyncio.ensure_future(wait.readable(payload.entered.pidfd))
         try:
             await asyncio.wait({ended, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
             timed_out = not ended.done() and not gone.done()

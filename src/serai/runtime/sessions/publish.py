@@ -7,6 +7,7 @@ import pwd
 import shutil
 from pathlib import Path
 
+from serai.common import files
 from serai.common.paths import Paths
 from serai.runtime.sandbox import bwrap
 from serai.runtime.sessions import users
@@ -32,10 +33,10 @@ def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
     folder = paths.session(name)
     _folder(folder, 0o711)
     users.write(folder / "users", [(name, uid)])
-    users.replace(folder / "hosts", bwrap.hosts(policy).encode())
+    files.write(folder / "hosts", bwrap.hosts(policy).encode(), durable=False)
     _folder(folder / "hints", 0o755)
     arguments = bwrap.arguments(policy, description(paths, name, uid))
-    users.replace(folder / "args", bwrap.encode(arguments))
+    files.write(folder / "args", bwrap.encode(arguments), durable=False)
     gate_folder(paths, name, uid)
 
 
@@ -54,7 +55,7 @@ def hints(paths: Paths, name: str, content: bytes) -> None:
     """Tell a session where its folders are: a file that it can read at any time."""
     folder = paths.session(name) / "hints"
     _folder(folder, 0o755)
-    users.replace(folder / "hints.json", content)
+    files.write(folder / "hints.json", content, durable=False)
 
 
 def withdraw(paths: Paths, name: str) -> None:

@@ -6,7 +6,6 @@ the file system keeps no quotas, sessions run without, and ``show`` tells so.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from dataclasses import dataclass
@@ -14,19 +13,15 @@ from enum import Enum
 from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
 from pathlib import Path
 
-from serai.common import sizes
+from serai.common import sizes, syscalls
 from serai.runtime.settings import Disk
 
-_QUOTACTL_FD = ctypes.c_long(443)  # asm-generic/unistd.h
 # linux/quota.h: QCMD(command, USRQUOTA); struct if_dqblk; space is counted in KiB.
 _GET, _SET = 0x800007 << 8, 0x800008 << 8
 _BLOCK = struct.Struct("=8QIxxxx")
 _LIMITS = 1 | 4  # QIF_BLIMITS, QIF_ILIMITS
 _KIB = 1024
 _UNKNOWN = {EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH}
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 @dataclass(frozen=True)
@@ -85,13 +80,12 @@ def usage(sessions: Path, uid: int) -> Usage | None:
 def _call(sessions: Path, command: int, uid: int, block: bytearray) -> bytes | None:
     folder = os.open(sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        buffer = (ctypes.c_char * len(block)).from_buffer(block)
-        done = _libc.syscall(_QUOTACTL_FD, folder, ctypes.c_uint(command), uid, buffer)
-        if done == 0:
-            return bytes(block)
-        errno = ctypes.get_errno()
-        if errno in _UNKNOWN:
+        syscalls.quotactl_fd(folder, command, uid, block)
+        return bytes(block)
+    except OSError as error:
+        if error.errno in _UNKNOWN:
             return None
-        raise OSError(errno, os.strerror(errno), str(sessions))
+        error.filename = str(sessions)
+        raise
     finally:
         os.close(folder)

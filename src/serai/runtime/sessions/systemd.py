@@ -15,8 +15,8 @@ from typing import Any
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 
+from serai.common import files
 from serai.runtime.errors import TIMEOUT, SeraiError
-from serai.runtime.sessions import users
 from serai.runtime.sessions.supervisor import DROP_IN, drop_in, folder_unit, unit
 from serai.runtime.settings import Policy
 
@@ -46,7 +46,7 @@ class Systemd:
         text = drop_in(policy)
         if not self._settings.exists() or self._settings.read_text() != text:
             self._settings.parent.mkdir(parents=True, exist_ok=True)
-            users.replace(self._settings, text.encode())
+            files.write(self._settings, text.encode(), durable=False)
             await self._call("Reload")
 
     async def start(self, name: str) -> int:

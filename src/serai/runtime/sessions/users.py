@@ -6,9 +6,10 @@ They live in /run/serai/users, so that a full root disk cannot stop a session fr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from serai.common import files
 
 SHELL = "/bin/bash"
 
@@ -30,18 +31,6 @@ def write(folder: Path, users: Iterable[tuple[str, int]]) -> None:
     """
     entries = list(users)
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    replace(folder / "passwd", "".join(passwd_line(*entry) for entry in entries).encode())
-    replace(folder / "group", "".join(group_line(*entry) for entry in entries).encode())
-
-
-def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file under another name and rename it, so that nobody reads half of it."""
-    temporary = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, mode)
-    try:
-        os.fchmod(descriptor, mode)
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
-    temporary.rename(path)
+    for name, line in (("passwd", passwd_line), ("group", group_line)):
+        content = "".join(line(*entry) for entry in entries).encode()
+        files.write(folder / name, content, durable=False)

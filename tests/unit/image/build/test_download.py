@@ -267,7 +267,7 @@ def test_no_room(origin: Origin, target: Path) -> None:
 IN_A_SMALL_FILE_SYSTEM = """
 import sys
 from pathlib import Path
-from serai.image import download
+from serai.image.build import download
 from serai.image.errors import BuildError
 url, sha256, folder = sys.argv[1:]
 try:
