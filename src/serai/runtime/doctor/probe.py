@@ -199,17 +199,18 @@ def network(request: Request) -> dict[str, Any]:
         "lookup": tried(lambda: socket.getaddrinfo("example.com", 80)),
         "raw": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
         "vm": tried(connect("127.0.0.1", request["port"])),
-        "bridge": [tried(connect("127.0.0.1", port)) for port in (3128, 1080)],
+        "bridge": [tried(connect("127.0.0.1", port)) for port in request["bridge"]],
     }
 
 
 def gate(request: Request) -> dict[str, Any]:
     """The origin, a server of the VM's own, asked for by HTTP and by SOCKS."""
     host, port = request["origin"]
-    client = http.client.HTTPConnection("127.0.0.1", 3128, timeout=20)
+    http_port, socks_port = request["bridge"]
+    client = http.client.HTTPConnection("127.0.0.1", http_port, timeout=20)
     client.request("GET", f"http://{host}:{port}/")
     answer = client.getresponse()
-    with socket.create_connection(("127.0.0.1", 1080), 20) as sock:
+    with socket.create_connection(("127.0.0.1", socks_port), 20) as sock:
         sock.sendall(b"\x05\x01\x00")
         sock.recv(2)
         sock.sendall(b"\x05\x01\x00\x01" + socket.inet_aton(host) + struct.pack(">H", port))

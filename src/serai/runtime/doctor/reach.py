@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from serai.common import bridge
 from serai.runtime.doctor.core import Absent, Facts, Finding, Section, none_of, same
 
 network = Section("network", "network")
@@ -23,13 +24,13 @@ FIRST_FOLDERS = frozenset(
 OWN_MOUNTS = frozenset(
     (
         *("/", "/dev", "/dev/shm", "/dev/pts", "/dev/console", "/proc", "/tmp", "/var/tmp"),
-        *("/run", "/home", "/root", "/etc/hosts", "/run/serai/users", "/run/serai/gate"),
+        *("/run", "/home", "/root", "/etc/hosts", "/run/serai/users", bridge.GATE),
         "/run/serai/hints",
     )
 )
 # bubblewrap hides them where they could be written to.
 COVERED = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
-BRIDGE_PORTS = [1080, 3128]
+BOTH_PORTS = f"{bridge.HTTP_PORT} and {bridge.SOCKS_PORT}"
 
 
 # --- network
@@ -96,8 +97,8 @@ def _vm(facts: Facts) -> Finding:
     "Something else offers a service in the sandbox, and could stand between payloads and gate.",
 )
 def _listening(facts: Facts) -> Finding:
-    strange = [port for port in facts["network"]["listening"] if port not in BRIDGE_PORTS]
-    return none_of((f"port {port} is open" for port in strange), "3128 and 1080")
+    strange = [port for port in facts["network"]["listening"] if port not in bridge.PORTS]
+    return none_of((f"port {port} is open" for port in strange), BOTH_PORTS)
 
 
 @network(
@@ -105,8 +106,8 @@ def _listening(facts: Facts) -> Finding:
     "Payloads have no way out at all: every connection fails.",
 )
 def _bridge_answers(facts: Facts) -> Finding:
-    answers = zip(("3128", "1080"), facts["network"]["bridge"], strict=True)
-    return none_of((f"{port}: {error}" for port, error in answers if error), "3128 and 1080")
+    answers = zip(bridge.SOCKETS, facts["network"]["bridge"], strict=True)
+    return none_of((f"{port}: {error}" for port, error in answers if error), BOTH_PORTS)
 
 
 # --- files
@@ -117,7 +118,7 @@ READ_ONLY = {
     "/etc": "A payload could change the VM's configuration.",
     "/dev": "A payload could put a file where programs look for a device.",
     "/sys/devices/system/cpu": "A payload could switch the VM's processors off.",
-    "/run/serai/gate": "A payload could put a socket of its own where the gate's is.",
+    bridge.GATE: "A payload could put a socket of its own where the gate's is.",
     "/run/serai/hints": "A payload could tell an agent other places for its files.",
     "/run/serai/users": "A payload could give itself another name.",
     "/etc/hosts": "A payload could lead others in its session to wrong addresses.",
@@ -206,7 +207,7 @@ def _devices(facts: Facts) -> Finding:
 @files("no Unix socket of the VM is visible", "A service of the VM's could be spoken to.")
 def _sockets(facts: Facts) -> Finding:
     # The gate's own folder cannot be listed by the session.
-    own = ("/run/serai/gate/http.sock", "/run/serai/gate/socks.sock")
+    own = bridge.SOCKETS.values()
     return none_of(path for path in facts["files"]["sockets"] if path not in own)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serai.common import proc
+from serai.common import bridge, proc
 from serai.runtime.doctor import calls, probe, reach
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import Policy
@@ -38,6 +38,7 @@ def request(
         "mark": mark,
         "port": port,
         "key": key,
+        "bridge": list(bridge.SOCKETS),
         "calls": calls.request(platform.machine()),
         "read_only": list(reach.READ_ONLY),
         "private": list(reach.PRIVATE),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from serai.common import bridge
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
@@ -190,7 +191,7 @@ class _Visit:
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Origin) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             origin = ["127.0.0.1", server.server_port]
-            asked = {"parts": ["gate"], "origin": origin}
+            asked = {"parts": ["gate"], "origin": origin, "bridge": list(bridge.SOCKETS)}
             place = f"127.0.0.1:{server.server_port}"
             try:
                 before = json.loads(self._probe(asked))["found"]["gate"]

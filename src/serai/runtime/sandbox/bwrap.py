@@ -9,11 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.common import bridge
 from serai.runtime.settings import Policy
-
-HTTP_PORT, SOCKS_PORT = 3128, 1080  # as in units/bridge
-GATE = "/run/serai/gate"
-"""Where the gate's two sockets are inside."""
 
 USERS = "/run/serai/users"
 """Where passwd and group for libnss-extrausers lie, inside as in the VM (its folder is a link)."""
@@ -53,7 +50,9 @@ def arguments(policy: Policy, session: Session) -> list[str]:
         *(f"--unshare-{namespace}" for namespace in ("user", "pid", "net", "ipc", "uts", "cgroup")),
         *("--hostname", policy.hostname),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        # For the bridge: payloads come from outside and bring an environment of their own.
         *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
+        *("--setenv", bridge.VARIABLE, bridge.variable()),
         *_system(policy),
         *_private(),
         *_own(session),
@@ -89,7 +88,7 @@ def _own(session: Session) -> Iterable[str]:
     yield from ("--symlink", USERS, "/var/lib/extrausers")
     yield from ("--ro-bind", str(session.state / "hints"), HINTS)
     # A Unix socket on a read-only mount can still be connected to.
-    yield from ("--ro-bind", str(session.gate), GATE)
+    yield from ("--ro-bind", str(session.gate), bridge.GATE)
     yield from ("--bind", str(session.home), str(session.home))
 
 
@@ -118,7 +117,7 @@ def environment(policy: Policy, session: Session) -> dict[str, str]:
 
 def _proxies() -> dict[str, str]:
     """What programs look at to find the bridge; there is no other way out."""
-    http, socks = f"http://127.0.0.1:{HTTP_PORT}", f"socks5h://127.0.0.1:{SOCKS_PORT}"
+    http, socks = f"http://127.0.0.1:{bridge.HTTP_PORT}", f"socks5h://127.0.0.1:{bridge.SOCKS_PORT}"
     both_cases = {
         "HTTP_PROXY": http,
         "HTTPS_PROXY": http,
@@ -128,16 +127,16 @@ def _proxies() -> dict[str, str]:
         # No private ranges: without a direct route they would only fail.
         "NO_PROXY": "localhost,127.0.0.1,::1",
     }
-    through = f"socat - PROXY:127.0.0.1:%h:%p,proxyport={HTTP_PORT}"
+    through = f"socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}"
     return {
         **both_cases,
         **{name.lower(): value for name, value in both_cases.items()},
         "DOCKER_HTTP_PROXY": http,
         "DOCKER_HTTPS_PROXY": http,
-        "RSYNC_PROXY": f"127.0.0.1:{HTTP_PORT}",
+        "RSYNC_PROXY": f"127.0.0.1:{bridge.HTTP_PORT}",
         "CLOUDSDK_PROXY_TYPE": "http",
         "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-        "CLOUDSDK_PROXY_PORT": str(HTTP_PORT),
+        "CLOUDSDK_PROXY_PORT": str(bridge.HTTP_PORT),
         "GIT_SSH_COMMAND": f"ssh -o ProxyCommand='{through}'",
         "NODE_USE_ENV_PROXY": "1",  # without it, Node's fetch ignores all of the above
     }

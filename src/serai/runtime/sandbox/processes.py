@@ -7,10 +7,9 @@ import contextlib
 import time
 from pathlib import Path
 
-from serai.common import proc
+from serai.common import bridge, proc
 from serai.runtime.errors import TIMEOUT, SeraiError
 
-BRIDGE_PORTS = frozenset({3128, 1080})
 DEADLINE = 15.0
 
 
@@ -54,8 +53,8 @@ def _listens(init: int) -> bool:
     # The table of connections takes milliseconds to read, however short it is: the kernel goes
     # through all of its hash buckets. So the number of sockets is looked at first.
     return any(
-        proc.sockets(Path(f"/proc/{init}/net/sockstat{family}").read_text()) >= len(BRIDGE_PORTS)
-        and proc.listening(Path(f"/proc/{init}/net/tcp{family}").read_text()) >= BRIDGE_PORTS
+        proc.sockets(Path(f"/proc/{init}/net/sockstat{family}").read_text()) >= len(bridge.PORTS)
+        and proc.listening(Path(f"/proc/{init}/net/tcp{family}").read_text()) >= bridge.PORTS
         for family in ("6", "")
         if Path(f"/proc/{init}/net/tcp{family}").exists()
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.common import syscalls
+from serai.common import bridge, syscalls
 from serai.runtime.sandbox import bwrap
 from tests.support.sandbox import (
     Room,
@@ -153,7 +153,7 @@ def test_no_network_but_the_bridge(room: Room) -> None:
         assert connect(room, "2001:db8::1", 80) == ENETUNREACH
         assert connect(room, "169.254.169.254", 80) == ENETUNREACH
         assert connect(room, "127.0.0.1", port) == ECONNREFUSED
-        assert connect(room, "127.0.0.1", bwrap.HTTP_PORT) == 0
+        assert connect(room, "127.0.0.1", bridge.HTTP_PORT) == 0
         with open_room(room.session, options=weakened(room, ["--unshare-net"])) as weak:
             assert connect(weak, "127.0.0.1", port) == 0
 

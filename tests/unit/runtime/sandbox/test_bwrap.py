@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from serai.common import bridge
+from serai.image.guest import exercise, measure_gate
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import Policy
 from tests.conftest import ROOT
@@ -24,6 +26,7 @@ GOLDEN = """\
 --hostname serai --die-with-parent --new-session --cap-drop ALL
 --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games
 --setenv LANG C.UTF-8
+--setenv SERAI_BRIDGE 3128:/run/serai/gate/http.sock+1080:/run/serai/gate/socks.sock
 --dev /dev --perms 1777 --tmpfs /dev/shm --remount-ro /dev
 --proc /proc
 --symlink usr/bin /bin --symlink usr/sbin /sbin --symlink usr/lib /lib --symlink usr/lib64 /lib64
@@ -53,7 +56,7 @@ cap-add cap-drop perms chmod
 
 def test_the_options_are_these() -> None:
     policy = Policy(visible=("/usr", "/etc"))
-    assert bwrap.arguments(policy, SESSION) == GOLDEN.split()
+    assert bwrap.arguments(policy, SESSION) == [word.replace("+", " ") for word in GOLDEN.split()]
 
 
 def test_only_options_of_the_oldest_bubblewrap_are_used() -> None:
@@ -91,8 +94,19 @@ def test_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not re.search(r"10\.|172\.|192\.", env["NO_PROXY"])
 
 
-def test_the_bridge_listens_where_the_environment_points() -> None:
-    script = (ROOT / "src/serai/install/programs/bridge").read_text()
-    assert f"listen {bwrap.HTTP_PORT} http" in script
-    assert f"listen {bwrap.SOCKS_PORT} socks" in script
-    assert f"UNIX-CONNECT:{bwrap.GATE}/" in script
+def test_the_programs_have_the_ports_of_the_bridge_from_its_one_home() -> None:
+    for name in ("bridge", "session-start"):
+        script = (ROOT / "src/serai/install/programs" / name).read_text()
+        assert not re.search(r"3128|1080|serai/gate", script), name
+    assert f"${{{bridge.VARIABLE}:?}}" in (ROOT / "src/serai/install/programs/bridge").read_text()
+    for line in Path(exercise.__file__).read_text().splitlines():
+        # It runs alone in a machine, and has copies.
+        if "HTTPConnection(" in line:
+            assert f'"127.0.0.1", {bridge.HTTP_PORT},' in line
+        if "http" in line and "socks" in line:
+            assert f"{bridge.GATE}/{{name}}.sock" in line
+    assert measure_gate.LANES["gate"] == bridge.HTTP_PORT
+
+
+def test_the_environment_of_payloads_has_nothing_of_the_bridges() -> None:
+    assert bridge.VARIABLE not in bwrap.environment(Policy(), SESSION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serai.common import bridge
 from serai.image.verify.checks.core import Absent, Finding, check, the
 from serai.image.verify.facts import Evidence
 
@@ -12,7 +13,7 @@ KILLED = 137
 LEAST_DOCTORED = 80
 QUOTA, OWNER = 8 << 20, 4242  # as in exercise.py, which runs elsewhere
 OK, DENIED = 200, 403
-OWN_SOCKETS = ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"]
+OWN_SOCKETS = list(bridge.SOCKETS.values())
 
 
 @check("a payload has no capability, and both filters", "runtime")
