@@ -45,6 +45,11 @@ async def use(socket: Path, folder: Path) -> dict[str, Any]:
     """Everything a supervisor has to do, once."""
     manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-policy.conf")
     seen: dict[str, Any] = {"before": await manager.running()}
+    try:
+        await manager.start("unlimited")
+    except SeraiError as error:
+        seen["unlimited"] = str(error)
+    await manager.apply(Policy())
     first = await manager.start("brave-dry-owl")
     seen["same"] = await manager.start("brave-dry-owl") == first
     seen["running"] = await manager.running() == {"brave-dry-owl": first}
@@ -57,7 +62,6 @@ async def use(socket: Path, folder: Path) -> dict[str, Any]:
     await manager.stop("never-was-there")
     seen["after"] = await manager.running()
     await serve(manager, seen)
-    await manager.apply(Policy())
     limited = await manager.start("limited")
     seen["limits"] = Path(f"/proc/{limited}/limits").read_text()
     if manager._writer is not None:

@@ -33,7 +33,8 @@ def runtime(tmp_path: Path) -> Iterator[Path]:
     units.mkdir(parents=True)
     tmp_path.chmod(0o700)
     (units / "serai-session@.service").write_text(
-        "[Unit]\nCollectMode=inactive-or-failed\n[Service]\nType=exec\nExecStart=/bin/sleep 1000\n"
+        f"[Unit]\nCollectMode=inactive-or-failed\n{asserted(units)}\n"
+        "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n"
     )
     process = subprocess.Popen(
         ["/usr/bin/unshare", "-m", "--propagation", "private", "sh", "-c", START, "sh", *cgroups],
@@ -47,6 +48,13 @@ def runtime(tmp_path: Path) -> Iterator[Path]:
         (cgroups[0] / "cgroup.kill").write_text("1")
         process.wait()
         wait_for(lambda: all(map(removed, cgroups)))
+
+
+def asserted(units: Path) -> str:
+    """What the real unit asserts, of the place that this manager looks at."""
+    unit = (CHECKOUT / "src/serai/install/units/serai-session@.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("AssertPathExists=")]
+    return line.replace("/run/systemd/system", str(units))
 
 
 def removed(cgroup: Path) -> bool:
@@ -71,6 +79,7 @@ def test_units_are_started_found_limited_and_stopped(runtime: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
+    assert "ended with 'assert'" in seen["unlimited"]
     assert (seen["before"], seen["after"]) == ({}, {})
     assert (seen["same"], seen["running"], seen["again"]) == (True, True, True)
     assert seen["many"] == 20

@@ -9,6 +9,7 @@ from serai.image.definition.definition import Image
 from serai.image.settings import Settings
 from serai.image.verify.checks.core import Finding, check, the
 from serai.image.verify.facts import Evidence
+from serai.runtime import settings
 
 # By profile, the tools that it adds; '' is any version.
 MINIMAL = ("python3", "pip", "ensurepip", "git", "rg", "jq")
@@ -30,7 +31,14 @@ VERSIONS: dict[str, dict[str, str]] = {
 NODE_SOURCES = {"ubuntu": "official", "debian": "wheel"}
 PINS = {"official": "node", "wheel": "node_wheel"}
 DOCUMENTS = ["a book", "a paper", "a slide"]  # as in exercise.py, which runs elsewhere
-LIMITS = {"nofile": 524288, "nproc": 14813, "stack": 8192, "memlock": 8192}
+# Whoever logs in has the limits of a session's processes; sizes in KiB, as ulimit says them.
+SESSION = settings.Limits()
+LIMITS = {
+    "nofile": SESSION.nofile,
+    "nproc": SESSION.nproc,
+    "stack": SESSION.stack >> 10,
+    "memlock": SESSION.memlock >> 10,
+}
 LOCALE = "C.UTF-8"
 
 
