@@ -37,10 +37,21 @@ FILES = (
     File("programs/sessiond", "usr/lib/serai/sessiond", 0o755),
     File("programs/gate", "usr/lib/serai/gate", 0o755),
     File("programs/share", "usr/lib/serai/share", 0o755),
+    File("programs/session-disk", "usr/lib/serai/session-disk", 0o755),
     File("units/serai.slice", "etc/systemd/system/serai.slice", 0o644),
     File("units/serai-session@.service", "etc/systemd/system/serai-session@.service", 0o644),
     File("units/serai-sessiond.service", "etc/systemd/system/serai-sessiond.service", 0o644),
     File("units/serai-gate.service", "etc/systemd/system/serai-gate.service", 0o644),
+    File("units/serai-share@.service", "etc/systemd/system/serai-share@.service", 0o644),
+    *(
+        File(f"units/{name}.service", f"etc/systemd/system/{name}.service", 0o644)
+        for name in ("serai-session-disk", "serai-session-disk-grow")
+    ),
+    # Which of the two a machine has is decided when it is provisioned: the role session_disk.
+    *(
+        File(f"units/{kind}/sessions.mount", f"usr/lib/serai/{kind}/sessions.mount", 0o644)
+        for kind in ("disk", "folder")
+    ),
 )
 
 

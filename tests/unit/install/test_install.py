@@ -50,7 +50,10 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
         assert target.stat().st_mode & 0o7777 == file.mode
         assert target.read_bytes() == (HERE / file.source).read_bytes()
     shipped = {
-        f"{folder}/{p.name}" for folder in ("programs", "units") for p in (HERE / folder).iterdir()
+        str(path.relative_to(HERE))
+        for folder in ("programs", "units")
+        for path in (HERE / folder).rglob("*")
+        if path.is_file()
     }
     assert {file.source for file in install.FILES} == shipped
     code = "import sys; sys.path.insert(0, sys.argv[1]); import serai.runtime as m"
@@ -58,6 +61,31 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
     argv = ["/usr/bin/python3", "-ISc", code, str(tmp_path / "usr/lib/serai/python")]
     said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "__pycache__" in said
+
+
+def test_the_runtimes_units_have_one_home() -> None:
+    """Those of the seal are no part of it: they are an image's, and one removes itself."""
+    kinds = ("service", "mount", "slice", "socket", "timer", "path")
+    found = {
+        path.parent
+        for top in ("src", "roles")
+        for kind in kinds
+        for path in (ROOT / top).rglob(f"*.{kind}")
+    }
+    assert HERE / "units" in found
+    elsewhere = [path for path in found if HERE / "units" not in (path, path.parent)]
+    assert elsewhere == [ROOT / "roles/seal/files"]
+
+
+def test_a_program_out_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
+    install.install(wheel, tmp_path)
+    program = (tmp_path / "usr/lib/serai/session-disk").read_text()
+    program = program.replace("/usr/lib/serai/python", str(tmp_path / "usr/lib/serai/python"))
+    stated = program.replace("sys.exit(main())", "print(main.__module__)")
+    done = subprocess.run(
+        ["/usr/bin/python3", "-IS", "-c", stated], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "serai.disk.prepare\n"
 
 
 def test_the_same_wheel_is_left_alone_and_what_is_missing_comes_back(

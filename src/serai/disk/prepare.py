@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Prepare the disk for /sessions: find it, format it if it is blank, check it, point at it.
 
 Run once a boot, before sessions.mount, which mounts what /run/serai/session-disk points at. That
@@ -25,56 +24,28 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
-NAME = "sessions"  # the disk's serial, and the file system's label
-UNFINISHED = "sessions-new"  # its label until it is complete
-SEEDS = {"cidata", "config-2"}  # disks with which cloud-init is configured
+from serai.common import files, proc
+from serai.disk.choice import (
+    NAME,
+    UNFINISHED,
+    Content,
+    Disk,
+    RefusedError,
+    Signature,
+    choose,
+    judge,
+)
+
 MIB = 1 << 20
 WAIT = 10.0  # seconds; a disk may be found a little later than the root disk (NVMe)
 SAMPLES = 256
-EXT4_MAGIC = 0x438
-USER_DATA = 4096 * 2  # no file's content lies before the second block of an ext4 file system
 
 # Errors that e2fsck -p leaves behind (e2fsck(8)); below that it has mended what there was.
 E2FSCK_FAILED = 4
-
-
-class RefusedError(Exception):
-    """No disk can be used; the text is the line for the journal."""
-
-
-class Content(Enum):
-    """What a disk holds, as far as it matters here."""
-
-    BLANK = "nothing"
-    UNFINISHED = "a file system for sessions that was never finished"
-    SESSIONS = "sessions"
-    SEED = "a seed for cloud-init"
-    OTHER = "something else"
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What libblkid recognised, as wipefs(8) prints it."""
-
-    type: str
-    offset: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A whole disk that nobody uses; ``size`` is in bytes, ``detail`` names other contents."""
-
-    path: Path
-    serial: str
-    size: int
-    content: Content
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,73 +60,12 @@ class Places:
     note: Path = Path("/var/lib/serai/session-disk.formatting")
 
 
-# --- decisions: no I/O
-
-
-def judge(signatures: Sequence[Signature], *, zeros: bool, begun: bool) -> tuple[Content, str]:
-    """What a disk with these signatures holds, and its name where it is something else.
-
-    ``zeros`` says that nothing but zeros was read, ``begun`` that formatting it had begun.
-    """
-    ext4 = [s for s in signatures if s.type == "ext4" and s.offset == EXT4_MAGIC]
-    # Beyond its first blocks a file system holds what sessions wrote: no reason to refuse it.
-    before = [s for s in signatures if s not in ext4 and s.offset < USER_DATA]
-    labels = {s.label for s in ext4}
-    detail = ""
-    if not before and labels == {NAME}:
-        content = Content.SESSIONS
-    elif (not before and labels == {UNFINISHED}) or (not signatures and begun):
-        content = Content.UNFINISHED
-    elif any(s.label.lower() in SEEDS for s in signatures):
-        content = Content.SEED
-    elif not signatures and zeros:
-        content = Content.BLANK
-    else:
-        content = Content.OTHER
-        kinds = sorted({_described(s) for s in signatures})
-        detail = ", ".join(kinds) or "data of an unknown kind"
-    return content, detail
-
-
-def choose(disks: Sequence[Disk]) -> Disk | None:
-    """The disk for /sessions, or None if there is nothing that could be it. Raises RefusedError."""
-    disks = [disk for disk in disks if disk.content is not Content.SEED]
-    named = [disk for disk in disks if disk.serial == NAME]
-    labelled = [disk for disk in disks if disk.content is Content.SESSIONS]
-    usable = [disk for disk in disks if disk.content in (Content.BLANK, Content.UNFINISHED)]
-    chosen = named or labelled or usable
-    if named and set(labelled) - set(named):
-        chosen = named + labelled
-    if len(chosen) > 1:
-        raise RefusedError(
-            f"refused: {_paths(chosen)} could each be the disk for /sessions; "
-            f"leave one, or give one the serial '{NAME}'"
-        )
-    refused = [disk for disk in chosen or disks if disk.content is Content.OTHER]
-    if refused:
-        holdings = "; ".join(f"{disk.path} holds {disk.detail}" for disk in refused)
-        raise RefusedError(
-            f"refused for /sessions, not touched: {holdings}; attach a blank disk, "
-            f"or give up what this one holds with 'blkdiscard -f -z {refused[0].path}'"
-        )
-    return chosen[0] if chosen else None
-
-
-def _described(signature: Signature) -> str:
-    label = f" labelled '{signature.label}'" if signature.label else ""
-    return f"{signature.type}{label}"
-
-
-def _paths(disks: Sequence[Disk]) -> str:
-    return " and ".join(sorted(str(disk.path) for disk in disks))
-
-
 # --- looking
 
 
 def find(places: Places) -> list[Disk]:
     """All whole disks that nobody uses: no loop, RAM or mapped devices, none read-only."""
-    used = _mounted(places.mounts)
+    used = {each.device for each in proc.mounts(places.mounts.read_text())}
     found = []
     for block in sorted((places.sys / "block").iterdir()):
         size = int(_read(block / "size") or 0) * 512
@@ -201,11 +111,6 @@ def _samples(size: int) -> Iterator[tuple[int, int]]:
     yield from ((size // SAMPLES * index, 4096) for index in range(SAMPLES))
 
 
-def _mounted(mountinfo: Path) -> set[str]:
-    """The device numbers of what is mounted, 'major:minor' (proc_pid_mountinfo(5))."""
-    return {line.split()[2] for line in mountinfo.read_text().splitlines()}
-
-
 def _numbers(block: Path) -> set[str]:
     """The device numbers of a disk and its partitions."""
     return {_read(path) for path in (block / "dev", *block.glob("*/dev"))} - {""}
@@ -243,7 +148,8 @@ def keeps_quotas(places: Places) -> bool:
 def make(disk: Disk, note: Path, *, quotas: bool) -> None:
     """Format a disk that never held anything."""
     say(f"formatting {disk.path}, which holds {disk.content.value}")
-    _write_note(note, _identity(disk.serial, disk.size))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    files.write(note, f"{_identity(disk.serial, disk.size)}\n".encode())
     # 2 % stay root's: what Serai writes itself still fits when sessions have filled the disk.
     options = ["-q", "-F", "-t", "ext4", "-L", UNFINISHED, "-m", "2"]
     if quotas:
@@ -251,11 +157,11 @@ def make(disk: Disk, note: Path, *, quotas: bool) -> None:
     run("mke2fs", *options, disk.path)
     # Who knows a session's name may pass through; nobody can list the others.
     run("debugfs", "-w", "-R", "set_inode_field / mode 040711", disk.path)
-    _sync(disk.path)
+    files.fsync(disk.path)
     run("e2label", disk.path, NAME)
-    _sync(disk.path)
+    files.fsync(disk.path)
     note.unlink()
-    _sync(note.parent)
+    files.fsync(note.parent)
 
 
 def check(disk: Disk, *, quotas: bool) -> None:
@@ -275,15 +181,6 @@ def check(disk: Disk, *, quotas: bool) -> None:
         done = _run("tune2fs", *option, disk.path)
         if done.returncode != 0:
             say(f"it stays as it is: {_last_line(done.stderr)}", level=4)
-
-
-def point(link: Path, disk: Path) -> None:
-    """Make ``link`` point at ``disk``, in one step."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f".{link.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(disk)
-    temporary.rename(link)
 
 
 def run(*command: str | Path) -> str:
@@ -307,23 +204,6 @@ def say(text: str, *, level: int = 6) -> None:
     print(f"<{level}>{text}", file=sys.stderr, flush=True)
 
 
-def _write_note(note: Path, text: str) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(".new")
-    temporary.write_text(text + "\n")
-    _sync(temporary)
-    temporary.rename(note)
-    _sync(note.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it said nothing"])[-1]
 
@@ -344,7 +224,8 @@ def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
     else:
         places.note.unlink(missing_ok=True)  # a power cut came just before its removal
         check(disk, quotas=quotas)
-    point(places.link, disk.path)
+    places.link.parent.mkdir(parents=True, exist_ok=True)
+    files.link(places.link, disk.path)
     return disk
 
 
@@ -393,7 +274,3 @@ def main() -> int:
     if disk is None:
         say("there is no disk for /sessions: attach a blank one and reboot", level=4)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The disk for /sessions, prepared at each boot before it is mounted."""
