@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.doctor import calls, core, inside, reach, request
+from serai.common.checks import Facts, judge
+from serai.runtime.doctor import checks, request
 from serai.runtime.sandbox import bwrap
 from tests.support.sandbox import ROOT, Result, Room, open_room, possible_policy
 
 UID, OTHER_UID = 40021, 40022
 MARK = "the neighbour's"
-assert calls.GROUPS and inside.LIMITS and reach.files, "importing them adds their checks"
-CHECKS = [check for check in core.CHECKS if check.part in (*request.PARTS, "status")]
+CHECKS = [check for check in checks.CHECKS if check.part in (*request.PARTS, "status")]
 Options = list[str]
 
 
@@ -45,12 +45,12 @@ def red(vm: Vm, room: Room, **options: Any) -> dict[str, str]:
     # Judged by the policy as it should be, whatever the room is given.
     wanted = request.wanted(possible_policy(), room.session)
     facts = {**request.found(status.output, result.output), "wanted": wanted}
-    return {each.check.name: each.detail for each in core.judge(facts, {}, CHECKS) if not each.ok}
+    return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
 def judged(room: Room, status: str, output: str) -> set[str]:
     facts = {**request.found(status, output), "wanted": request.wanted(room.policy, room.session)}
-    return {each.check.name for each in core.judge(facts, {}, CHECKS) if not each.ok}
+    return {each.check.name for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
 def with_options(vm: Vm, change: Callable[[Options], Options], **more: Any) -> dict[str, str]:
@@ -75,7 +75,7 @@ def edited(statement: str) -> tuple[bytes, bytes]:
 EDIT = """
 import platform, seccomp as library
 from dataclasses import replace
-from serai.runtime import seccomp
+from serai.runtime.sandbox import seccomp
 def keep(name, test):
     seccomp.FILTERS[name] = tuple(new for rule in seccomp.FILTERS[name]
                                   for new in [replace(rule, syscalls=tuple(

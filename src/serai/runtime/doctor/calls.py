@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from errno import EAFNOSUPPORT, ENOSYS, EPERM, errorcode
+from functools import partial
 from typing import Any
 
-from serai.runtime.doctor.core import Facts, Finding, Section
+from serai.common.checks import Check, Facts, Finding, section
 
 MACHINES = ("x86_64", "aarch64")
 BAD = 1  # an address that nothing is mapped at
@@ -277,8 +278,6 @@ GROUPS = (
     ),
 )
 
-section = Section("system calls", "calls")
-
 
 def request(machine: str) -> list[list[Any]]:
     """What the probe is to try: name, number, arguments, and whether the kernel is asked."""
@@ -290,7 +289,8 @@ def request(machine: str) -> list[list[Any]]:
     ]
 
 
-def _judge(group: Group, answers: dict[str, int]) -> Finding:
+def _refused(group: Group, facts: Facts) -> Finding:
+    answers = facts["calls"]
     tried = [call for call in group.calls if call.name in answers]
     problems = [
         f"{call.name}: {errorcode.get(answers[call.name], 'it works')}"
@@ -304,22 +304,25 @@ def _judge(group: Group, answers: dict[str, int]) -> Finding:
     return Finding(problems, f"{len(tried)} tried, {errorcode[group.errno]}")
 
 
-def _add(group: Group) -> None:
-    @section(group.name, group.means)
-    def _refused(facts: Facts) -> Finding:
-        return _judge(group, facts["calls"])
-
-
-for _group in GROUPS:
-    _add(_group)
-
-
-@section(
-    "another ABI's system calls kill the process",
-    "Calls by another ABI have other numbers, which no rule of the filters looks at.",
-    part="foreign",
-)
 def _foreign(facts: Facts) -> Finding:
     survived = [name for name, killed in facts["foreign"].items() if not killed]
     said = f"{len(facts['foreign'])} tried" if facts["foreign"] else "this machine has none"
     return Finding([f"{name} goes on" for name in survived], said)
+
+
+CHECKS: tuple[Check[Facts], ...] = (
+    *section(
+        "system calls",
+        "calls",
+        *((group.name, partial(_refused, group), group.means) for group in GROUPS),
+    ),
+    *section(
+        "system calls",
+        "foreign",
+        (
+            "another ABI's system calls kill the process",
+            _foreign,
+            "Calls by another ABI have other numbers, which no rule of the filters looks at.",
+        ),
+    ),
+)

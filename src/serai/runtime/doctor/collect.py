@@ -28,7 +28,7 @@ from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import supervisor
 
 PATIENCE = 60.0
-Facts = dict[str, Any]
+Part = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[3]  # where our own modules are imported from
 GATE = {
     "gate": "from serai.gate import settings; settings.load(pathlib.Path(sys.argv[2]))",
@@ -49,9 +49,9 @@ CALLS = {
 }
 
 
-def gather(paths: Paths, took: dict[str, float]) -> Facts:
+def gather(paths: Paths, took: dict[str, float]) -> Part:
     """Every part of the VM's; one that cannot be collected is the reason why."""
-    parts: dict[str, Callable[[Paths], Facts]] = {
+    parts: dict[str, Callable[[Paths], Part]] = {
         "units": units,
         "installed": installed,
         "sockets": sockets,
@@ -61,7 +61,6 @@ def gather(paths: Paths, took: dict[str, float]) -> Facts:
         "disks": disks,
         "registry": registry,
         "settings": settings_read,
-        "audit": audit,
         "kernel": kernel,
         "clock": clock,
         "versions": versions,
@@ -70,7 +69,7 @@ def gather(paths: Paths, took: dict[str, float]) -> Facts:
     return {name: timed(name, partial(part, paths), took) for name, part in parts.items()}
 
 
-def timed(name: str, part: Callable[[], Facts], took: dict[str, float]) -> Facts | str:
+def timed(name: str, part: Callable[[], Part], took: dict[str, float]) -> Part | str:
     """What a part finds, or why it finds nothing."""
     begin = time.monotonic()
     try:
@@ -102,7 +101,7 @@ def text(path: str | Path) -> str:
     return ""
 
 
-def units(_paths: Paths) -> Facts:
+def units(_paths: Paths) -> Part:
     """systemctl(1)."""
     names = list(installation.SERVICES)
     shown = "Id,ActiveState,UnitFileState,NRestarts"
@@ -125,7 +124,7 @@ def units(_paths: Paths) -> Facts:
     }
 
 
-def installed(paths: Paths) -> Facts:
+def installed(paths: Paths) -> Part:
     """What the wheel put beside its modules; the drop-in that sessiond wrote."""
     folder = ROOT / install.HERE
     different = []
@@ -147,7 +146,7 @@ def installed(paths: Paths) -> Facts:
     }
 
 
-def sockets(paths: Paths) -> Facts:
+def sockets(paths: Paths) -> Part:
     """Modes and owners of the two control sockets."""
     control, gate = paths.control.stat(), paths.gate_control.stat()
     return {
@@ -160,13 +159,13 @@ def sockets(paths: Paths) -> Facts:
     }
 
 
-def _sessions(paths: Paths) -> list[Facts]:
+def _sessions(paths: Paths) -> list[Part]:
     with Client(paths.control, timeout=PATIENCE) as client:
-        found: list[Facts] = client.call("list")["sessions"]
+        found: list[Part] = client.call("list")["sessions"]
         return found
 
 
-def sessiond(paths: Paths) -> Facts:
+def sessiond(paths: Paths) -> Part:
     """What the daemon tells of its sessions."""
     found, now = _sessions(paths), time.time()
     return {
@@ -179,7 +178,7 @@ def sessiond(paths: Paths) -> Facts:
     }
 
 
-def filters(paths: Paths) -> Facts:
+def filters(paths: Paths) -> Part:
     """Each filter as it is installed, compared with what the generator makes."""
     from serai.runtime.sandbox import seccomp  # noqa: PLC0415  # takes a package that may be missing
 
@@ -194,7 +193,7 @@ def filters(paths: Paths) -> Facts:
     return found
 
 
-def users(paths: Paths) -> Facts:
+def users(paths: Paths) -> Part:
     """Sessions' users, for the registry, in the files and for the system."""
     nsswitch = {
         line.split(":")[0]: line.partition(":")[2]
@@ -225,7 +224,7 @@ def users(paths: Paths) -> Facts:
     }
 
 
-def disks(paths: Paths) -> Facts:
+def disks(paths: Paths) -> Part:
     """statvfs(3) and proc_pid_mountinfo(5) of what sessions need."""
     mounts = {each.place: each for each in proc.mounts_of()}
     sessions = mounts.get(str(paths.sessions))
@@ -252,16 +251,16 @@ def _owned(path: Path) -> list[Any]:
     return [f"{stat.S_IMODE(status.st_mode):04o}", status.st_uid, status.st_gid]
 
 
-def registry(paths: Paths) -> Facts:
+def registry(paths: Paths) -> Part:
     """PRAGMA quick_check, https://www.sqlite.org/pragma.html."""
     uri = f"file:{paths.registry}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as database:
         return {"check": database.execute("PRAGMA quick_check").fetchone()[0]}
 
 
-def settings_read(paths: Paths) -> Facts:
+def settings_read(paths: Paths) -> Part:
     """Why files of settings cannot be read, '' if they can; the gate's modules are its own."""
-    found: Facts = {"session": ""}
+    found: Part = {"session": ""}
     try:
         settings.load(paths.policy)
     except SeraiError as error:
@@ -279,14 +278,14 @@ def settings_read(paths: Paths) -> Facts:
     return found
 
 
-def audit(paths: Paths) -> Facts:
+def audit(paths: Paths) -> Part:
     """What the gate says of its log."""
     with Client(paths.control, timeout=PATIENCE) as client:
-        found: Facts = client.call("audit.verify")
+        found: Part = client.call("audit.verify")
         return found
 
 
-def kernel(_paths: Paths) -> Facts:
+def kernel(_paths: Paths) -> Part:
     """What the kernel can do, by trying."""
     kinds = {each.place: each.kind for each in proc.mounts_of()}
     return {
@@ -302,7 +301,7 @@ def kernel(_paths: Paths) -> Facts:
     }
 
 
-def clock(paths: Paths) -> Facts:
+def clock(paths: Paths) -> Part:
     """The clock beside times that were written, and beside the battery's."""
     battery = text("/sys/class/rtc/rtc0/since_epoch")
     written = [Path("/var/lib/dpkg/status"), paths.registry, paths.audit]
@@ -320,7 +319,7 @@ def clock(paths: Paths) -> Facts:
     }
 
 
-def versions(_paths: Paths) -> Facts:
+def versions(_paths: Paths) -> Part:
     """Versions of programs, and whether modules of the distribution's can be imported."""
     socat = [line for line in said("socat", "-V").splitlines() if line.startswith("socat version")]
     modules = {}
@@ -342,7 +341,7 @@ def versions(_paths: Paths) -> Facts:
     }
 
 
-def policy_of(paths: Paths) -> Facts:
+def policy_of(paths: Paths) -> Part:
     """What sessions are limited to, and how many pages of memory there are."""
     resources = settings.load(paths.policy).resources
     return {**vars(resources), "pages": os.sysconf("SC_PHYS_PAGES")}

@@ -1,20 +1,14 @@
-"""What a payload must be left with: no privileges, its own namespaces, the policy's limits."""
+"""What a payload must be left with: no privileges, and its own namespaces."""
 
 from __future__ import annotations
 
-from serai.runtime.doctor.core import Facts, Finding, Section, none_of, same
+from functools import partial
 
-privileges = Section("privileges", "status")
-apart = Section("namespaces", "namespaces")
-limits = Section("limits", "limits")
+from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
 
 SETS = {"CapPrm": "permitted", "CapEff": "effective", "CapAmb": "ambient"}
 
 
-@privileges(
-    "a payload holds no capability",
-    "A payload has a part of root's power, at least over its own sandbox.",
-)
 def _holds(facts: Facts) -> Finding:
     own = facts["status"]
     return none_of(
@@ -22,36 +16,11 @@ def _holds(facts: Facts) -> Finding:
     )
 
 
-@privileges(
-    "a payload inherits no capability",
-    "A program that a payload executes can get a part of root's power.",
-)
-def _inherits(facts: Facts) -> Finding:
-    held = facts["status"]["CapInh"]
-    return none_of([held] if int(held, 16) else [], "empty set")
+def _empty(key: str, found: str, facts: Facts) -> Finding:
+    held = facts["status"][key]
+    return problem(held if int(held, 16) else "", found)
 
 
-@privileges(
-    "no capability can come back",
-    "A set-user-ID program or a user namespace could give a payload a part of root's power.",
-)
-def _bounded(facts: Facts) -> Finding:
-    held = facts["status"]["CapBnd"]
-    return none_of([held] if int(held, 16) else [], "empty bounding set")
-
-
-@privileges(
-    "a payload gains nothing by executing a program",
-    "no-new-privs is not set: set-user-ID programs work, and filters can be lost.",
-)
-def _no_new(facts: Facts) -> Finding:
-    return same(facts["status"]["NoNewPrivs"], "1", "no-new-privs")
-
-
-@privileges(
-    "a payload has both filters",
-    "A system call filter is missing, with all that it refuses.",
-)
 def _filters(facts: Facts) -> Finding:
     own, bridge = facts["status"], facts["bridge"]
     # Where Serai runs in a container, that has filters of its own.
@@ -62,57 +31,22 @@ def _filters(facts: Facts) -> Finding:
     return Finding(problems, "one more than the bridge")
 
 
-@privileges(
-    "the bridge has the baseline filter",
-    "What reaches the bridge, or what it runs, has all system calls.",
-    part="bridge",
-)
 def _bridge(facts: Facts) -> Finding:
     bridge = facts["bridge"]
     return same((bridge["Seccomp"], int(bridge["Seccomp_filters"]) > 0), ("2", True), "it has")
 
 
-@privileges(
-    "a payload runs as its session's user",
-    "A payload's files belong to somebody else, and so may somebody else's be open to it.",
-)
 def _user(facts: Facts) -> Finding:
     own, uid = facts["status"], facts["wanted"]["uid"]
     return same([*own["Uid"].split(), *own["Gid"].split()], [str(uid)] * 8, f"UID and GID {uid}")
 
 
-@privileges(
-    "a payload is in no other group",
-    "Everything that such a group may reach is open to a payload.",
-)
-def _groups(facts: Facts) -> Finding:
-    return none_of(facts["status"]["Groups"].split())
-
-
-@privileges(
-    "a payload's signals are as they should be",
-    "Programs that rely on a signal, such as a broken pipe's, hang or cannot be stopped.",
-)
 def _signals(facts: Facts) -> Finding:
     own = facts["status"]
     odd = (f"{key} {own[key]}" for key in ("SigBlk", "SigIgn") if int(own[key], 16))
     return none_of(odd, "none is blocked or ignored")
 
 
-@privileges(
-    "a payload has three descriptors and no more",
-    "A descriptor of the daemon's is a way past every wall to what it stands for.",
-    part="process",
-)
-def _descriptors(facts: Facts) -> Finding:
-    return same(facts["process"]["descriptors"], [0, 1, 2])
-
-
-@privileges(
-    "a payload's environment is its own",
-    "Secrets of the daemon's leak to payloads, or programs miss the way to the gate.",
-    part="process",
-)
 def _environment(facts: Facts) -> Finding:
     found, wanted = facts["process"]["environment"], facts["wanted"]["environment"]
     odd = [f"{name} is strange" for name in found.keys() - wanted.keys()]
@@ -122,11 +56,6 @@ def _environment(facts: Facts) -> Finding:
     return none_of(sorted(odd), f"{len(found)} variables")
 
 
-@privileges(
-    "a payload leads a session without a terminal",
-    "A payload could be stopped by, or type into, a terminal that is not its own.",
-    part="process",
-)
 def _leads(facts: Facts) -> Finding:
     seen = facts["process"]
     problems = [] if seen["leader"] else ["it leads none"]
@@ -134,44 +63,21 @@ def _leads(facts: Facts) -> Finding:
     return Finding(problems, "none")
 
 
-@privileges(
-    "a payload's files are not open to everybody to write",
-    "Files that a payload makes can be changed by whoever gets at the home.",
-    part="process",
-)
-def _umask(facts: Facts) -> Finding:
-    return same(f"{facts['process']['umask']:03o}", "022")
-
-
-@privileges(
-    "a payload starts in its home",
-    "Programs that write to where they are started fail.",
-    part="process",
-)
-def _folder(facts: Facts) -> Finding:
-    return same(facts["process"]["folder"], facts["wanted"]["home"])
-
-
-@privileges(
-    "a payload is killed for want of memory as its session is",
-    "Where memory is short, the kernel would rather kill something of the VM's.",
-    part="process",
-)
 def _oom(facts: Facts) -> Finding:
     session, payload = facts["process"]["oom"]
     return same(payload, session, f"oom_score_adj {payload}")
 
 
-@privileges(
-    "a sandbox knows no user but its own",
-    "Files of users of the VM's could be made, or be taken for the payload's own.",
-    part="process",
-)
 def _map(facts: Facts) -> Finding:
     # The second number is what it is in a namespace that bubblewrap may have made in between.
     first, _, count, *more = facts["process"]["uid_map"]
     uid = str(facts["wanted"]["uid"])
     return same([first, count, *more], [uid, "1"], f"UID {uid} alone")
+
+
+def _namespace(kind: str, facts: Facts) -> Finding:
+    found, vm = facts["namespaces"][kind], facts["wanted"]["namespaces"][kind]
+    return problem("it is the VM's" if found == vm else "", found)
 
 
 KINDS = {
@@ -185,34 +91,105 @@ KINDS = {
 }
 
 
-def _add_namespace(kind: str, means: str) -> None:
-    @apart(f"a payload has its own {kind} namespace", means)
-    def _own(facts: Facts) -> Finding:
-        found, vm = facts["namespaces"][kind], facts["wanted"]["namespaces"][kind]
-        return Finding(["it is the VM's"] if found == vm else [], found)
-
-
-for _kind, _means in KINDS.items():
-    _add_namespace(_kind, _means)
-
-
-# --- limits
-
-LIMITS = {
-    "NOFILE": ("open files", "One session can use up the kernel's open files."),
-    "NPROC": ("processes of a user", "A fork bomb is not stopped by the second of two limits."),
-    "STACK": ("the stack", "A program's stack can grow over other memory."),
-    "MEMLOCK": ("locked memory", "A session can hold on to memory that others need."),
-    "CORE": ("a core dump", "A crash starts a program of the VM's, or fills the disk."),
-}
-
-
-def _add_limit(key: str, what: str, means: str) -> None:
-    @limits(f"the limit of {what} is the policy's", means)
-    def _limit(facts: Facts) -> Finding:
-        wanted = facts["wanted"]["limits"][key]
-        return same(facts["limits"][key], [wanted, wanted], str(wanted))
-
-
-for _key, (_what, _means) in LIMITS.items():
-    _add_limit(_key, _what, _means)
+CHECKS: tuple[Check[Facts], ...] = (
+    *section(
+        "privileges",
+        "status",
+        (
+            "a payload holds no capability",
+            _holds,
+            "A payload has a part of root's power, at least over its own sandbox.",
+        ),
+        (
+            "a payload inherits no capability",
+            partial(_empty, "CapInh", "empty set"),
+            "A program that a payload executes can get a part of root's power.",
+        ),
+        (
+            "no capability can come back",
+            partial(_empty, "CapBnd", "empty bounding set"),
+            "A set-user-ID program or a user namespace could give a payload part of root's power.",
+        ),
+        (
+            "a payload gains nothing by executing a program",
+            lambda facts: same(facts["status"]["NoNewPrivs"], "1", "no-new-privs"),
+            "no-new-privs is not set: set-user-ID programs work, and filters can be lost.",
+        ),
+        (
+            "a payload has both filters",
+            _filters,
+            "A system call filter is missing, with all that it refuses.",
+        ),
+        (
+            "a payload runs as its session's user",
+            _user,
+            "A payload's files belong to somebody else, and so may somebody else's be open to it.",
+        ),
+        (
+            "a payload is in no other group",
+            lambda facts: none_of(facts["status"]["Groups"].split()),
+            "Everything that such a group may reach is open to a payload.",
+        ),
+        (
+            "a payload's signals are as they should be",
+            _signals,
+            "Programs that rely on a signal, such as a broken pipe's, hang or cannot be stopped.",
+        ),
+    ),
+    *section(
+        "privileges",
+        "bridge",
+        (
+            "the bridge has the baseline filter",
+            _bridge,
+            "What reaches the bridge, or what it runs, has all system calls.",
+        ),
+    ),
+    *section(
+        "privileges",
+        "process",
+        (
+            "a payload has three descriptors and no more",
+            lambda facts: same(facts["process"]["descriptors"], [0, 1, 2]),
+            "A descriptor of the daemon's is a way past every wall to what it stands for.",
+        ),
+        (
+            "a payload's environment is its own",
+            _environment,
+            "Secrets of the daemon's leak to payloads, or programs miss the way to the gate.",
+        ),
+        (
+            "a payload leads a session without a terminal",
+            _leads,
+            "A payload could be stopped by, or type into, a terminal that is not its own.",
+        ),
+        (
+            "a payload's files are not open to everybody to write",
+            lambda facts: same(f"{facts['process']['umask']:03o}", "022"),
+            "Files that a payload makes can be changed by whoever gets at the home.",
+        ),
+        (
+            "a payload starts in its home",
+            lambda facts: same(facts["process"]["folder"], facts["wanted"]["home"]),
+            "Programs that write to where they are started fail.",
+        ),
+        (
+            "a payload is killed for want of memory as its session is",
+            _oom,
+            "Where memory is short, the kernel would rather kill something of the VM's.",
+        ),
+        (
+            "a sandbox knows no user but its own",
+            _map,
+            "Files of users of the VM's could be made, or be taken for the payload's own.",
+        ),
+    ),
+    *section(
+        "namespaces",
+        "namespaces",
+        *(
+            (f"a payload has its own {kind} namespace", partial(_namespace, kind), means)
+            for kind, means in KINDS.items()
+        ),
+    ),
+)

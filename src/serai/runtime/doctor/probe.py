@@ -233,7 +233,9 @@ def files(request: Request) -> dict[str, Any]:
         "writable": {path: works(partial(write, path)) for path in [*request["private"], str(own)]},
         "listing": {path: listing(path) for path in ["/", *request["private"], *request["fixed"]]},
         "devices": devices(),
-        "sockets": sockets(["/run", "/etc", "/var", "/opt", "/tmp", "/dev", "/home", str(own)]),
+        "sockets": sockets(
+            ["/run", "/etc", "/var", "/opt", "/tmp", "/dev", "/home", "/root", str(own)]
+        ),
         "readable": [path for path in request["secrets"] if works(partial(read, path))],
         "switches": [path for path in request["switches"] if works(partial(open_to_write, path))],
         "hostname": os.uname().nodename,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 
 from serai.common import bridge
-from serai.runtime.doctor.core import Absent, Facts, Finding, Section, none_of, same
-
-network = Section("network", "network")
-files = Section("files", "files")
-others = Section("other sessions", "others")
+from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem, same, section
 
 TREE = [["1", "0", "bwrap"], ["2", "1", "bash"], ["3", "2", "socat"], ["4", "2", "socat"]]
 DEVICES = [
@@ -33,22 +29,6 @@ COVERED = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", 
 BOTH_PORTS = f"{bridge.HTTP_PORT} and {bridge.SOCKS_PORT}"
 
 
-# --- network
-
-
-@network(
-    "there is no interface but the loopback",
-    "An interface is a way out past the gate.",
-)
-def _interfaces(facts: Facts) -> Finding:
-    return same(facts["network"]["interfaces"], ["lo"])
-
-
-@network("there is no route", "A route is a way out past the gate.")
-def _routes(facts: Facts) -> Finding:
-    return none_of(facts["network"]["routes"])
-
-
 REFUSED = {
     "tcp": ("TCP past the gate goes nowhere", "A payload reaches the net without being asked."),
     "tcp6": ("IPv6 past the gate goes nowhere", "A payload reaches the net without being asked."),
@@ -60,57 +40,24 @@ REFUSED = {
 }
 
 
-def _add_refusal(key: str, name: str, means: str) -> None:
-    @network(name, means)
-    def _refused(facts: Facts) -> Finding:
-        return same(facts["network"][key] or "it works", "ENETUNREACH")
+def _refused(key: str, wanted: str, facts: Facts) -> Finding:
+    return same(facts["network"][key] or "it works", wanted)
 
 
-for _key, (_name, _means) in REFUSED.items():
-    _add_refusal(_key, _name, _means)
-
-
-@network("names are looked up by the gate alone", "Data can leave in the names that are asked for.")
 def _lookup(facts: Facts) -> Finding:
     found = facts["network"]["lookup"]
-    return Finding([] if found else ["a name is resolved"], found)
+    return problem("" if found else "a name is resolved", found)
 
 
-@network(
-    "raw sockets are refused",
-    "A payload could forge packets in whatever network it gets into.",
-)
-def _raw(facts: Facts) -> Finding:
-    return same(facts["network"]["raw"] or "it works", "EPERM")
-
-
-@network(
-    "the VM's own services are out of reach",
-    "What listens on the VM's loopback trusts whoever comes from there.",
-)
-def _vm(facts: Facts) -> Finding:
-    return same(facts["network"]["vm"] or "it works", "ECONNREFUSED")
-
-
-@network(
-    "only the bridge listens",
-    "Something else offers a service in the sandbox, and could stand between payloads and gate.",
-)
 def _listening(facts: Facts) -> Finding:
     strange = [port for port in facts["network"]["listening"] if port not in bridge.PORTS]
     return none_of((f"port {port} is open" for port in strange), BOTH_PORTS)
 
 
-@network(
-    "both ports of the bridge answer",
-    "Payloads have no way out at all: every connection fails.",
-)
 def _bridge_answers(facts: Facts) -> Finding:
     answers = zip(bridge.SOCKETS, facts["network"]["bridge"], strict=True)
     return none_of((f"{port}: {error}" for port, error in answers if error), BOTH_PORTS)
 
-
-# --- files
 
 READ_ONLY = {
     "/": "A payload could put a program or a library where others look for one.",
@@ -149,91 +96,44 @@ SWITCHES = (
 )
 
 
-def _add_read_only(path: str, means: str) -> None:
-    @files(f"{path} is read-only", means)
-    def _read_only(facts: Facts) -> Finding:
-        found = facts["files"]["read_only"]
-        if path not in found:
-            raise Absent(f"there is no {path}")
-        return Finding([] if found[path] else ["it can be written"], "read-only")
+def _read_only(path: str, facts: Facts) -> Finding:
+    found = facts["files"]["read_only"]
+    if path not in found:
+        raise Absent(f"there is no {path}")
+    return problem("" if found[path] else "it can be written", "read-only")
 
 
-def _add_private(path: str, means: str) -> None:
-    @files(f"{path} is the session's own", means)
-    def _private(facts: Facts) -> Finding:
-        seen, home = facts["files"], facts["wanted"]["home"]
-        # Where sessions lie below it, as in a test.
-        own = [home[len(path) + 1 :].split("/")[0]] if home.startswith(f"{path}/") else []
-        problems = [f"it holds {each}" for each in seen["listing"][path] if each not in own]
-        if not seen["writable"][path]:
-            problems.append("it cannot be written")
-        return Finding(problems, "empty, writable")
+def _private(path: str, facts: Facts) -> Finding:
+    seen, home = facts["files"], facts["wanted"]["home"]
+    # Where sessions lie below it, as in a test.
+    own = [home[len(path) + 1 :].split("/")[0]] if home.startswith(f"{path}/") else []
+    problems = [f"it holds {each}" for each in seen["listing"][path] if each not in own]
+    if not seen["writable"][path]:
+        problems.append("it cannot be written")
+    return Finding(problems, "empty, writable")
 
 
-def _add_fixed(path: str, wanted: Iterable[str], means: str) -> None:
-    @files(f"{path} shows {' and '.join(wanted)} only", means)
-    def _fixed(facts: Facts) -> Finding:
-        return same(facts["files"]["listing"][path], list(wanted))
+def _fixed(path: str, facts: Facts) -> Finding:
+    return same(facts["files"]["listing"][path], FIXED[path][0])
 
 
-for _path, _means in READ_ONLY.items():
-    _add_read_only(_path, _means)
-for _path, _means in PRIVATE.items():
-    _add_private(_path, _means)
-for _path, (_wanted, _means) in FIXED.items():
-    _add_fixed(_path, _wanted, _means)
-
-
-@files("/ shows what a session needs only", "A folder of the VM's is visible that no policy names.")
 def _top(facts: Facts) -> Finding:
     wanted = FIRST_FOLDERS | {facts["wanted"]["home"].split("/")[1]}
     wanted |= {path.split("/")[1] for path in facts["wanted"]["visible"]}
     return none_of(sorted(set(facts["files"]["listing"]["/"]) - wanted), "nothing else")
 
 
-@files("a session can write its home", "Nothing that a payload makes can be kept.")
 def _home(facts: Facts) -> Finding:
     home = facts["wanted"]["home"]
     return Finding([] if facts["files"]["writable"][home] else ["it cannot"], home)
 
 
-@files(
-    "devices are the harmless ones", "A device is a way around the file system to what it holds."
-)
-def _devices(facts: Facts) -> Finding:
-    return same(facts["files"]["devices"], sorted(DEVICES))
-
-
-@files("no Unix socket of the VM is visible", "A service of the VM's could be spoken to.")
 def _sockets(facts: Facts) -> Finding:
     # The gate's own folder cannot be listed by the session.
     own = bridge.SOCKETS.values()
     return none_of(path for path in facts["files"]["sockets"] if path not in own)
 
 
-@files("the VM's secrets are unreadable", "Keys and passwords of the VM's leak to payloads.")
-def _secrets(facts: Facts) -> Finding:
-    return none_of(facts["files"]["readable"], f"{len(SECRETS)} tried")
-
-
-@files("the kernel's switches are out of reach", "A payload could change, or halt, the whole VM.")
-def _switches(facts: Facts) -> Finding:
-    return none_of(facts["files"]["switches"], f"{len(SWITCHES)} tried")
-
-
-@files("the host name is the policy's", "The name tells which VM this is.")
-def _hostname(facts: Facts) -> Finding:
-    return same(facts["files"]["hostname"], facts["wanted"]["hostname"])
-
-
-@files("the hosts file is the session's own", "Names lead elsewhere, or tell of the VM's network.")
-def _hosts(facts: Facts) -> Finding:
-    return same(facts["files"]["hosts"], facts["wanted"]["hosts"], "localhost and its own")
-
-
-@files(
-    "nothing else is mounted", "Something of the VM's is visible that no policy names.", "mounts"
-)
 def _mounts(facts: Facts) -> Finding:
     known = OWN_MOUNTS | COVERED | {facts["wanted"]["home"], *facts["wanted"]["visible"]}
     known |= set(facts["wanted"]["below"])
@@ -241,11 +141,6 @@ def _mounts(facts: Facts) -> Finding:
     return none_of((each for each in strange if not each.startswith("/dev/")), "the policy's alone")
 
 
-@files(
-    "no mount lets set-user-ID programs or devices work",
-    "A program or device that got into a home in any way would have its full power.",
-    "mounts",
-)
 def _nosuid(facts: Facts) -> Finding:
     odd = []
     for place, options, kind in facts["mounts"]:
@@ -257,62 +152,16 @@ def _nosuid(facts: Facts) -> Finding:
     return none_of(odd)
 
 
-# --- other sessions
-
-
-@others("only the own home is there", "Names of other sessions are visible.")
-def _beside(facts: Facts) -> Finding:
-    return same(facts["others"]["beside"], [facts["wanted"]["home"].rpartition("/")[2]])
-
-
-@others("another session's files are out of reach", "Sessions can read each other's files.")
-def _direct(facts: Facts) -> Finding:
-    return none_of((f"by {way}" for way in facts["others"]["direct"]), "five ways tried")
-
-
-@others(
-    "no process or descriptor leads to another session",
-    "Sessions can read each other's files through /proc.",
-)
-def _through(facts: Facts) -> Finding:
-    return none_of(f"by {way}" for way in facts["others"]["through"])
-
-
-@others(
-    "a sandbox holds the bridge and the payload only",
-    "Processes of somebody else's are visible, or something is left from an earlier payload.",
-)
 def _tree(facts: Facts) -> Finding:
     found = sorted(facts["others"]["processes"], key=lambda row: int(row[0]))
     return same([" ".join(row) for row in found], [" ".join(row) for row in TREE], "four processes")
 
 
-@others(
-    "a payload looks into no process it did not start",
-    "A payload could write to the bridge's memory, and so get rid of a filter.",
-)
-def _traced(facts: Facts) -> Finding:
-    return none_of(facts["others"]["traced"])
-
-
-@others(
-    "the VM's shared memory is out of reach", "What the VM's programs share is open to payloads."
-)
-def _segment(facts: Facts) -> Finding:
-    return Finding(["it is there"] if facts["others"]["memory"] else [], "not there")
-
-
-@others(
-    "the list of users names the session's own", "Names of other sessions are visible.", "files"
-)
 def _users(facts: Facts) -> Finding:
     names = {line.split(":")[0] for line in facts["files"]["users"].splitlines()}
     return same(names, {facts["wanted"]["name"]})
 
 
-@others(
-    "the cgroup's path tells nothing", "Where the session's cgroup lies tells of others.", "files"
-)
 def _cgroup(facts: Facts) -> Finding:
     paths = [line.split(":", 2)[2] for line in facts["files"]["cgroup"]]
     # A payload's own is below the sandbox's, or beside it: then it is shown by dots.
@@ -322,3 +171,172 @@ def _cgroup(facts: Facts) -> Finding:
 def _is_own(path: str) -> bool:
     last = path.rpartition("/")[2]
     return path.lstrip("/.") == last and last.startswith(("exec-", "detached-"))
+
+
+CHECKS: tuple[Check[Facts], ...] = (
+    *section(
+        "network",
+        "network",
+        (
+            "there is no interface but the loopback",
+            lambda facts: same(facts["network"]["interfaces"], ["lo"]),
+            "An interface is a way out past the gate.",
+        ),
+        (
+            "there is no route",
+            lambda facts: none_of(facts["network"]["routes"]),
+            "A route is a way out past the gate.",
+        ),
+        *(
+            (name, partial(_refused, key, "ENETUNREACH"), means)
+            for key, (name, means) in REFUSED.items()
+        ),
+        (
+            "names are looked up by the gate alone",
+            _lookup,
+            "Data can leave in the names that are asked for.",
+        ),
+        (
+            "raw sockets are refused",
+            partial(_refused, "raw", "EPERM"),
+            "A payload could forge packets in whatever network it gets into.",
+        ),
+        (
+            "the VM's own services are out of reach",
+            partial(_refused, "vm", "ECONNREFUSED"),
+            "What listens on the VM's loopback trusts whoever comes from there.",
+        ),
+        (
+            "only the bridge listens",
+            _listening,
+            "Something else offers a service in the sandbox, perhaps between payloads and gate.",
+        ),
+        (
+            "both ports of the bridge answer",
+            _bridge_answers,
+            "Payloads have no way out at all: every connection fails.",
+        ),
+    ),
+    *section(
+        "files",
+        "files",
+        *(
+            (f"{path} is read-only", partial(_read_only, path), means)
+            for path, means in READ_ONLY.items()
+        ),
+        *(
+            (f"{path} is the session's own", partial(_private, path), means)
+            for path, means in PRIVATE.items()
+        ),
+        *(
+            (f"{path} shows {' and '.join(wanted)} only", partial(_fixed, path), means)
+            for path, (wanted, means) in FIXED.items()
+        ),
+        (
+            "/ shows what a session needs only",
+            _top,
+            "A folder of the VM's is visible that no policy names.",
+        ),
+        ("a session can write its home", _home, "Nothing that a payload makes can be kept."),
+        (
+            "devices are the harmless ones",
+            lambda facts: same(facts["files"]["devices"], sorted(DEVICES)),
+            "A device is a way around the file system to what it holds.",
+        ),
+        (
+            "no Unix socket of the VM is visible",
+            _sockets,
+            "A service of the VM's could be spoken to.",
+        ),
+        (
+            "the VM's secrets are unreadable",
+            lambda facts: none_of(facts["files"]["readable"], f"{len(SECRETS)} tried"),
+            "Keys and passwords of the VM's leak to payloads.",
+        ),
+        (
+            "the kernel's switches are out of reach",
+            lambda facts: none_of(facts["files"]["switches"], f"{len(SWITCHES)} tried"),
+            "A payload could change, or halt, the whole VM.",
+        ),
+        (
+            "the host name is the policy's",
+            lambda facts: same(facts["files"]["hostname"], facts["wanted"]["hostname"]),
+            "The name tells which VM this is.",
+        ),
+        (
+            "the hosts file is the session's own",
+            lambda facts: same(
+                facts["files"]["hosts"], facts["wanted"]["hosts"], "localhost and its own"
+            ),
+            "Names lead elsewhere, or tell of the VM's network.",
+        ),
+    ),
+    *section(
+        "files",
+        "mounts",
+        (
+            "nothing else is mounted",
+            _mounts,
+            "Something of the VM's is visible that no policy names.",
+        ),
+        (
+            "no mount lets set-user-ID programs or devices work",
+            _nosuid,
+            "A program or device that got into a home in any way would have its full power.",
+        ),
+    ),
+    *section(
+        "other sessions",
+        "others",
+        (
+            "only the own home is there",
+            lambda facts: same(
+                facts["others"]["beside"], [facts["wanted"]["home"].rpartition("/")[2]]
+            ),
+            "Names of other sessions are visible.",
+        ),
+        (
+            "another session's files are out of reach",
+            lambda facts: none_of(
+                (f"by {way}" for way in facts["others"]["direct"]), "five ways tried"
+            ),
+            "Sessions can read each other's files.",
+        ),
+        (
+            "no process or descriptor leads to another session",
+            lambda facts: none_of(f"by {way}" for way in facts["others"]["through"]),
+            "Sessions can read each other's files through /proc.",
+        ),
+        (
+            "a sandbox holds the bridge and the payload only",
+            _tree,
+            "Somebody else's processes are visible, or something is left of an earlier payload.",
+        ),
+        (
+            "a payload looks into no process it did not start",
+            lambda facts: none_of(facts["others"]["traced"]),
+            "A payload could write to the bridge's memory, and so get rid of a filter.",
+        ),
+        (
+            "the VM's shared memory is out of reach",
+            lambda facts: Finding(
+                ["it is there"] if facts["others"]["memory"] else [], "not there"
+            ),
+            "What the VM's programs share is open to payloads.",
+        ),
+    ),
+    *section(
+        "other sessions",
+        "files",
+        (
+            "the list of users names the session's own",
+            _users,
+            "Names of other sessions are visible.",
+        ),
+        (
+            "the cgroup's path tells nothing",
+            _cgroup,
+            "Where the session's cgroup lies tells of others.",
+        ),
+    ),
+)

@@ -11,28 +11,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from types import FrameType
-from typing import Any
 
+from serai.common.checks import Facts, Result, judge, summary
 from serai.common.paths import Paths
 from serai.runtime import settings
-
-# Importing a module of checks adds them.
-from serai.runtime.doctor import (
-    calls,
-    collect,
-    core,
-    inside,
-    installation,
-    lifetime,
-    reach,
-    system,
-    tenant,
-)
-from serai.runtime.doctor.core import Result
+from serai.runtime.doctor import collect, tenant
+from serai.runtime.doctor.checks import CHECKS
 from serai.runtime.errors import SeraiError
-
-__all__ = ["calls", "inside", "installation", "lifetime", "reach", "system"]
 
 
 def examine(paths: Paths) -> list[Result]:
@@ -54,25 +41,9 @@ def examine(paths: Paths) -> list[Result]:
         except SeraiError:
             rules = settings.Policy()  # that it cannot be read is a finding of its own
         facts |= tenant.gather(paths, rules, took)
-        return core.judge(facts, took, ordered())
-
-
-def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """The shape of verify.json; ``means`` where a check failed."""
-    return {
-        "checks": [
-            {
-                "name": each.check.name,
-                "ok": each.ok,
-                "detail": each.detail,
-                "seconds": round(each.seconds, 3),
-                **({} if each.ok else {"means": each.check.means}),
-            }
-            for each in results
-        ],
-        "passed": sum(each.ok for each in results),
-        "failed": sum(not each.ok for each in results),
-    }
+        # Last: what the throwaway session was allowed and denied is in the log, too.
+        facts["audit"] = collect.timed("audit", partial(collect.audit, paths), took)
+        return judge(Facts(facts), took, CHECKS)
 
 
 def table(results: Sequence[Result], colour: bool) -> str:
@@ -90,17 +61,6 @@ def table(results: Sequence[Result], colour: bool) -> str:
             lines.append(f"        {each.check.means}")
     failed = sum(not each.ok for each in results)
     return "\n".join([*lines, f"{len(results) - failed} passed, {failed} failed"])
-
-
-AREAS = (
-    *("units", "filters", "users", "disks", "system", "versions", "gate", "privileges"),
-    *("namespaces", "system calls", "network", "files", "other sessions", "limits", "lifetime"),
-)
-
-
-def ordered() -> list[core.Check]:
-    """All checks, the VM's first, whichever module was imported first."""
-    return sorted(core.CHECKS, key=lambda each: (AREAS.index(each.area), each.find.__module__))
 
 
 INTRODUCTION = """\
@@ -125,9 +85,9 @@ There are {count} checks.
 
 def page() -> str:
     """The text of docs/doctor.md."""
-    lines = [INTRODUCTION.format(count=len(core.CHECKS))]
-    for area in AREAS:
-        rows = [f"| {each.name} | {each.means} |" for each in ordered() if each.area == area]
+    lines = [INTRODUCTION.format(count=len(CHECKS))]
+    for area in dict.fromkeys(each.area for each in CHECKS):
+        rows = [f"| {each.name} | {each.means} |" for each in CHECKS if each.area == area]
         title = f"{area[0].upper()}{area[1:]}"
         lines += ["\n".join([f"## {title}", "", "| check | if it fails |", "|---|---|", *rows, ""])]
     return "\n".join(lines)
@@ -138,15 +98,15 @@ def _shown(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def main(as_json_: bool) -> int:
+def main(as_json: bool) -> int:
     """Carry out the command; returns its exit status. Raises SeraiError."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     site.main()  # the command is started without, and modules of the distribution's are looked at
     begin = time.monotonic()
     results = examine(Paths())
-    report = as_json(results)
-    if as_json_:
+    report = summary(results)
+    if as_json:
         print(json.dumps(report))
     else:
         print(table(results, sys.stdout.isatty()), f"in {time.monotonic() - begin:.1f} s")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from errno import ENOSYS, errorcode
+from functools import partial
 
-from serai.runtime.doctor.core import Facts, Finding, Section, none_of, same
-
-system = Section("system", "kernel")
-versions = Section("versions", "versions")
+from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
 
 OLDEST_KERNEL = (5, 15)
 LEAST_ENTROPY = 128
@@ -26,102 +24,6 @@ FEATURES = {
 }
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """The numbers that a version begins with."""
-    found = re.search(r"\d+(\.\d+)*", text)
-    if found is None:
-        raise ValueError(f"{text!r} is no version")
-    return tuple(map(int, found[0].split(".")))
-
-
-def _add_feature(name: str, means: str) -> None:
-    @system(f"the kernel has {name}", means)
-    def _has(facts: Facts) -> Finding:
-        error = facts["kernel"]["calls"][name]
-        return Finding(
-            ["it does not exist"] if error == ENOSYS else [], errorcode.get(error, "yes")
-        )
-
-
-for _name, _means in FEATURES.items():
-    _add_feature(_name, _means)
-
-
-@system("the kernel is new enough", "System calls that sessions rest on are missing.")
-def _kernel(facts: Facts) -> Finding:
-    release = facts["kernel"]["release"]
-    old = numbers(release)[:2] < OLDEST_KERNEL
-    return Finding([f"{release} is older than 5.15"] if old else [], release)
-
-
-@system(
-    "payloads are kept from tracing", "A payload could get rid of a filter by way of the bridge."
-)
-def _tracing(facts: Facts) -> Finding:
-    abi, yama = facts["kernel"]["landlock"], facts["kernel"]["ptrace_scope"]
-    well = abi >= ABIS or yama >= 1
-    said = f"Landlock {abi}, ptrace_scope {yama}"
-    return Finding([] if well else [said], said)
-
-
-@system("users may make sandboxes", "bubblewrap cannot start: no session can.")
-def _user_namespaces(facts: Facts) -> Finding:
-    seen = facts["kernel"]["user_namespaces"]
-    problems = [] if seen["user.max_user_namespaces"] not in ("0", "") else ["none may be made"]
-    if seen["kernel.unprivileged_userns_clone"] == "0":
-        problems.append("kernel.unprivileged_userns_clone is 0")
-    if seen["kernel.apparmor_restrict_unprivileged_userns"] == "1":
-        problems.append("kernel.apparmor_restrict_unprivileged_userns is 1")
-    return Finding(problems, f"{seen['user.max_user_namespaces']} at most")
-
-
-@system("the kernel has seccomp filters", "No payload can be started.")
-def _seccomp(facts: Facts) -> Finding:
-    missing = ACTIONS - set(facts["kernel"]["seccomp"].split())
-    return none_of(sorted(missing), "with kill_process")
-
-
-@system("cgroup v2 is what there is", "Sessions cannot be limited, frozen or ended as a whole.")
-def _cgroup(facts: Facts) -> Finding:
-    return same(facts["kernel"]["cgroup"], "cgroup2")
-
-
-@system("swap is off", "What sessions keep in memory is written to the root disk.")
-def _swap(facts: Facts) -> Finding:
-    return none_of(facts["kernel"]["swaps"])
-
-
-@system("bubblewrap has no rights of its own", "A hole in bubblewrap would be one in the VM.")
-def _setuid(facts: Facts) -> Finding:
-    mode = facts["kernel"]["bwrap"]
-    odd = mode & 0o6000 or mode & 0o022
-    return Finding([f"mode {mode:04o}"] if odd else [], f"mode {mode:04o}")
-
-
-@system(
-    "the clock is right",
-    "Certificates are not valid, and the audit log tells wrong times.",
-    "clock",
-)
-def _clock(facts: Facts) -> Finding:
-    seen = facts["clock"]
-    problems = []
-    if seen["now"] < seen["newest"]:
-        problems.append(f"it is {seen['newest'] - seen['now']:.0f} s behind what was written")
-    if seen["battery"] is not None and abs(seen["now"] - seen["battery"]) > MOST_DRIFT:
-        problems.append(f"it is {seen['now'] - seen['battery']:+.0f} s off the battery's")
-    return Finding(problems, "not behind")
-
-
-@system("there is entropy", "Keys can be guessed, or programs wait for ever.", "clock")
-def _entropy(facts: Facts) -> Finding:
-    seen = facts["clock"]
-    problems = [] if seen["random"] else ["the kernel's random numbers are not ready"]
-    if seen["entropy"] < LEAST_ENTROPY:
-        problems.append(f"{seen['entropy']} bits")
-    return Finding(problems, f"{seen['entropy']} bits")
-
-
 OLDEST = {
     "systemd": ((249,), "Units' settings that contain sessions may be ignored."),
     "bwrap": ((0, 6, 1), "Options that make a sandbox are unknown to it."),
@@ -136,23 +38,130 @@ MODULES = {
 }
 
 
-def _add_version(name: str, oldest: tuple[int, ...], means: str) -> None:
-    @versions(f"{name} is new enough", means)
-    def _new(facts: Facts) -> Finding:
-        found = facts["versions"]["programs"][name]
-        least = ".".join(map(str, oldest))
-        old = numbers(found) < oldest
-        return Finding([f"{found} is older than {least}"] if old else [], found)
+def numbers(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with."""
+    found = re.search(r"\d+(\.\d+)*", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no version")
+    return tuple(map(int, found[0].split(".")))
 
 
-def _add_module(name: str, means: str) -> None:
-    @versions(f"Python has {name}", means)
-    def _there(facts: Facts) -> Finding:
-        problem = facts["versions"]["modules"][name]
-        return Finding([problem] if problem else [], "yes")
+def _feature(name: str, facts: Facts) -> Finding:
+    error = facts["kernel"]["calls"][name]
+    return Finding(["it does not exist"] if error == ENOSYS else [], errorcode.get(error, "yes"))
 
 
-for _name, (_oldest, _means) in OLDEST.items():
-    _add_version(_name, _oldest, _means)
-for _name, _means in MODULES.items():
-    _add_module(_name, _means)
+def _kernel(facts: Facts) -> Finding:
+    release = facts["kernel"]["release"]
+    old = numbers(release)[:2] < OLDEST_KERNEL
+    return Finding([f"{release} is older than 5.15"] if old else [], release)
+
+
+def _tracing(facts: Facts) -> Finding:
+    abi, yama = facts["kernel"]["landlock"], facts["kernel"]["ptrace_scope"]
+    well = abi >= ABIS or yama >= 1
+    said = f"Landlock {abi}, ptrace_scope {yama}"
+    return Finding([] if well else [said], said)
+
+
+def _user_namespaces(facts: Facts) -> Finding:
+    seen = facts["kernel"]["user_namespaces"]
+    problems = [] if seen["user.max_user_namespaces"] not in ("0", "") else ["none may be made"]
+    if seen["kernel.unprivileged_userns_clone"] == "0":
+        problems.append("kernel.unprivileged_userns_clone is 0")
+    if seen["kernel.apparmor_restrict_unprivileged_userns"] == "1":
+        problems.append("kernel.apparmor_restrict_unprivileged_userns is 1")
+    return Finding(problems, f"{seen['user.max_user_namespaces']} at most")
+
+
+def _seccomp(facts: Facts) -> Finding:
+    missing = ACTIONS - set(facts["kernel"]["seccomp"].split())
+    return none_of(sorted(missing), "with kill_process")
+
+
+def _setuid(facts: Facts) -> Finding:
+    mode = facts["kernel"]["bwrap"]
+    odd = mode & 0o6000 or mode & 0o022
+    return Finding([f"mode {mode:04o}"] if odd else [], f"mode {mode:04o}")
+
+
+def _clock(facts: Facts) -> Finding:
+    seen = facts["clock"]
+    problems = []
+    if seen["now"] < seen["newest"]:
+        problems.append(f"it is {seen['newest'] - seen['now']:.0f} s behind what was written")
+    if seen["battery"] is not None and abs(seen["now"] - seen["battery"]) > MOST_DRIFT:
+        problems.append(f"it is {seen['now'] - seen['battery']:+.0f} s off the battery's")
+    return Finding(problems, "not behind")
+
+
+def _entropy(facts: Facts) -> Finding:
+    seen = facts["clock"]
+    problems = [] if seen["random"] else ["the kernel's random numbers are not ready"]
+    if seen["entropy"] < LEAST_ENTROPY:
+        problems.append(f"{seen['entropy']} bits")
+    return Finding(problems, f"{seen['entropy']} bits")
+
+
+def _version(name: str, facts: Facts) -> Finding:
+    found, (oldest, _) = facts["versions"]["programs"][name], OLDEST[name]
+    least = ".".join(map(str, oldest))
+    return problem(f"{found} is older than {least}" if numbers(found) < oldest else "", found)
+
+
+def _module(name: str, facts: Facts) -> Finding:
+    return problem(facts["versions"]["modules"][name])
+
+
+CHECKS: tuple[Check[Facts], ...] = (
+    *section(
+        "system",
+        "kernel",
+        *(
+            (f"the kernel has {name}", partial(_feature, name), means)
+            for name, means in FEATURES.items()
+        ),
+        ("the kernel is new enough", _kernel, "System calls that sessions rest on are missing."),
+        (
+            "payloads are kept from tracing",
+            _tracing,
+            "A payload could get rid of a filter by way of the bridge.",
+        ),
+        ("users may make sandboxes", _user_namespaces, "bubblewrap cannot start: no session can."),
+        ("the kernel has seccomp filters", _seccomp, "No payload can be started."),
+        (
+            "cgroup v2 is what there is",
+            lambda facts: same(facts["kernel"]["cgroup"], "cgroup2"),
+            "Sessions cannot be limited, frozen or ended as a whole.",
+        ),
+        (
+            "swap is off",
+            lambda facts: none_of(facts["kernel"]["swaps"]),
+            "What sessions keep in memory is written to the root disk.",
+        ),
+        (
+            "bubblewrap has no rights of its own",
+            _setuid,
+            "A hole in bubblewrap would be one in the VM.",
+        ),
+    ),
+    *section(
+        "system",
+        "clock",
+        (
+            "the clock is right",
+            _clock,
+            "Certificates are not valid, and the audit log tells wrong times.",
+        ),
+        ("there is entropy", _entropy, "Keys can be guessed, or programs wait for ever."),
+    ),
+    *section(
+        "versions",
+        "versions",
+        *(
+            (f"{name} is new enough", partial(_version, name), means)
+            for name, (_, means) in OLDEST.items()
+        ),
+        *((f"Python has {name}", partial(_module, name), means) for name, means in MODULES.items()),
+    ),
+)

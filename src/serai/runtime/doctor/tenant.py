@@ -24,6 +24,7 @@ from serai.common import bridge
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
+from serai.runtime.doctor.lifetime import KEPT
 from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import publish, supervisor
@@ -39,15 +40,16 @@ PARTS = (
     *("wanted", "status", *request.PARTS),
     *("cgroup", "home", "egress", "payloads", "lifetime"),
 )
+# What the neighbour does: a file that everybody may read, and what it reads of it itself.
+OPEN = 'echo "$1" >open; chmod 666 open; chmod 777 .; cat open; echo'
 CONTROLS = ("memory.max", "pids.max", "cpu.weight", "io.weight")
-KEPT = "kept by the doctor"
 
-Facts = dict[str, Any]
+Part = dict[str, Any]
 
 
-def gather(paths: Paths, policy: Policy, took: dict[str, float]) -> Facts:
+def gather(paths: Paths, policy: Policy, took: dict[str, float]) -> Part:
     """Everything that ``PARTS`` names; where a session cannot be made, the reason for each."""
-    facts: Facts = {}
+    facts: Part = {}
     try:
         with Client(paths.control, timeout=PATIENCE) as client:
             sweep(client)
@@ -72,7 +74,7 @@ def sweep(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def _sessions(paths: Paths, client: Client) -> Iterator[tuple[Facts, Facts]]:
+def _sessions(paths: Paths, client: Client) -> Iterator[tuple[Part, Part]]:
     token = secrets.token_hex(4)
     names = [f"{PREFIX}{token}", f"{PREFIX}{token}-b"]
     try:
@@ -89,13 +91,13 @@ def _sessions(paths: Paths, client: Client) -> Iterator[tuple[Facts, Facts]]:
 class _Visit:
     """One stay in the session ``rogue``, beside ``neighbour``."""
 
-    def __init__(self, paths: Paths, policy: Policy, client: Client, both: tuple[Facts, Facts]):
+    def __init__(self, paths: Paths, policy: Policy, client: Client, both: tuple[Part, Part]):
         self.paths = paths
         self.client = client
         self.policy = policy
         self.rogue, self.neighbour = both
         self.name, self.uid = str(self.rogue["name"]), int(self.rogue["uid"])
-        self.facts: Facts = {}
+        self.facts: Part = {}
         self.took: dict[str, float] = {}
 
     def all(self) -> None:
@@ -114,7 +116,7 @@ class _Visit:
         ):
             self.facts[part] = self._part(part, action)
 
-    def _part(self, part: str, action: Callable[[], Facts]) -> Facts | str:
+    def _part(self, part: str, action: Callable[[], Part]) -> Part | str:
         begin = time.monotonic()
         try:
             return action()
@@ -135,27 +137,28 @@ class _Visit:
             raise SeraiError(f"{argv[0]} said nothing in the session (status {done.status}) {why}")
         return done.status, done.stdout.decode(errors="replace")
 
-    def _asked(self, port: int, key: int, mark: str, **more: Any) -> Facts:
+    def _asked(self, port: int, key: int, mark: str, **more: Any) -> Part:
         secret = self.paths.home(str(self.neighbour["name"])) / "open"
         home = self.paths.home(self.name)
         return {**request.request(home, secret=secret, mark=mark, port=port, key=key), **more}
 
-    def _probe(self, asked: Facts) -> str:
+    def _probe(self, asked: Part) -> str:
         return self._run(*request.argv(asked))[1]
 
-    def _looks(self) -> Facts:
+    def _looks(self) -> Part:
         mark = secrets.token_hex(16)
-        script = f"echo {mark} >open; chmod 666 open; chmod 777 .; echo"
-        self._run("sh", "-c", script, name=str(self.neighbour["name"]))
+        _, own = self._run("sh", "-c", OPEN, "sh", mark, name=str(self.neighbour["name"]))
         with socket.create_server(("127.0.0.1", 0)) as server, _segment() as key:
             asked = self._asked(server.getsockname()[1], key, mark)
             _, status = self._run(*request.STATUS)
             told = self._probe(asked)
         for part, seconds in json.loads(told)["took"].items():
             self.took[part] = seconds
-        return request.found(status, told)
+        found = request.found(status, told)
+        # What is not there for anybody is out of this one's reach as well, and proves nothing.
+        return found if mark in own else {**found, "others": "the neighbour cannot read its file"}
 
-    def _cgroup(self) -> Facts:
+    def _cgroup(self) -> Part:
         """The limits of the session as a whole, which its unit has."""
         own = [place for place in _places(self._own()) if place is not None]
         folder = min(own, key=lambda path: len(path.parts))
@@ -178,7 +181,7 @@ class _Visit:
             "files": {name: (folder / name).exists() for name in ("cgroup.freeze", "cgroup.kill")},
         }
 
-    def _home(self) -> Facts:
+    def _home(self) -> Part:
         status = self.paths.home(self.name).stat()
         return {
             "mode": stat.S_IMODE(status.st_mode),
@@ -186,7 +189,7 @@ class _Visit:
             "uids": [self.uid, int(self.neighbour["uid"])],
         }
 
-    def _egress(self) -> Facts:
+    def _egress(self) -> Part:
         """A server of the VM's own, asked for without a rule and with one."""
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Origin) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -208,9 +211,9 @@ class _Visit:
             "decisions": [each["allowed"] for each in entries if each["event"] == "decision"],
         }
 
-    def _payloads(self) -> Facts:
+    def _payloads(self) -> Part:
         """How payloads end, and what they leave; each is told by the seconds that it sleeps."""
-        facts: Facts = {"status": self._run("sh", "-c", "echo; exit 7")[0]}
+        facts: Part = {"status": self._run("sh", "-c", "echo; exit 7")[0]}
         self._run("sh", "-c", "setsid sleep 1009 >/dev/null 2>&1 & echo")
         facts["left"] = self._left("1009")
         facts["timed_out"] = self._run("sleep", "1010", timeout=0.3)[0]
@@ -228,12 +231,12 @@ class _Visit:
     def _left(self, seconds: str) -> int:
         return _settled(lambda: len(_sleeping(self._own(), seconds)))
 
-    def _lifetime(self) -> Facts:
+    def _lifetime(self) -> Part:
         """Stopped with something running in it, archived, reopened."""
         self._run("sh", "-c", f"echo '{KEPT}' >kept; echo")
         cgroup = self.facts["cgroup"]
         unit = None if isinstance(cgroup, str) else Path(cgroup["unit"])
-        facts: Facts = {"stopped": self.client.call("stop", name=self.name)["state"]}
+        facts: Part = {"stopped": self.client.call("stop", name=self.name)["state"]}
         facts["processes"] = _settled(lambda: len(self._own()))
         facts["cgroup"] = _settled(lambda: unit is not None and unit.exists())
         places = (self.paths.gate(self.name), self.paths.session(self.name))
@@ -246,7 +249,7 @@ class _Visit:
         return facts
 
 
-def _removed(paths: Paths, both: tuple[Facts, Facts]) -> Facts:
+def _removed(paths: Paths, both: tuple[Part, Part]) -> Part:
     """Of sessions that have just been removed: what is still there."""
     users = {str(each["name"]): int(each["uid"]) for each in both}
     places = [paths.removing / str(uid) for uid in users.values()]

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from serai.runtime.doctor import core, request
+from serai.common.checks import Facts, judge
+from serai.runtime.doctor import request
 from tests.support.sandbox import Room
 from tests.support.weak_sandbox import CHECKS, Vm, look, red
 
@@ -120,5 +121,5 @@ def test_a_bridge_that_does_not_answer_is_red(vm: Vm, room: Room) -> None:
     facts = request.found(room.run(request.STATUS).output, look(vm, room).output)
     facts["wanted"] = request.wanted(room.policy, room.session)
     facts["network"]["bridge"] = ["ECONNREFUSED", ""]
-    found = {each.check.name for each in core.judge(facts, {}, CHECKS) if not each.ok}
+    found = {each.check.name for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
     assert found == {"both ports of the bridge answer"}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serai.common import syscalls
-from serai.runtime.doctor import inside, request
+from serai.runtime.doctor import limits, request
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, open_room, possible_policy
 from tests.support.weak_sandbox import CHECKS, UID, Vm, judged, look, red
@@ -141,9 +141,9 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     **{
         f"limit {key}": (
             limited(getattr(__import__("resource"), f"RLIMIT_{key}")),
-            {f"the limit of {inside.LIMITS[key][0]} is the policy's"},
+            {f"the limit of {limits.LIMITS[key][0]} is the policy's"},
         )
-        for key in inside.LIMITS
+        for key in limits.LIMITS
     },
 }  # fmt: skip
 

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from serai.common.checks import Facts, judge
 from serai.runtime import settings
-from serai.runtime.doctor import collect, core, report, tenant
+from serai.runtime.doctor import checks, collect, tenant
 from serai.runtime.sandbox import cgroups
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
 # The stand-in for systemd gives no limits.
-CONTROLLERS = {check.name for check in core.CHECKS if check.part == "cgroup"} - {
+CONTROLLERS = {check.name for check in checks.CHECKS if check.part == "cgroup"} - {
     "a payload has a cgroup of its own",
     "a session can be frozen and killed as a whole",
 }
 CHECKS = [
-    check for check in core.CHECKS if check.part in tenant.PARTS and check.name not in CONTROLLERS
+    check for check in checks.CHECKS if check.part in tenant.PARTS and check.name not in CONTROLLERS
 ]
-assert report.AREAS, "importing it adds all checks"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def examined(vm: Vm) -> dict[str, str]:
     rules = settings.load(vm.paths.policy)
     facts = tenant.gather(vm.paths, rules, {})
     facts["policy"] = collect.policy_of(vm.paths)
-    return {each.check.name: each.detail for each in core.judge(facts, {}, CHECKS) if not each.ok}
+    return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
 def test_a_whole_vm_is_all_green_and_nothing_is_left(vm: Vm) -> None:
@@ -177,6 +177,33 @@ def test_a_daemon_that_leaves_a_step_out_is_seen(
         vm.start()
         wait_for(lambda: not vm.sessions())
     assert set(found) == wanted, found
+
+
+def test_a_neighbour_that_cannot_read_its_own_file_proves_nothing(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenant, "OPEN", "echo; rm -f open")
+    found = examined(vm)
+    assert set(found) == {check.name for check in CHECKS if check.part == "others"}
+    assert set(found.values()) == {"not seen: the neighbour cannot read its file"}
+
+
+def test_an_audit_log_that_was_changed_is_red(vm: Vm) -> None:
+    def whole() -> bool:
+        facts = Facts({"audit": collect.audit(vm.paths)})
+        (log,) = [each for each in checks.CHECKS if each.part == "audit"]
+        return judge(facts, {}, [log])[0].ok
+
+    assert examined(vm) == {}
+    assert whole()
+    (file,) = [path for path in vm.paths.audit.iterdir() if b"decision" in path.read_bytes()]
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b'"allowed":false', b'"allowed":true ', 1))
+    try:
+        assert file.read_bytes() != before
+        assert not whole()
+    finally:
+        file.write_bytes(before)
 
 
 def test_whatever_happens_no_session_is_left(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
