@@ -6,14 +6,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from serai.image.definition import definition
+from serai.image.definition import definition, pins
 from serai.image.settings import Settings
-from serai.image.verify import checks
+from serai.image.verify.checks import disks, sessions_disk, tools
 from serai.image.verify.facts import Evidence
 
 GIB = 1 << 30
 MIB = 1 << 20
-IMAGE = definition.load(Settings.of({}, root=Path(__file__).parents[2]), "debian-12-amd64-standard")
+HERE = Settings.of({}, root=Path(__file__).parents[2])
+IMAGE = definition.load(HERE, "debian-12-amd64-standard")
+PINS = pins.read(HERE)
 KEY = "ssh-ed25519 AAAASEEDED serai"
 NOW = 1_800_000_000.0
 ROOT_PARTITION = {
@@ -28,7 +30,7 @@ ESP_PARTITION = {
     "start": MIB,
     "bytes": 99 * MIB,
     "fstype": "vfat",
-    "type": checks.disks.ESP,
+    "type": disks.ESP,
 }
 
 
@@ -37,7 +39,7 @@ def a_machine(
 ) -> dict[str, Any]:
     """A well machine; ``letter`` makes its identity."""
     partition = f"{root}p1" if root.startswith("nvme") else f"{root}1"
-    disks = [
+    root_disks = [
         {
             "name": root,
             "bytes": 10 * GIB,
@@ -67,7 +69,7 @@ def a_machine(
             "hostname_file": "serai",
             "address": "127.0.1.1",
         },
-        "disks": disks,
+        "disks": root_disks,
         "root": {
             "device": partition,
             "disk": root,
@@ -122,8 +124,8 @@ def a_sessions_mount(device: str) -> dict[str, Any]:
         "fstype": "ext4",
         "source": f"/dev/{device}",
         "options": ["rw", "nosuid", "nodev", "relatime"],
-        "mode": checks.sessions.MODE,
-        "owner": checks.sessions.OWNER,
+        "mode": sessions_disk.MODE,
+        "owner": sessions_disk.OWNER,
         "ext4": {"bytes": 10 * GIB, "made": int(NOW) - 20, "uuid": "11" * 16, "label": "sessions"},
     }
 
@@ -134,39 +136,23 @@ def good() -> dict[str, Any]:
     foreign["facts"]["boot"] = {
         "state": "degraded",
         "multi_user": "active",
-        "failed": [checks.sessions.UNIT],
+        "failed": [sessions_disk.UNIT],
     }
     foreign["facts"]["sessions"]["journal"] = ["/dev/vdb holds ext4 'other': refused"]
     return {
         "image": IMAGE.model_dump(),
+        "pins": {name: pin.model_dump() for name, pin in PINS.items()},
         "first": a_machine("a"),
         "second": a_machine("a"),
         "foreign": foreign,
         "alone": a_machine("c", sessions=None),
-        "runtime": {
-            "created": 0.5,
-            "capabilities": ["0000000000000000"] * 5,
-            "no_new_privileges": "1",
-            "seccomp": "2",
-            "filters": 3,
-            "tree": ["1 0 bwrap", "2 1 bash", "3 2 socat", "4 2 socat", "9 0 ps"],
-            "sessions": "rogue",
-            "own": "secret",
-            "reached": "",
-            "past_gate": ["ENETUNREACH", "ENETUNREACH", "gaierror"],
-            "sockets": ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock"],
+        "exercise": {
             "versions": {
-                name: version or "1.0" for name, version in checks.tools.wanted(IMAGE).items()
+                name: version or "1.0" for name, version in tools.wanted(IMAGE, PINS).items()
             },
             "uninvited": [],
-            "documents": list(checks.tools.DOCUMENTS),
+            "documents": list(tools.DOCUMENTS),
             "compiled": "compiled",
-            "denied": 403,
-            "denial": "allow it with: serai policy allow witness 127.0.0.1:80",
-            "allowed": 200,
-            "origin": "origin",
-            "decisions": [False, True],
-            "audit_whole": True,
             "quota": 8 * MIB,
             "full": "EDQUOT",
             "while_full": "well",
@@ -178,8 +164,6 @@ def good() -> dict[str, Any]:
             "frozen": "frozen",
             "frozen_usec": 0,
             "thawed": 0.01,
-            "policy_weight": 100,
-            "weights": [100, 100],
             "light_usec": 900_000,
             "heavy_usec": 8_800_000,
             "busy_answer": "well",
@@ -190,8 +174,6 @@ def good() -> dict[str, Any]:
             "bomb_refused": 40,
             "after_bomb": "well",
             "processes_left": 0,
-            "archived_mode": 0,
-            "kept": "kept",
             "sessions_left": [],
             "doctor_passed": 190,
             "doctor_failed": [],

@@ -17,7 +17,7 @@ from serai.image import offline
 from serai.image.definition.definition import Image
 from serai.image.guest import probe
 from serai.image.run import run
-from serai.image.verify.facts import Facts
+from serai.image.verify.facts import ProbeFacts
 from serai.image.vm.vm import Machine
 
 TOLD = Path(__file__).with_name("kept_sessions.py")
@@ -50,7 +50,7 @@ STATUS = 7
 BOOT = """
 import sys
 from pathlib import Path
-from serai.image import definition
+from serai.image.definition import definition
 from serai.image.vm.boot import boot
 from serai.image.settings import Settings
 settings = Settings.of()
@@ -77,7 +77,7 @@ class Upgraded:
     said: list[str]
     after: dict[str, Any]
     used: list[str]
-    facts: Facts
+    facts: ProbeFacts
 
 
 def upgraded(image: Image, disk: Path, older: Machine, sessions: Path, work: Path) -> Upgraded:
@@ -95,7 +95,7 @@ def upgraded(image: Image, disk: Path, older: Machine, sessions: Path, work: Pat
         (folder / program.name).write_text(program.read_text())
     key = "grep -o 'ssh-ed25519.*' /var/lib/cloud/instance/user-data.txt"
     command = f"cd {shlex.quote(folder.name)}; cat file; id -un; systemctl is-system-running; {key}"
-    command += "; python3 told.py; sh used.sh; python3 probe.py; echo aside >&2"
+    command += f"; python3 {TOLD.name}; sh used.sh; python3 probe.py; echo aside >&2"
     command += f"; exit {STATUS}"
     untouched = faulty.stat().st_mtime_ns
     words: list[str | Path] = [image.name, faulty, sessions, folder, command]
@@ -112,7 +112,7 @@ def upgraded(image: Image, disk: Path, older: Machine, sessions: Path, work: Pat
         said=lines[:4],
         after=json.loads(lines[4]),
         used=lines[5:9],
-        facts=Facts.model_validate_json(lines[9]),
+        facts=ProbeFacts.model_validate_json(lines[9]),
     )
 
 

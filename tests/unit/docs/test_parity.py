@@ -10,8 +10,9 @@ import yaml
 
 from serai.image.definition import definition, pins
 from serai.image.settings import Settings
-from serai.image.verify import checks
+from serai.image.verify.checks import CHECKS, tools
 from serai.image.vm import describe
+from serai.runtime.doctor import checks as doctor
 from serai.runtime.settings import Limits
 from tests.conftest import ROOT
 
@@ -38,7 +39,7 @@ def row(begin: str) -> str:
 def test_each_line_names_what_sees_it(cells: list[str]) -> None:
     assert len(cells) == 3
     assert all(cells)
-    names = {check.name for check in checks.CHECKS}
+    names = {check.name for check in CHECKS} | {check.name for check in doctor.CHECKS}
     for seen in cells[2].split("; "):
         if seen.startswith('"'):
             assert seen.strip('"') in names
@@ -78,8 +79,8 @@ def test_the_standard_profile_has_each_tool(begin: str, package: str) -> None:
     """And the versions in the table are those that a booted image is checked for."""
     command = {"Python": "python3", "GCC": "gcc", "OpenJDK": "java"}.get(begin, begin)
     ours, debians = row(begin).split("; Debian 12: ")
-    assert ours.split(",")[0] == checks.tools.VERSIONS["ubuntu"][command]
-    assert debians == checks.tools.VERSIONS["debian"][command]
+    assert ours.split(",")[0] == tools.VERSIONS["ubuntu"][command]
+    assert debians == tools.VERSIONS["debian"][command]
     added = variables("toolchain", "vars/main")["toolchain_added"]
     assert row(begin)
     assert package in added["minimal"] + added["standard"]
@@ -98,19 +99,19 @@ def test_the_check_knows_the_roles_defaults() -> None:
         distribution: variables("toolchain", f"vars/{distribution.capitalize()}")[
             "toolchain_distribution_node_source"
         ]
-        for distribution in checks.tools.VERSIONS
+        for distribution in tools.VERSIONS
     }
-    assert sources == checks.tools.NODE_SOURCES
-    assert list(checks.tools.PROFILES) == variables("toolchain", "vars/main")["toolchain_levels"]
-    assert variables("identity", "defaults/main")["identity_locale"] == checks.tools.LOCALE
+    assert sources == tools.NODE_SOURCES
+    assert list(tools.PROFILES) == variables("toolchain", "vars/main")["toolchain_levels"]
+    assert variables("identity", "defaults/main")["identity_locale"] == tools.LOCALE
 
 
 def test_the_limits_are_the_references_in_both_places() -> None:
     logins = variables("limits", "defaults/main")
     assert (logins["limits_nofile"], logins["limits_nproc"]) == (524288, 14813)
     assert (logins["limits_stack"], logins["limits_memlock"]) == (8192, 8192)
-    assert {f"limits_{name}": value for name, value in checks.tools.LIMITS.items()} == {
-        name: logins[name] for name in logins if name.removeprefix("limits_") in checks.tools.LIMITS
+    assert {f"limits_{name}": value for name, value in tools.LIMITS.items()} == {
+        name: logins[name] for name in logins if name.removeprefix("limits_") in tools.LIMITS
     }
     session = Limits()
     assert (session.nofile, session.nproc) == (524288, 14813)

@@ -1,19 +1,18 @@
 """Lives two sessions inside a booted image and prints what was seen as one JSON object.
 
 ``verify`` sends this file over ssh to ``python3 -``, as root: it runs in the image, on the standard
-library and the installed runtime. It judges nothing; ``facts.Runtime`` is the shape of what it
-prints. One session misbehaves, the other one looks on.
+library and the installed runtime. It judges nothing; ``facts.ExerciseFacts`` is the shape of what
+it prints. One session misbehaves, the other one looks on. Whether they are contained is asked of
+``serai doctor``, and not looked at again.
 """
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,7 @@ QUOTA = 8 << 20  # bytes, for the session that fills its part of the disk
 OWNER = 4242  # whose the attached folder is
 BUSY = ["sh", "-c", "while :; do :; done"]
 
-REACH = f"""
-ln -s /sessions/{WITNESS}/open link; ln /sessions/{WITNESS}/open hard
-cat /sessions/{WITNESS}/open ../{WITNESS}/open link hard
-cat /proc/*/root/sessions/{WITNESS}/open /proc/*/cwd/../{WITNESS}/open
-find /proc/*/fd -lname '*{WITNESS}*' -exec cat {{}} +
-"""
 # Where nothing limits it, it ends by itself; the machine is to be judged, not to be lost.
-SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
 HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
 FILL = f"""
 import errno
@@ -92,14 +84,6 @@ def usage(folder: Path) -> int:
     return counted(folder / "cpu.stat", "usage_usec")
 
 
-def weight(folder: Path) -> int:
-    """The cgroup's cpu.weight; 0 if the controller is not enabled there."""
-    try:
-        return int((folder / "cpu.weight").read_text())
-    except OSError:
-        return 0
-
-
 def used() -> int:
     """Microseconds of CPU that the rogue uses in a while."""
     folder = cgroup()
@@ -120,53 +104,6 @@ def wait_for_state(client: Client, *states: str) -> str:
 
 def output(client: Client, name: str, *argv: str, timeout: float = 60) -> str:
     return client.exec(name, list(argv), timeout=timeout).stdout.decode(errors="replace").strip()
-
-
-def looks(client: Client) -> dict[str, Any]:
-    """What a payload sees of itself, of its sandbox, and of the other session."""
-    lines = output(client, ROGUE, "cat", "/proc/self/status").splitlines()
-    status = dict(line.split(":", 1) for line in lines if ":" in line)
-    output(client, WITNESS, "sh", "-c", "echo secret >open; chmod 644 open")
-    output(client, ROGUE, "sh", "-c", "echo kept >file")
-    return {
-        "capabilities": [status[f"Cap{set_}"].strip() for set_ in SETS],
-        "no_new_privileges": status["NoNewPrivs"].strip(),
-        "seccomp": status["Seccomp"].strip(),
-        "filters": int(status["Seccomp_filters"]),
-        "tree": [" ".join(line.split()) for line in
-                 output(client, ROGUE, "ps", "-eo", "pid=,ppid=,comm=").splitlines()],
-        "sessions": output(client, ROGUE, "ls", "-A", "/sessions"),
-        "own": output(client, WITNESS, "cat", f"/sessions/{WITNESS}/open"),
-        "reached": output(client, ROGUE, "bash", "-c", f"{REACH} 2>&-"),
-    }  # fmt: skip
-
-
-# Inside: TCP, UDP and a look-up past the gate; which sockets can be seen; a request through the
-# gate to argv[1], whose status and body end the answer.
-LEAVE = """
-import errno, http.client, json, os, socket, sys
-from stat import S_ISSOCK
-def is_socket(path):
-    return os.path.exists(path) and S_ISSOCK(os.stat(path).st_mode)
-def tried(action):
-    try:
-        action()
-    except OSError as error:
-        return errno.errorcode.get(error.errno, type(error).__name__)
-    return "it works"
-def tcp():
-    socket.create_connection(("192.0.2.1", 80), 5)
-def udp():
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
-past = [tried(tcp), tried(udp), tried(lambda: socket.getaddrinfo("example.com", 80))]
-own = [f"/run/serai/gate/{name}.sock" for name in ("http", "socks")]
-there = {os.path.join(d, name) for d, _, files in os.walk("/run") for name in files}
-seen = sorted(filter(is_socket, {*there, *own}))
-gate = http.client.HTTPConnection("127.0.0.1", 3128, timeout=60)
-gate.request("GET", sys.argv[1])
-answer = gate.getresponse()
-print(json.dumps([past, seen, answer.status, answer.read().decode()]))
-"""
 
 
 # Inside: what the tools say of themselves (the first number with a dot); which are there that no
@@ -224,41 +161,6 @@ def working(client: Client) -> dict[str, Any]:
         output(client, WITNESS, "python3", "-c", TOOLS, timeout=TOOLING)
     )
     return found
-
-
-class Origin(http.server.BaseHTTPRequestHandler):
-    """A server of the machine's own, which a session reaches only where it is allowed to."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"origin")
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads it."""
-
-
-def leaving(client: Client) -> dict[str, Any]:
-    """Past the gate, through it without a rule, and through it with one."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"127.0.0.1:{server.server_port}"
-        ask = ("python3", "-c", LEAVE, f"http://{place}/")
-        past, sockets, denied, why = json.loads(output(client, WITNESS, *ask))
-        client.call("policy.allow", name=WITNESS, rules=[place])
-        *_, allowed, body = json.loads(output(client, WITNESS, *ask))
-        server.shutdown()
-    entries = client.call("audit", session=WITNESS)["entries"]
-    return {
-        "past_gate": past,
-        "sockets": sockets,
-        "denied": denied,
-        "denial": why,
-        "allowed": allowed,
-        "origin": body,
-        "decisions": [each["allowed"] for each in entries if each["event"] == "decision"],
-        "audit_whole": client.call("audit.verify")["ok"],
-    }
 
 
 def filling(client: Client) -> dict[str, Any]:
@@ -321,9 +223,7 @@ def sharing(client: Client) -> dict[str, Any]:
     """Both sessions want every CPU, and the rogue has a fraction of the other one's weight."""
     client.call("reopen", name=WITNESS)
     folders = (cgroup(ROGUE), cgroup(WITNESS))
-    policy = load(Paths().policy).resources.cpu_weight
-    weights = [weight(folder) for folder in folders]
-    weigh(LIGHT)
+    said("systemctl", "set-property", "--runtime", UNIT, f"CPUWeight={LIGHT}")
     for name in (ROGUE, WITNESS):
         for _ in range(LOOPS):
             client.call("exec", name=name, argv=BUSY, stdio="null", detach=True)
@@ -332,11 +232,7 @@ def sharing(client: Client) -> dict[str, Any]:
     spent = [usage(folder) - start for folder, start in zip(folders, before, strict=True)]
     for folder in folders:
         end_detached(folder)
-    # What follows is to be judged with the weight that every session has.
-    weigh(policy)
     return {
-        "policy_weight": policy,
-        "weights": weights,
         "light_usec": spent[0],
         "heavy_usec": spent[1],
         "busy_answer": answer,
@@ -353,11 +249,6 @@ def asked_while_busy(client: Client) -> tuple[str, list[str], float]:
     seconds = time.monotonic() - begin
     time.sleep(max(0.0, WINDOW - seconds))
     return answer, known, round(seconds, 3)
-
-
-def weigh(share: int) -> None:
-    """Give the rogue this CPUWeight; systemd.resource-control(5)."""
-    said("systemctl", "set-property", "--runtime", UNIT, f"CPUWeight={share}")
 
 
 def end_detached(folder: Path) -> None:
@@ -411,18 +302,14 @@ def misbehaving(client: Client) -> dict[str, Any]:
     }
 
 
-def put_away(client: Client) -> dict[str, Any]:
-    """Archived, reopened with what was in it, removed."""
-    client.call("archive", name=ROGUE)
-    mode = Path(f"/sessions/{ROGUE}").stat().st_mode & 0o7777
-    client.call("reopen", name=ROGUE)
-    kept = output(client, ROGUE, "cat", "file")
+def removed(client: Client) -> dict[str, Any]:
+    """Both sessions are removed; which of them are still there when it has been long enough."""
     for name in (ROGUE, WITNESS):
         client.call("remove", name=name)
     end = time.monotonic() + DEADLINE
     while (left := remaining(client)) and time.monotonic() < end:
         time.sleep(0.1)
-    return {"archived_mode": mode, "kept": kept, "sessions_left": left}
+    return {"sessions_left": left}
 
 
 def doctored() -> dict[str, Any]:
@@ -439,20 +326,18 @@ def remaining(client: Client) -> list[str]:
     return [name for name in both if name in known or Path("/sessions", name).exists()]
 
 
-PARTS = (looks, working, leaving, filling, attaching, freezing, sharing, misbehaving, put_away)
+PARTS = (working, filling, attaching, freezing, sharing, misbehaving, removed)
 
 
 def main() -> None:
     pid = daemon()
-    doctor = doctored()
-    begin = time.monotonic()
+    found = doctored()
     with Client(timeout=DEADLINE) as client:
         for name in (ROGUE, WITNESS):
             client.call("create", name=name)
-        found = {"created": round((time.monotonic() - begin) / 2, 3)}
         for part in PARTS:
             found.update(part(client))
-    print(json.dumps({**found, **doctor, "same_daemon": daemon() == pid != 0}))
+    print(json.dumps({**found, "same_daemon": daemon() == pid != 0}))
 
 
 if __name__ == "__main__":

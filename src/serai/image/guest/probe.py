@@ -2,8 +2,8 @@
 
 ``verify`` sends this file over ssh to ``python3 - [TOKEN]``, as root, once a boot: it runs in the
 image, on Python 3.10 and the standard library alone, and imports nothing of ours. It judges
-nothing; ``facts.Facts`` is the shape of what it prints. TOKEN is written to a file on the sessions
-disk, to be found again after a reboot. The overlay that it runs in is thrown away.
+nothing; ``facts.ProbeFacts`` is the shape of what it prints. TOKEN is written to a file on the disk
+of sessions, to be found again after a reboot. The overlay that it runs in is thrown away.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What ``verify`` knows of an image before it judges: the shapes of the facts.
 
-``Facts`` is what ``probe`` prints in one boot, ``Shipped`` what the bytes of the finished disk hold
-when nothing runs. Sizes are in bytes, times in seconds since 1970 UTC.
+``ProbeFacts`` is what ``probe`` prints in one boot, ``ExerciseFacts`` what ``exercise`` prints, and
+``Shipped`` what the bytes of the finished disk hold when nothing runs. Sizes are in bytes, times in
+seconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from serai.image.definition.definition import Image
+from serai.image.definition.pins import Pin
 
 
 class _Facts(BaseModel):
@@ -136,8 +138,8 @@ class Socat(_Facts):
     version: str
 
 
-class Facts(_Facts):
-    """One boot. ``took`` is seconds by part."""
+class ProbeFacts(_Facts):
+    """What ``probe`` prints in one boot. ``took`` is seconds by part."""
 
     boot: Boot
     system: System
@@ -153,14 +155,14 @@ class Facts(_Facts):
     took: dict[str, float]
 
 
-class Machine(_Facts):
+class ObservedBoot(_Facts):
     """One boot as seen from both sides: ``facts`` from within, the rest from the build host.
 
     ``seconds`` is from power-on to ssh, ``clock`` the build host's time when the facts were
     gathered, ``key`` the public key that the seed brought.
     """
 
-    facts: Facts
+    facts: ProbeFacts
     seconds: float
     clock: float
     key: str
@@ -190,39 +192,21 @@ class Digests(_Facts):
     after: str
 
 
-class Runtime(_Facts):
-    """What ``exercise`` saw: a session that misbehaves and one that looks on.
+class ExerciseFacts(_Facts):
+    """What ``exercise`` prints: a session that misbehaves and one that looks on.
 
-    ``capabilities`` are the five sets in hexadecimal. ``busy_usec`` and ``frozen_usec`` are
-    microseconds of CPU within a second, ``created``, ``attached`` and ``thawed`` are seconds.
-    ``hog`` is a status as a shell gives it, -1 if the session ended with it; ``bomb_refused``
-    counts forks that the limit refused. ``weights`` are both sessions' cpu.weight as they start;
-    ``light_usec`` and ``heavy_usec`` the CPU time of the misbehaving one, made light, and of the
-    other one while both wanted all of it, and ``busy_seconds`` is how long the answers meanwhile
-    took. ``versions`` are those of the tools that a session finds, by the tool's command.
+    ``versions`` are those of the tools that a session finds, by the tool's command. ``busy_usec``
+    and ``frozen_usec`` are microseconds of CPU within a second, ``attached`` and ``thawed`` are
+    seconds. ``light_usec`` and ``heavy_usec`` are the CPU time of the misbehaving one, made light,
+    and of the other one while both wanted all of it, and ``busy_seconds`` is how long the answers
+    took meanwhile. ``hog`` is a status as a shell gives it, -1 if the session ended with it;
+    ``bomb_refused`` counts forks that the limit refused.
     """
 
-    created: float
-    capabilities: list[str]
-    no_new_privileges: str
-    seccomp: str
-    filters: int
-    tree: list[str]  # "PID PARENT NAME", as seen inside
-    sessions: str  # what is below /sessions inside
-    own: str  # what the other session reads of its own file
-    reached: str  # what this one reads of it
-    past_gate: list[str]  # what TCP, UDP and a look-up fail with that do not use the gate
-    sockets: list[str]  # those that can be found inside
     versions: dict[str, str]
     uninvited: list[str]  # commands that are in no profile, and yet there
     documents: list[str]  # what is read in documents that went through all tools
     compiled: str  # what a program in C prints that was compiled in the session
-    denied: int  # status of a request that no rule allows
-    denial: str
-    allowed: int  # status of the same one with a rule
-    origin: str
-    decisions: list[bool]  # which of the two the audit log says were allowed
-    audit_whole: bool
     quota: int  # bytes that `show` says the misbehaving one may use; 0 where none is kept
     full: str  # what writing more than that fails with
     while_full: str  # what the other one reads of what it wrote meanwhile
@@ -234,8 +218,6 @@ class Runtime(_Facts):
     frozen: str
     frozen_usec: int
     thawed: float
-    policy_weight: int
-    weights: list[int]
     light_usec: int
     heavy_usec: int
     busy_answer: str
@@ -246,8 +228,6 @@ class Runtime(_Facts):
     bomb_refused: int
     after_bomb: str
     processes_left: int
-    archived_mode: int
-    kept: str
     sessions_left: list[str]
     doctor_passed: int
     doctor_failed: list[str]  # "CHECK: why"
@@ -270,11 +250,12 @@ class Evidence(_Facts):
     """
 
     image: Image
-    first: Machine | str
-    second: Machine | str
-    foreign: Machine | str
-    alone: Machine | str
-    runtime: Runtime | str
+    pins: dict[str, Pin]
+    first: ObservedBoot | str
+    second: ObservedBoot | str
+    foreign: ObservedBoot | str
+    alone: ObservedBoot | str
+    exercise: ExerciseFacts | str
     shipped: Shipped | str
     digests: Digests | str
     foreign_disk: Foreign | str

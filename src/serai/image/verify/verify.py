@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -20,15 +20,26 @@ from pydantic import BaseModel, ValidationError
 from rich.table import Table
 from rich.text import Text
 
+from serai.common.checks import Result, judge, summary
 from serai.image import cache, console, digest
+from serai.image.definition import pins
 from serai.image.definition.definition import Image
+from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
 from serai.image.guest import exercise, probe
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import checks, facts, shipped
-from serai.image.verify.checks import Result
-from serai.image.verify.facts import Digests, Evidence, Facts, Foreign, Shipped
+from serai.image.verify import shipped
+from serai.image.verify.checks import CHECKS
+from serai.image.verify.facts import (
+    Digests,
+    Evidence,
+    ExerciseFacts,
+    Foreign,
+    ObservedBoot,
+    ProbeFacts,
+    Shipped,
+)
 from serai.image.vm.qemu import Bus
 from serai.image.vm.vm import Machine, booted
 
@@ -59,7 +70,7 @@ class Report:
     @property
     def passed(self) -> int:
         """How many checks passed."""
-        return sum(check.ok for check in self.checks)
+        return sum(result.ok for result in self.checks)
 
     @property
     def failed(self) -> int:
@@ -85,7 +96,7 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
         )
     with console.step(f"verify {image.name}"):
         evidence, took = gather(settings, image, disk)
-    report = report_of(evidence, folder.resolve().name, checks.judge(evidence, took))
+    report = report_of(evidence, folder.resolve().name, judge(evidence, took, CHECKS))
     write(report, folder / REPORT)
     show(report)
     return report
@@ -97,7 +108,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
     The boots go side by side: an emulated one keeps one or two processors busy and no more. The
     machines' logs stay in the cache, below ``verify/<image>``.
     """
-    found = _Found()
+    found, pinned = _Found(), pins.read(settings)
     folder = settings.cache / "verify"
     with cache.locked(folder / f".{image.name}.lock"), _cleared(folder / image.name) as work:
         with found.timed("digests"):
@@ -111,7 +122,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
         )
         with found.timed("digests"):
             found.digests = digests(disk, before)
-    return found.evidence(image), found.took
+    return found.evidence(image, pinned), found.took
 
 
 @contextmanager
@@ -130,11 +141,11 @@ class _Found:
     """Evidence that is still being gathered, by two threads of which each sets its own parts."""
 
     def __init__(self) -> None:
-        self.first: facts.Machine | str = _NOT_REACHED
-        self.second: facts.Machine | str = _NOT_REACHED
-        self.foreign: facts.Machine | str = _NOT_REACHED
-        self.alone: facts.Machine | str = _NOT_REACHED
-        self.runtime: facts.Runtime | str = _NOT_REACHED
+        self.first: ObservedBoot | str = _NOT_REACHED
+        self.second: ObservedBoot | str = _NOT_REACHED
+        self.foreign: ObservedBoot | str = _NOT_REACHED
+        self.alone: ObservedBoot | str = _NOT_REACHED
+        self.exercise: ExerciseFacts | str = _NOT_REACHED
         self.shipped: Shipped | str = _NOT_REACHED
         self.digests: Digests | str = _NOT_REACHED
         self.foreign_disk: Foreign | str = _NOT_REACHED
@@ -154,30 +165,29 @@ class _Found:
         finally:
             self.spent(part, time.monotonic() - begin)
 
-    def machine(
-        self, machine: Machine, part: str, seconds: float, token: str = ""
-    ) -> facts.Machine:
+    def machine(self, machine: Machine, part: str, seconds: float, token: str = "") -> ObservedBoot:
         """One boot's facts; raises BuildError if the machine does not tell them."""
         told = probed(machine, token)
         console.say(f"  {part}: up after {console.seconds(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
             self.spent(name, took)
-        return facts.Machine(
+        return ObservedBoot(
             facts=told,
             seconds=round(seconds, 1),
             clock=time.time(),
             key=machine.ssh.key.with_suffix(".pub").read_text().strip(),
         )
 
-    def evidence(self, image: Image) -> Evidence:
+    def evidence(self, image: Image, pinned: dict[str, Pin]) -> Evidence:
         return Evidence(
             image=image,
+            pins=pinned,
             first=self.first,
             second=self.second,
             foreign=self.foreign,
             alone=self.alone,
-            runtime=self.runtime,
+            exercise=self.exercise,
             shipped=self.shipped,
             digests=self.digests,
             foreign_disk=self.foreign_disk,
@@ -193,8 +203,8 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
         with booted(image, disk, settings=settings, work=work) as machine:
             found.first = found.machine(machine, "first", machine.boot_seconds, token)
             draw_boot(machine, chart)
-            with found.timed("runtime"):
-                found.runtime = attempt(lambda: exercised(machine))
+            with found.timed("exercise"):
+                found.exercise = attempt(lambda: exercised(machine))
             found.second = found.machine(machine, "second", machine.reboot())
     except BuildError as error:
         if isinstance(found.first, str):
@@ -231,9 +241,9 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
         found.alone = str(error)
 
 
-def probed(machine: Machine, token: str = "") -> Facts:
+def probed(machine: Machine, token: str = "") -> ProbeFacts:
     """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
-    return _told(Facts, machine, probe, token)
+    return _told(ProbeFacts, machine, probe, token)
 
 
 def draw_boot(machine: Machine, target: Path) -> None:
@@ -251,9 +261,9 @@ def draw_boot(machine: Machine, target: Path) -> None:
         cache.write(target, drawn)
 
 
-def exercised(machine: Machine) -> facts.Runtime:
+def exercised(machine: Machine) -> ExerciseFacts:
     """What ``exercise`` sees of sessions in ``machine``; raises BuildError if it fails."""
-    return _told(facts.Runtime, machine, exercise)
+    return _told(ExerciseFacts, machine, exercise)
 
 
 def _told(kind: type[_M], machine: Machine, program: ModuleType, argument: str = "") -> _M:
@@ -370,9 +380,7 @@ def write(report: Report, target: Path) -> None:
         "sha256": report.sha256,
         "boot_seconds": report.boot_seconds,
         "facts": report.facts,
-        "checks": [asdict(check) for check in report.checks],
-        "passed": report.passed,
-        "failed": report.failed,
+        **summary(report.checks, digits=1),
     }
     cache.write(target, json.dumps(content, indent=2) + "\n")
 
@@ -382,9 +390,9 @@ def show(report: Report) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("", "check", "found", "s"):
         table.add_column(title, justify="right" if title == "s" else "left", overflow="fold")
-    for check in report.checks:
-        mark = Text("✓", "green") if check.ok else Text("✗", "bold red")
-        table.add_row(mark, Text(check.name), Text(check.detail), f"{check.seconds:.1f}")
+    for result in report.checks:
+        mark = Text("✓", "green") if result.ok else Text("✗", "bold red")
+        table.add_row(mark, Text(result.check.name), Text(result.detail), f"{result.seconds:.1f}")
     console.out.print(table, soft_wrap=False)
     if not report.checks:
         console.fail("nothing was checked")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from serai.image.verify import checks
+from serai.common.checks import judge
+from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Evidence
 from tests.support.evidence import IMAGE, broken, good
 from tests.support.faults import BREAKS, FIRST, SHIPPED
 
 
 def red(evidence: Evidence) -> list[str]:
-    return [result.name for result in checks.judge(evidence, {}) if not result.ok]
+    return [result.check.name for result in judge(evidence, {}, CHECKS) if not result.ok]
 
 
 def test_there_are_checks_and_each_has_its_fault() -> None:
-    names = [check.name for check in checks.CHECKS]
+    names = [check.name for check in CHECKS]
     assert names
     assert len(names) == len(set(names))
     assert set(BREAKS) == set(names)
@@ -23,9 +24,9 @@ def test_there_are_checks_and_each_has_its_fault() -> None:
 
 
 def test_a_good_image_passes_every_check() -> None:
-    results = checks.judge(broken(), {})
-    assert [(result.name, result.detail) for result in results if not result.ok] == []
-    assert len(results) == len(checks.CHECKS)
+    results = judge(broken(), {}, CHECKS)
+    assert [(result.check.name, result.detail) for result in results if not result.ok] == []
+    assert len(results) == len(CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -40,34 +41,36 @@ def test_a_fault_turns_its_check_red_and_no_other(
 
 
 def test_what_was_found_is_told_in_words() -> None:
-    told = {result.name: result for result in checks.judge(broken(), {"bwrap": 1.25})}
+    told = {result.check.name: result for result in judge(broken(), {"bwrap": 1.25}, CHECKS)}
     assert told["bwrap runs as an ordinary user"].detail == "bubblewrap 0.8.0"
-    assert told["bwrap runs as an ordinary user"].seconds == 1.2
+    assert told["bwrap runs as an ordinary user"].seconds == 1.25
     many = broken((f"{SHIPPED}.logs", [f"/var/log/{number}" for number in range(9)]))
-    told = {result.name: result for result in checks.judge(many, {})}
+    told = {result.check.name: result for result in judge(many, {}, CHECKS)}
     assert told["no logs are shipped"].detail == (
         "left: /var/log/0, /var/log/1, /var/log/2 and 6 more"
     )
 
 
 def test_a_machine_that_does_not_come_up_is_failed_checks_with_the_reason() -> None:
-    results = checks.judge(broken(("first", "no ssh; Kernel panic"), ("second", "no ssh")), {})
+    dead_boots = broken(("first", "no ssh; Kernel panic"), ("second", "no ssh"))
+    results = judge(dead_boots, {}, CHECKS)
     dead = [result for result in results if not result.ok]
     assert any("Kernel panic" in result.detail for result in dead)
     # What the bytes alone show is judged all the same.
-    assert "no logs are shipped" in {result.name for result in results if result.ok}
+    assert "no logs are shipped" in {result.check.name for result in results if result.ok}
 
 
 def test_without_any_evidence_nothing_passes() -> None:
-    nothing = broken(*((part, "it was not reached") for part in good() if part != "image"))
-    assert [result.name for result in checks.judge(nothing, {}) if result.ok] == []
+    parts = good().keys() - {"image", "pins"}
+    nothing = broken(*((part, "it was not reached") for part in parts))
+    assert [result.check.name for result in judge(nothing, {}, CHECKS) if result.ok] == []
     plain = nothing.model_copy(update={"image": IMAGE.model_copy(update={"variables": {}})})
-    assert [result.name for result in checks.judge(plain, {}) if result.ok] == []
+    assert [result.check.name for result in judge(plain, {}, CHECKS) if result.ok] == []
 
 
 def test_a_profile_promises_no_more_than_it_has() -> None:
     bare = broken(
-        *(("runtime.versions", {}), ("runtime.documents", []), ("runtime.compiled", "")),
+        *(("exercise.versions", {}), ("exercise.documents", []), ("exercise.compiled", "")),
         *(("image.variables", {}),),
     )
     assert red(bare) == []
@@ -77,7 +80,7 @@ def test_a_profile_promises_no_more_than_it_has() -> None:
 def test_who_asks_for_packages_may_have_any_tool() -> None:
     asked = broken(
         ("image.variables", {"toolchain_packages": ["golang-go"]}),
-        ("runtime.uninvited", ["go"]),
+        ("exercise.uninvited", ["go"]),
     )
     assert red(asked) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,21 +16,29 @@ from typing import Any, cast
 
 import pytest
 
+from serai.common.checks import Check, Finding, Result
 from serai.image import digest
-from serai.image.definition import definition
+from serai.image.definition import definition, pins
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.guest import probe
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import checks, verify
-from serai.image.verify.checks import Result
+from serai.image.verify import verify
+from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Digests
 from serai.image.verify.verify import Report
 from serai.image.vm.vm import Machine
+from tests.conftest import ROOT
 
-GOOD = Result("swap is off", True, "none", 0.1)
-BAD = Result("no logs are shipped", False, "left: /var/log/dpkg.log", 2.0)
+
+def a_result(name: str, ok: bool, detail: str, seconds: float) -> Result:
+    check: Check[object] = Check("system", "system", name, lambda _: Finding([], ""))
+    return Result(check, ok, detail, seconds)
+
+
+GOOD = a_result("swap is off", True, "none", 0.1234)
+BAD = a_result("no logs are shipped", False, "left: /var/log/dpkg.log", 2.0)
 
 
 @pytest.fixture
@@ -40,6 +49,7 @@ def image() -> Image:
 @pytest.fixture
 def folder(checkout: Settings, image: Image) -> Path:
     """A release folder with a disk that is none."""
+    shutil.copy(ROOT / pins.FILE, checkout.root)
     folder = checkout.dist / image.name / "0.1.0-abc"
     folder.mkdir(parents=True)
     disk = folder / f"{image.name}.qcow2"
@@ -108,8 +118,8 @@ def test_a_machine_that_does_not_come_up_is_failed_checks_not_an_error(
 
     monkeypatch.setattr(verify, "booted", dead)
     report = verify.verify(checkout, image, folder)
-    results = {result.name: result for result in report.checks}
-    assert set(results) == {check.name for check in checks.CHECKS}
+    results = {result.check.name: result for result in report.checks}
+    assert set(results) == {check.name for check in CHECKS}
     for name in (
         "it reaches multi-user, no unit failed",
         "it reboots, no unit failed",

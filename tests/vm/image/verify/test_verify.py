@@ -8,10 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from serai.common.checks import judge
 from serai.image import digest
+from serai.image.definition import pins
 from serai.image.definition.definition import Image
-from serai.image.verify import checks, shipped
-from serai.image.verify.facts import Evidence, Machine
+from serai.image.settings import Settings
+from serai.image.verify import shipped
+from serai.image.verify.checks import CHECKS
+from serai.image.verify.facts import Evidence, ObservedBoot
 from tests.support.upgrading import STATUS, Upgraded
 
 ABSENT = "not part of this test"
@@ -29,21 +33,22 @@ def test_real_faults_turn_their_checks_red(
     image: Image, upgraded: Upgraded, tmp_path: Path
 ) -> None:
     told = upgraded.facts
-    seen = Machine(facts=told, seconds=0.0, clock=told.system.now, key=upgraded.said[3])
+    seen = ObservedBoot(facts=told, seconds=0.0, clock=told.system.now, key=upgraded.said[3])
     evidence = Evidence(
         image=image,
+        pins=pins.read(Settings.of({})),
         first=seen,
         second=ABSENT,
         foreign=ABSENT,
         alone=ABSENT,
-        runtime=ABSENT,
+        exercise=ABSENT,
         shipped=shipped.gather(upgraded.faulty, tmp_path),
         digests=ABSENT,
         foreign_disk=ABSENT,
     )
     red = {
-        result.name: result.detail
-        for result in checks.judge(evidence, {})
+        result.check.name: result.detail
+        for result in judge(evidence, {}, CHECKS)
         if not result.ok and ABSENT not in result.detail
     }
     made = red.pop("/sessions is formatted on the first boot")
@@ -68,7 +73,7 @@ def test_the_built_image_passes_every_check(
     image: Image, built: Path, report: dict[str, Any]
 ) -> None:
     assert [check for check in report["checks"] if not check["ok"]] == []
-    assert report["passed"] == len(checks.CHECKS)
+    assert report["passed"] == len(CHECKS)
     disk = f"{image.name}.qcow2"
     sums = (built / "SHA256SUMS").read_text().split()
     assert digest.of_file(built / disk) == sums[sums.index(disk) - 1]

@@ -1,29 +1,28 @@
-"""What a finished image must be: one function a promise, which judges facts and does nothing else.
+"""What a finished image must be: rows of checks, which judge facts and do nothing else.
 
-A check sees one thing only, so that a fault turns one check red. ``judge`` runs them all.
+A check sees one thing only, so that a fault turns one check red.
 """
 
-# Importing a module adds its checks.
+from __future__ import annotations
+
+from serai.common.checks import Check
 from serai.image.verify.checks import (
     boots,
-    containment,
     disks,
+    live_sessions,
     sealed,
-    sessions,
+    sessions_disk,
     system,
     tools,
 )
-from serai.image.verify.checks.core import CHECKS, Result, judge
+from serai.image.verify.facts import Evidence
 
-__all__ = [
-    "CHECKS",
-    "Result",
-    "boots",
-    "containment",
-    "disks",
-    "judge",
-    "sealed",
-    "sessions",
-    "system",
-    "tools",
-]
+CHECKS: tuple[Check[Evidence], ...] = (
+    *boots.CHECKS,
+    *disks.CHECKS,
+    *sessions_disk.CHECKS,
+    *system.CHECKS,
+    *tools.CHECKS,
+    *live_sessions.CHECKS,
+    *sealed.CHECKS,
+)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from serai.image.verify.checks.core import Finding, check, not_up, the
-from serai.image.verify.facts import Evidence
+from collections.abc import Iterator
+
+from serai.common.checks import Check, Finding, the
+from serai.image.verify.facts import Evidence, ObservedBoot
 
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
-@check("it reaches multi-user, no unit failed", "first")
+def not_up(name: str, boot: ObservedBoot, tolerated: frozenset[str] = frozenset()) -> Iterator[str]:
+    """What keeps a boot from being a good one; ``tolerated`` units may fail."""
+    seen = boot.facts.boot
+    if seen.multi_user != "active":
+        yield f"{name}: multi-user.target is {seen.multi_user}"
+    for unit in seen.failed:
+        if unit not in tolerated:
+            yield f"{name}: {unit} failed"
+    if seen.state != "running" and not seen.failed:
+        yield f"{name}: the system is {seen.state}"
+
+
 def _boots(evidence: Evidence) -> Finding:
     first = the(evidence.first)
     return Finding([*not_up("first boot", first)], f"ssh after {first.seconds:.0f} s")
 
 
-@check("it reboots, no unit failed", "second")
 def _reboots(evidence: Evidence) -> Finding:
     second = the(evidence.second)
     return Finding([*not_up("second boot", second)], f"ssh after {second.seconds:.0f} s")
 
 
-@check("it boots without the sessions disk", "alone")
 def _alone(evidence: Evidence) -> Finding:
     alone = the(evidence.alone)
     problems = [*not_up("without the disk", alone)]
@@ -30,7 +41,6 @@ def _alone(evidence: Evidence) -> Finding:
     return Finding(problems, f"ssh after {alone.seconds:.0f} s, /sessions not mounted")
 
 
-@check("it boots from NVMe and from virtio-blk", "foreign")
 def _buses(evidence: Evidence) -> Finding:
     names = [machine.facts.root.device for machine in (the(evidence.first), the(evidence.foreign))]
     missing = [
@@ -41,7 +51,6 @@ def _buses(evidence: Evidence) -> Finding:
     return Finding(missing, f"root on {' and '.join(names)}")
 
 
-@check("it is the distribution and architecture that its name says", "system")
 def _release(evidence: Evidence) -> Finding:
     system, image = the(evidence.first).facts.system, evidence.image
     wanted = (image.distribution, image.release, MACHINES[image.arch])
@@ -50,3 +59,13 @@ def _release(evidence: Evidence) -> Finding:
         [f"it is {' '.join(found)}, not {' '.join(wanted)}"] if found != wanted else [],
         f"{' '.join(found)}, kernel {system.kernel}",
     )
+
+
+AREA = "boots"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(AREA, "first", "it reaches multi-user, no unit failed", _boots),
+    Check(AREA, "second", "it reboots, no unit failed", _reboots),
+    Check(AREA, "alone", "it boots without the sessions disk", _alone),
+    Check(AREA, "foreign", "it boots from NVMe and from virtio-blk", _buses),
+    Check(AREA, "system", "it is the distribution and architecture that its name says", _release),
+)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from serai.common.checks import Absent, Check, Finding, the
 from serai.image.definition.definition import megabytes
-from serai.image.verify.checks.core import Absent, Finding, check, the
-from serai.image.verify.facts import Disk, Evidence, Machine, Partition
+from serai.image.verify.facts import Disk, Evidence, ObservedBoot, Partition
 
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"  # UEFI 2.10, table 5.7
 ROOT, EFI, BIOS_BOOT = 1, 15, 14  # partition numbers; Ubuntu's amd64 image also has 14
 MIB = 1 << 20
 
 
-def _root_disk(machine: Machine) -> Disk:
+def _root_disk(machine: ObservedBoot) -> Disk:
     for disk in machine.facts.disks:
         if disk.name == machine.facts.root.disk:
             return disk
@@ -25,7 +25,6 @@ def _partition(disk: Disk, number: int) -> Partition:
     raise Absent(f"{disk.name} has no partition {number}")
 
 
-@check("the root disk is GPT and as large as defined", "disks")
 def _disk(evidence: Evidence) -> Finding:
     disk = _root_disk(the(evidence.first))
     wanted = megabytes(evidence.image.disk.size) * MIB
@@ -38,7 +37,6 @@ def _disk(evidence: Evidence) -> Finding:
     return Finding(problems, f"GPT, {disk.bytes // MIB} MiB")
 
 
-@check("root is ext4 on partition 1", "root")
 def _root(evidence: Evidence) -> Finding:
     root = the(evidence.first).facts.root
     problems = [] if root.fstype == "ext4" else [f"it is {root.fstype}"]
@@ -47,7 +45,6 @@ def _root(evidence: Evidence) -> Finding:
     return Finding(problems, f"ext4 on {root.device}")
 
 
-@check("the ESP is vfat on partition 15, about 98 MiB", "disks")
 def _esp(evidence: Evidence) -> Finding:
     partition = _partition(_root_disk(the(evidence.first)), EFI)
     size = partition.bytes / MIB
@@ -59,7 +56,6 @@ def _esp(evidence: Evidence) -> Finding:
     return Finding(problems, f"vfat, {size:.0f} MiB")
 
 
-@check("root has grown to the disk's end", "root")
 def _grown(evidence: Evidence) -> Finding:
     machine = the(evidence.first)
     disk, root = _root_disk(machine), machine.facts.root
@@ -72,3 +68,12 @@ def _grown(evidence: Evidence) -> Finding:
         made = root.ext4.bytes // MIB if root.ext4 else 0
         problems.append(f"the file system has {made} of the partition's {partition.bytes // MIB}")
     return Finding(problems, f"{root.device_bytes // MIB} MiB")
+
+
+AREA = "root disk"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(AREA, "disks", "the root disk is GPT and as large as defined", _disk),
+    Check(AREA, "root", "root is ext4 on partition 1", _root),
+    Check(AREA, "disks", "the ESP is vfat on partition 15, about 98 MiB", _esp),
+    Check(AREA, "root", "root has grown to the disk's end", _grown),
+)

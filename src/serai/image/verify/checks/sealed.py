@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from serai.image.verify.checks.core import Finding, check, the
+from serai.common.checks import Check, Finding, the
 from serai.image.verify.facts import Evidence
 
 
@@ -15,7 +15,6 @@ def _empty(paths: Iterable[str], found: str) -> Finding:
     return Finding([f"left: {', '.join(paths[:3])}{more}"] if paths else [], found)
 
 
-@check("no machine-id is shipped", "shipped")
 def _shipped_id(evidence: Evidence) -> Finding:
     shipped = the(evidence.shipped)
     problems = []
@@ -26,55 +25,61 @@ def _shipped_id(evidence: Evidence) -> Finding:
     return Finding(problems, shipped.machine_id or "empty")
 
 
-@check("no ssh host key is shipped", "shipped")
 def _shipped_host_keys(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).host_keys, "none")
 
 
-@check("no random seed is shipped", "shipped")
 def _random_seed(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).random_seeds, "none")
 
 
-@check("no state of cloud-init is shipped", "shipped")
 def _cloud_init(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).cloud_init, "none")
 
 
-@check("no shell history, key or file of the build is in a home", "shipped")
 def _homes(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).homes, "none")
 
 
-@check("no apt lists or packages are shipped", "shipped")
 def _apt(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).apt, "none")
 
 
-@check("nobody from the build may become root", "shipped")
 def _sudoers(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).sudoers, "no rule left")
 
 
-@check("no logs are shipped", "shipped")
 def _logs(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).logs, "none")
 
 
-@check("no temporary files are shipped", "shipped")
 def _temporary(evidence: Evidence) -> Finding:
     return _empty(the(evidence.shipped).temporary, "none")
 
 
-@check("the shipped file is what SHA256SUMS says", "digests")
 def _promised(evidence: Evidence) -> Finding:
     seen = the(evidence.digests)
     problems = [] if seen.promised == seen.before else [f"it is {seen.before}, not {seen.promised}"]
     return Finding(problems, f"{seen.before[:12]}…")
 
 
-@check("booting it has not changed the shipped file", "digests")
 def _unchanged(evidence: Evidence) -> Finding:
     seen = the(evidence.digests)
     wrong = seen.before != seen.after
     return Finding(["its bytes have changed"] if wrong else [], "same bytes")
+
+
+AREA = "shipped bytes"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(AREA, "shipped", "no machine-id is shipped", _shipped_id),
+    Check(AREA, "shipped", "no ssh host key is shipped", _shipped_host_keys),
+    Check(AREA, "shipped", "no random seed is shipped", _random_seed),
+    Check(AREA, "shipped", "no state of cloud-init is shipped", _cloud_init),
+    Check(AREA, "shipped", "no shell history, key or file of the build is in a home", _homes),
+    Check(AREA, "shipped", "no apt lists or packages are shipped", _apt),
+    Check(AREA, "shipped", "nobody from the build may become root", _sudoers),
+    Check(AREA, "shipped", "no logs are shipped", _logs),
+    Check(AREA, "shipped", "no temporary files are shipped", _temporary),
+    Check(AREA, "digests", "the shipped file is what SHA256SUMS says", _promised),
+    Check(AREA, "digests", "booting it has not changed the shipped file", _unchanged),
+)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from serai.image.verify.checks.core import Absent, Finding, check, the
+from serai.common.checks import Absent, Check, Finding, the
 from serai.image.verify.facts import Evidence
 from serai.image.verify.shipped import BUILD_USER
 
 CLOCK = 120.0  # seconds that an emulated machine's clock may be off
 
 
-@check("every machine gets its own machine-id, and keeps it", "identity")
 def _machine_id(evidence: Evidence) -> Finding:
     one, again, other = (
         the(machine).facts.identity.machine_id
@@ -23,7 +22,6 @@ def _machine_id(evidence: Evidence) -> Finding:
     return Finding(problems, f"{one[:8]}… and {other[:8]}…")
 
 
-@check("every machine gets its own ssh host keys, and keeps them", "identity")
 def _host_keys(evidence: Evidence) -> Finding:
     one, again, other = (
         the(machine).facts.identity.host_keys
@@ -38,7 +36,6 @@ def _host_keys(evidence: Evidence) -> Finding:
     return Finding(problems, ", ".join(sorted(one)))
 
 
-@check("the host name is set and resolves", "identity")
 def _hostname(evidence: Evidence) -> Finding:
     found = the(evidence.first).facts.identity
     problems = []
@@ -49,7 +46,6 @@ def _hostname(evidence: Evidence) -> Finding:
     return Finding(problems, f"{found.hostname}, {found.address}")
 
 
-@check("the clock is right and tells UTC", "system")
 def _clock(evidence: Evidence) -> Finding:
     machine = the(evidence.first)
     off = machine.facts.system.now - machine.clock
@@ -59,13 +55,11 @@ def _clock(evidence: Evidence) -> Finding:
     return Finding(problems, f"{off:+.0f} s")
 
 
-@check("swap is off", "system")
 def _swap(evidence: Evidence) -> Finding:
     swaps = the(evidence.first).facts.system.swaps
     return Finding([f"{', '.join(swaps)} is in use"] if swaps else [], "none")
 
 
-@check("bwrap runs as an ordinary user", "bwrap")
 def _bwrap(evidence: Evidence) -> Finding:
     bwrap = the(evidence.first).facts.bwrap
     wanted = f"uid={bwrap.uid}"
@@ -73,7 +67,6 @@ def _bwrap(evidence: Evidence) -> Finding:
     return Finding([] if well else [f"status {bwrap.status}: {bwrap.output}"], bwrap.version)
 
 
-@check("bwrap has no rights of its own", "bwrap")
 def _bwrap_rights(evidence: Evidence) -> Finding:
     bwrap = the(evidence.first).facts.bwrap
     if not bwrap.mode:
@@ -84,14 +77,12 @@ def _bwrap_rights(evidence: Evidence) -> Finding:
     return Finding(problems, f"mode {bwrap.mode:04o}")
 
 
-@check("socat carries data", "socat")
 def _socat(evidence: Evidence) -> Finding:
     socat = the(evidence.first).facts.socat
     well = socat.status == 0 and socat.output == "through"
     return Finding([] if well else [f"status {socat.status}: {socat.output}"], socat.version)
 
 
-@check("nothing is left of the build's user", "shipped")
 def _build_user(evidence: Evidence) -> Finding:
     problems = [f"{path} names {BUILD_USER}" for path in the(evidence.shipped).mentions]
     people = the(evidence.first).facts.accounts.people
@@ -100,7 +91,6 @@ def _build_user(evidence: Evidence) -> Finding:
     return Finding(problems, f"people: {', '.join(people) or 'none'}")
 
 
-@check("only the seeded key lets somebody in", "accounts")
 def _keys(evidence: Evidence) -> Finding:
     machine = the(evidence.first)
     seeded = machine.key.split()[1]
@@ -110,13 +100,28 @@ def _keys(evidence: Evidence) -> Finding:
     return Finding(problems, ", ".join(found) or "no key at all")
 
 
-@check("no password opens an account", "accounts")
 def _passwords(evidence: Evidence) -> Finding:
     names = the(evidence.first).facts.accounts.passwords
     return Finding([f"{name} has one" for name in names], "all locked")
 
 
-@check("the journal knows of this boot only", "journal_boots")
 def _journal(evidence: Evidence) -> Finding:
     boots = the(evidence.first).facts.journal_boots
     return Finding([f"{boots} boots are in it"] if boots != 1 else [], "one boot")
+
+
+AREA = "system"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(AREA, "identity", "every machine gets its own machine-id, and keeps it", _machine_id),
+    Check(AREA, "identity", "every machine gets its own ssh host keys, and keeps them", _host_keys),
+    Check(AREA, "identity", "the host name is set and resolves", _hostname),
+    Check(AREA, "system", "the clock is right and tells UTC", _clock),
+    Check(AREA, "system", "swap is off", _swap),
+    Check(AREA, "bwrap", "bwrap runs as an ordinary user", _bwrap),
+    Check(AREA, "bwrap", "bwrap has no rights of its own", _bwrap_rights),
+    Check(AREA, "socat", "socat carries data", _socat),
+    Check(AREA, "shipped", "nothing is left of the build's user", _build_user),
+    Check(AREA, "accounts", "only the seeded key lets somebody in", _keys),
+    Check(AREA, "accounts", "no password opens an account", _passwords),
+    Check(AREA, "journal_boots", "the journal knows of this boot only", _journal),
+)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serai.image.definition import pins
+from serai.common.checks import Check, Finding, the
 from serai.image.definition.definition import Image
-from serai.image.settings import Settings
-from serai.image.verify.checks.core import Finding, check, the
+from serai.image.definition.pins import Pin
 from serai.image.verify.facts import Evidence
 from serai.runtime import settings
 
@@ -42,11 +41,11 @@ LIMITS = {
 LOCALE = "C.UTF-8"
 
 
-def wanted(image: Image) -> dict[str, str]:
+def wanted(image: Image, pins: Mapping[str, Pin]) -> dict[str, str]:
     """What the version of each tool of the image must begin with; '' is any."""
     versions = dict(VERSIONS[image.distribution])
     source = image.variables.get("toolchain_node_source") or NODE_SOURCES[image.distribution]
-    pin = pins.read(Settings.of({}))[PINS[source]]
+    pin = pins[PINS[source]]
     versions |= {"node": pin.version, "npm": pin.npm or ""}
     return {name: versions.get(name, "") for name in PROFILES[_profile(image)]}
 
@@ -55,16 +54,15 @@ def _profile(image: Image) -> str:
     return str(image.variables.get("toolchain_profile", "none"))
 
 
-@check("a session has the tools of the image's profile, in the versions named", "runtime")
 def _tools(evidence: Evidence) -> Finding:
-    found, image = the(evidence.runtime).versions, evidence.image
+    found, due = the(evidence.exercise).versions, wanted(evidence.image, evidence.pins)
     problems = [
         _unlike(name, found.get(name, ""), begin)
-        for name, begin in wanted(image).items()
+        for name, begin in due.items()
         if not _is(found.get(name, ""), begin)
     ]
-    listed = ", ".join(f"{name} {found[name]}" for name in wanted(image) if found.get(name))
-    return Finding(problems, f"{_profile(image)}: {listed or 'nothing is promised'}")
+    listed = ", ".join(f"{name} {found[name]}" for name in due if found.get(name))
+    return Finding(problems, f"{_profile(evidence.image)}: {listed or 'nothing is promised'}")
 
 
 def _is(version: str, begin: str) -> bool:
@@ -75,17 +73,15 @@ def _unlike(name: str, version: str, begin: str) -> str:
     return f"{name} is {version}, not {begin}" if version else f"{name} is not there"
 
 
-@check("Go, Rust and Docker are there only if asked for", "runtime")
 def _uninvited(evidence: Evidence) -> Finding:
-    there = the(evidence.runtime).uninvited
+    there = the(evidence.exercise).uninvited
     if evidence.image.variables.get("toolchain_packages"):
         return Finding([], f"asked for packages of its own; {', '.join(there) or 'none'}")
     return Finding([f"{name} is there" for name in there], "none")
 
 
-@check("in a session docx, pptx and xlsx are made, printed and read, and C compiled", "runtime")
 def _work(evidence: Evidence) -> Finding:
-    seen = the(evidence.runtime)
+    seen = the(evidence.exercise)
     if _profile(evidence.image) not in ("standard", "full"):
         return Finding([], "not promised without the profile standard")
     problems = []
@@ -96,7 +92,6 @@ def _work(evidence: Evidence) -> Finding:
     return Finding(problems, ", ".join(DOCUMENTS))
 
 
-@check("a login has the limits and the locale", "login")
 def _login(evidence: Evidence) -> Finding:
     found, chosen = the(evidence.first).facts.login, evidence.image.variables
     problems = list(_limits(found.limits, chosen))
@@ -114,3 +109,19 @@ def _limits(found: Mapping[str, str], chosen: Mapping[str, object]) -> list[str]
         for name, value in due.items()
         if found.get(name) != value
     ]
+
+
+AREA, PART = "tools", "exercise"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(
+        AREA, PART, "a session has the tools of the image's profile, in the versions named", _tools
+    ),
+    Check(AREA, PART, "Go, Rust and Docker are there only if asked for", _uninvited),
+    Check(
+        AREA,
+        PART,
+        "in a session docx, pptx and xlsx are made, printed and read, and C compiled",
+        _work,
+    ),
+    Check(AREA, "login", "a login has the limits and the locale", _login),
+)

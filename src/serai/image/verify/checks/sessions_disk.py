@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from serai.common.checks import Absent, Check, Finding, the
 from serai.image.definition.definition import megabytes
-from serai.image.verify.checks.core import Absent, Finding, check, not_up, the
-from serai.image.verify.facts import Evidence, Machine, Mount
+from serai.image.verify.checks.boots import not_up
+from serai.image.verify.facts import Evidence, Mount, ObservedBoot
 
 UNIT = "serai-session-disk.service"
 MODE, OWNER = 0o711, "0:0"  # who knows a session may pass, nobody can list them
@@ -12,14 +13,13 @@ MIB = 1 << 20
 CLOCK = 120.0  # seconds by which the clocks of host and guest may differ
 
 
-def _sessions(machine: Machine | str) -> Mount:
+def _sessions(machine: ObservedBoot | str) -> Mount:
     mount = the(machine).facts.sessions.mount
     if mount is None:
         raise Absent("nothing is mounted at /sessions")
     return mount
 
 
-@check("/sessions is ext4 'sessions' on the second disk", "sessions")
 def _sessions_disk(evidence: Evidence) -> Finding:
     mount, root = _sessions(evidence.first), the(evidence.first).facts.root
     problems = [] if mount.fstype == "ext4" else [f"it is {mount.fstype}"]
@@ -31,7 +31,6 @@ def _sessions_disk(evidence: Evidence) -> Finding:
     return Finding(problems, f"ext4 'sessions' on {mount.device}")
 
 
-@check("/sessions fills its disk", "sessions")
 def _sessions_size(evidence: Evidence) -> Finding:
     mount = _sessions(evidence.first)
     wanted = megabytes(evidence.image.disk.sessions) * MIB
@@ -42,7 +41,6 @@ def _sessions_size(evidence: Evidence) -> Finding:
     )
 
 
-@check("/sessions is mounted nosuid,nodev and writable", "sessions")
 def _sessions_options(evidence: Evidence) -> Finding:
     mount = _sessions(evidence.first)
     missing = {"rw", "nosuid", "nodev"}.difference(mount.options)
@@ -52,7 +50,6 @@ def _sessions_options(evidence: Evidence) -> Finding:
     )
 
 
-@check("/sessions is root's", "sessions")
 def _sessions_owner(evidence: Evidence) -> Finding:
     mount = _sessions(evidence.first)
     found, wanted = (mount.mode, mount.owner), (MODE, OWNER)
@@ -62,7 +59,6 @@ def _sessions_owner(evidence: Evidence) -> Finding:
     )
 
 
-@check("/sessions is formatted on the first boot", "sessions")
 def _sessions_formatted(evidence: Evidence) -> Finding:
     mount, machine = _sessions(evidence.first), the(evidence.first)
     made = mount.ext4.made if mount.ext4 else 0
@@ -72,7 +68,6 @@ def _sessions_formatted(evidence: Evidence) -> Finding:
     return Finding([f"it was made {age:.0f} s before it was looked at"] if old else [], "new")
 
 
-@check("/sessions keeps its files over a reboot", "sessions")
 def _sessions_kept(evidence: Evidence) -> Finding:
     before, after = _sessions(evidence.first), _sessions(evidence.second)
     mark, found = (
@@ -86,7 +81,6 @@ def _sessions_kept(evidence: Evidence) -> Finding:
     return Finding(problems, "a file survived")
 
 
-@check("a second disk that holds something else is refused", "foreign")
 def _foreign_refused(evidence: Evidence) -> Finding:
     machine = the(evidence.foreign)
     mount = machine.facts.sessions.mount
@@ -96,16 +90,28 @@ def _foreign_refused(evidence: Evidence) -> Finding:
     return Finding(problems, "booted, /sessions not mounted")
 
 
-@check("the journal says why that disk is refused", "sessions")
 def _foreign_told(evidence: Evidence) -> Finding:
     journal = the(evidence.foreign).facts.sessions.journal
     told = [line for line in journal if "refused" in line and "/dev/" in line]
     return Finding([] if told else ["no line says so"], told[0] if told else "")
 
 
-@check("that disk is left untouched", "foreign")
 def _foreign_untouched(evidence: Evidence) -> Finding:
     disk = the(evidence.foreign_disk)
     return Finding(
         ["its bytes have changed"] if disk.before != disk.after else [], "not a byte changed"
     )
+
+
+AREA = "disk of sessions"
+CHECKS: tuple[Check[Evidence], ...] = (
+    Check(AREA, "sessions", "/sessions is ext4 'sessions' on the second disk", _sessions_disk),
+    Check(AREA, "sessions", "/sessions fills its disk", _sessions_size),
+    Check(AREA, "sessions", "/sessions is mounted nosuid,nodev and writable", _sessions_options),
+    Check(AREA, "sessions", "/sessions is root's", _sessions_owner),
+    Check(AREA, "sessions", "/sessions is formatted on the first boot", _sessions_formatted),
+    Check(AREA, "sessions", "/sessions keeps its files over a reboot", _sessions_kept),
+    Check(AREA, "foreign", "a second disk that holds something else is refused", _foreign_refused),
+    Check(AREA, "sessions", "the journal says why that disk is refused", _foreign_told),
+    Check(AREA, "foreign", "that disk is left untouched", _foreign_untouched),
+)
