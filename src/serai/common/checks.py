@@ -47,21 +47,21 @@ class Finding:
 class Check(Generic[_F]):
     """``name`` is the promise, ``means`` what follows for people when it is broken.
 
-    ``area`` is the heading that people find it under, ``part`` what was collected for it.
+    ``part`` is what was collected for it, ``area`` the heading that people find it under.
     """
 
-    area: str
     part: str
     name: str
     find: Callable[[_F], Finding]
     means: str = ""
+    area: str = ""
 
 
 def section(
     area: str, part: str, *rows: tuple[str, Callable[[_F], Finding], str]
 ) -> tuple[Check[_F], ...]:
     """Checks of one area that judge the same part: name, how to find out, what it means."""
-    return tuple(Check(area, part, *row) for row in rows)
+    return tuple(Check(part, *row, area) for row in rows)
 
 
 @dataclass(frozen=True)

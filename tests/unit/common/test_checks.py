@@ -45,7 +45,7 @@ def test_each_check_is_judged_in_order_with_the_time_of_its_part() -> None:
 
 
 def test_several_problems_are_one_line() -> None:
-    check: Check[None] = Check("a", "b", "c", lambda _: Finding(["one", "two"], "well"))
+    check: Check[None] = Check("a", "b", lambda _: Finding(["one", "two"], "well"))
     assert judge(None, {}, [check])[0].detail == "one; two"
 
 
@@ -68,7 +68,7 @@ def test_facts_of_an_unknown_shape_pass_no_check(shape: object) -> None:
 
 
 def test_a_mistake_of_a_check_is_not_hidden() -> None:
-    check: Check[None] = Check("a", "b", "c", lambda _: Finding([], str(1 / 0)))
+    check: Check[None] = Check("a", "b", lambda _: Finding([], str(1 / 0)))
     with pytest.raises(ZeroDivisionError):
         judge(None, {}, [check])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from serai.common.checks import Check, Facts, Finding, none_of, same, section
+from functools import partial
+
+from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
 
 KEPT = "kept by the doctor"
 TIMED_OUT = 124
@@ -20,9 +22,9 @@ def _users(facts: Facts) -> Finding:
     return Finding([] if one < two else [f"they are {one} and {two}"], f"{one} and {two}")
 
 
-def _left(facts: Facts) -> Finding:
-    left = facts["payloads"]["left"]
-    return Finding([f"{left} processes are left"] if left else [], "nothing left")
+def _left(when: str, facts: Facts) -> Finding:
+    left = facts["payloads"][when]
+    return problem(f"{left} processes are left" if left else "", "nothing left")
 
 
 def _timed(facts: Facts) -> Finding:
@@ -30,11 +32,6 @@ def _timed(facts: Facts) -> Finding:
     problems = [] if seen["timed_out"] == TIMED_OUT else [f"status {seen['timed_out']}"]
     problems += [f"{seen['left_in_time']} processes are left"] if seen["left_in_time"] else []
     return Finding(problems, "status 124")
-
-
-def _hung_up(facts: Facts) -> Finding:
-    left = facts["payloads"]["left_by_hang_up"]
-    return Finding([f"{left} processes are left"] if left else [], "nothing left")
 
 
 def _stopped(facts: Facts) -> Finding:
@@ -79,13 +76,13 @@ CHECKS: tuple[Check[Facts], ...] = (
         ),
         (
             "nothing outlives a payload",
-            _left,
+            partial(_left, "left"),
             "Processes pile up in a session that nobody started.",
         ),
         ("a payload ends when its time is up", _timed, "Payloads that hang go on for ever."),
         (
             "a payload ends when its client hangs up",
-            _hung_up,
+            partial(_left, "left_by_hang_up"),
             "Payloads go on that nobody waits for.",
         ),
         (
@@ -104,7 +101,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         ),
         (
             "a stopped session has no cgroup",
-            lambda facts: Finding(["it is left"] if facts["lifetime"]["cgroup"] else [], "gone"),
+            lambda facts: problem("it is left" if facts["lifetime"]["cgroup"] else "", "gone"),
             "Cgroups pile up until no session can be started.",
         ),
         (

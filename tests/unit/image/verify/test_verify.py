@@ -33,7 +33,7 @@ from tests.conftest import ROOT
 
 
 def a_result(name: str, ok: bool, detail: str, seconds: float) -> Result:
-    check: Check[object] = Check("system", "system", name, lambda _: Finding([], ""))
+    check: Check[object] = Check("system", name, lambda _: Finding([], ""))
     return Result(check, ok, detail, seconds)
 
 

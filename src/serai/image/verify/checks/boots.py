@@ -61,11 +61,10 @@ def _release(evidence: Evidence) -> Finding:
     )
 
 
-AREA = "boots"
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check(AREA, "first", "it reaches multi-user, no unit failed", _boots),
-    Check(AREA, "second", "it reboots, no unit failed", _reboots),
-    Check(AREA, "alone", "it boots without the sessions disk", _alone),
-    Check(AREA, "foreign", "it boots from NVMe and from virtio-blk", _buses),
-    Check(AREA, "system", "it is the distribution and architecture that its name says", _release),
+    Check("first", "it reaches multi-user, no unit failed", _boots),
+    Check("second", "it reboots, no unit failed", _reboots),
+    Check("alone", "it boots without the sessions disk", _alone),
+    Check("foreign", "it boots from NVMe and from virtio-blk", _buses),
+    Check("system", "it is the distribution and architecture that its name says", _release),
 )

@@ -70,10 +70,9 @@ def _grown(evidence: Evidence) -> Finding:
     return Finding(problems, f"{root.device_bytes // MIB} MiB")
 
 
-AREA = "root disk"
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check(AREA, "disks", "the root disk is GPT and as large as defined", _disk),
-    Check(AREA, "root", "root is ext4 on partition 1", _root),
-    Check(AREA, "disks", "the ESP is vfat on partition 15, about 98 MiB", _esp),
-    Check(AREA, "root", "root has grown to the disk's end", _grown),
+    Check("disks", "the root disk is GPT and as large as defined", _disk),
+    Check("root", "root is ext4 on partition 1", _root),
+    Check("disks", "the ESP is vfat on partition 15, about 98 MiB", _esp),
+    Check("root", "root has grown to the disk's end", _grown),
 )

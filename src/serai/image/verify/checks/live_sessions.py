@@ -94,21 +94,19 @@ def _doctor(evidence: Evidence) -> Finding:
     return Finding(problems, f"{seen.doctor_passed} checks")
 
 
-AREA, PART = "sessions", "exercise"
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check(AREA, PART, "a full session gets EDQUOT, and another one still writes", _full),
+    Check("exercise", "a full session gets EDQUOT, and another one still writes", _full),
     Check(
-        AREA,
-        PART,
+        "exercise",
         "a folder of the machine's disk is the session's inside, its owner's outside",
         _attached,
     ),
-    Check(AREA, PART, "the session switched away from is frozen and uses no CPU", _frozen),
-    Check(AREA, PART, "where sessions compete, a light one gets less CPU, and all answer", _shared),
-    Check(AREA, PART, "a memory hog ends in its own session alone", _hog),
-    Check(AREA, PART, "a fork bomb ends in its own session alone", _bomb),
+    Check("exercise", "the session switched away from is frozen and uses no CPU", _frozen),
+    Check("exercise", "where sessions compete, a light one gets less CPU, and all answer", _shared),
+    Check("exercise", "a memory hog ends in its own session alone", _hog),
+    Check("exercise", "a fork bomb ends in its own session alone", _bomb),
     Check(
-        AREA, PART, "what misbehaved can be removed, and sessiond went through all of it", _removed
+        "exercise", "what misbehaved can be removed, and sessiond went through all of it", _removed
     ),
-    Check(AREA, PART, "serai doctor finds nothing wrong", _doctor),
+    Check("exercise", "serai doctor finds nothing wrong", _doctor),
 )

@@ -103,15 +103,14 @@ def _foreign_untouched(evidence: Evidence) -> Finding:
     )
 
 
-AREA = "disk of sessions"
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check(AREA, "sessions", "/sessions is ext4 'sessions' on the second disk", _sessions_disk),
-    Check(AREA, "sessions", "/sessions fills its disk", _sessions_size),
-    Check(AREA, "sessions", "/sessions is mounted nosuid,nodev and writable", _sessions_options),
-    Check(AREA, "sessions", "/sessions is root's", _sessions_owner),
-    Check(AREA, "sessions", "/sessions is formatted on the first boot", _sessions_formatted),
-    Check(AREA, "sessions", "/sessions keeps its files over a reboot", _sessions_kept),
-    Check(AREA, "foreign", "a second disk that holds something else is refused", _foreign_refused),
-    Check(AREA, "sessions", "the journal says why that disk is refused", _foreign_told),
-    Check(AREA, "foreign", "that disk is left untouched", _foreign_untouched),
+    Check("sessions", "/sessions is ext4 'sessions' on the second disk", _sessions_disk),
+    Check("sessions", "/sessions fills its disk", _sessions_size),
+    Check("sessions", "/sessions is mounted nosuid,nodev and writable", _sessions_options),
+    Check("sessions", "/sessions is root's", _sessions_owner),
+    Check("sessions", "/sessions is formatted on the first boot", _sessions_formatted),
+    Check("sessions", "/sessions keeps its files over a reboot", _sessions_kept),
+    Check("foreign", "a second disk that holds something else is refused", _foreign_refused),
+    Check("sessions", "the journal says why that disk is refused", _foreign_told),
+    Check("foreign", "that disk is left untouched", _foreign_untouched),
 )

@@ -110,18 +110,17 @@ def _journal(evidence: Evidence) -> Finding:
     return Finding([f"{boots} boots are in it"] if boots != 1 else [], "one boot")
 
 
-AREA = "system"
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check(AREA, "identity", "every machine gets its own machine-id, and keeps it", _machine_id),
-    Check(AREA, "identity", "every machine gets its own ssh host keys, and keeps them", _host_keys),
-    Check(AREA, "identity", "the host name is set and resolves", _hostname),
-    Check(AREA, "system", "the clock is right and tells UTC", _clock),
-    Check(AREA, "system", "swap is off", _swap),
-    Check(AREA, "bwrap", "bwrap runs as an ordinary user", _bwrap),
-    Check(AREA, "bwrap", "bwrap has no rights of its own", _bwrap_rights),
-    Check(AREA, "socat", "socat carries data", _socat),
-    Check(AREA, "shipped", "nothing is left of the build's user", _build_user),
-    Check(AREA, "accounts", "only the seeded key lets somebody in", _keys),
-    Check(AREA, "accounts", "no password opens an account", _passwords),
-    Check(AREA, "journal_boots", "the journal knows of this boot only", _journal),
+    Check("identity", "every machine gets its own machine-id, and keeps it", _machine_id),
+    Check("identity", "every machine gets its own ssh host keys, and keeps them", _host_keys),
+    Check("identity", "the host name is set and resolves", _hostname),
+    Check("system", "the clock is right and tells UTC", _clock),
+    Check("system", "swap is off", _swap),
+    Check("bwrap", "bwrap runs as an ordinary user", _bwrap),
+    Check("bwrap", "bwrap has no rights of its own", _bwrap_rights),
+    Check("socat", "socat carries data", _socat),
+    Check("shipped", "nothing is left of the build's user", _build_user),
+    Check("accounts", "only the seeded key lets somebody in", _keys),
+    Check("accounts", "no password opens an account", _passwords),
+    Check("journal_boots", "the journal knows of this boot only", _journal),
 )

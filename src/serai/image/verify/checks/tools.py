@@ -111,17 +111,15 @@ def _limits(found: Mapping[str, str], chosen: Mapping[str, object]) -> list[str]
     ]
 
 
-AREA, PART = "tools", "exercise"
 CHECKS: tuple[Check[Evidence], ...] = (
     Check(
-        AREA, PART, "a session has the tools of the image's profile, in the versions named", _tools
+        "exercise", "a session has the tools of the image's profile, in the versions named", _tools
     ),
-    Check(AREA, PART, "Go, Rust and Docker are there only if asked for", _uninvited),
+    Check("exercise", "Go, Rust and Docker are there only if asked for", _uninvited),
     Check(
-        AREA,
-        PART,
+        "exercise",
         "in a session docx, pptx and xlsx are made, printed and read, and C compiled",
         _work,
     ),
-    Check(AREA, "login", "a login has the limits and the locale", _login),
+    Check("login", "a login has the limits and the locale", _login),
 )
