@@ -34,7 +34,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckChange:
     """A check of verify.json and whether it passed, None where it was not made."""
 
     name: str
@@ -75,7 +75,7 @@ class Changes:
     upgraded: tuple[Package, ...]
     downgraded: tuple[Package, ...]
     files: tuple[File, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[CheckChange, ...]
 
 
 def markdown(changes: Changes) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from serai.image.errors import BuildError
 from serai.image.release import changes, tree
-from serai.image.release.changes import Changes, Check, File, Package, Side
+from serai.image.release.changes import Changes, CheckChange, File, Package, Side
 from serai.image.release.tree import Entry
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -88,7 +88,7 @@ def compare(old: Contents, new: Contents, older: Callable[[str, str], bool] = ol
     ]
     up = [package for package in both if older(package.old, package.new)]
     checks = [
-        Check(name, old.checks.get(name), new.checks.get(name))
+        CheckChange(name, old.checks.get(name), new.checks.get(name))
         for name in sorted({*old.checks, *new.checks})
         if old.checks.get(name) != new.checks.get(name)
     ]

@@ -31,7 +31,7 @@ _AT_REST: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Refusal:
     """Why a disk is refused; ``path`` is '' for the disk as a whole, ``words`` are for people."""
 
     path: str
@@ -63,9 +63,9 @@ def read(disk: Path, work: Path) -> Disk:
         )
 
 
-def inspect(disk: Disk, budget: Budget) -> list[Finding]:
+def inspect(disk: Disk, budget: Budget) -> list[Refusal]:
     """Why ``disk`` must not be released, sorted; empty where it may be."""
-    rules: tuple[Callable[[], Iterator[Finding]], ...] = (
+    rules: tuple[Callable[[], Iterator[Refusal]], ...] = (
         lambda: _at_rest(disk.shipped),
         lambda: _refused(disk.entries),
         lambda: _writable(disk.entries),
@@ -89,68 +89,68 @@ def show(disk: Disk, budget: Budget) -> int:
     return 1 if found else 0
 
 
-def _at_rest(found: Shipped) -> Iterator[Finding]:
+def _at_rest(found: Shipped) -> Iterator[Refusal]:
     for path, value in (
         ("/etc/machine-id", found.machine_id),
         ("/var/lib/dbus/machine-id", found.dbus_machine_id),
     ):
         if value not in ("", "uninitialized"):
-            yield Finding(path, "identity", f"a machine ID that all machines would share: {value}")
+            yield Refusal(path, "identity", f"a machine ID that all machines would share: {value}")
     for name, rule, words in _AT_REST:
         for path in getattr(found, name):
-            yield Finding(path, rule, words)
+            yield Refusal(path, rule, words)
 
 
-def _refused(entries: list[Entry]) -> Iterator[Finding]:
+def _refused(entries: list[Entry]) -> Iterator[Refusal]:
     rules = allow.named("refused")
     for entry in entries:
         if entry.type == "f" and entry.size and (rule := rules.find(entry.path)):
-            yield Finding(f"/{entry.path}", "secrets", rule.reason)
+            yield Refusal(f"/{entry.path}", "secrets", rule.reason)
 
 
-def _writable(entries: list[Entry]) -> Iterator[Finding]:
+def _writable(entries: list[Entry]) -> Iterator[Refusal]:
     rules = allow.named("writable")
     for entry in entries:
         if entry.type == "l" or not entry.mode & _OTHERS_WRITE:
             continue
         if rules.find(entry.path) is None:
-            yield Finding(
+            yield Refusal(
                 f"/{entry.path}", "writable", f"everybody may write to it: {_mode(entry)}"
             )
         elif entry.type == "d" and not entry.mode & _STICKY:
             words = f"everybody may remove others' files in it: {_mode(entry)}"
-            yield Finding(f"/{entry.path}", "writable", words)
+            yield Refusal(f"/{entry.path}", "writable", words)
 
 
-def _privileged(entries: list[Entry]) -> Iterator[Finding]:
+def _privileged(entries: list[Entry]) -> Iterator[Refusal]:
     rules = allow.named("privileged")
     for entry in entries:
         if entry.type != "f":
             continue
         if entry.mode & _SETID and rules.find(f"{entry.path}={_mode(entry)}") is None:
             words = f"setuid or setgid, and not listed: {_mode(entry)}"
-            yield Finding(f"/{entry.path}", "privileged", words)
+            yield Refusal(f"/{entry.path}", "privileged", words)
         if entry.capabilities and rules.find(f"{entry.path}={entry.capabilities}") is None:
             words = f"has capabilities, and is not listed: {entry.capabilities}"
-            yield Finding(f"/{entry.path}", "privileged", words)
+            yield Refusal(f"/{entry.path}", "privileged", words)
 
 
-def _owners(entries: list[Entry]) -> Iterator[Finding]:
+def _owners(entries: list[Entry]) -> Iterator[Refusal]:
     """Packages' accounts have lower numbers; people are not made before the first boot."""
     for entry in entries:
         for what, number in (("user", entry.owner), ("group", entry.group)):
             if number >= _FIRST_PERSON and number != _NOBODY:
                 words = f"belongs to the {what} {number}, whom the image does not have"
-                yield Finding(f"/{entry.path}", "owner", words)
+                yield Refusal(f"/{entry.path}", "owner", words)
 
 
-def _too_large(disk: Disk, budget: Budget) -> Iterator[Finding]:
+def _too_large(disk: Disk, budget: Budget) -> Iterator[Refusal]:
     for what, size, limit in (
         ("the qcow2 has", disk.image_bytes, budget.image_mib),
         ("the root file system holds", disk.root_bytes, budget.root_mib),
     ):
         if limit is not None and size > limit * _MIB:
-            yield Finding("", "budget", f"{what} {-(-size // _MIB)} MiB, of {limit} allowed")
+            yield Refusal("", "budget", f"{what} {-(-size // _MIB)} MiB, of {limit} allowed")
 
 
 def _mode(entry: Entry) -> str:

@@ -19,7 +19,7 @@ from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
 from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
-from serai.runtime.sessions.payloads import SIGNALS, Payload, Payloads, Result
+from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 
 CHUNK = 32 << 10
@@ -117,7 +117,7 @@ class Executions:
         ours: list[tuple[int, str]],
         timeout: float | None,
         patience: float | None,
-    ) -> Result:
+    ) -> Ended:
         """Carry a payload's bytes until it has ended, and what it wrote ``patience`` s longer."""
         key = (c, stream.payload.id)
         self._streams[key] = stream

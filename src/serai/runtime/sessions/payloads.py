@@ -39,7 +39,7 @@ class Payload:
 
 
 @dataclass(frozen=True)
-class Result:
+class Ended:
     """How a payload ended: ``status`` as a shell gives it (128 + n for signal n)."""
 
     status: int
@@ -103,7 +103,7 @@ class Payloads:
 
     async def finish(
         self, payload: Payload, timeout: float | None, gone: asyncio.Future[None]
-    ) -> Result:
+    ) -> Ended:
         """Wait for the payload's end, then end what it left behind (unless detached).
 
         It is made to end after ``timeout`` seconds, or when ``gone``, which tells of its client's
@@ -123,7 +123,7 @@ class Payloads:
             ended.cancel()
             os.close(payload.entered.pidfd)
         await self._clear(payload)
-        return Result(TIMED_OUT, result.signal, True) if timed_out else result
+        return Ended(TIMED_OUT, result.signal, True) if timed_out else result
 
     def send(self, payload: Payload, number: signal.Signals) -> None:
         """Send a signal to the payload's process group (its own, as a session's leader)."""
@@ -159,8 +159,8 @@ class Payloads:
             raise SeraiError(f"what the payload left behind is not removed: {error}") from error
 
 
-def _reap(pid: int) -> Result:
+def _reap(pid: int) -> Ended:
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        return Result(128 + os.WTERMSIG(status), os.WTERMSIG(status))
-    return Result(os.WEXITSTATUS(status), None)
+        return Ended(128 + os.WTERMSIG(status), os.WTERMSIG(status))
+    return Ended(os.WEXITSTATUS(status), None)

@@ -76,7 +76,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         "reap = payloads._reap\n"
         "def lie(pid):\n"
         "    found = reap(pid)\n"
-        "    return payloads.Result(0, None) if found.status == 7 else found\n"
+        "    return payloads.Ended(0, None) if found.status == 7 else found\n"
         "payloads._reap = lie",
         {"a payload's status is told"},
     ),

@@ -119,6 +119,14 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
         add("--dir", "/run/serai", "--ro-bind", "{folder}", "/run/serai/users/../gate"),
         {"no Unix socket of the VM is visible"},
     ),
+    "socket in root": (
+        add("--ro-bind", "{folder}", "/root/mnt"),
+        {
+            "no Unix socket of the VM is visible",
+            "/root is the session's own",
+            "nothing else is mounted",
+        },
+    ),
     "secret": (
         add("--ro-bind", "{open}", "/etc/shadow"),
         {"the VM's secrets are unreadable", "nothing else is mounted"},

@@ -11,7 +11,7 @@ import pytest
 
 from serai.image.errors import BuildError
 from serai.image.release import changes, compare, tree
-from serai.image.release.changes import Check, File, Package
+from serai.image.release.changes import CheckChange, File, Package
 from serai.image.release.compare import Contents
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
@@ -113,9 +113,9 @@ def test_new_rights_and_new_units_come_first() -> None:
 
 def test_checks_that_changed() -> None:
     assert compare.compare(OLD, NEW).checks == (
-        Check("a new one", None, True),
-        Check("it boots", True, None),
-        Check("swap is off", True, False),
+        CheckChange("a new one", None, True),
+        CheckChange("it boots", True, None),
+        CheckChange("swap is off", True, False),
     )
     assert compare.compare(replace(OLD, checks={}), NEW).checks == ()
 

@@ -13,7 +13,7 @@ from serai.image.definition import definition
 from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
 from serai.image.release import allow, inspect
-from serai.image.release.inspect import Disk, Finding
+from serai.image.release.inspect import Disk, Refusal
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
 from tests.support.disks import CLEAN, a_disk, clean, put
@@ -101,8 +101,8 @@ def test_what_the_build_left(field: str, value: Any, found: tuple[str, str]) -> 
 def test_a_disk_over_its_budget_says_by_how_much() -> None:
     disk = replace(GOOD, image_bytes=(10 << 20) + 1, root_bytes=200 << 20)
     assert inspect.inspect(disk, LIMIT) == [
-        Finding("", "budget", "the qcow2 has 11 MiB, of 10 allowed"),
-        Finding("", "budget", "the root file system holds 200 MiB, of 100 allowed"),
+        Refusal("", "budget", "the qcow2 has 11 MiB, of 10 allowed"),
+        Refusal("", "budget", "the root file system holds 200 MiB, of 100 allowed"),
     ]
     assert inspect.inspect(disk, Budget()) == [], "no budget, no limit"
 
