@@ -293,9 +293,11 @@ def pins(_c: Context) -> int:
 
 
 @command()
-def docs(_c: Context) -> None:
-    """Write docs/roles.md from the roles' argument specs."""
+def docs(_c: Context, site: bool = False) -> None:
+    """Write the generated pages of docs/ (--site: then their site, dist/site/)."""
     console.say(str(roles_page.write(SETTINGS)))
+    if site:
+        console.say(str(checkout.site(SETTINGS)))
 
 
 @command()

@@ -1,4 +1,4 @@
-"""What developers do with the checkout: lint, test, clean."""
+"""What developers do with the checkout: lint, test, make the site of the docs, clean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEST_LAYERS = ("unit", "sandbox", "container", "vm")
 def lint(settings: Settings) -> None:
     """Run every linter; raises BuildError naming those that complained."""
     failed = []
-    for name, argv in _linters(settings.root).items():
+    for name, argv in _linters(settings).items():
         with console.step(name):
             done = run(argv, cwd=settings.root, env={"PATH": search_path()}, check=False)
         if done.returncode != 0:
@@ -32,7 +32,19 @@ def lint(settings: Settings) -> None:
         raise BuildError(f"lint: {', '.join(failed)} complained", hint="see above")
 
 
-def _linters(root: Path) -> dict[str, list[str | Path]]:
+def site(settings: Settings) -> Path:
+    """Build the site of docs/; returns its first page. Raises BuildError if a link is dead."""
+    run(_site(settings), cwd=settings.root, env={"PATH": search_path()})
+    return settings.dist / "site/index.html"
+
+
+def _site(settings: Settings) -> list[str | Path]:
+    # Not --quiet, with which --strict counts no warnings.
+    return ["mkdocs", "build", "--strict", "--site-dir", settings.dist / "site"]
+
+
+def _linters(settings: Settings) -> dict[str, list[str | Path]]:
+    root = settings.root
     workflows = sorted((root / ".github/workflows").glob("*.yml"))
     scripts = [path for path in sorted(root.rglob("*")) if _is_shell(path, root)]
     return {
@@ -47,6 +59,7 @@ def _linters(root: Path) -> dict[str, list[str | Path]]:
             *workflows,
         ],
         "shellcheck": ["shellcheck", *scripts],
+        "site": _site(settings),
         # Packer 1.6.6 knows no -recursive.
         "packer fmt": ["packer", "fmt", "-check", "packer"],
         "packer fmt plugins": ["packer", "fmt", "-check", "packer/plugins"],
