@@ -19,7 +19,7 @@ from serai.gate.rules import Rule, Rules, combined, rule
 
 DEFAULT = "default"
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
-_HINT = "see the rules in the reference of settings"
+_HINT = "see policy.d in docs/settings.md"
 
 
 def _profile(text: str) -> str:

@@ -143,7 +143,7 @@ def load(path: Path) -> Settings:
     Raises SeraiError naming the file and the key for anything it does not understand, and for a
     password in a file that everybody can read: sessions see ``/etc``.
     """
-    hint = "see gate.toml in the reference of settings"
+    hint = "see gate.toml in docs/settings.md"
     settings = tables.load(Settings, path, "the gate's settings", hint=hint, absent=Settings())
     if settings.upstream.password and path.stat().st_mode & 0o007:
         raise SeraiError(

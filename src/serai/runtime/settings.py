@@ -126,5 +126,5 @@ def load(path: Path) -> Policy:
 
     Raises SeraiError naming the file and the key for anything it does not understand.
     """
-    hint = "see session.toml in the reference of settings"
+    hint = "see session.toml in docs/settings.md"
     return tables.load(Policy, path, "the session policy", hint=hint, absent=Policy())

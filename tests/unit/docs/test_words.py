@@ -38,12 +38,15 @@ LEFT = {
 }
 
 TABLES = "named for a table of a settings file, a definition or a report that people write or read"
-METHODS = "the parameters of the RPC method of that name"
+METHODS = "the parameters of the RPC method of that name, on sessiond's socket or the gate's"
 HALVES = "each is what its half knows of it, and the halves import nothing of each other"
 INSIDE = "used inside its module and its direct callers, where nothing else has the name"
 # Why a public class may share its name with another.
 SHARED = {
     "Audit": f"{TABLES}; {METHODS}",
+    "Change": METHODS,
+    "Explain": METHODS,
+    "Client": "sessiond's is a client of JSON-RPC, with what a command line needs besides",
     "Disk": TABLES,
     "Limits": TABLES,
     "Settings": TABLES,

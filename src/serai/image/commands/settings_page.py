@@ -1,0 +1,171 @@
+"""The page about the settings files of a VM, written from the dataclasses that read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serai.gate import profiles
+from serai.gate import settings as gate_settings
+from serai.gate.rules import Rule
+from serai.image.settings import Settings
+from serai.runtime import settings as session_settings
+from serai.runtime.folders import shares
+
+PAGE = "docs/settings.md"
+
+_INTRODUCTION = """# Settings
+
+Written by `invoke docs` from the code that reads the files; a test holds this page against it. All
+four are TOML files below `/etc/serai`. A key that is missing has its default. An unknown key or a
+wrong type is an error that names the file and the key: a limit that is silently ignored is worse
+than none. Roles write the files ([Roles](roles.md)), so make lasting changes with the variables
+named here.
+"""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A settings file: the class that reads it, and ``about`` it."""
+
+    name: str
+    kind: type
+    about: str
+
+
+_FILES = (
+    _File(
+        "session.toml",
+        session_settings.Policy,
+        "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` "
+        "after a change: sessions go on. The role `runtime` "
+        "writes it from `runtime_…`.",
+    ),
+    _File(
+        "gate.toml",
+        gate_settings.Settings,
+        "The gate's own limits. `serai-gate` reads it when it starts: after a change, "
+        "`systemctl restart serai-gate`. Sessions go on, open connections end. The role `gate` "
+        "writes it from `gate_limits`, `gate_timeouts`, `gate_audit` and `gate_upstream`. Sessions "
+        "can read `/etc`, so a file with a password must not be readable by everybody.",
+    ),
+    _File(
+        "policy.d/NAME.toml",
+        profiles.Profile,
+        "The profile NAME: what the sessions that have it may reach ([the gate](gate.md) explains "
+        "rules). After a change, `systemctl reload serai-gate`. The role `gate` writes the files "
+        "from `gate_profiles`. A rule is a host, `*.HOST`, `*`, an address or a range, with or "
+        "without `:PORT`.",
+    ),
+    _File(
+        "shares.toml",
+        shares.Shares,
+        "The purpose of each share of the host, by its tag ([directories](folders.md)). It is read when a "
+        "share is mounted and when a directory is attached. The role `shares` writes it from "
+        "`shares_tags`.",
+    ),
+)
+
+
+def text(_settings: Settings) -> str:
+    """The page, in Markdown."""
+    return _INTRODUCTION + "".join(map(_section, _FILES))
+
+
+def write(settings: Settings) -> Path:
+    """Write the page; returns its path."""
+    path = settings.root / PAGE
+    path.write_text(text(settings))
+    return path
+
+
+def _section(file: _File) -> str:
+    lines = [f"\n## {file.name}\n", f"{_wrapped(file.about)}\n"]
+    for heading, kind in _tables(file.kind, ""):
+        rows = [_row(kind, entry) for entry in _keys(kind)]
+        if heading:
+            lines += [f"### {heading}\n", f"{_prose(kind)}\n"]
+        if rows:
+            lines += ["| key | type | default | range | meaning |", "|---|---|---|---|---|", *rows]
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _tables(kind: type, name: str) -> Iterator[tuple[str, type]]:
+    """Each table of a file and the class that reads it, the file's own top level first."""
+    yield (f"[{name}]" if name else ""), kind
+    for entry in dataclasses.fields(kind):
+        inner = _table(_hints(kind)[entry.name])
+        if inner is not None:
+            below, several = inner
+            path = f"{name}.{entry.name}".lstrip(".")
+            yield from _tables(below, f"{path}.TAG" if several else path)
+
+
+def _keys(kind: type) -> list[dataclasses.Field[Any]]:
+    """The fields that are values and not tables of their own."""
+    hints = _hints(kind)
+    return [entry for entry in dataclasses.fields(kind) if _table(hints[entry.name]) is None]
+
+
+def _table(hint: Any) -> tuple[type, bool] | None:
+    """The class that reads a table, and whether there may be several; None for a value."""
+    several = typing.get_origin(hint) is Mapping
+    inner = typing.get_args(hint)[1] if several else hint
+    return (inner, several) if dataclasses.is_dataclass(inner) else None  # type: ignore[return-value]
+
+
+def _row(kind: type, entry: dataclasses.Field[Any]) -> str:
+    meaning = str(entry.metadata["help"]).replace("|", "\\|")
+    cells = [f"`{entry.name}`", _type(_hints(kind)[entry.name]), _default(entry), _range(entry)]
+    return f"| {' | '.join([*cells, meaning])} |"
+
+
+def _type(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        (hint,) = (each for each in inner if each is not type(None))
+    if origin is tuple:
+        return f"list of {_type(inner[0])}s"
+    if origin is Mapping:
+        return f"table of {_type(inner[1])}s"
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", Rule: "rule"}
+    return words[hint]
+
+
+def _default(entry: dataclasses.Field[Any]) -> str:
+    made = entry.default_factory
+    value = made() if made is not dataclasses.MISSING else entry.default
+    if value is None or (entry.metadata["choices"] and value not in entry.metadata["choices"]):
+        return "see the meaning"
+    if isinstance(value, Mapping):
+        return "empty"
+    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
+
+
+def _range(entry: dataclasses.Field[Any]) -> str:
+    least, most, choices = (entry.metadata[key] for key in ("minimum", "maximum", "choices"))
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if least is None:
+        return ""
+    return f"{least:.15g} to {most:.15g}" if most is not None else f"{least:.15g} or more"
+
+
+def _prose(kind: type) -> str:
+    return _wrapped((kind.__doc__ or "").replace("``", "`"))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

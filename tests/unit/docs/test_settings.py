@@ -1,0 +1,85 @@
+"""docs/settings.md against the dataclasses that read the files, and the errors that name it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.common.errors import SeraiError
+from serai.common.tables import setting
+from serai.gate import profiles
+from serai.gate import settings as gate_settings
+from serai.image.commands import settings_page
+from serai.image.settings import Settings
+from serai.runtime import settings as session_settings
+from serai.runtime.folders.shares import Share
+from tests.conftest import ROOT
+
+PAGE = ROOT / settings_page.PAGE
+TABLES = (
+    *(session_settings.Limits, session_settings.Resources, session_settings.Disk),
+    *(gate_settings.Limits, gate_settings.Timeouts, gate_settings.Audit, gate_settings.Upstream),
+    *(profiles.Profile, Share),
+)
+
+
+def test_the_page_about_settings_is_what_the_code_says() -> None:
+    assert PAGE.read_text() == settings_page.text(Settings.of({})), "run 'invoke docs'"
+
+
+@pytest.mark.parametrize("kind", TABLES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_key_has_a_row_and_a_meaning(kind: Any) -> None:
+    rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
+    for entry in dataclasses.fields(kind):
+        meanings = [row[-1].rstrip(" |") for row in rows if row[0] == f"| `{entry.name}`"]
+        assert entry.metadata["help"].replace("|", "\\|") in meanings, entry.name
+        assert all(meanings), entry.name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """A table with ``keys`` of many kinds."""
+
+    size: int = setting(7, "how large", minimum=1, maximum=1 << 40)
+    kind: str = setting("", "this | or that", choices=("this", "that"))
+    names: tuple[str, ...] = setting(("a", "b"), "who")
+    on: bool | None = setting(None, "whether")
+
+
+def test_a_row_has_name_type_default_range_and_meaning() -> None:
+    section = settings_page._section(settings_page._File("x.toml", _Made, "It is an example."))
+    assert section.splitlines()[1:] == [
+        "## x.toml",
+        "",
+        "It is an example.",
+        "",
+        "| key | type | default | range | meaning |",
+        "|---|---|---|---|---|",
+        "| `size` | whole number | `7` | 1 to 1099511627776 | how large |",
+        "| `kind` | text | see the meaning | `this`, `that` | this \\| or that |",
+        '| `names` | list of texts | `["a", "b"]` |  | who |',
+        "| `on` | true or false | see the meaning |  | whether |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("load", "heading"),
+    [
+        (session_settings.load, "session.toml"),
+        (gate_settings.load, "gate.toml"),
+        (profiles.read, "policy.d"),
+    ],
+)
+def test_an_error_names_the_page_and_its_heading(
+    load: Callable[[Path], object], heading: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.toml"
+    file.write_text("unknown = 1\n")
+    with pytest.raises(SeraiError) as caught:
+        load(file)
+    assert caught.value.hint == f"see {heading} in {settings_page.PAGE}"
+    assert f"\n## {heading}" in PAGE.read_text()
