@@ -44,9 +44,8 @@ _FILES = (
     _File(
         "session.toml",
         session_settings.Policy,
-        "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` "
-        "after a change: sessions go on. The role `runtime` "
-        "writes it from `runtime_…`.",
+        "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` after a "
+        "change: sessions go on. The role `runtime` writes it from `runtime_…`.",
     ),
     _File(
         "gate.toml",
@@ -67,9 +66,9 @@ _FILES = (
     _File(
         "shares.toml",
         shares.Shares,
-        "The purpose of each share of the host, by its tag ([directories](folders.md)). It is read when a "
-        "share is mounted and when a directory is attached. The role `shares` writes it from "
-        "`shares_tags`.",
+        "The purpose of each share of the host, by its tag ([directories](folders.md)). It is read "
+        "when a share is mounted and when a directory is attached. The role `shares` writes it "
+        "from `shares_tags`.",
     ),
 )
 
