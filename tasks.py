@@ -13,7 +13,7 @@ from invoke.tasks import task
 from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, build
-from serai.image.commands import checkout, roles_page, settings_page, show
+from serai.image.commands import checkout, docs_site, roles_page, settings_page, show
 from serai.image.container import container
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -298,7 +298,7 @@ def docs(_c: Context, site: bool = False) -> None:
     for page in (roles_page, settings_page):
         console.say(str(page.write(SETTINGS)))
     if site:
-        console.say(str(checkout.site(SETTINGS)))
+        console.say(str(docs_site.build(SETTINGS)))
 
 
 @command()

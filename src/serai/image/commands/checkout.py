@@ -1,4 +1,4 @@
-"""What developers do with the checkout: lint, test, make the site of the docs, clean."""
+"""What developers do with the checkout: lint, test, clean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serai.image import console
 from serai.image.build import layer
+from serai.image.commands import docs_site
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.run import run, run_visibly, search_path, started
@@ -19,7 +20,8 @@ TEST_LAYERS = ("unit", "sandbox", "container", "vm")
 def lint(settings: Settings) -> None:
     """Run every linter; raises BuildError naming those that complained."""
     failed = []
-    for name, argv in _linters(settings).items():
+    linters = {**_linters(settings.root), "site": docs_site.command(settings)}
+    for name, argv in linters.items():
         with console.step(name):
             done = run(argv, cwd=settings.root, env={"PATH": search_path()}, check=False)
         if done.returncode != 0:
@@ -32,19 +34,7 @@ def lint(settings: Settings) -> None:
         raise BuildError(f"lint: {', '.join(failed)} complained", hint="see above")
 
 
-def site(settings: Settings) -> Path:
-    """Build the site of docs/; returns its first page. Raises BuildError if a link is dead."""
-    run(_site(settings), cwd=settings.root, env={"PATH": search_path()})
-    return settings.dist / "site/index.html"
-
-
-def _site(settings: Settings) -> list[str | Path]:
-    # Not --quiet, with which --strict counts no warnings.
-    return ["mkdocs", "build", "--strict", "--site-dir", settings.dist / "site"]
-
-
-def _linters(settings: Settings) -> dict[str, list[str | Path]]:
-    root = settings.root
+def _linters(root: Path) -> dict[str, list[str | Path]]:
     workflows = sorted((root / ".github/workflows").glob("*.yml"))
     scripts = [path for path in sorted(root.rglob("*")) if _is_shell(path, root)]
     return {
@@ -59,7 +49,6 @@ def _linters(settings: Settings) -> dict[str, list[str | Path]]:
             *workflows,
         ],
         "shellcheck": ["shellcheck", *scripts],
-        "site": _site(settings),
         # Packer 1.6.6 knows no -recursive.
         "packer fmt": ["packer", "fmt", "-check", "packer"],
         "packer fmt plugins": ["packer", "fmt", "-check", "packer/plugins"],
