@@ -49,7 +49,7 @@ E2FSCK_FAILED = 4
 
 
 @dataclass(frozen=True)
-class Places:
+class Locations:
     """Where the kernel's and our own files are; tests have others."""
 
     sys: Path = Path("/sys")
@@ -63,7 +63,7 @@ class Places:
 # --- looking
 
 
-def find(places: Places) -> list[Disk]:
+def find(places: Locations) -> list[Disk]:
     """All whole disks that nobody uses: no loop, RAM or mapped devices, none read-only."""
     used = {each.device for each in proc.mounts(places.mounts.read_text())}
     found = []
@@ -132,7 +132,7 @@ def _identity(serial: str, size: int) -> str:
     return f"{serial or '-'} {size}"
 
 
-def keeps_quotas(places: Places) -> bool:
+def keeps_quotas(places: Locations) -> bool:
     """Whether the kernel can mount a file system that keeps quotas.
 
     It refuses to without quota_v2 (fs/ext4/super.c), a module that Ubuntu has in a package apart.
@@ -211,7 +211,7 @@ def _last_line(text: str) -> str:
 # --- the whole
 
 
-def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
+def prepare(places: Locations, *, quotas: bool, wait: float = WAIT) -> Disk | None:
     """Have the link point at a disk that can be mounted; None without one. Raises RefusedError."""
     places.link.unlink(missing_ok=True)
     disk = _wait_for_disk(places, wait)
@@ -229,7 +229,7 @@ def prepare(places: Places, *, quotas: bool, wait: float = WAIT) -> Disk | None:
     return disk
 
 
-def _wait_for_disk(places: Places, wait: float) -> Disk | None:
+def _wait_for_disk(places: Locations, wait: float) -> Disk | None:
     """The disk, as soon as there is one; what is wrong after ``wait`` seconds is wrong."""
     deadline = time.monotonic() + wait
     while True:
@@ -243,7 +243,7 @@ def _wait_for_disk(places: Places, wait: float) -> Disk | None:
         time.sleep(0.5)
 
 
-def look(places: Places, *, container: bool, wait: float = WAIT) -> int:
+def look(places: Locations, *, container: bool, wait: float = WAIT) -> int:
     """Print whether there is a disk to use, 'disk' or 'none'; a container has none of its own."""
     try:
         there = os.path.ismount("/sessions") or (
@@ -258,7 +258,7 @@ def look(places: Places, *, container: bool, wait: float = WAIT) -> int:
 
 def main() -> int:
     os.environ["PATH"] = f"{os.environ.get('PATH', '/usr/bin')}:/usr/sbin:/sbin"
-    places = Places()
+    places = Locations()
     if sys.argv[1:] == ["--look"]:
         # It sees its host's disks.
         container = _run("systemd-detect-virt", "--container", "--quiet").returncode == 0

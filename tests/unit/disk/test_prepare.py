@@ -26,7 +26,7 @@ class Machine:
         for name in ("sys/block", "dev", "run", "var"):
             (folder / name).mkdir(parents=True)
         (folder / "mountinfo").write_text("26 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n")
-        self.places = prepare.Places(
+        self.places = prepare.Locations(
             sys=folder / "sys",
             dev=folder / "dev",
             mounts=folder / "mountinfo",

@@ -81,7 +81,7 @@ class Ext4(_Facts):
     label: str
 
 
-class Mount(_Facts):
+class MountFacts(_Facts):
     """A mounted file system; ``partition`` is 0 where it fills ``disk`` itself."""
 
     device: str
@@ -99,7 +99,7 @@ class Mount(_Facts):
 class Sessions(_Facts):
     """``mark`` is what verify wrote there, ``journal`` the lines of this boot that speak of it."""
 
-    mount: Mount | None
+    mount: MountFacts | None
     mark: str
     journal: list[str]
 
@@ -145,7 +145,7 @@ class ProbeFacts(_Facts):
     system: System
     identity: Identity
     disks: list[Disk]
-    root: Mount
+    root: MountFacts
     sessions: Sessions
     accounts: Accounts
     journal_boots: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serai.common.checks import Absent, Check, Finding, the
 from serai.image.definition.definition import megabytes
 from serai.image.verify.checks.boots import not_up
-from serai.image.verify.facts import Evidence, Mount, ObservedBoot
+from serai.image.verify.facts import Evidence, MountFacts, ObservedBoot
 
 UNIT = "serai-session-disk.service"
 MODE, OWNER = 0o711, "0:0"  # who knows a session may pass, nobody can list them
@@ -13,7 +13,7 @@ MIB = 1 << 20
 CLOCK = 120.0  # seconds by which the clocks of host and guest may differ
 
 
-def _sessions(machine: ObservedBoot | str) -> Mount:
+def _sessions(machine: ObservedBoot | str) -> MountFacts:
     mount = the(machine).facts.sessions.mount
     if mount is None:
         raise Absent("nothing is mounted at /sessions")
