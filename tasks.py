@@ -18,11 +18,11 @@ from serai.image.container import container
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
-from serai.image.release import compare as compares
+from serai.image.release import changes_md as compares
 from serai.image.release import formats
 from serai.image.release import inspect as inspects
 from serai.image.release import release as releases
-from serai.image.release import twice as twices
+from serai.image.release import reproduce as twices
 from serai.image.release import verify_release as verify_releases
 from serai.image.settings import Settings
 from serai.image.verify.verify import verify

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
+from serai.image.release import diff
+from serai.image.release.diff import Changes, CheckChange, File, Side
 from serai.image.release.report.report import Component, Inputs, Package
 
 HOSTILE = (
@@ -104,42 +106,42 @@ def an_inputs() -> Inputs:
     )
 
 
-def some_changes(text: str = "") -> dict[str, Any]:
+def some_changes(text: str = "") -> Changes:
     """A comparison that found something of each kind, with ``text`` for every name if given."""
 
-    def side(version: str, number: int) -> dict[str, Any]:
-        return {
-            "image": text or "debian-12-arm64",
-            "version": text or version,
-            "revision": text or "e" * 40,
-            "image_bytes": number << 20,
-            "files_bytes": number << 21,
-            "files": number,
-            "packages": 3,
-            "boot_seconds": float(number),
-            "passed": 2,
-            "checks": 2,
-        }
+    def side(version: str, number: int) -> Side:
+        return Side(
+            image=text or "debian-12-arm64",
+            version=text or version,
+            revision=text or "e" * 40,
+            image_bytes=number << 20,
+            files_bytes=number << 21,
+            files=number,
+            packages=3,
+            boot_seconds=float(number),
+            passed=2,
+            checks=2,
+        )
 
     folder = text.replace("/", "|") or "usr/lib/python3/dist-packages/x"
-    package = {"name": text or "bash", "old": text or "5.1", "new": text or "5.2"}
-    return {
-        "old": side("0.0.9", 190),
-        "new": side("0.1.0", 193),
-        "privileged": [text or "/usr/bin/su"],
-        "sockets": [text or "ssh.socket"],
-        "units": [],
-        "added": [{**package, "old": ""}],
-        "removed": [],
-        "upgraded": [package],
-        "downgraded": [],
-        "files": [
-            {"path": f"{folder}/y", "how": "added", "what": ""},
-            {"path": "usr/lib/python3/dist-packages/z", "how": "changed", "what": "content"},
-            {"path": "initrd", "how": "removed", "what": ""},
-        ],
-        "checks": [{"name": text or "swap is off", "old": None, "new": True}],
-    }
+    package = diff.Package(text or "bash", text or "5.1", text or "5.2")
+    return Changes(
+        old=side("0.0.9", 190),
+        new=side("0.1.0", 193),
+        privileged=(text or "/usr/bin/su",),
+        sockets=(text or "ssh.socket",),
+        units=(),
+        added=(replace(package, old=""),),
+        removed=(),
+        upgraded=(package,),
+        downgraded=(),
+        files=(
+            File(f"{folder}/y", "added", ""),
+            File("usr/lib/python3/dist-packages/z", "changed", "content"),
+            File("initrd", "removed", ""),
+        ),
+        checks=(CheckChange(text or "swap is off", None, True),),
+    )
 
 
 def hostile(text: str) -> Inputs:

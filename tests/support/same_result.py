@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serai.image import digest
 from serai.image.container import container
-from serai.image.release import allow, same, tree
+from serai.image.release import allow, reproduce, tree
 from serai.image.release.allow import Rule, Rules
 from serai.image.settings import Settings
 
@@ -29,8 +29,8 @@ def assert_same_result(root: Path, *others: Rule) -> None:
     is not needed any more fails, too.
     """
     image = tree.of_folder(image_of_the_day(root))
-    rules = Rules([*_TESTS, *others, *allow.named("provisioned")])
-    outcome = same.differences(image, tree.of_folder(root), rules)
+    rules = Rules([*_TESTS, *others, *allow.load("provisioned")])
+    outcome = reproduce.differences(image, tree.of_folder(root), rules)
     assert not outcome.lines, "\n".join(outcome.lines)
     assert not outcome.unused, outcome.unused
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from serai.image import layout
 from serai.image.build import build
 from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.settings import Settings
-from serai.image.verify.verify import REPORT, verify
+from serai.image.verify.verify import verify
 from tests.support import upgrading
 from tests.support.sharing import Shared, sharing
 from tests.support.upgrading import Upgraded
@@ -42,7 +43,7 @@ def built(settings: Settings, image: Image) -> Path:
 def report(settings: Settings, image: Image, built: Path) -> dict[str, Any]:
     """What verify.json says; an image is verified once a run."""
     verify(settings, image, built)
-    found: dict[str, Any] = json.loads((built / REPORT).read_text())
+    found: dict[str, Any] = json.loads((built / layout.VERIFIED).read_text())
     return found
 
 

@@ -101,8 +101,21 @@ def show_timing(name: str, status: str, told: str, took: float) -> None:
 
 
 def seconds(value: float) -> str:
-    """A duration as people read it: '0.4 s', '12 s', '3 min 05 s'."""
-    if value < 10:  # noqa: PLR2004 - below ten seconds the tenths matter
+    """A duration as people read it: '0.02 s', '4.7 s', '12 min 37 s', '1 h 05 min'."""
+    if value < 0.95:  # noqa: PLR2004 - one digit more for what is short
+        return f"{value:.2f} s"
+    if round(value, 1) < 60:  # noqa: PLR2004 - seconds
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    if minutes < 60:  # noqa: PLR2004 - minutes
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: '0 B', '18.0 KiB', '1.2 GiB'."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:  # noqa: PLR2004 - binary prefixes
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from serai.common import files
-from serai.image import cache, console, digest, offline
+from serai.image import cache, console, digest, layout, offline
 from serai.image.build import base_bootstrap, base_cloudimage, layer, plan
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
@@ -70,7 +70,7 @@ def latest(settings: Settings, name: str) -> Path:
 
 def disk(settings: Settings, name: str) -> Path:
     """The newest build of ``name``; raises BuildError if there is none."""
-    return latest(settings, name) / f"{name}.qcow2"
+    return latest(settings, name) / layout.disk(name)
 
 
 def base(settings: Settings, image: definition.Image) -> Path:
@@ -130,19 +130,19 @@ def _ensure(
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:
     disk = made.stages[-1].disk
     with cache.whole(made.folder) as folder:
-        shipped = folder / f"{made.image.name}.qcow2"
+        shipped = folder / layout.disk(made.image.name)
         shutil.copyfile(disk, shipped)
         with offline.opened(shipped, settings.cache) as root:
             _require_sealed(root, made)
             packages = offline.packages(root.read("/var/lib/dpkg/status"))
-        (folder / "packages.txt").write_text("\n".join(packages) + "\n")
+        (folder / layout.PACKAGES).write_text("\n".join(packages) + "\n")
         (folder / "build.log").write_text(_log(made), errors="replace")
         finished = datetime.now(timezone.utc)
         times = {"started": _iso(started), "finished": _iso(finished)}
         content = _manifest(settings, made, len(packages)) | times
         manifest = json.dumps(content, indent=2, default=str)
-        (folder / "manifest.json").write_text(manifest + "\n")
-        (folder / "SHA256SUMS").write_text(_sums(folder))
+        (folder / layout.MANIFEST).write_text(manifest + "\n")
+        (folder / layout.SUMS).write_text(_sums(folder))
     files.link(made.folder.parent / "latest", made.version)
 
 

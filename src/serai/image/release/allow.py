@@ -50,12 +50,12 @@ class Rules:
         return (rule for rule, _ in self._rules)
 
 
-def named(name: str) -> Rules:
+def load(name: str) -> Rules:
     """The list of that name that belongs to us."""
-    return read(_DATA / f"{name}.txt")
+    return parse(_DATA / f"{name}.txt")
 
 
-def read(path: Path) -> Rules:
+def parse(path: Path) -> Rules:
     """The list in ``path``; raises BuildError naming a line that has no reason."""
     rules = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files
-from serai.image import cache, console, offline
+from serai.image import cache, console, layout, offline
 from serai.image.build import build
 from serai.image.definition.definition import Arch
 from serai.image.errors import BuildError
-from serai.image.release import layout, oci
+from serai.image.release import oci
 from serai.image.run import last_lines, run
 from serai.image.settings import Settings
 from serai.image.verify.verify import in_parallel
@@ -106,7 +106,7 @@ def convert(settings: Settings, image: str, kinds: Sequence[str]) -> list[Path]:
     """Write the newest build of ``image`` in each of ``kinds`` beside it, and return the files."""
     folder = build.latest(settings, image)
     manifest = json.loads((folder / layout.MANIFEST).read_text())
-    disk = folder / f"{image}.qcow2"
+    disk = folder / layout.disk(image)
     with (
         console.step(f"convert {image} to {', '.join(kinds)}"),
         scratch(settings, image) as work,

@@ -55,12 +55,17 @@ def read(disk: Path, work: Path) -> Disk:
     Raises BuildError if it cannot be read.
     """
     with offline.opened(disk, work) as root:
-        return Disk(
-            entries=tree.of_root(root, work),
-            shipped=shipped.of_root(root, work),
-            image_bytes=disk.stat().st_size,
-            root_bytes=root.used(),
-        )
+        return of_root(root, disk, work)
+
+
+def of_root(root: offline.RootFs, disk: Path, work: Path) -> Disk:
+    """The same of a disk that is open."""
+    return Disk(
+        entries=tree.of_root(root, work),
+        shipped=shipped.of_root(root, work),
+        image_bytes=disk.stat().st_size,
+        root_bytes=root.used(),
+    )
 
 
 def inspect(disk: Disk, budget: Budget) -> list[Refusal]:
@@ -102,14 +107,14 @@ def _at_rest(found: Shipped) -> Iterator[Refusal]:
 
 
 def _refused(entries: list[Entry]) -> Iterator[Refusal]:
-    rules = allow.named("refused")
+    rules = allow.load("refused")
     for entry in entries:
         if entry.type == "f" and entry.size and (rule := rules.find(entry.path)):
             yield Refusal(f"/{entry.path}", "secrets", rule.reason)
 
 
 def _writable(entries: list[Entry]) -> Iterator[Refusal]:
-    rules = allow.named("writable")
+    rules = allow.load("writable")
     for entry in entries:
         if entry.type == "l" or not entry.mode & _OTHERS_WRITE:
             continue
@@ -123,7 +128,7 @@ def _writable(entries: list[Entry]) -> Iterator[Refusal]:
 
 
 def _privileged(entries: list[Entry]) -> Iterator[Refusal]:
-    rules = allow.named("privileged")
+    rules = allow.load("privileged")
     for entry in entries:
         if entry.type != "f":
             continue

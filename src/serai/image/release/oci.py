@@ -52,7 +52,7 @@ def write(disk: Path, target: Path, *, arch: Arch, tag: str, stamp: int) -> None
             {
                 "schemaVersion": 2,
                 "mediaType": f"{_TYPE}manifest.v1+json",
-                "config": _described(f"{_TYPE}config.v1+json", config),
+                "config": _descriptor(f"{_TYPE}config.v1+json", config),
                 "layers": [
                     {
                         "mediaType": f"{_TYPE}layer.v1.tar",
@@ -67,7 +67,7 @@ def write(disk: Path, target: Path, *, arch: Arch, tag: str, stamp: int) -> None
             "mediaType": f"{_TYPE}index.v1+json",
             "manifests": [
                 {
-                    **_described(f"{_TYPE}manifest.v1+json", manifest),
+                    **_descriptor(f"{_TYPE}manifest.v1+json", manifest),
                     "platform": {"architecture": arch, "os": "linux"},
                     "annotations": {"org.opencontainers.image.ref.name": tag},
                 }
@@ -99,7 +99,7 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes, stamp: int) -> None:
     tar.addfile(_entry(name, stamp, len(content), owner=0), io.BytesIO(content))
 
 
-def _described(kind: str, content: bytes) -> dict[str, Any]:
+def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
     """A descriptor of the blob ``content`` (the specification's descriptor.md)."""
     value = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return {"mediaType": kind, "digest": value, "size": len(content)}

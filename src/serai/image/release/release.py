@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serai.image import cache, console, digest, offline
+from serai.image import cache, console, digest, layout, offline
 from serai.image.build import build
 from serai.image.definition import definition, pins
 from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
-from serai.image.release import formats, inspect, layout, narrate, provenance, sbom, sign, tree
+from serai.image.release import (
+    changes_md,
+    diff,
+    formats,
+    inspect,
+    provenance,
+    sbom,
+    sign,
+    tree,
+)
+from serai.image.release.diff import Changes
+from serai.image.release.report import report, treemap
+from serai.image.release.tree import Entry
 from serai.image.settings import Settings
-from serai.image.verify import shipped
-from serai.image.verify.verify import BOOT_CHART, in_parallel
+from serai.image.verify.verify import in_parallel
 
 FORMATS = ("raw.zst", "vhdx", "oci")
-_SHOWN = 10  # findings; there may be thousands
+_MOST_FINDINGS = 10  # that are printed; there may be thousands
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Build:
     @property
     def disk(self) -> Path:
         """The qcow2."""
-        return self.folder / f"{self.image}.qcow2"
+        return self.folder / layout.disk(self.image)
 
 
 def release(
@@ -54,7 +67,7 @@ def release(
     a version that is there already stays as it is.
     """
     budget = definition.load(settings, image).budget
-    target = settings.dist / image / layout.version(version)
+    target = settings.dist / image / _require_version(version)
     with cache.locked(settings.dist / image / ".release.lock"):
         if target.exists() or target.is_symlink():
             raise BuildError(f"{target} is there already", hint="a release never changes")
@@ -62,24 +75,24 @@ def release(
         for leftover in target.parent.glob(f".{version}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with console.step("see that this very build was verified"):
-            made = verified(build.latest(settings, image), image)
+            made = require_verified(build.latest(settings, image), image)
         with (
             formats.scratch(settings, image) as work,
             offline.opened(made.disk, work) as root,
         ):
             with console.step("inspect the disk"):
-                disk = _Disk(root, inspected(made, root, budget, work), work)
+                disk = _Disk(root, _require_clean(made, root, budget, work), work)
             with cache.whole(target) as folder:
                 with console.step(f"write {image}'s formats and contents"):
                     _fill(settings, made, version, disk, folder)
                 with console.step("tell what changed"):
-                    _narrate(made, version, disk, previous=previous, folder=folder)
+                    _describe(made, version, disk, previous=previous, folder=folder)
                 with console.step("sum and sign"):
                     _seal(made, version, folder, key)
     return target
 
 
-def verified(folder: Path, image: str) -> Build:
+def require_verified(folder: Path, image: str) -> Build:
     """The build in ``folder``, if its verify.json says that just this disk is good.
 
     Raises BuildError if not, or if a file is not what the build's SHA256SUMS has.
@@ -95,35 +108,29 @@ def verified(folder: Path, image: str) -> Build:
                 f"{folder / name} is not what was built", hint="remove that folder, build it again"
             )
     manifest = json.loads((folder / layout.MANIFEST).read_text())
-    report = json.loads((folder / layout.VERIFIED).read_text())
-    disk = sums.get(f"{image}.qcow2", "")
+    verdict = json.loads((folder / layout.VERIFIED).read_text())
+    disk = sums.get(layout.disk(image), "")
     if not disk or layout.MANIFEST not in sums or manifest["image"] != image:
         raise BuildError(f"{folder} is no build of {image}", hint="build it again")
-    told = (report.get("image"), report.get("version"), report.get("sha256"))
-    if told != (image, manifest["version"], disk):
+    described = (verdict.get("image"), verdict.get("version"), verdict.get("sha256"))
+    if described != (image, manifest["version"], disk):
         raise BuildError(
             f"{folder / layout.VERIFIED} speaks of another disk than the one beside it", hint=hint
         )
-    failed = [check["name"] for check in report["checks"] if not check["ok"]]
-    if failed or not report["checks"]:
+    failed = [check["name"] for check in verdict["checks"] if not check["ok"]]
+    if failed or not verdict["checks"]:
         what = (
             f"{len(failed)} checks: {failed[0]}" if failed else "verification: it checked nothing"
         )
         raise BuildError(f"{image} {folder.name} failed {what}", hint=hint)
-    return Build(folder, image, disk, manifest, report)
+    return Build(folder, image, disk, manifest, verdict)
 
 
-def inspected(made: Build, root: offline.RootFs, budget: Budget, work: Path) -> list[tree.Entry]:
+def _require_clean(made: Build, root: offline.RootFs, budget: Budget, work: Path) -> list[Entry]:
     """The disk's file manifest; raises BuildError if the disk must not be released."""
-    entries = tree.of_root(root, work)
-    disk = inspect.Disk(
-        entries=entries,
-        shipped=shipped.of_root(root, work),
-        image_bytes=made.disk.stat().st_size,
-        root_bytes=root.used(),
-    )
+    disk = inspect.of_root(root, made.disk, work)
     findings = inspect.inspect(disk, budget)
-    for finding in findings[:_SHOWN]:
+    for finding in findings[:_MOST_FINDINGS]:
         console.say(f"  {finding.rule}: {finding.path or made.image}: {finding.words}")
     if findings:
         first = findings[0]
@@ -132,7 +139,17 @@ def inspected(made: Build, root: offline.RootFs, budget: Budget, work: Path) -> 
             f"{first.path or made.image}: {first.words}",
             hint="correct the role that leaves it, or what src/serai/image/release/data/ allows",
         )
-    return entries
+    return disk.entries
+
+
+def _require_version(text: str) -> str:
+    """``text``, if a release may be called so."""
+    if not _VERSION.fullmatch(text):
+        raise BuildError(
+            f"{text!r} is no version of a release",
+            hint="a digit, then letters, digits, '.', '+' and '-', for example 1.2.0",
+        )
+    return text
 
 
 def _require_readable(previous: Path | None, key: Path | None) -> None:
@@ -147,21 +164,21 @@ class _Disk:
     """The build's disk, open, and what was found on it."""
 
     root: offline.RootFs
-    entries: list[tree.Entry]
+    entries: list[Entry]
     work: Path
 
 
 def _fill(settings: Settings, made: Build, version: str, disk: _Disk, folder: Path) -> None:
     """The disk in every form, and what is in it."""
-    image, told = made.image, made.manifest["definition"]
+    image, defined = made.image, made.manifest["definition"]
     stamp = formats.time_of(made.manifest, made.folder)
-    source = formats.Source(image, told["arch"], version, stamp, made.disk, disk.root.raw)
+    source = formats.Source(image, defined["arch"], version, stamp, made.disk, disk.root.raw)
     subject = sbom.Subject(
-        image, version, made.sha256, told["distribution"], told["release"], told["arch"]
+        image, version, made.sha256, defined["distribution"], defined["release"], defined["arch"]
     )
 
     def contents() -> None:
-        for name in (f"{image}.qcow2", layout.MANIFEST, layout.PACKAGES, layout.VERIFIED):
+        for name in (layout.disk(image), layout.MANIFEST, layout.PACKAGES, layout.VERIFIED):
             shutil.copyfile(made.folder / name, folder / name)
         formats.direct_boot(disk.root, image, folder)
         tree.write(folder / layout.FILES, disk.entries)
@@ -172,7 +189,7 @@ def _fill(settings: Settings, made: Build, version: str, disk: _Disk, folder: Pa
     in_parallel([*jobs, contents], threading.Event())
 
 
-def _narrate(
+def _describe(
     made: Build,
     version: str,
     disk: _Disk,
@@ -180,28 +197,38 @@ def _narrate(
     previous: Path | None,
     folder: Path,
 ) -> None:
-    """What people read; the other files are there."""
-    found = narrate.differences(previous, folder, version, disk.work) if previous else None
-    drawn = made.folder / BOOT_CHART
-    page = narrate.page(
-        made.manifest,
-        made.verify,
-        version=version,
-        status=disk.root.read("/var/lib/dpkg/status"),
-        entries=disk.entries,
-        bill=json.loads((folder / layout.SBOM).read_text()),
-        boot_chart=drawn.read_text(errors="replace") if drawn.is_file() else "",
-        found=found,
-        download=made.disk.stat().st_size,
+    """What people read, CHANGES.md and report.html; the other files are there."""
+    changes = _changes(previous, folder, version, disk.work) if previous else None
+    chart = made.folder / layout.BOOT_CHART
+    page = report.render(
+        report.Inputs(
+            manifest=made.manifest,
+            verify=made.verify,
+            packages=report.packages(disk.root.read("/var/lib/dpkg/status")),
+            folders=treemap.folders(disk.entries),
+            boot_chart=chart.read_text(errors="replace") if chart.is_file() else "",
+            changes=changes,
+            components=report.components(json.loads((folder / layout.SBOM).read_text())),
+            version=version,
+            download=made.disk.stat().st_size,
+        )
     )
     (folder / layout.REPORT).write_text(page, encoding="utf-8")
-    changelog = narrate.changelog(made.image, version, found)
-    (folder / layout.CHANGES).write_text(changelog, encoding="utf-8")
+    text = (
+        changes_md.markdown(changes) if changes else changes_md.first_release(made.image, version)
+    )
+    (folder / layout.CHANGES).write_text(text, encoding="utf-8")
+
+
+def _changes(previous: Path, folder: Path, version: str, work: Path) -> Changes:
+    """What differs in ``folder``, to be called ``version``, from the release ``previous``."""
+    old = replace(diff.read(previous, work), version=previous.resolve().name)
+    return diff.compare(old, replace(diff.read(folder, work), version=version))
 
 
 def _seal(made: Build, version: str, folder: Path, key: Path | None) -> None:
     found = sign.digests(folder)
-    if found[f"{made.image}.qcow2"] != made.sha256:
+    if found[made.disk.name] != made.sha256:
         raise BuildError(f"{made.disk} changed while it was released", hint="build it again")
     statement = provenance.text(made.manifest, version, found, folder)
     (folder / layout.PROVENANCE).write_text(statement, encoding="utf-8")

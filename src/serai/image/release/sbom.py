@@ -98,7 +98,7 @@ def parts(
     files = {entry.path: entry for entry in entries}
     wanted = [path for path, entry in files.items() if entry.type == "f" and _is_wanted(path)]
     found: dict[str, Part] = {}
-    with _copied(root, wanted, scratch) as copies:
+    with _copies(root, wanted, scratch) as copies:
         if _STATUS not in copies:
             raise BuildError(f"the disk of {subject.image} has no /{_STATUS}")
         licences = _licences(copies, files)
@@ -108,7 +108,7 @@ def parts(
             *_python(copies),
             *_npm(copies),
             *_wheel(copies, files),
-            *pinned(files, pins, subject.arch),
+            *pinned_programs(files, pins, subject.arch),
         ]:
             known = found.setdefault(part.purl.to_string(), part)
             known.licences |= part.licences
@@ -127,7 +127,7 @@ def debian(
         yield Part(purl, set(licences.get(name, ())))
 
 
-def named(copyright_file: str) -> set[str]:
+def licence_names(copyright_file: str) -> set[str]:
     """The names of the licences in a machine-readable debian/copyright; of another one, none.
 
     https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -137,7 +137,9 @@ def named(copyright_file: str) -> set[str]:
     return {name.strip() for name in re.findall(r"^License: *(\S.*)$", copyright_file, re.M)}
 
 
-def pinned(files: Mapping[str, Entry], pins: Mapping[str, Pin], arch: str) -> Iterator[Part]:
+def pinned_programs(
+    files: Mapping[str, Entry], pins: Mapping[str, Pin], arch: str
+) -> Iterator[Part]:
     """Those of pins.yml's that are on the disk, with the digest of what was fetched."""
     for name, pin in pins.items():
         pattern = _PINNED.get(name)
@@ -208,7 +210,7 @@ def _is_wanted(path: str) -> bool:
 
 
 @contextmanager
-def _copied(root: offline.RootFs, paths: list[str], scratch: Path) -> Iterator[dict[str, Path]]:
+def _copies(root: offline.RootFs, paths: list[str], scratch: Path) -> Iterator[dict[str, Path]]:
     """Copies of the files at ``paths``, by path."""
     for path in paths:
         # debugfs(8) has no way to write these in a command.
@@ -228,7 +230,7 @@ def _licences(copies: Mapping[str, Path], files: Mapping[str, Entry]) -> dict[st
     found = {}
     for path, copy in copies.items():
         if match := _COPYRIGHT.fullmatch(path):
-            found[match[1]] = named(copy.read_text(errors="replace"))
+            found[match[1]] = licence_names(copy.read_text(errors="replace"))
     for path, entry in files.items():
         folder, _, name = path.rpartition("/")
         if folder == "usr/share/doc" and entry.type == "l" and entry.digest in found:

@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from serai.image import digest
+from serai.image import digest, layout
 from serai.image.errors import BuildError
-from serai.image.release import layout
 from serai.image.run import last_lines, run
 
 NAMESPACE = "serai-release"

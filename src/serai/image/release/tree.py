@@ -76,7 +76,7 @@ def of_root(root: offline.RootFs, work: Path) -> list[Entry]:
     """The same of an opened disk."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         scratch = Path(folder)
-        return _sorted([*_Disk(root, scratch).entries(), *_esp(root, scratch)])
+        return _sort([*_Disk(root, scratch).entries(), *_esp(root, scratch)])
 
 
 def of_folder(root: Path) -> list[Entry]:
@@ -85,7 +85,7 @@ def of_folder(root: Path) -> list[Entry]:
     What is mounted there is left out, but for its mount point.
     """
     try:
-        return _sorted(_of_folder(os.fsencode(root)))
+        return _sort(_of_folder(os.fsencode(root)))
     except OSError as error:
         raise BuildError(f"{root} cannot be read: {error.strerror}: {error.filename!r}") from None
 
@@ -96,10 +96,10 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
     The same entries are the same bytes. ``path`` appears whole or not at all.
     """
     lines = ["\t".join(_COLUMNS)]
-    for entry in _sorted(entries):
+    for entry in _sort(entries):
         numbers = f"{entry.mode:04o}", str(entry.owner), str(entry.group), str(entry.size)
         values = entry.path, entry.type, *numbers, entry.digest, entry.capabilities
-        lines.append("\t".join(escaped(value) for value in values))
+        lines.append("\t".join(escape(value) for value in values))
     text = "\n".join(lines) + "\n"
     if path.suffix != ".zst":
         cache.write(path, text)
@@ -144,7 +144,7 @@ def _entry(line: str) -> Entry:
     )
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """``text`` on one line of UTF-8, whatever bytes it is made of."""
     return re.sub(
         "[\x00-\x1f\x7f\\\\\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text
@@ -158,7 +158,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\\x([0-9a-f]{2})", character, text)
 
 
-def _sorted(entries: Iterable[Entry]) -> list[Entry]:
+def _sort(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: os.fsencode(entry.path))
 
 
@@ -256,7 +256,7 @@ class _Disk:
         paths: dict[str, _Inode] = {}
         level = {2: "."}  # the root folder's number, by the format
         while level:
-            found = self._listed(level)
+            found = self._list(level)
             paths |= found
             level = {
                 inode.number: path
@@ -280,7 +280,7 @@ class _Disk:
                 capabilities.get(inode.number, ""),
             )
 
-    def _listed(self, folders: dict[int, str]) -> dict[str, _Inode]:
+    def _list(self, folders: dict[int, str]) -> dict[str, _Inode]:
         """What is in ``folders``, by path; a folder's own entry is in it as '.'."""
         told = self._answer(f"ls -p <{number}>\n" for number in folders).read_bytes()
         found: dict[str, _Inode] = {}

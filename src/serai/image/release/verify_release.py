@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from serai.image import layout
 from serai.image.errors import BuildError
-from serai.image.release import layout, provenance, sign
+from serai.image.release import provenance, sign
 
 _MOST_FILES = 100
 _LARGEST_TEXT = 1 << 20  # bytes, of SHA256SUMS and of its signature
@@ -41,12 +42,12 @@ def verify(folder: Path, allowed_signers: Path) -> Release:
 
     Raises BuildError naming the first file that is not what was signed.
     """
-    with _opened(folder) as directory:
-        present = _present(directory)
+    with _open(folder) as directory:
+        present = _names(directory)
         sums = _text(directory, layout.SUMS, present)
         signature = _text(directory, layout.SIGNATURE, present)
         signer = sign.signer(sums.decode("latin-1"), signature, allowed_signers)
-        signed = _signed(sums)
+        signed = _digests(sums)
         _require_same_names(present, signed)
         statement = _document(directory, layout.PROVENANCE, signed)
         sizes = _subjects(statement, signed)
@@ -54,12 +55,12 @@ def verify(folder: Path, allowed_signers: Path) -> Release:
             _require(directory, name, digest, sizes.get(name))
         bill = _document(directory, layout.SBOM, signed)
         checks = _document(directory, layout.VERIFIED, signed)
-    image, version = _agreed(statement, bill, checks, signed)
+    image, version = _identity(statement, bill, checks, signed)
     return Release(image, version, signer, len(present))
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def _open(folder: Path) -> Iterator[int]:
     try:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -70,7 +71,7 @@ def _opened(folder: Path) -> Iterator[int]:
         raise BuildError(f"{folder} cannot be read: {error.strerror}") from None
 
 
-def _present(directory: int) -> set[str]:
+def _names(directory: int) -> set[str]:
     """The names in the folder, all of them plain files."""
     found = []
     with os.scandir(directory) as entries:
@@ -107,7 +108,7 @@ def _text(directory: int, name: str, present: set[str]) -> bytes:
     return content
 
 
-def _signed(sums: bytes) -> dict[str, str]:
+def _digests(sums: bytes) -> dict[str, str]:
     try:
         return sign.parse(sums.decode("ascii"))
     except ValueError as error:
@@ -129,14 +130,14 @@ def _require(directory: int, name: str, digest: str, size: int | None) -> None:
     with _file(directory, name) as descriptor:
         found = os.fstat(descriptor).st_size
         if size is not None and found != size:
-            _other(name)
+            _reject(name)
         computed = hashlib.sha256()
         rest = found
         while rest > 0 and (chunk := os.read(descriptor, min(rest, 1 << 20))):
             computed.update(chunk)
             rest -= len(chunk)
         if rest or os.read(descriptor, 1) or computed.hexdigest() != digest:
-            _other(name)
+            _reject(name)
 
 
 def _document(directory: int, name: str, signed: Mapping[str, str]) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def _document(directory: int, name: str, signed: Mapping[str, str]) -> dict[str,
     with _file(directory, name) as descriptor:
         content = _read(descriptor, _LARGEST_DOCUMENT)
     if hashlib.sha256(content).hexdigest() != signed[name]:
-        _other(name)
+        _reject(name)
     try:
         loaded = json.loads(content)
     except (ValueError, RecursionError):
@@ -163,7 +164,7 @@ def _file(directory: int, name: str) -> Iterator[int]:
         raise BuildError(f"{name} cannot be read: {error.strerror}", hint=_UNSIGNED) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was one when we listed them
-            _other(name)
+            _reject(name)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -175,7 +176,7 @@ def _read(descriptor: int, most: int) -> bytes:
         return stream.read(most + 1)
 
 
-def _other(name: str) -> NoReturn:
+def _reject(name: str) -> NoReturn:
     raise BuildError(f"{name} is not what was signed", hint=_UNSIGNED)
 
 
@@ -199,7 +200,7 @@ def _subjects(statement: Mapping[str, Any], signed: Mapping[str, str]) -> dict[s
     return sizes
 
 
-def _agreed(
+def _identity(
     statement: Mapping[str, Any],
     bill: Mapping[str, Any],
     checks: Mapping[str, Any],
@@ -211,7 +212,7 @@ def _agreed(
         image, version = str(parameters["image"]), str(parameters["version"])
     except (KeyError, TypeError):
         raise _wrong(layout.PROVENANCE, "it names no image and version") from None
-    disk = signed.get(f"{image}.qcow2")
+    disk = signed.get(layout.disk(image))
     if disk is None:
         raise _wrong(layout.PROVENANCE, f"it speaks of {image!a}, which is not here")
     try:

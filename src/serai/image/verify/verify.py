@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.common.checks import Result, judge, summary
-from serai.image import cache, console, digest
+from serai.image import cache, console, digest, layout
 from serai.image.definition import pins
 from serai.image.definition.definition import Image
 from serai.image.definition.pins import Pin
@@ -43,8 +43,6 @@ from serai.image.verify.facts import (
 from serai.image.vm.qemu import Bus
 from serai.image.vm.vm import Machine, booted
 
-REPORT = "verify.json"
-BOOT_CHART = "boot.svg"
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
@@ -89,7 +87,7 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
     The disk is only read. A machine that does not come up is failed checks; raises BuildError where
     there is no image, or another process verifies it.
     """
-    disk = folder / f"{image.name}.qcow2"
+    disk = folder / layout.disk(image.name)
     if not disk.is_file():
         raise BuildError(
             f"there is no image {disk}", hint=f"run 'invoke build-image --image {image.name}'"
@@ -97,7 +95,7 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
     with console.step(f"verify {image.name}"):
         evidence, took = gather(settings, image, disk)
     report = report_of(evidence, folder.resolve().name, judge(evidence, took, CHECKS))
-    write(report, folder / REPORT)
+    write(report, folder / layout.VERIFIED)
     show(report)
     return report
 
@@ -197,7 +195,7 @@ class _Found:
 def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
     """A fresh machine with a blank second disk, and the same machine after a reboot."""
     token = os.urandom(8).hex()
-    chart = disk.with_name(BOOT_CHART)
+    chart = disk.with_name(layout.BOOT_CHART)
     chart.unlink(missing_ok=True)  # an earlier boot's
     try:
         with booted(image, disk, settings=settings, work=work) as machine:
@@ -339,7 +337,7 @@ def _foreign_disk(target: Path) -> str:
 
 def digests(disk: Path, before: str) -> Digests | str:
     """The digest that SHA256SUMS beside ``disk`` promises, the one ``before``, and the present."""
-    sums = disk.with_name("SHA256SUMS")
+    sums = disk.with_name(layout.SUMS)
     if not sums.is_file():
         return f"there is no {sums.name}"
     lines = [line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip()]

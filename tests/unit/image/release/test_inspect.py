@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import pytest
 
 from serai.image.definition import definition
 from serai.image.definition.definition import Budget
-from serai.image.errors import BuildError
-from serai.image.release import allow, inspect
+from serai.image.release import inspect
 from serai.image.release.inspect import Disk, Refusal
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
@@ -139,32 +137,3 @@ def test_a_real_disk_is_judged(tmp_path: Path) -> None:
 
 
 # --- reviewed lists
-
-
-@pytest.mark.parametrize("name", ["privileged", "refused", "writable"])
-def test_our_own_lists_can_be_read(name: str) -> None:
-    rules = allow.named(name)
-    assert list(rules)
-    assert len({rule.pattern for rule in rules}) == len(list(rules)), "none is there twice"
-
-
-def test_a_line_without_a_reason_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("# comment\n\netc/x   because\netc/y\n")
-    with pytest.raises(BuildError, match=r"list\.txt:4: etc/y has no reason"):
-        allow.read(tmp_path / "list.txt")
-
-
-@pytest.fixture
-def rules(tmp_path: Path) -> Iterator[allow.Rules]:
-    path = tmp_path / "list.txt"
-    lines = ["etc/*  settings", "etc/hosts  never the first", "var/[ab]?c  a blank"]
-    path.write_text("\n".join([*lines, "srv/*  at times: guests"]))
-    yield allow.read(path)
-
-
-def test_the_first_rule_counts_and_what_is_not_used_is_told(rules: allow.Rules) -> None:
-    assert rules.find("etc/ssh/sshd_config") == allow.Rule("etc/*", "settings")
-    assert rules.find("etc/hosts") == allow.Rule("etc/*", "settings")
-    assert rules.find("var/a c") == allow.Rule("var/[ab]?c", "a blank")
-    assert rules.find("usr/etc/x") is None
-    assert [rule.pattern for rule in rules.unused()] == ["etc/hosts"]

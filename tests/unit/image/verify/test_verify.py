@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from serai.common.checks import Check, Finding, Result
-from serai.image import digest
+from serai.image import digest, layout
 from serai.image.definition import definition, pins
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
@@ -133,7 +133,7 @@ def test_a_machine_that_does_not_come_up_is_failed_checks_not_an_error(
     assert results["booting it has not changed the shipped file"].ok
     assert results["that disk is left untouched"].ok is False
     assert report.boot_seconds is None
-    assert json.loads((folder / verify.REPORT).read_text())["failed"] == report.failed
+    assert json.loads((folder / layout.VERIFIED).read_text())["failed"] == report.failed
     assert list((checkout.cache / "verify" / image.name).iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
         raise BuildError("no ssh")
 
     monkeypatch.setattr(verify, "booted", dead)
-    earlier = folder / verify.BOOT_CHART
+    earlier = folder / layout.BOOT_CHART
     earlier.write_text("<svg></svg>")
     evidence, _ = verify.gather(checkout, image, folder / f"{image.name}.qcow2")
     assert evidence.foreign_disk == "no ssh"

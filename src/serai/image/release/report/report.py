@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from serai.image import offline
-from serai.image.release import differences
-from serai.image.release.report import chart, maps, words
+from serai.image import console, offline
+from serai.image.release.diff import OUTCOMES, Changes
+from serai.image.release.report import chart, treemap
 from serai.image.release.report.treemap import Rect
 
 _DATA = Path(__file__).parent / "data"
@@ -62,8 +62,8 @@ class Inputs:
     """All that a report tells.
 
     ``manifest`` and ``verify`` are manifest.json and verify.json ({} for an image that was not
-    verified), ``folders`` is ``maps.folders()``, ``boot_chart`` what systemd-analyze drew ('' if
-    nothing), ``changes`` what ``compare --json`` prints (None without a previous release),
+    verified), ``folders`` is ``treemap.folders()``, ``boot_chart`` what systemd-analyze drew ('' if
+    nothing), ``changes`` what differs from the previous release (None without one),
     ``version`` the release's own ('' if it has none but the build's), ``download`` the bytes of the
     image's file (0 if that is not to be told).
     """
@@ -73,7 +73,7 @@ class Inputs:
     packages: Sequence[Package]
     folders: Mapping[str, int]
     boot_chart: str
-    changes: Mapping[str, Any] | None
+    changes: Changes | None
     components: Sequence[Component]
     version: str = ""
     download: int = 0
@@ -100,14 +100,40 @@ def components(bill: Mapping[str, Any]) -> list[Component]:
     ]
 
 
+def differences(changes: Changes) -> dict[str, list[tuple[str, str, str]]]:
+    """The figures and the checks that differ, by the caption of their table: name, before, now.
+
+    A figure that is not known on both sides is left out.
+    """
+    old, new = changes.old, changes.new
+    figures: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
+        ("Image", old.image_bytes, new.image_bytes, console.size),
+        ("Files, in all", old.files_bytes, new.files_bytes, console.size),
+        ("Files and folders", old.files, new.files, str),
+        ("Packages", old.packages, new.packages, str),
+        ("Boot, power-on to ssh", old.boot_seconds, new.boot_seconds, console.seconds),
+        ("Checks passed", old.passed, new.passed, str),
+    )
+    return {
+        "Figures": [
+            (name, words(before), words(after))
+            for name, before, after, words in figures
+            if before is not None and after is not None and before != after
+        ],
+        "Checks with another result": [
+            (check.name, OUTCOMES[check.old], OUTCOMES[check.new]) for check in changes.checks
+        ],
+    }
+
+
 def render(inputs: Inputs) -> str:
     """The whole page. The same inputs give the same text, in UTF-8's characters only."""
     sizes: Counter[str] = Counter()  # a name may be there for two architectures
     for package in inputs.packages:
         sizes[package.name] += package.size
-    drawn = {"packages": maps.of_packages(sizes), "folders": maps.of_folders(inputs.folders)}
+    drawn = {"packages": treemap.of_packages(sizes), "folders": treemap.of_folders(inputs.folders)}
     style = _asset("report.css") + "".join(
-        maps.stylesheet(name, _placed(node, _WIDE), _placed(node, _NARROW))
+        treemap.stylesheet(name, _tiles(node, _WIDE), _tiles(node, _NARROW))
         for name, node in drawn.items()
     )
     script = _asset("report.js")
@@ -129,13 +155,14 @@ def render(inputs: Inputs) -> str:
             download=inputs.download,
             packages=sorted(inputs.packages, key=lambda package: (-package.size, package.name)),
             folders=_largest_folders(inputs.folders),
-            maps={name: _placed(node, _WIDE) for name, node in drawn.items()},
+            maps={name: _tiles(node, _WIDE) for name, node in drawn.items()},
             stages=built,
             longest=chart.longest(built, _LONGEST),
             boot=booted,
             slowest=chart.slowest(booted, _SLOWEST),
             boot_chart=data_url(inputs.boot_chart),
-            changes=None if inputs.changes is None else differences.of(inputs.changes),
+            changes=inputs.changes,
+            differences=differences(inputs.changes) if inputs.changes else {},
             components=inputs.components,
         )
     )
@@ -177,7 +204,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": words.size, "duration": words.duration}
+    environment.filters |= {"size": console.size, "duration": console.seconds}
     return environment
 
 
@@ -201,11 +228,11 @@ def _licence(choice: Mapping[str, Any]) -> str:
     return str(choice.get("expression") or named.get("id") or named.get("name", ""))
 
 
-def _placed(node: maps.Node, frame: Rect) -> list[maps.Placed]:
-    return maps.stretched(maps.place(node, frame), frame)
+def _tiles(node: treemap.Node, frame: Rect) -> list[treemap.Placed]:
+    return treemap.stretch(treemap.place(node, frame), frame)
 
 
 def _largest_folders(sizes: Mapping[str, int], count: int = 40) -> list[tuple[str, int]]:
     """The largest folders, as paths from /."""
     found = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:count]
-    return [("/" if path == maps.ROOT else f"/{path}", number) for path, number in found]
+    return [("/" if path == treemap.ROOT else f"/{path}", number) for path, number in found]

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.release import differences
-from serai.image.release.differences import Folder, Row
-from serai.image.release.report import chart, report, words
+from serai.image.release.diff import Changes
+from serai.image.release.report import report
 from serai.image.release.report.report import Component, Inputs, Package
 from tests.support.reports import BOOT, HOSTILE, an_inputs, hostile, some_changes
 
@@ -28,11 +27,14 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, list[str]] = {}
         self.inside: list[str] = [""]
+        self.rows: list[str] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append("")
         if tag not in ("meta", "link", "img", "input", "rect"):
             self.inside.append(tag)
 
@@ -42,6 +44,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.setdefault(self.inside[-1], []).append(data)
+        if self.inside[-1] in ("th", "td"):
+            self.rows[-1] = f"{self.rows[-1]} {data}".lstrip()
 
     @property
     def all_text(self) -> str:
@@ -86,38 +90,40 @@ def test_nothing_but_a_name_is_needed() -> None:
 
 def test_no_difference_is_said() -> None:
     changes = some_changes()
-    for key, value in changes.items():
-        if isinstance(value, list):
-            changes[key] = []
-    changes["new"] = changes["old"]
+    changes = Changes(changes.old, changes.old, *[()] * 9)
     assert "Nothing differs." in Page(report.render(replace(an_inputs(), changes=changes))).all_text
 
 
 def test_differences_are_told_what_matters_first() -> None:
-    found = differences.of(some_changes())
-    assert found.previous == "debian-12-arm64 0.0.9"
-    assert found.notable == (
-        "/usr/bin/su has more rights than who starts it",
+    page = Page(report.render(an_inputs()))
+    assert "Compared with debian-12-arm64 0.0.9." in page.texts["p"]
+    assert page.texts["li"] == [
+        "/usr/bin/su runs with more rights than who starts it",
         "ssh.socket listens",
-    )
-    assert found.figures == (
-        Row("Image", "190.0 MiB", "193.0 MiB"),
-        Row("Files, in all", "380.0 MiB", "386.0 MiB"),
-        Row("Files and folders", "190", "193"),
-        Row("Boot, power-on to ssh", "3 min 10 s", "3 min 13 s"),
-    )
-    assert found.checks == (Row("swap is off", "not made", "passed"),)
-    assert found.packages == (
-        Row("bash", "", "5.2", "added"),
-        Row("bash", "5.1", "5.2", "upgraded"),
-    )
-    assert found.folders == (Folder("/", 0, 1, 0), Folder("/usr/lib/python3", 1, 0, 1))
+    ]
+    assert report.differences(some_changes()) == {
+        "Figures": [
+            ("Image", "190.0 MiB", "193.0 MiB"),
+            ("Files, in all", "380.0 MiB", "386.0 MiB"),
+            ("Files and folders", "190", "193"),
+            ("Boot, power-on to ssh", "3 min 10 s", "3 min 13 s"),
+        ],
+        "Checks with another result": [("swap is off", "not made", "passed")],
+    }
+    rows = [
+        *("Image 190.0 MiB 193.0 MiB", "swap is off not made passed"),
+        *("bash added \N{EN DASH} 5.2", "bash upgraded 5.1 5.2"),
+        *("/ 0 1 0", "/usr/lib/python3 1 0 1"),
+    ]
+    for row in rows:
+        assert row in page.rows, row
 
 
 def test_a_boot_that_was_not_timed_is_no_difference() -> None:
     changes = some_changes()
-    changes["old"]["boot_seconds"] = None
-    assert "Boot, power-on to ssh" not in [row.name for row in differences.of(changes).figures]
+    changes = replace(changes, old=replace(changes.old, boot_seconds=None))
+    figures = report.differences(changes)["Figures"]
+    assert "Boot, power-on to ssh" not in [name for name, _, _ in figures]
 
 
 def test_a_release_has_a_version_of_its_own() -> None:
@@ -212,28 +218,6 @@ def test_the_boot_chart_is_an_image_whatever_it_holds() -> None:
     assert base64.b64decode(source.partition(",")[2]).decode() == svg
 
 
-def test_the_boot_chart_is_told_in_words_too() -> None:
-    boot = chart.boot(BOOT)
-    assert boot.summary == "Startup finished in 4.735s (userspace); multi-user reached after 4.6s."
-    units = [(unit.name, unit.start, unit.seconds) for unit in boot.units]
-    assert units == [("dev-vda.device", 0.55, 4.0), ("a&b.service", 1.0, 0.2)]
-    assert chart.slowest(boot, 1) == [boot.units[0]]
-    assert (boot.units[1].left, boot.units[1].width) == (20.0, 4.0)
-    assert chart.boot("nonsense") == chart.Boot("", ())
-
-
-def test_stages_follow_each_other_and_so_do_their_tasks() -> None:
-    base, system = chart.stages(an_inputs().manifest["stages"])
-    assert (base.bar.left, base.bar.width) == (0.0, 20.0)
-    assert (system.bar.left, system.bar.width) == (20.0, 80.0)
-    assert [(task.name, task.left, task.width) for task in system.tasks] == [
-        ("Gathering Facts", 0.0, 25.0),
-        ("Install the packages", 25.0, 75.0),
-    ]
-    assert (base.outside, system.outside) == (25.0, 20.0)
-    assert [task.name for task in chart.longest([base, system], 1)] == ["Install the packages"]
-
-
 def test_a_package_of_two_architectures_is_one_tile() -> None:
     packages = [Package("libc6", "2.36", "amd64", 1024), Package("libc6", "2.36", "i386", 1024)]
     text = report.render(replace(an_inputs(), packages=packages))
@@ -243,35 +227,6 @@ def test_a_package_of_two_architectures_is_one_tile() -> None:
 def test_a_licence_that_is_not_known_is_said_so() -> None:
     given = replace(an_inputs(), components=[Component("x", "1", "npm", "", "")])
     assert "not stated" in Page(report.render(given)).all_text
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (18432, "18.0 KiB"),
-        (774524928, "738.6 MiB"),
-        (10 << 30, "10.0 GiB"),
-    ],
-)
-def test_sizes_for_people(count: int, said: str) -> None:
-    assert words.size(count) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0.016, "0.02 s"),
-        (0.96, "1.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 00 s"),
-        (757.2, "12 min 37 s"),
-        (3600, "1 h 00 min"),
-    ],
-)
-def test_durations_for_people(seconds: float, said: str) -> None:
-    assert words.duration(seconds) == said
 
 
 # --- colours

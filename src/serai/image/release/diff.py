@@ -2,24 +2,132 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from serai.image import layout
 from serai.image.errors import BuildError
-from serai.image.release import changes, tree
-from serai.image.release.changes import Changes, CheckChange, File, Package, Side
+from serai.image.release import tree
 from serai.image.release.tree import Entry
 from serai.image.run import run
-from serai.image.settings import Settings
 
-FILES = "files.tsv.zst"
+OUTCOMES = {True: "passed", False: "failed", None: "not made"}
+_DEPTH = 3  # parts of a directory's path that files are grouped by
 _SETID = 0o6000
 _UNITS = ("etc/systemd/system/", "usr/lib/systemd/system/")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package and its versions before and after, '' where there is none."""
+
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A path that differs: ``how`` is added, removed or changed, ``what`` has changed of it."""
+
+    path: str
+    how: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The paths of one directory, or below it, that differ; sorted."""
+
+    path: str
+    files: tuple[File, ...]
+
+    def count(self, how: str) -> int:
+        """How many of them were added, removed or changed."""
+        return sum(file.how == how for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckChange:
+    """A check of verify.json and whether it passed, None where it was not made."""
+
+    name: str
+    old: bool | None
+    new: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The figures of one of the two; ``passed`` of ``checks`` checks, 0 of 0 if none was made."""
+
+    image: str
+    version: str
+    revision: str
+    image_bytes: int
+    files_bytes: int
+    files: int
+    packages: int
+    boot_seconds: float | None
+    passed: int
+    checks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs. ``privileged`` are programs with new rights, ``sockets`` and ``units`` enabled.
+
+    They are what to look at first: new ways to become root, to be reached, and to run.
+    """
+
+    old: Side
+    new: Side
+    privileged: tuple[str, ...]
+    sockets: tuple[str, ...]
+    units: tuple[str, ...]
+    added: tuple[Package, ...]
+    removed: tuple[Package, ...]
+    upgraded: tuple[Package, ...]
+    downgraded: tuple[Package, ...]
+    files: tuple[File, ...]
+    checks: tuple[CheckChange, ...]
+
+    @property
+    def notable(self) -> list[tuple[str, str]]:
+        """What to look at first: a name, and what is new about it."""
+        kinds = (
+            ("runs with more rights than who starts it", self.privileged),
+            ("listens", self.sockets),
+            ("is started", self.units),
+        )
+        return [(name, words) for words, names in kinds for name in names]
+
+    @property
+    def packages(self) -> list[tuple[str, Package]]:
+        """Every package that differs, and in what way."""
+        kinds = {
+            "added": self.added,
+            "removed": self.removed,
+            "upgraded": self.upgraded,
+            "downgraded": self.downgraded,
+        }
+        return [(kind, package) for kind, packages in kinds.items() for package in packages]
+
+    @property
+    def directories(self) -> list[Directory]:
+        """The files by the first parts of their path."""
+
+        def directory(file: File) -> str:
+            return "/" + "/".join(file.path.split("/")[:-1][:_DEPTH])
+
+        by_directory = sorted(self.files, key=lambda file: (directory(file), file.path))
+        groups = itertools.groupby(by_directory, key=directory)
+        return [Directory(path, tuple(files)) for path, files in groups]
 
 
 @dataclass(frozen=True)
@@ -45,19 +153,19 @@ def read(folder: Path, work: Path) -> Contents:
 
     Raises BuildError where it is no such folder.
     """
-    manifest = _json(folder / "manifest.json")
-    disk = folder / f"{manifest['image']}.qcow2"
-    listed = folder / FILES
+    manifest = _json(folder / layout.MANIFEST)
+    disk = folder / layout.disk(manifest["image"])
+    listed = folder / layout.FILES
     if not disk.is_file():
         raise BuildError(f"{folder} has no {disk.name}", hint="give the folder of a build")
-    verified = folder / "verify.json"
+    verified = folder / layout.VERIFIED
     verdict = _json(verified) if verified.exists() else {"boot_seconds": None, "checks": []}
     entries = tree.load(listed) if listed.exists() else tree.of_disk(disk, work)
     return Contents(
         image=manifest["image"],
         version=manifest["version"],
         revision=manifest["revision"],
-        packages=packages((folder / "packages.txt").read_text()),
+        packages=packages((folder / layout.PACKAGES).read_text()),
         entries=tuple(entries),
         image_bytes=disk.stat().st_size,
         boot_seconds=verdict["boot_seconds"],
@@ -120,14 +228,6 @@ def files(old: Iterable[Entry], new: Iterable[Entry]) -> list[File]:
             how = "added" if one is None else "removed" if other is None else "changed"
             found.append(File(path, how, _what(one, other)))
     return found
-
-
-def show(settings: Settings, old: Path, new: Path, *, as_json: bool) -> None:
-    """Print what differs between two folders; raises BuildError where one is not of a build."""
-    settings.cache.mkdir(parents=True, exist_ok=True)
-    found = compare(read(old, settings.cache), read(new, settings.cache))
-    text = json.dumps(asdict(found), indent=2) + "\n" if as_json else changes.markdown(found)
-    print(text, end="")
 
 
 def _what(old: Entry | None, new: Entry | None) -> str:
