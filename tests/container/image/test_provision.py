@@ -201,7 +201,7 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
 
     done = target.provision(*TOOLS)
     assert done.status == 0, done.out + done.err
-    assert "runtime : Install what is in it (changed" in done.out
+    assert "runtime : Install Serai from the wheel (changed" in done.out
 
     machine = target.machine
     assert machine.run("test", "-e", MARKER, check=False).returncode == 1

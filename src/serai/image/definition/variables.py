@@ -20,6 +20,18 @@ from serai.image.settings import Settings
 TOOLCHAIN = "toolchain"
 """The role of what sessions work with."""
 
+FORMER_LIVE = (
+    "base_apply_now",
+    "hardening_apply_now",
+    "session_disk_mount_now",
+    "shares_mount_now",
+    "runtime_start",
+    "gate_start",
+)
+"""What roles asked in 0.1 for what the playbooks now say once: serai_live."""
+
+FORMER = "is no variable any more: remove it, the playbooks set serai_live for all roles"
+
 _TYPES: dict[str, type] = {
     "bool": bool,
     "int": int,
@@ -69,6 +81,8 @@ def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, s
     known = options(settings)
     for name, value in chosen.items():
         where = sources.get(f"variables.{name}", "[variables]")
+        if name in FORMER_LIVE:
+            raise BuildError(f"{where}: variables.{name} {FORMER}")
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else "see roles/*/meta/argument_specs.yml"

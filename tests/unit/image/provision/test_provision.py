@@ -12,14 +12,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from serai.image.definition import definition, variables
 from serai.image.errors import BuildError
-from serai.image.provision import fleet, provision
+from serai.image.provision import fleet, preflight, provision
 from serai.image.provision.provision import Options
 from serai.image.settings import Settings
 from tests.conftest import ROOT
@@ -256,10 +258,123 @@ def test_provision_applies_the_roles_of_an_image_but_for_the_seal() -> None:
     assert PLAYS[0]["roles"] == [role for role in roles if role != "seal"]
 
 
-def test_every_handler_is_caught_up_on_after_a_run_that_was_cut_off() -> None:
-    catching_up = next(task for task in PLAYS[0]["post_tasks"] if "notify" in task)
+def handlers() -> Iterator[tuple[str, dict[str, Any]]]:
     for role in PLAYS[0]["roles"]:
         path = ROOT / "roles" / role / "handlers/main.yml"
         for handler in yaml.safe_load(path.read_text()) if path.exists() else []:
-            names = {handler["name"], handler.get("listen")}
-            assert names & set(catching_up["notify"]), f"{role}: {handler['name']}"
+            yield f"{role}: {handler['name']}", handler
+
+
+def topics(handler: dict[str, Any]) -> list[str]:
+    listen = handler.get("listen", [])
+    return [listen] if isinstance(listen, str) else listen
+
+
+def test_every_handler_is_caught_up_on_after_a_run_that_was_cut_off() -> None:
+    catching_up = next(task for task in PLAYS[0]["post_tasks"] if "notify" in task)
+    assert catching_up["notify"] == "Catch up"
+    found = dict(handlers())
+    assert len(found) > 5
+    for name, handler in found.items():
+        assert "Catch up" in topics(handler), name
+
+
+def test_what_is_notified_is_there() -> None:
+    known = {topic for _, handler in handlers() for topic in [handler["name"], *topics(handler)]}
+    for path in (ROOT / "roles").glob("*/tasks/*.yml"):
+        for task in yaml.safe_load(path.read_text()):
+            notified = task.get("notify", [])
+            for name in [notified] if isinstance(notified, str) else notified:
+                assert name in known or name.startswith("{{"), f"{path}: {name}"
+
+
+def test_the_playbooks_say_once_whether_the_machine_runs() -> None:
+    image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
+    assert [play["vars"]["serai_live"] for play in (*image, *PLAYS)] == [False, False, True]
+    files = [path for path in (ROOT / "roles").rglob("*.yml") if "files" not in path.parts]
+    using = {
+        path.relative_to(ROOT / "roles").parts[0]
+        for path in files
+        if "serai_live" in path.read_text()
+    }
+    assert using == {"base", "gate", "hardening", "runtime", "session_disk", "shares"}
+    for name in variables.FORMER_LIVE:
+        assert not any(name in path.read_text() for path in files), name
+
+
+# --- whether a machine can be provisioned
+
+
+GOOD = "system=debian-12 python=yes sudo=yes user=me"
+
+
+@pytest.mark.parametrize(
+    ("look", "has_password", "sentences"),
+    [
+        (GOOD, False, []),
+        ("Welcome!\r\n" + GOOD.replace("debian-12", "ubuntu-22.04") + "\r\n", False, []),
+        (GOOD.replace("sudo=yes", "sudo=asks"), True, []),
+        (
+            GOOD.replace("sudo=yes", "sudo=asks"),
+            False,
+            [
+                "sudo wants a password of me, or refuses; "
+                "allow it without one, or give one with --sudo-password FILE"
+            ],
+        ),
+        (
+            "system=slackware- python=no sudo=absent user=me",
+            True,
+            [
+                "this is slackware-, and the roles are for ubuntu-22.04 and debian-12",
+                "sudo is not installed; install it as root: apt-get install sudo",
+                "python3 is missing; install it: apt-get install python3",
+            ],
+        ),
+        (
+            "",
+            False,
+            ["this is an unknown system, and the roles are for ubuntu-22.04 and debian-12"],
+        ),
+    ],
+)
+def test_what_has_to_be_done_first(look: str, has_password: bool, sentences: list[str]) -> None:
+    assert preflight.problems(look, has_password) == sentences
+
+
+@pytest.mark.parametrize("name", variables.FORMER_LIVE)
+def test_a_former_variable_is_refused_and_not_ignored(name: str) -> None:
+    (sentence,) = preflight.problems(GOOD, has_password=False, names=["other", name])
+    assert sentence.startswith(f"{name} is no variable any more: ")
+    with pytest.raises(BuildError, match=f"variables.{name} is no variable any more"):
+        definition.load(Settings.of({}, ROOT), "debian-12-amd64", [f"variables.{name}=true"])
+
+
+@pytest.mark.parametrize(
+    ("look", "variables", "words"),
+    [
+        ("system=slackware- python=no sudo=yes", {}, "this is slackware-, and the roles are for"),
+        (GOOD.replace("sudo=yes", "sudo=asks"), {}, "sudo wants a password of me"),
+        (GOOD.replace("sudo=yes", "sudo=asks"), {"ansible_become_password": "x"}, ""),
+        (GOOD, {"gate_start": True}, "gate_start is no variable any more"),
+        (GOOD, {}, ""),
+    ],
+)
+def test_the_play_asks_before_its_first_change(
+    checkout: Settings, look: str, variables: dict[str, Any], words: str
+) -> None:
+    options = fleet_of(checkout, {"a": variables})
+    playbook = checkout.root / provision.PLAYBOOK
+    shutil.copytree(ROOT / "playbooks/filter_plugins", playbook.parent / "filter_plugins")
+    (play,) = yaml.safe_load(playbook.read_text())
+    seen, asked = PLAYS[0]["pre_tasks"][1:3]
+    seen["ansible.builtin.raw"] = f"echo {look}"
+    play["pre_tasks"] += [seen, asked]
+    playbook.write_text(yaml.safe_dump([play]))
+    if words:
+        with pytest.raises(BuildError, match=f"a failed: {words}"):
+            provision.provision(checkout, options)
+    else:
+        assert provision.provision(checkout, options).ok
+    (row,) = report(checkout)["hosts"]
+    assert row["changed"] == (0 if words else 1)

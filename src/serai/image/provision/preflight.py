@@ -1,0 +1,35 @@
+"""Whether a machine can be provisioned, judged by the line that the play's first look prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from serai.image.definition import variables
+
+SYSTEMS = ("ubuntu-22.04", "debian-12")
+"""Those that the roles are for, as ID and VERSION_ID of os-release(5)."""
+
+
+def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list[str]:
+    """What somebody has to do first, a sentence each; empty if nothing.
+
+    ``look`` is 'system=ID-VERSION python=yes|no sudo=yes|asks|absent user=NAME', ``has_password``
+    whether sudo's password is known, ``names`` those of all variables that are set.
+    """
+    found = dict(re.findall(r"(\w+)=(\S*)", look))
+    system, sudo = found.get("system", "an unknown system"), found.get("sudo")
+    sentences = []
+    if system not in SYSTEMS:
+        sentences.append(f"this is {system}, and the roles are for {' and '.join(SYSTEMS)}")
+    if sudo == "absent":
+        sentences.append("sudo is not installed; install it as root: apt-get install sudo")
+    if sudo == "asks" and not has_password:
+        sentences.append(
+            f"sudo wants a password of {found.get('user', 'this user')}, or refuses; "
+            "allow it without one, or give one with --sudo-password FILE"
+        )
+    if found.get("python") == "no":
+        sentences.append("python3 is missing; install it: apt-get install python3")
+    sentences += [f"{name} {variables.FORMER}" for name in variables.FORMER_LIVE if name in names]
+    return sentences
