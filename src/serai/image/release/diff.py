@@ -132,7 +132,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in the folder of a build or a release. ``packages`` are versions by name.
+    """What is in the directory of a build or a release. ``packages`` are versions by name.
 
     ``checks`` are those of verify.json and whether each passed; without that file there are none,
     and ``boot_seconds`` is None.
@@ -149,9 +149,9 @@ class Contents:
 
 
 def read(folder: Path, work: Path) -> Contents:
-    """What is in ``folder``; its disk is read, below ``work``, where it has no file manifest.
+    """What is in ``folder``. A build has no file manifest: its disk is read, below ``work``.
 
-    Raises BuildError where it is no such folder.
+    Raises BuildError if ``folder`` is not a build's or a release's.
     """
     manifest = _json(folder / layout.MANIFEST)
     disk = folder / layout.disk(manifest["image"])
@@ -188,7 +188,7 @@ def older(version: str, other: str) -> bool:
 
 
 def compare(old: Contents, new: Contents, older: Callable[[str, str], bool] = older) -> Changes:
-    """What is otherwise in ``new`` than in ``old``; each list is sorted."""
+    """What differs in ``new`` from ``old``; each list is sorted."""
     both = [
         Package(name, old.packages[name], new.packages[name])
         for name in sorted(old.packages.keys() & new.packages.keys())
