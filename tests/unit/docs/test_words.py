@@ -65,7 +65,6 @@ SHARED = {
     "Plan": INSIDE,
     "Report": INSIDE,
     "Request": HALVES,
-    "Row": INSIDE,
     "Stage": INSIDE,
 }
 # Names that are still to be told apart; one that occurs once by now may be taken off.
