@@ -13,7 +13,7 @@ from invoke.tasks import task
 from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, build
-from serai.image.commands import checkout, docs_site, roles_page, settings_page, show
+from serai.image.commands import checkout, docs_site, pages, show
 from serai.image.container import container
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -295,8 +295,8 @@ def pins(_c: Context) -> int:
 @command()
 def docs(_c: Context, site: bool = False) -> None:
     """Write the generated pages of docs/ (--site: then their site, dist/site/)."""
-    for page in (roles_page, settings_page):
-        console.say(str(page.write(SETTINGS)))
+    for page in pages.write(SETTINGS):
+        console.say(str(page))
     if site:
         console.say(str(docs_site.build(SETTINGS)))
 

@@ -30,13 +30,6 @@ def text(settings: Settings) -> str:
     return _INTRODUCTION + "".join(_section(path) for path in roles)
 
 
-def write(settings: Settings) -> Path:
-    """Write the page; returns its path."""
-    path = settings.root / PAGE
-    path.write_text(text(settings))
-    return path
-
-
 def _section(path: Path) -> str:
     spec = yaml.safe_load(path.read_text())["argument_specs"]["main"]
     lines = [f"\n## {path.parents[1].name}\n", f"{_prose(spec['short_description'])}.\n"]

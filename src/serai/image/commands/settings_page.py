@@ -9,13 +9,11 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from serai.gate import profiles
 from serai.gate import settings as gate_settings
 from serai.gate.rules import Rule
-from serai.image.settings import Settings
 from serai.runtime import settings as session_settings
 from serai.runtime.folders import shares
 
@@ -73,16 +71,9 @@ _FILES = (
 )
 
 
-def text(_settings: Settings) -> str:
+def text() -> str:
     """The page, in Markdown."""
     return _INTRODUCTION + "".join(map(_section, _FILES))
-
-
-def write(settings: Settings) -> Path:
-    """Write the page; returns its path."""
-    path = settings.root / PAGE
-    path.write_text(text(settings))
-    return path
 
 
 def _section(file: _File) -> str:

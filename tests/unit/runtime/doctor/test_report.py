@@ -44,9 +44,7 @@ def test_the_table_has_a_line_a_check_and_no_escape_sequence() -> None:
 
 
 def test_the_page_lists_every_check() -> None:
-    assert (ROOT / "docs/doctor.md").read_text() == report.page(), (
-        "run: python3 -m serai.runtime.doctor"
-    )
+    assert (ROOT / "docs/doctor.md").read_text() == report.page(), "run 'invoke docs'"
 
 
 def test_the_audit_log_is_judged_with_what_the_doctor_itself_brought_about(
