@@ -14,7 +14,7 @@ from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, build
 from serai.image.commands import checkout, roles_page, show
-from serai.image.container import container
+from serai.image.container.command import run as try_container
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
@@ -153,12 +153,22 @@ def describe(
 
 
 @command(iterable=["copy"])
-def machine(
+def container(
     _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
 ) -> int:
     """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
     paths = [Path(path) for path in copy or ()]
-    return container.machine(SETTINGS, command=run, copy=paths, keep=keep)
+    return try_container(SETTINGS, command=run, copy=paths, keep=keep)
+
+
+@command(iterable=["copy"])
+def machine(
+    _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
+) -> int:
+    """The old name of `invoke container`; it goes with the next release."""
+    console.warn("'invoke machine' is called 'invoke container' now; the old name will go")
+    paths = [Path(path) for path in copy or ()]
+    return try_container(SETTINGS, command=run, copy=paths, keep=keep)
 
 
 @command(

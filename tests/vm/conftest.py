@@ -69,4 +69,4 @@ def upgraded(
     """The boot of an image with faults on the older machine's disk of sessions."""
     disk = built / f"{image.name}.qcow2"
     folder = tmp_path_factory.mktemp("upgraded")
-    return upgrading.upgraded(image, disk, shared.machine, shared.sessions, folder)
+    return upgrading.upgraded(image, disk, shared.vm, shared.sessions, folder)

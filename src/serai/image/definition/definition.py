@@ -57,8 +57,8 @@ class Disk(_Table):
     bus: Literal["nvme", "virtio"] = "nvme"
 
 
-class Machine(_Table):
-    """The machine that an image is built and booted in; it leaves no trace in the image."""
+class Hardware(_Table):
+    """The VM that an image is built and booted in; it leaves no trace in the image."""
 
     cpus: Annotated[int, Field(ge=1, le=64)] = 2
     memory: Size = "2G"
@@ -81,7 +81,7 @@ class Image(_Table):
     arch: Arch
     base: Annotated[CloudImageBase | BootstrapBase, Field(discriminator="kind")]
     disk: Disk = Disk()
-    machine: Machine = Machine()
+    machine: Hardware = Hardware()
     budget: Budget = Budget()
     # what is chosen of the roles' variables, each of its role's type
     variables: dict[str, Any] = Field(default_factory=dict)

@@ -41,7 +41,7 @@ from serai.image.verify.facts import (
     Shipped,
 )
 from serai.image.vm.qemu import Bus
-from serai.image.vm.vm import Machine, booted
+from serai.image.vm.vm import VM, booted
 
 REPORT = "verify.json"
 BOOT_CHART = "boot.svg"
@@ -86,7 +86,7 @@ class Report:
 def verify(settings: Settings, image: Image, folder: Path) -> Report:
     """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
 
-    The disk is only read. A machine that does not come up is failed checks; raises BuildError where
+    The disk is only read. A VM that does not come up is failed checks; raises BuildError where
     there is no image, or another process verifies it.
     """
     disk = folder / f"{image.name}.qcow2"
@@ -106,7 +106,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
     """Everything there is to judge, and the seconds that each part of it took.
 
     The boots go side by side: an emulated one keeps one or two processors busy and no more. The
-    machines' logs stay in the cache, below ``verify/<image>``.
+    VMs' logs stay in the cache, below ``verify/<image>``.
     """
     found, pinned = _Found(), pins.read(settings)
     folder = settings.cache / "verify"
@@ -165,9 +165,9 @@ class _Found:
         finally:
             self.spent(part, time.monotonic() - begin)
 
-    def machine(self, machine: Machine, part: str, seconds: float, token: str = "") -> ObservedBoot:
-        """One boot's facts; raises BuildError if the machine does not tell them."""
-        told = probed(machine, token)
+    def boot(self, vm: VM, part: str, seconds: float, token: str = "") -> ObservedBoot:
+        """One boot's facts; raises BuildError if the VM does not tell them."""
+        told = probed(vm, token)
         console.say(f"  {part}: up after {console.seconds(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
@@ -176,7 +176,7 @@ class _Found:
             facts=told,
             seconds=round(seconds, 1),
             clock=time.time(),
-            key=machine.ssh.key.with_suffix(".pub").read_text().strip(),
+            key=vm.ssh.key.with_suffix(".pub").read_text().strip(),
         )
 
     def evidence(self, image: Image, pinned: dict[str, Pin]) -> Evidence:
@@ -195,17 +195,17 @@ class _Found:
 
 
 def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """A fresh machine with a blank second disk, and the same machine after a reboot."""
+    """A fresh VM with a blank second disk, and the same VM after a reboot."""
     token = os.urandom(8).hex()
     chart = disk.with_name(BOOT_CHART)
     chart.unlink(missing_ok=True)  # an earlier boot's
     try:
-        with booted(image, disk, settings=settings, work=work) as machine:
-            found.first = found.machine(machine, "first", machine.boot_seconds, token)
-            draw_boot(machine, chart)
+        with booted(image, disk, settings=settings, work=work) as vm:
+            found.first = found.boot(vm, "first", vm.boot_seconds, token)
+            draw_boot(vm, chart)
             with found.timed("exercise"):
-                found.exercise = attempt(lambda: exercised(machine))
-            found.second = found.machine(machine, "second", machine.reboot())
+                found.exercise = attempt(lambda: exercised(vm))
+            found.second = found.boot(vm, "second", vm.reboot())
     except BuildError as error:
         if isinstance(found.first, str):
             found.first = str(error)
@@ -213,7 +213,7 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
 
 
 def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """The bytes at rest; a machine whose second disk is somebody else's; one without any."""
+    """The bytes at rest; a VM whose second disk is somebody else's; one without any."""
     with found.timed("shipped"):
         found.shipped = attempt(lambda: shipped.gather(disk, work))
     strange = work / "other.raw"
@@ -222,9 +222,9 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
         before = _foreign_disk(strange)
         with booted(
             image, disk, settings=settings, work=work / "foreign", sessions=strange, bus=other_bus
-        ) as machine:
-            found.foreign = found.machine(machine, "foreign", machine.boot_seconds)
-            machine.ssh.run("sync")
+        ) as vm:
+            found.foreign = found.boot(vm, "foreign", vm.boot_seconds)
+            vm.ssh.run("sync")
         found.foreign_disk = Foreign(before=before, after=digest.of_file(strange))
     except BuildError as error:
         found.foreign = found.foreign_disk = str(error)
@@ -233,26 +233,24 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
     if found.stop.is_set():
         return
     try:
-        with booted(
-            image, disk, settings=settings, work=work / "alone", no_sessions=True
-        ) as machine:
-            found.alone = found.machine(machine, "alone", machine.boot_seconds)
+        with booted(image, disk, settings=settings, work=work / "alone", no_sessions=True) as vm:
+            found.alone = found.boot(vm, "alone", vm.boot_seconds)
     except BuildError as error:
         found.alone = str(error)
 
 
-def probed(machine: Machine, token: str = "") -> ProbeFacts:
-    """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
-    return _told(ProbeFacts, machine, probe, token)
+def probed(vm: VM, token: str = "") -> ProbeFacts:
+    """What ``probe`` finds in ``vm``; raises BuildError if it does not print facts."""
+    return _told(ProbeFacts, vm, probe, token)
 
 
-def draw_boot(machine: Machine, target: Path) -> None:
+def draw_boot(vm: VM, target: Path) -> None:
     """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
 
-    It is for people to look at and proves nothing: a machine that draws none costs a warning.
+    It is for people to look at and proves nothing: a VM that draws none costs a warning.
     """
     try:
-        drawn = machine.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
+        drawn = vm.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
         if not drawn.rstrip().endswith("</svg>"):
             raise BuildError("systemd-analyze drew no chart of the boot")
     except BuildError as error:
@@ -261,15 +259,15 @@ def draw_boot(machine: Machine, target: Path) -> None:
         cache.write(target, drawn)
 
 
-def exercised(machine: Machine) -> ExerciseFacts:
-    """What ``exercise`` sees of sessions in ``machine``; raises BuildError if it fails."""
-    return _told(ExerciseFacts, machine, exercise)
+def exercised(vm: VM) -> ExerciseFacts:
+    """What ``exercise`` sees of sessions in ``vm``; raises BuildError if it fails."""
+    return _told(ExerciseFacts, vm, exercise)
 
 
-def _told(kind: type[_M], machine: Machine, program: ModuleType, argument: str = "") -> _M:
+def _told(kind: type[_M], vm: VM, program: ModuleType, argument: str = "") -> _M:
     """The facts that one of our programs prints in the guest."""
     source = Path(str(program.__file__)).read_text()
-    done = machine.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
+    done = vm.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
     try:
         return kind.model_validate_json(done.stdout)
     except ValidationError as error:
@@ -306,7 +304,7 @@ def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) ->
 
     try:
         for pair in zip(actions, ended, strict=True):
-            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their machines end with us.
+            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their VMs end with us.
             threading.Thread(target=guarded, args=pair, daemon=True).start()
         for end in ended:
             while not end.wait(1):  # now and then, because a signal may have come to a thread

@@ -28,7 +28,7 @@ from serai.image.verify import verify
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Digests
 from serai.image.verify.verify import Report
-from serai.image.vm.vm import Machine
+from serai.image.vm.vm import VM
 from tests.conftest import ROOT
 
 
@@ -208,13 +208,13 @@ class FakeMachine:
 @pytest.mark.parametrize("output", ["", "Welcome!", "{}", '{"boot": 1}'])
 def test_a_guest_that_talks_nonsense_is_one_clear_error(output: str) -> None:
     with pytest.raises(BuildError, match="the guest's facts make no sense"):
-        verify.probed(cast(Machine, FakeMachine(output)))
+        verify.probed(cast(VM, FakeMachine(output)))
 
 
 def test_the_probe_goes_over_stdin_and_the_token_with_it() -> None:
     machine = FakeMachine("")
     with pytest.raises(BuildError):
-        verify.probed(cast(Machine, machine), "abcd")
+        verify.probed(cast(VM, machine), "abcd")
     assert machine.ssh.asked == [("python3 - abcd", Path(probe.__file__).read_text())]
 
 
@@ -233,7 +233,7 @@ class Drawing:
 
 
 def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
-    verify.draw_boot(cast(Machine, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
+    verify.draw_boot(cast(VM, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
     assert (tmp_path / "boot.svg").read_text() == "<svg></svg>\n"
 
 
@@ -241,7 +241,7 @@ def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
 def test_a_machine_that_draws_no_chart_is_a_warning(
     tmp_path: Path, output: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verify.draw_boot(cast(Machine, Drawing(output)), tmp_path / "boot.svg")
+    verify.draw_boot(cast(VM, Drawing(output)), tmp_path / "boot.svg")
     assert not list(tmp_path.iterdir())
     assert "there will be no boot.svg" in capsys.readouterr().err
 
