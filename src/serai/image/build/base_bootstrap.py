@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -19,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.image.build import disk
-from serai.image.definition.definition import Arch, BootstrapBase, Image
+from serai.image.definition.arch import ARCHITECTURES, Arch, native
+from serai.image.definition.definition import BootstrapBase, Image
 from serai.image.errors import BuildError
 from serai.image.run import run, tool
 from serai.image.settings import Settings
@@ -27,13 +27,9 @@ from serai.image.settings import Settings
 _DATA = Path(__file__).parent / "data" / "bootstrap"
 _SOURCES = (Path(__file__), Path(disk.__file__))
 
-_MACHINES: dict[str, Arch] = {"x86_64": "amd64", "aarch64": "arm64"}
-_TRIPLETS: dict[Arch, str] = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
-_QEMU: dict[Arch, str] = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
 # The start of an ELF file of that machine and which of its bits count: 64 bits, little-endian,
 # executable or shared, e_machine (elf(5)); any ABI byte but what the kernel itself tells apart.
-_ELF = {"amd64": r"\x3e\x00", "arm64": r"\xb7\x00"}
-_MAGIC = r"\x7fELF\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00"
+_MAGIC = r"\x7fELF\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\x{:02x}\x00"
 _MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
 
 QUIET = "quiet"  # kernel options beside the console
@@ -153,7 +149,7 @@ def _mmdebstrap(image: Image, root: Path) -> list[str]:
     argv += ['--aptopt=Acquire::http::Timeout "30"', '--aptopt=Acquire::https::Timeout "30"']
     # /usr merged from the start, instead of by the usrmerge package, which brings all of Perl.
     argv += ["--hook-directory=/usr/share/mmdebstrap/hooks/merged-usr"]
-    triplet = "" if image.arch == _native() else _TRIPLETS[_native()]
+    triplet = "" if image.arch == native() else ARCHITECTURES[native()].triplet
     if triplet:
         argv += [f'--extract-hook={_DATA}/standins.sh on "$1" {triplet}']
     argv += [f'--essential-hook={_DATA}/essential.sh "$1"', f"--essential-hook={fstab}"]
@@ -165,7 +161,7 @@ def _mmdebstrap(image: Image, root: Path) -> list[str]:
 
 def _configure(image: Image, root: Path, identity: disk.Identity) -> None:
     """What depends on the disk and the machine, and what mmdebstrap leaves behind."""
-    options = f"console=tty0 console={disk.CONSOLES[image.arch]} {QUIET}"
+    options = f"console=tty0 console={ARCHITECTURES[image.arch].console} {QUIET}"
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     _write(root, "boot/grub/grub.cfg", disk.grub_cfg(identity, kernels[-1], options))
     _write(root, "etc/default/grub.d/50-serai.cfg", _grub_defaults(options))
@@ -195,18 +191,11 @@ def _isolated(arch: Arch, argv: list[str]) -> list[str]:
     """The command in namespaces that end with it, and able to run ``arch``'s programs."""
     unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]
     unshare += ["--kill-child", "--mount-proc", "--"]
-    if arch == _native():
+    if arch == native():
         return [*unshare, *argv]
-    qemu = tool(_QEMU[arch])
-    elf = _ELF[arch]
-    return [*unshare, f"{_DATA}/namespace.sh", str(qemu), _MAGIC + elf, _MASK, *argv]
-
-
-def _native() -> Arch:
-    machine = platform.machine()
-    if machine not in _MACHINES:
-        raise BuildError(f"this machine is {machine}", hint="build on x86_64 or aarch64")
-    return _MACHINES[machine]
+    foreign = ARCHITECTURES[arch]
+    qemu, magic = tool(foreign.user_emulator), _MAGIC.format(foreign.elf_machine)
+    return [*unshare, f"{_DATA}/namespace.sh", str(qemu), magic, _MASK, *argv]
 
 
 def _digest() -> str:

@@ -20,6 +20,7 @@ from serai.image import ansible, digest, progress
 from serai.image.build import layers
 from serai.image.build.packer_program import Packer, fence, interrupt
 from serai.image.definition import definition, variables
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskTiming
@@ -217,6 +218,7 @@ def _variables(
 ) -> dict[str, Any]:
     """Every variable of the template."""
     environment = ansible.build_environment(settings.root)
+    architecture = ARCHITECTURES[image.arch]
     machine = qemu.packer_args(
         image,
         accelerator=accelerator,
@@ -228,8 +230,8 @@ def _variables(
         "disk": str(disk),
         "disk_size": f"{definition.megabytes(image.disk.size)}M",
         "sessions_size": f"{definition.megabytes(image.disk.sessions)}M",
-        "qemu_binary": qemu.PROGRAMS[image.arch],
-        "machine_type": qemu.MACHINES[image.arch],
+        "qemu_binary": architecture.emulator,
+        "machine_type": architecture.machine_type,
         "accelerator": accelerator,
         "qemuargs": [*machine, ["-vnc", "none"]],  # Packer opens one even where told not to
         "user": USER,

@@ -20,6 +20,7 @@ from serai import __version__
 from serai.image import digest
 from serai.image.build import base_bootstrap, base_cloudimage, layer, layers
 from serai.image.definition import variables
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -90,7 +91,7 @@ def make(settings: Settings, image: Image) -> Plan:
 
 def tool_versions(image: Image) -> dict[str, str]:
     """The version of every tool that a build of ``image`` uses; 'not installed' where it is not."""
-    emulator = {"arm64": "qemu-system-aarch64", "amd64": "qemu-system-x86_64"}[image.arch]
+    emulator = ARCHITECTURES[image.arch].emulator
     asked = {
         "mmdebstrap": ("mmdebstrap", "--version"),
         "mke2fs": ("mke2fs", "-V"),

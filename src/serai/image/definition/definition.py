@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
-from serai.image.definition import variables
+from serai.image.definition import arch, variables
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 DEFAULT_IMAGE = "ubuntu-22.04-arm64"
 
-Arch = Literal["arm64", "amd64"]
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[MG]$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]  # TOML has arrays, no tuples
@@ -103,11 +102,7 @@ def size(text: str) -> Size:
 
 def rehearsal() -> str:
     """The image that this machine builds at its best, from a Debian mirror alone."""
-    machine = platform.machine()
-    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine)
-    if arch is None:
-        raise BuildError(f"there is no image for {machine}", hint="see 'invoke images'")
-    return f"debian-12-{arch}"
+    return f"debian-12-{arch.native()}"
 
 
 def names(settings: Settings) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from serai.common import files
 from serai.image import cache, console, offline
 from serai.image.build import build
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.release import layout, oci
 from serai.image.run import last_lines, run
