@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from serai.image import digest
+from serai.image.build.layers import BUILD_USER
 from serai.image.container import roots
-from serai.image.container.ansible_host import USER
 from serai.image.release import allow, same, tree
 from serai.image.release.allow import Rule, Rules
 from serai.image.settings import Settings
@@ -14,10 +14,10 @@ from serai.image.settings import Settings
 # What lets the tests in.
 _TESTS = (
     Rule("etc/ssh/sshd_config.d/machine.conf", "the port of the test's sshd"),
-    Rule(f"home/{USER}/.ssh", "the test's key"),
-    Rule(f"home/{USER}/.ssh/*", "likewise"),
+    Rule(f"home/{BUILD_USER}/.ssh", "the test's key"),
+    Rule(f"home/{BUILD_USER}/.ssh/*", "likewise"),
     # Which images lose with the build user.
-    Rule(f"home/{USER}/.ansible", "at times: its mode is another by each of the strategies"),
+    Rule(f"home/{BUILD_USER}/.ansible", "at times: its mode is another by each of the strategies"),
 )
 
 

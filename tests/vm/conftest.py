@@ -29,7 +29,7 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def image(settings: Settings) -> Image:
     """This machine's own architecture, from a Debian mirror alone."""
-    return definition.load(settings, definition.rehearsal())
+    return definition.rehearsal(settings)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskTiming
+from serai.image.words import duration
 
 # Rich folds tables to 80 columns where there is no terminal; a log has room for more.
 _WIDTH = None if sys.stdout.isatty() else 160
@@ -77,12 +78,12 @@ def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]
             say(f"… {name}")
             yield
     except BaseException:
-        out.print(f"✗ {name} ({seconds(time.monotonic() - begin)})", style="red", markup=False)
+        out.print(f"✗ {name} ({duration(time.monotonic() - begin)})", style="red", markup=False)
         raise
     took = time.monotonic() - begin
     if durations is not None:
         durations[name] = round(took, 3)
-    out.print(f"✓ {name} ({seconds(took)})", style="green", markup=False)
+    out.print(f"✓ {name} ({duration(took)})", style="green", markup=False)
 
 
 def show_event(event: Event) -> None:
@@ -97,12 +98,4 @@ def show_event(event: Event) -> None:
 def show_timing(name: str, status: str, told: str, took: float) -> None:
     """A line for an Ansible task: its worst ``status``, in the words ``told``, after ``took`` s."""
     style = {"failed": "red", "unreachable": "red", "changed": "yellow", "skipped": "dim"}
-    out.print(f"  {name} ({told}, {seconds(took)})", style=style.get(status), markup=False)
-
-
-def seconds(value: float) -> str:
-    """A duration as people read it: '0.4 s', '12 s', '3 min 05 s'."""
-    if value < 10:  # noqa: PLR2004 - below ten seconds the tenths matter
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    out.print(f"  {name} ({told}, {duration(took)})", style=style.get(status), markup=False)

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from serai.image import ansible
+from serai.image.build.layers import BUILD_USER
 from serai.image.container import roots
-from serai.image.container.ansible_host import USER, AnsibleHost
+from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import DEADLINE, Container
 from serai.image.release.allow import Rule
 from serai.image.run import run
@@ -68,7 +69,7 @@ class Target:
 
     @property
     def host(self) -> str:
-        return f"{USER}@127.0.0.1:{self.guest.port}"
+        return f"{BUILD_USER}@127.0.0.1:{self.guest.port}"
 
     @property
     def plain(self) -> str:
@@ -173,7 +174,7 @@ def verify_the_reference(container: Container) -> None:
     assert container.shell("readlink /etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
     assert container.shell("systemctl is-enabled swap.target", check=False) == "masked"
     login = container.shell(
-        f"su - {USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
+        f"su - {BUILD_USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
     )
     files, *others = login.split()
     # The build host may allow no more to anybody in its containers: then it is what root has too.
@@ -217,7 +218,7 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     assert container.shell("findmnt -no OPTIONS /sessions").startswith("rw,nosuid,nodev")
     network = target.guest.root / "etc/systemd/network/80-dhcp.network"
     assert not network.exists(), "the network of a machine that runs is not ours"
-    assert USER in container.shell("ls /home"), "nothing was sealed"
+    assert BUILD_USER in container.shell("ls /home"), "nothing was sealed"
     container.shell("userdel --remove plain; rm /etc/sudoers.d/plain")
     backups = Rule("etc/*-", "at times: accounts before the last change")
     lectured = Rule("var/lib/sudo/*", "at times: whom sudo has told of the dangers")
@@ -229,7 +230,7 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
 def test_a_batch_with_a_machine_that_fails_is_the_last_one(target: Target) -> None:
     """And a machine that was converged before is not changed."""
     inventory = target.work / "fleet.ini"
-    here = f"ansible_host=127.0.0.1 ansible_user={USER}"
+    here = f"ansible_host=127.0.0.1 ansible_user={BUILD_USER}"
     # Port 1 has no listener. Two names for one container: they do not meet, as the second is in a
     # batch that is not reached.
     lines = [f"one {here} ansible_port={target.guest.port}", f"two {here} ansible_port=1"]

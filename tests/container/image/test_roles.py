@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from serai.image.build.layers import BUILD_USER
 from serai.image.container import roots
-from serai.image.container.ansible_host import USER, AnsibleHost
+from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import DEADLINE
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -48,7 +49,7 @@ def test_an_image_is_made_of_a_machine(guest: AnsibleHost) -> None:
         units += " serai-ssh-host-keys.service serai-seal.service"
         assert container.shell(f"systemd-analyze verify {units} 2>&1") == ""
         assert container.shell("systemctl --failed --no-legend") == ""
-        guest.ssh(USER, "sudo -n shutdown -P now", check=False)  # as Packer does
+        guest.ssh(BUILD_USER, "sudo -n shutdown -P now", check=False)  # as Packer does
         container.process.wait(DEADLINE)
     assert "serai-seal: powering off" in guest.console.read_text(errors="replace")
 
@@ -66,7 +67,7 @@ def test_a_sealed_machine_knows_nothing_of_the_build(guest: AnsibleHost) -> None
     assert not (var / "lib/systemd/random-seed").exists()
     for path in etc.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            assert USER.encode() not in path.read_bytes(), path
+            assert BUILD_USER.encode() not in path.read_bytes(), path
 
 
 def test_a_sealed_machine_comes_up_with_an_identity_of_its_own(guest: AnsibleHost) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from serai.image.build import disk
 from serai.image.definition.arch import ARCHITECTURES, Arch, native
-from serai.image.definition.definition import BootstrapBase, Image
+from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.run import run, tool
 from serai.image.settings import Settings
@@ -37,7 +37,7 @@ QUIET = "quiet"  # kernel options beside the console
 
 def inputs(image: Image) -> dict[str, object]:
     """Everything that determines what ``make`` writes, but for the mirror's own state."""
-    base = _base(image)
+    base = image.bootstrapped()
     return {
         "kind": base.kind,
         "suite": base.suite,
@@ -53,7 +53,7 @@ def packages(image: Image) -> list[str]:
     """The packages asked for by name, sorted."""
     lines = (_DATA / "packages.txt").read_text(encoding="utf-8").splitlines()
     common = {line.format(arch=image.arch) for line in lines if line and not line.startswith("#")}
-    return sorted(common | set(_base(image).packages))
+    return sorted(common | set(image.bootstrapped().packages))
 
 
 def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
@@ -81,7 +81,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
 
 def explain(said: str, image: Image) -> BuildError | None:
     """What a failed bootstrap's output means to a person, where that can be told."""
-    base = _base(image)
+    base = image.bootstrapped()
     mirror = f"the package mirror {base.mirror}" if base.mirror else "the package mirror"
     missing = re.search(r"^E: Unable to locate package (\S+)", said, re.MULTILINE)
     fetch = re.search(r"^E: Failed to fetch \S+\s+(.+)$", said, re.MULTILINE)
@@ -141,7 +141,7 @@ def _last_error(said: str) -> str:
 
 
 def _mmdebstrap(image: Image, root: Path) -> list[str]:
-    base = _base(image)
+    base = image.bootstrapped()
     fstab = f"mkdir -p $1/etc && printf '{disk.fstab(disk.Identity.of(image.name))}' > $1/etc/fstab"
     argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     argv += [f"--architectures={image.arch}", "--include=" + ",".join(packages(image))]
@@ -204,9 +204,3 @@ def _digest() -> str:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
-
-
-def _base(image: Image) -> BootstrapBase:
-    if not isinstance(image.base, BootstrapBase):
-        raise BuildError(f"{image.name}: base.kind is {image.base.kind!r}, not 'bootstrap'")
-    return image.base

@@ -29,8 +29,6 @@ from serai.image.settings import Settings
 from serai.image.vm import firmware, qemu, seed
 from serai.image.vm.qemu import Accelerator
 
-USER = "serai-build"
-
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
 _CHOSEN = "chosen.json"
@@ -234,7 +232,7 @@ def _variables(
         "machine_type": architecture.machine_type,
         "accelerator": accelerator,
         "qemuargs": [*machine, ["-vnc", "none"]],  # Packer opens one even where told not to
-        "user": USER,
+        "user": layers.BUILD_USER,
         "key": str(work / "id_ed25519"),
         "ssh_timeout": _SSH_TIMEOUT,
         # In the last layer this also takes the build user away: see roles/seal.
@@ -277,7 +275,7 @@ def _make_seed(work: Path) -> None:
     key = seed.new_key(work)
     folder = work / "seed"
     folder.mkdir()
-    (folder / "user-data").write_text(seed.user_data(users={USER: [key.public]}))
+    (folder / "user-data").write_text(seed.user_data(users={layers.BUILD_USER: [key.public]}))
     (folder / "meta-data").write_text(seed.meta_data())
     (folder / "vendor-data").write_text("")
 
@@ -317,7 +315,7 @@ def _way_in(work: Path, *, kept: bool) -> str:
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     return (
         f"the machine is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
-        f"{USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
+        f"{layers.BUILD_USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
     )
 
 

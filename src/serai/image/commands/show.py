@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from serai.image import console
+from serai.image import console, words
 from serai.image.build import build
 from serai.image.build import plan as plans
 from serai.image.definition import definition
@@ -63,10 +63,10 @@ def pins(settings: Settings) -> int:
 
 def demo(settings: Settings) -> int:
     """Build and verify Debian 12 for this machine, then print what was made."""
-    name = definition.rehearsal()
-    folder = build.build(settings, name)
-    report = verify(settings, definition.load(settings, name), folder)
-    summary(folder, name)
+    image = definition.rehearsal(settings)
+    folder = build.build(settings, image.name)
+    report = verify(settings, image, folder)
+    summary(folder, image.name)
     return 0 if report.ok else 1
 
 
@@ -78,7 +78,7 @@ def summary(folder: Path, name: str) -> None:
     console.say(f"image     {shipped}")
     console.say(f"size      {shipped.stat().st_size / 2**20:.0f} MiB")
     console.say(f"packages  {manifest['packages']}")
-    console.say(f"boot      {console.seconds(verified['boot_seconds'])} until ssh answers")
+    console.say(f"boot      {words.duration(verified['boot_seconds'])} until ssh answers")
     console.say(f"checks    {verified['passed']} passed, {verified['failed']} failed")
 
 

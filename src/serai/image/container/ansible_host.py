@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.image import ansible
+from serai.image.build.layers import BUILD_USER
 from serai.image.container.container import DEADLINE, Container, booted
 from serai.image.errors import BuildError
 from serai.image.run import Argument, last_lines, run, search_path
 from serai.image.vm import seed
 
-USER = "serai-build"
 PLAYBOOK = Path("playbooks/image.yml")
 
 
@@ -37,7 +37,7 @@ class AnsibleHost:
     def prepare(self) -> None:
         """Let the build user in."""
         self._sshd.write_text(f"Port {self.port}\nListenAddress 127.0.0.1\n")
-        self.allow(USER, self.root / "home" / USER)
+        self.allow(BUILD_USER, self.root / "home" / BUILD_USER)
 
     def allow(self, user: str, home: Path) -> None:
         """Let ``user`` in, whose home is ``home``."""
@@ -49,10 +49,10 @@ class AnsibleHost:
     def forget(self) -> None:
         """Take away what ``prepare`` put there."""
         self._sshd.unlink()
-        shutil.rmtree(self.root / "home" / USER / ".ssh")
+        shutil.rmtree(self.root / "home" / BUILD_USER / ".ssh")
 
     @contextmanager
-    def booted(self, user: str = USER) -> Iterator[Container]:
+    def booted(self, user: str = BUILD_USER) -> Iterator[Container]:
         """The container runs, and ``user`` can log in."""
         with booted(self.root, self.work, keep_changes=True, sessions=False) as container:
             deadline = time.monotonic() + DEADLINE
@@ -73,7 +73,7 @@ class AnsibleHost:
         """Run the playbook; the sums of its recap. Raises BuildError if a task fails."""
         inventory = self.work / "inventory"
         inventory.write_text(
-            f"guest ansible_host=127.0.0.1 ansible_port={self.port} ansible_user={USER} "
+            f"guest ansible_host=127.0.0.1 ansible_port={self.port} ansible_user={BUILD_USER} "
             f"ansible_ssh_common_args='{' '.join(self._options())}'\n"
         )
         argv: list[Argument] = [

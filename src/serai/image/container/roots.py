@@ -12,11 +12,11 @@ from pathlib import Path
 
 from serai.image import cache, console, digest
 from serai.image.build import layers
-from serai.image.container.ansible_host import USER, AnsibleHost
+from serai.image.container.ansible_host import AnsibleHost
+from serai.image.definition import definition
 from serai.image.run import run
 from serai.image.settings import Settings
 
-SUITE = "bookworm"
 PACKAGES = (
     *("dbus", "kmod", "libpam-systemd", "openssh-server", "procps", "python3-apt", "sudo"),
     *("systemd-sysv", "udev"),
@@ -28,14 +28,15 @@ VARIABLES = ("seal_build_user=nobody-builds-here", "toolchain_profile=minimal")
 
 def base(settings: Settings) -> Path:
     """A Debian with systemd and the build user, as the base of an image has it; from the cache."""
-    recipe = {"suite": SUITE, "packages": PACKAGES, "mirror": settings.mirror, "hook": _hook()}
+    suite = definition.rehearsal(settings).bootstrapped().suite
+    recipe = {"suite": suite, "packages": PACKAGES, "mirror": settings.mirror, "hook": _hook()}
     folder = settings.cache / "containers" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
         with making(settings, folder), cache.whole(folder) as made:
             argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
             argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
             source = [settings.mirror] if settings.mirror else []
-            run([*argv, SUITE, made / "root", *source])
+            run([*argv, suite, made / "root", *source])
         cache.prune(folder.parent, keep=1)
     return folder / "root"
 
@@ -81,6 +82,6 @@ def making(settings: Settings, folder: Path) -> Iterator[None]:
 
 def _hook() -> str:
     return f"""set -e; cd "$1"
-        chroot . useradd --create-home --shell /bin/bash {USER}
-        echo '{USER} ALL=(ALL) NOPASSWD:ALL' >etc/sudoers.d/90-cloud-init-users
+        chroot . useradd --create-home --shell /bin/bash {layers.BUILD_USER}
+        echo '{layers.BUILD_USER} ALL=(ALL) NOPASSWD:ALL' >etc/sudoers.d/90-cloud-init-users
         echo machine >etc/hostname; echo 127.0.1.1 machine >>etc/hosts"""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serai.image.release.changes import OUTCOMES, folder
-from serai.image.release.report.words import duration, size
+from serai.image.words import duration, size
 
 _NOTABLE = {
     "privileged": "has more rights than who starts it",

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.common.checks import Result, judge, summary
-from serai.image import cache, console, digest
+from serai.image import cache, console, digest, words
 from serai.image.definition import pins
 from serai.image.definition.definition import Image
 from serai.image.definition.pins import Pin
@@ -168,7 +168,7 @@ class _Found:
     def boot(self, vm: VM, part: str, seconds: float, token: str = "") -> ObservedBoot:
         """One boot's facts; raises BuildError if the VM does not tell them."""
         told = probed(vm, token)
-        console.say(f"  {part}: up after {console.seconds(seconds)}")
+        console.say(f"  {part}: up after {words.duration(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
             self.spent(name, took)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from serai.image import console
+from serai.image import console, words
 from serai.image.definition.definition import Image, Size
 from serai.image.errors import BuildError
 from serai.image.guest.probe import WHOLE_BOOT
@@ -97,7 +97,7 @@ def finish_boot(vm: VM) -> str:
 
 
 def _tell(vm: VM) -> None:
-    console.say(f"{vm.guest.name} is up after {console.seconds(vm.boot_seconds)}")
+    console.say(f"{vm.guest.name} is up after {words.duration(vm.boot_seconds)}")
     # A shared connection would end with ours, and the person's shell with it.
     login = replace(vm.ssh, control="")
     console.say(f"  ssh:     {shlex.join(login.argv())}")

@@ -13,7 +13,7 @@ import pytest
 
 from serai.image.release import differences
 from serai.image.release.differences import Folder, Row
-from serai.image.release.report import chart, report, words
+from serai.image.release.report import chart, report
 from serai.image.release.report.report import Component, Inputs, Package
 from tests.support.reports import BOOT, HOSTILE, an_inputs, hostile, some_changes
 
@@ -243,35 +243,6 @@ def test_a_package_of_two_architectures_is_one_tile() -> None:
 def test_a_licence_that_is_not_known_is_said_so() -> None:
     given = replace(an_inputs(), components=[Component("x", "1", "npm", "", "")])
     assert "not stated" in Page(report.render(given)).all_text
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (18432, "18.0 KiB"),
-        (774524928, "738.6 MiB"),
-        (10 << 30, "10.0 GiB"),
-    ],
-)
-def test_sizes_for_people(count: int, said: str) -> None:
-    assert words.size(count) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0.016, "0.02 s"),
-        (0.96, "1.0 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 00 s"),
-        (757.2, "12 min 37 s"),
-        (3600, "1 h 00 min"),
-    ],
-)
-def test_durations_for_people(seconds: float, said: str) -> None:
-    assert words.duration(seconds) == said
 
 
 # --- colours

@@ -20,9 +20,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from serai.image import offline
+from serai.image import offline, words
 from serai.image.release import differences
-from serai.image.release.report import chart, maps, words
+from serai.image.release.report import chart, maps
 from serai.image.release.report.treemap import Rect
 
 _DATA = Path(__file__).parent / "data"
