@@ -7,7 +7,6 @@ no part of it outlives this process.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.image import digest
 from serai.image.build import disk
 from serai.image.definition.arch import ARCHITECTURES, Arch, native
 from serai.image.definition.definition import Image
@@ -25,7 +25,12 @@ from serai.image.run import run, tool
 from serai.image.settings import Settings
 
 _DATA = Path(__file__).parent / "data" / "bootstrap"
-_SOURCES = (Path(__file__), Path(disk.__file__))
+# The role base has it for an image; the build logs in to the base by it before.
+_NETWORK = Path("roles/base/files/80-dhcp.network")
+
+RECIPE = 1
+"""Raise it when this module or disk.py makes another disk of the same inputs: stages are cached."""
+
 
 # The start of an ELF file of that machine and which of its bits count: 64 bits, little-endian,
 # executable or shared, e_machine (elf(5)); any ABI byte but what the kernel itself tells apart.
@@ -35,7 +40,7 @@ _MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
 QUIET = "quiet"  # kernel options beside the console
 
 
-def inputs(image: Image) -> dict[str, object]:
+def inputs(image: Image, settings: Settings) -> dict[str, object]:
     """Everything that determines what ``make`` writes, but for the mirror's own state."""
     base = image.bootstrapped()
     return {
@@ -45,7 +50,9 @@ def inputs(image: Image) -> dict[str, object]:
         "arch": image.arch,
         "size": image.disk.size,
         "packages": packages(image),
-        "sources": _digest(),
+        "network": digest.of_file(settings.root / _NETWORK),
+        "data": digest.of_tree(_DATA),
+        "recipe": RECIPE,
     }
 
 
@@ -73,7 +80,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
     with _scratch(target.parent) as scratch:
         root = scratch / "root"
         _install(image, root, settings, log)
-        _configure(image, root, identity)
+        _configure(image, root, identity, settings)
         disk.assemble(
             root, target, arch=image.arch, size=image.disk.size, identity=identity, log=log
         )
@@ -159,12 +166,13 @@ def _mmdebstrap(image: Image, root: Path) -> list[str]:
     return [*argv, base.suite, str(root), *([base.mirror] if base.mirror else [])]
 
 
-def _configure(image: Image, root: Path, identity: disk.Identity) -> None:
+def _configure(image: Image, root: Path, identity: disk.Identity, settings: Settings) -> None:
     """What depends on the disk and the machine, and what mmdebstrap leaves behind."""
     options = f"console=tty0 console={ARCHITECTURES[image.arch].console} {QUIET}"
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     _write(root, "boot/grub/grub.cfg", disk.grub_cfg(identity, kernels[-1], options))
     _write(root, "etc/default/grub.d/50-serai.cfg", _grub_defaults(options))
+    _write(root, f"etc/systemd/network/{_NETWORK.name}", (settings.root / _NETWORK).read_text())
     # Empty, not "uninitialized": that would make systemd apply its presets to every unit at the
     # first boot (machine-id(5)).
     _write(root, "etc/machine-id", "")
@@ -196,11 +204,3 @@ def _isolated(arch: Arch, argv: list[str]) -> list[str]:
     foreign = ARCHITECTURES[arch]
     qemu, magic = tool(foreign.user_emulator), _MAGIC.format(foreign.elf_machine)
     return [*unshare, f"{_DATA}/namespace.sh", str(qemu), magic, _MASK, *argv]
-
-
-def _digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted([*_SOURCES, *(p for p in _DATA.rglob("*") if p.is_file())]):
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()

@@ -108,6 +108,7 @@ def _ensure(
                 accelerator=accelerator.choose(image.arch, settings),
                 disk=previous,
                 layer=stage.name,
+                chosen=stage.chosen,
                 target=target,
                 log=log,
                 keep=keep,

@@ -27,6 +27,9 @@ def project(checkout: Settings) -> Settings:
     shutil.copytree(ROOT / "packer", checkout.root / "packer")
     (checkout.root / "ansible.cfg").touch()
     (checkout.root / "playbooks" / "image.yml").write_text(PLAYBOOK)
+    network = checkout.root / "roles/base/files/80-dhcp.network"
+    network.parent.mkdir(parents=True)
+    network.touch()
     for role in ("first", "second", "third"):
         tasks = checkout.root / "roles" / role / "tasks" / "main.yml"
         tasks.parent.mkdir(parents=True)

@@ -120,7 +120,10 @@ def test_a_cloud_image_stays_what_its_maker_shipped() -> None:
 def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     chosen = ["variables.toolchain_profile=full", "variables.runtime_tasks_max=100"]
     image = definition.load(HERE, DEBIAN, chosen)
-    layer._write_chosen(image, HERE, "system", tmp_path)
+    _, system, serai = plan.make(HERE, image).stages
+    assert system.chosen == {"toolchain_profile": "full"}
+    assert serai.chosen == {"runtime_tasks_max": 100}
+    layer._write_chosen(system.chosen, tmp_path)
     assert json.loads((tmp_path / "chosen.json").read_text()) == {"toolchain_profile": "full"}
 
 
