@@ -21,7 +21,7 @@ from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
-SYSTEM, RUNTIME = ("--tags", "system"), ("--tags", "runtime")
+SYSTEM, SERAI = ("--tags", "system"), ("--tags", "serai")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -40,11 +40,11 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsibleHost]:
 def test_an_image_is_made_of_a_machine(guest: AnsibleHost) -> None:
     with guest.booted() as container:
         assert guest.play(*SYSTEM)["changed"] == 0
-        assert guest.play("--check", "--diff", *RUNTIME)["changed"] > 0
+        assert guest.play("--check", "--diff", *SERAI)["changed"] > 0
         left = "ls /run/serai/seal /etc/systemd/system/serai-ssh-host-keys.service"
         assert container.shell(left, check=False) == "", "check mode changed the container"
-        assert guest.play(*RUNTIME)["changed"] > 0
-        assert guest.play(*RUNTIME)["changed"] == 0
+        assert guest.play(*SERAI)["changed"] > 0
+        assert guest.play(*SERAI)["changed"] == 0
         units = "serai-session-disk.service sessions.mount serai-session-disk-grow.service"
         units += " serai-ssh-host-keys.service serai-seal.service"
         assert container.shell(f"systemd-analyze verify {units} 2>&1") == ""
