@@ -1,20 +1,16 @@
-"""What `invoke images`, `plan` and `demo` print."""
+"""What `invoke images`, `plan` and `pins` print."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
-from pathlib import Path
 
 from rich.table import Table
 
-from serai.image import console, words
-from serai.image.build import build
+from serai.image import console
 from serai.image.build import plan as plans
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
 from serai.image.settings import Settings
-from serai.image.verify.verify import verify
 
 
 def images(settings: Settings) -> None:
@@ -59,27 +55,6 @@ def pins(settings: Settings) -> int:
         first = min(pin.review for pin in found.values())
         console.say(f"{len(found)} pins, none past its review date; the next is {first}")
     return 1 if late else 0
-
-
-def demo(settings: Settings) -> int:
-    """Build and verify Debian 12 for this machine, then print what was made."""
-    image = definition.rehearsal(settings)
-    folder = build.build(settings, image.name)
-    report = verify(settings, image, folder)
-    summary(folder, image.name)
-    return 0 if report.ok else 1
-
-
-def summary(folder: Path, name: str) -> None:
-    """What a build made, from its own manifest and verification."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    verified = json.loads((folder / "verify.json").read_text())
-    shipped = folder / f"{name}.qcow2"
-    console.say(f"image     {shipped}")
-    console.say(f"size      {shipped.stat().st_size / 2**20:.0f} MiB")
-    console.say(f"packages  {manifest['packages']}")
-    console.say(f"boot      {words.duration(verified['boot_seconds'])} until ssh answers")
-    console.say(f"checks    {verified['passed']} passed, {verified['failed']} failed")
 
 
 def _table(*columns: str) -> Table:

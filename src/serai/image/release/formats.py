@@ -20,10 +20,10 @@ from serai.image import cache, console, offline
 from serai.image.build import build
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
+from serai.image.parallel import in_parallel
 from serai.image.release import layout, oci
 from serai.image.run import last_lines, run
 from serai.image.settings import Settings
-from serai.image.verify.verify import in_parallel
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from serai.image.build import build
 from serai.image.definition import definition, pins
 from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
+from serai.image.parallel import in_parallel
 from serai.image.release import formats, inspect, layout, narrate, provenance, sbom, sign, tree
 from serai.image.settings import Settings
 from serai.image.verify import shipped
-from serai.image.verify.verify import BOOT_CHART, in_parallel
+from serai.image.verify.verify import BOOT_CHART
 
 FORMATS = ("raw.zst", "vhdx", "oci")
 _SHOWN = 10  # findings; there may be thousands

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -27,6 +26,7 @@ from serai.image.definition.definition import Image
 from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
 from serai.image.guest import exercise, probe
+from serai.image.parallel import in_parallel
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.verify import shipped
@@ -46,7 +46,6 @@ from serai.image.vm.vm import VM, booted
 REPORT = "verify.json"
 BOOT_CHART = "boot.svg"
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
-_CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -137,21 +136,25 @@ def _cleared(work: Path) -> Iterator[Path]:
         raise
 
 
+@dataclass
 class _Found:
     """Evidence that is still being gathered, by two threads of which each sets its own parts."""
 
-    def __init__(self) -> None:
-        self.first: ObservedBoot | str = _NOT_REACHED
-        self.second: ObservedBoot | str = _NOT_REACHED
-        self.foreign: ObservedBoot | str = _NOT_REACHED
-        self.alone: ObservedBoot | str = _NOT_REACHED
-        self.exercise: ExerciseFacts | str = _NOT_REACHED
-        self.shipped: Shipped | str = _NOT_REACHED
-        self.digests: Digests | str = _NOT_REACHED
-        self.foreign_disk: Foreign | str = _NOT_REACHED
-        self.took: dict[str, float] = {}
-        self.stop = threading.Event()
-        self._lock = threading.Lock()
+    # set by _kept
+    first: ObservedBoot | str = _NOT_REACHED
+    second: ObservedBoot | str = _NOT_REACHED
+    exercise: ExerciseFacts | str = _NOT_REACHED
+    # set by _others
+    shipped: Shipped | str = _NOT_REACHED
+    foreign: ObservedBoot | str = _NOT_REACHED
+    foreign_disk: Foreign | str = _NOT_REACHED
+    alone: ObservedBoot | str = _NOT_REACHED
+    # set by gather, before and after
+    digests: Digests | str = _NOT_REACHED
+    # shared
+    took: dict[str, float] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def spent(self, part: str, seconds: float) -> None:
         with self._lock:
@@ -282,49 +285,6 @@ def attempt(action: Callable[[], _T]) -> _T | str:
         return action()
     except BuildError as error:
         return str(error)
-
-
-def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) -> None:
-    """Run each action in a thread of its own; raises the first error when all have ended.
-
-    At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
-    fail and clean up after themselves.
-    """
-    errors: list[BaseException] = []
-    # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
-    ended = [threading.Event() for _ in actions]
-
-    def guarded(action: Callable[[], None], end: threading.Event) -> None:
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            end.set()
-
-    try:
-        for pair in zip(actions, ended, strict=True):
-            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their VMs end with us.
-            threading.Thread(target=guarded, args=pair, daemon=True).start()
-        for end in ended:
-            while not end.wait(1):  # now and then, because a signal may have come to a thread
-                pass
-    except KeyboardInterrupt:
-        stop.set()
-        _end_children()
-        for end in ended:
-            end.wait(_CLEAN_UP)
-        raise
-    if errors:
-        raise errors[0]
-
-
-def _end_children() -> None:
-    """Ask every child process to end; proc_pid_task_tid_children(5)."""
-    for task in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread, or a child, may just have ended
-            for pid in task.read_text().split():
-                os.kill(int(pid), signal.SIGTERM)
 
 
 def _foreign_disk(target: Path) -> str:

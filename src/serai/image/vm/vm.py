@@ -34,23 +34,23 @@ class VM:
     """A running guest.
 
     ``overlay`` takes what the guest writes to its root disk, ``sessions`` is its second disk (None
-    without one), ``serial_log`` what it said on its console, ``serial_socket`` the console itself,
-    ``boot_seconds`` the time from power on to the first ssh command; closing ``running`` ends it.
+    without one), ``serial_log`` what it said on its console, ``serial_socket`` the console itself.
     """
 
     ssh: Ssh
     guest: Guest
+    overlay: Path
+    sessions: Path | None
     serial_log: Path
     qemu_log: Path
     serial_socket: Path
     qmp_socket: Path
-    overlay: Path
-    sessions: Path | None
-    deadline: float
+    deadline: float  # seconds, for each boot
+    # set by start(), anew at each reboot; closing ``running`` ends QEMU
     process: subprocess.Popen[bytes] = field(init=False)
-    power_on: float = 0.0
-    boot_seconds: float = 0.0
     running: ExitStack = field(default_factory=ExitStack)
+    power_on: float = 0.0
+    boot_seconds: float = 0.0  # from power on to the first ssh command
 
     @property
     def ssh_port(self) -> int:

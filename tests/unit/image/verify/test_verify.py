@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -273,37 +269,3 @@ def test_the_probe_tells_what_a_program_said(tmp_path: Path) -> None:
     assert probe.said("no-such-program")[0] == 127
     assert probe.said("sleep", "60", timeout=0.1)[0] == 124
     assert probe.text(str(tmp_path / "nothing")) == ""
-
-
-def test_all_that_is_side_by_side_ends_before_its_error_is_told() -> None:
-    ended: list[str] = []
-
-    def fails() -> None:
-        raise BuildError("the first")
-
-    def works() -> None:
-        ended.append("the other")
-
-    actions: list[Callable[[], Any]] = [fails, works]
-    with pytest.raises(BuildError, match="the first"):
-        verify.in_parallel(actions, threading.Event())
-    assert ended == ["the other"]
-
-
-def test_an_interruption_ends_child_processes_and_lets_the_actions_clean_up() -> None:
-    stop, started = threading.Event(), threading.Event()
-    ended: list[int] = []
-
-    def waits() -> None:
-        with subprocess.Popen(["/bin/sleep", "60"], stdout=subprocess.DEVNULL) as child:
-            started.set()
-            ended.append(child.wait())
-
-    def interrupts() -> None:
-        started.wait(60)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        verify.in_parallel([waits, interrupts], stop)
-    assert ended == [-signal.SIGTERM]
-    assert stop.is_set()
