@@ -12,7 +12,7 @@ import pytest
 
 from serai.common.checks import judge
 from serai.image.container.container import DEADLINE, Container
-from serai.image.definition import definition, pins
+from serai.image.definition import definition
 from serai.image.guest import exercise
 from serai.image.settings import Settings
 from serai.image.verify.checks import CHECKS
@@ -166,7 +166,7 @@ def test_what_verify_does_in_an_image_works_here_but_for_limits(container: Conta
     seen = ExerciseFacts.model_validate_json(done.stdout)
     nothing = dict.fromkeys(Evidence.model_fields, "not here")
     image = definition.load(HERE, "debian-12-amd64").model_dump()
-    given = {"image": image, "pins": pins.read(HERE), "exercise": seen}
+    given = {"image": image, "promised": {}, "exercise": seen}
     evidence = Evidence.model_validate({**nothing, **given})
     part = [check for check in CHECKS if check.part == "exercise"]
     assert {each.check.name for each in judge(evidence, {}, part) if not each.ok} == {

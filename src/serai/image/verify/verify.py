@@ -21,9 +21,8 @@ from rich.text import Text
 
 from serai.common.checks import Result, judge, summary
 from serai.image import cache, console, digest, words
-from serai.image.definition import pins
+from serai.image.definition import tools
 from serai.image.definition.definition import Image
-from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
 from serai.image.guest import exercise, probe
 from serai.image.parallel import in_parallel
@@ -107,7 +106,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
     The boots go side by side: an emulated one keeps one or two processors busy and no more. The
     VMs' logs stay in the cache, below ``verify/<image>``.
     """
-    found, pinned = _Found(), pins.read(settings)
+    found, promised = _Found(), tools.promised(settings, image)
     folder = settings.cache / "verify"
     with cache.locked(folder / f".{image.name}.lock"), _cleared(folder / image.name) as work:
         with found.timed("digests"):
@@ -121,7 +120,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
         )
         with found.timed("digests"):
             found.digests = digests(disk, before)
-    return found.evidence(image, pinned), found.took
+    return found.evidence(image, promised), found.took
 
 
 @contextmanager
@@ -182,10 +181,10 @@ class _Found:
             key=vm.ssh.key.with_suffix(".pub").read_text().strip(),
         )
 
-    def evidence(self, image: Image, pinned: dict[str, Pin]) -> Evidence:
+    def evidence(self, image: Image, promised: dict[str, str]) -> Evidence:
         return Evidence(
             image=image,
-            pins=pinned,
+            promised=promised,
             first=self.first,
             second=self.second,
             foreign=self.foreign,

@@ -46,6 +46,7 @@ def image() -> Image:
 def folder(checkout: Settings, image: Image) -> Path:
     """A release folder with a disk that is none."""
     shutil.copy(ROOT / pins.FILE, checkout.root)
+    shutil.copytree(ROOT / "roles/toolchain/vars", checkout.root / "roles/toolchain/vars")
     folder = checkout.dist / image.name / "0.1.0-abc"
     folder.mkdir(parents=True)
     disk = folder / f"{image.name}.qcow2"
