@@ -13,23 +13,22 @@ from invoke.tasks import task
 from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, build
-from serai.image.commands import checkout, docs_site, pages, show
-from serai.image.container import container
+from serai.image.commands import clean, demo, docs_site, lint, pages, show, test
+from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
-from serai.image.release import changes_md as compares
-from serai.image.release import formats
-from serai.image.release import inspect as inspects
-from serai.image.release import release as releases
-from serai.image.release import reproduce as twices
-from serai.image.release import verify_release as verify_releases
+from serai.image.release import (
+    formats,
+    inspect,
+    release,
+    verify_release,
+)
 from serai.image.settings import Settings
 from serai.image.verify.verify import verify
-from serai.image.vm import boot as boots
-from serai.image.vm import describe as describes
-from serai.image.vm import share as shared
+from serai.image.vm import boot, describe
 from serai.image.vm.qemu import Bus
+from serai.image.vm.share import parse as parse_shares
 
 SETTINGS = Settings.of()
 IMAGE = definition.DEFAULT_IMAGE
@@ -77,7 +76,7 @@ def build_image(
     --twice: build it twice in the cache, each time from nothing, and compare the results.
     """
     if twice:
-        return twices.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
+        return reproduce.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
     folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
     console.say(str(folder / f"{image}.qcow2"))
     return 0
@@ -95,11 +94,11 @@ def inspect_image(_c: Context, image: str = IMAGE) -> int:
     """Read the finished image without booting it, and say what keeps it from being released."""
     budget = definition.load(SETTINGS, image).budget
     disk = build.latest(SETTINGS, image) / f"{image}.qcow2"
-    return inspects.show(inspects.read(disk, SETTINGS.cache), budget)
+    return inspect.show(inspect.read(disk, SETTINGS.cache), budget)
 
 
-@command(iterable=["copy", "share"])
-def boot(  # noqa: PLR0917 - Invoke makes an option of each
+@command(name="boot", iterable=["copy", "share"])
+def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     image: str = IMAGE,
     run: str | None = None,
@@ -117,14 +116,14 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
 
     --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
     """
-    shares = shared.parse(share or ())
+    shares = parse_shares(share or ())
     if disk not in ("", *get_args(Bus)):
         raise BuildError(
             f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
         )
     loaded = definition.load(SETTINGS, image)
     root = build.base(SETTINGS, loaded) if base else build.disk(SETTINGS, image)
-    return boots.boot(
+    return boot.boot(
         SETTINGS,
         loaded,
         root,
@@ -138,27 +137,37 @@ def boot(  # noqa: PLR0917 - Invoke makes an option of each
     )
 
 
-@command()
-def describe(
+@command(name="describe")
+def describe_image(
     _c: Context,
     image: str = IMAGE,
     to: str = "libvirt",
-    cpus: int = describes.CPUS,
-    memory: str = f"{describes.MEMORY}M",
+    cpus: int = describe.CPUS,
+    memory: str = f"{describe.MEMORY}M",
 ) -> None:
     """Print what another host needs to run the image (--to libvirt, cloud-init or utm)."""
     loaded = definition.load(SETTINGS, image)
     mebibytes = definition.megabytes(definition.size(memory))
-    print(describes.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
+    print(describe.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
 
 
-@command(iterable=["copy"])
-def machine(
+@command(name="container", iterable=["copy"])
+def try_container(
     _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
 ) -> int:
     """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
     paths = [Path(path) for path in copy or ()]
-    return container.machine(SETTINGS, command=run, copy=paths, keep=keep)
+    return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
+
+
+@command(name="machine", iterable=["copy"])
+def try_machine(
+    _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
+) -> int:
+    """The old name of `invoke container`; it goes with the next release."""
+    console.warn("'invoke machine' is called 'invoke container' now; the old name will go")
+    paths = [Path(path) for path in copy or ()]
+    return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
 
 
 @command(
@@ -221,30 +230,31 @@ def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
     return bench.bench(SETTINGS, only=only, check=check)
 
 
-@command(positional=["old", "new"])
-def compare(_c: Context, old: str, new: str, *, json: bool = False) -> None:
+@command(name="compare", positional=["old", "new"])
+def compare_builds(_c: Context, old: str, new: str, *, json: bool = False) -> None:
     """Show what differs between two folders of builds or releases of an image."""
-    compares.show(SETTINGS, Path(old), Path(new), as_json=json)
+    changes_md.show(SETTINGS, Path(old), Path(new), as_json=json)
 
 
-@command()
-def demo(_c: Context) -> int:
+@command(name="demo")
+def run_demo(_c: Context) -> int:
     """Build, boot and verify Debian 12 for this machine's architecture."""
-    return show.demo(SETTINGS)
+    return demo.demo(SETTINGS)
 
 
 @command(
+    name="release",
     help={
         "version": "what the release is called, for example 1.2.0",
         "previous": "the folder of the release before, to tell the differences from",
         "sign-key": "an SSH key's file; with a public one the agent is asked",
-    }
+    },
 )
-def release(
+def make_release(
     _c: Context, version: str, image: str = IMAGE, previous: str = "", sign_key: str = ""
 ) -> None:
     """Make dist/<image>/<version>/ of the newest build, if verify-image passed it."""
-    folder = releases.release(
+    folder = release.release(
         SETTINGS,
         image,
         version,
@@ -255,19 +265,20 @@ def release(
 
 
 @command(
+    name="verify-release",
     help={
         "folder": "the folder of a release",
         "allowed-signers": "a file with the keys that you trust, see ssh-keygen(1)",
     },
 )
-def verify_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
+def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
     """See that a release's folder is what one of the allowed signers signed; offline."""
     if not allowed_signers:
         raise BuildError(
             "nothing says whose signature counts",
             hint="--allowed-signers FILE, see ALLOWED SIGNERS in ssh-keygen(1)",
         )
-    found = verify_releases.verify(Path(folder), Path(allowed_signers))
+    found = verify_release.verify(Path(folder), Path(allowed_signers))
     told = f"{found.image} {found.version}: {found.files} files"
     console.say(f"{told}, as signed by {found.signer}")
 
@@ -301,19 +312,19 @@ def docs(_c: Context, site: bool = False) -> None:
         console.say(str(docs_site.build(SETTINGS)))
 
 
-@command()
-def clean(_c: Context, cache: bool = False) -> None:
+@command(name="clean")
+def clean_up(_c: Context, cache: bool = False) -> None:
     """Remove dist/ (--cache: the cached stages and downloads too)."""
-    checkout.clean(SETTINGS, cache=cache)
+    clean.clean(SETTINGS, cache=cache)
 
 
-@command()
-def lint(_c: Context) -> None:
+@command(name="lint")
+def run_linters(_c: Context) -> None:
     """Run every linter."""
-    checkout.lint(SETTINGS)
+    lint.lint(SETTINGS)
 
 
-@command()
-def test(_c: Context, layer: str = "", lint: bool = False) -> int:
+@command(name="test")
+def run_tests(_c: Context, layer: str = "", lint: bool = False) -> int:
     """Run the tests (--layer unit, sandbox, container or vm; --lint: the linters first)."""
-    return checkout.test(SETTINGS, layer, linted=lint)
+    return test.test(SETTINGS, layer, linted=lint)

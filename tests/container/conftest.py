@@ -1,4 +1,4 @@
-"""A booted machine with the runtime, for all tests of a module; nothing it writes is kept."""
+"""A booted container with the runtime, for all tests of a module; nothing it writes is kept."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from serai.image.container import container
+from serai.image.container import roots
+from serai.image.container.container import Container, booted
 from serai.image.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[container.Machine]:
-    root = container.provisioned(Settings.of())
-    with container.booted(root, tmp_path_factory.mktemp("machine")) as booted:
-        yield booted
+def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    root = roots.provisioned(Settings.of())
+    with booted(root, tmp_path_factory.mktemp("container")) as found:
+        yield found

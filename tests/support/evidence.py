@@ -6,7 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from serai.image.definition import definition, pins
+from serai.image.definition import definition
+from serai.image.definition.tools import promised
 from serai.image.settings import Settings
 from serai.image.verify.checks import disks, sessions_disk, tools
 from serai.image.verify.facts import Evidence
@@ -15,7 +16,7 @@ GIB = 1 << 30
 MIB = 1 << 20
 HERE = Settings.of({}, root=Path(__file__).parents[2])
 IMAGE = definition.load(HERE, "debian-12-amd64-standard")
-PINS = pins.read(HERE)
+PROMISED = promised(HERE, IMAGE)
 KEY = "ssh-ed25519 AAAASEEDED serai"
 NOW = 1_800_000_000.0
 ROOT_PARTITION = {
@@ -141,15 +142,13 @@ def good() -> dict[str, Any]:
     foreign["facts"]["sessions"]["journal"] = ["/dev/vdb holds ext4 'other': refused"]
     return {
         "image": IMAGE.model_dump(),
-        "pins": {name: pin.model_dump() for name, pin in PINS.items()},
+        "promised": PROMISED,
         "first": a_machine("a"),
         "second": a_machine("a"),
         "foreign": foreign,
         "alone": a_machine("c", sessions=None),
         "exercise": {
-            "versions": {
-                name: version or "1.0" for name, version in tools.wanted(IMAGE, PINS).items()
-            },
+            "versions": {name: version or "1.0" for name, version in PROMISED.items()},
             "uninvited": [],
             "documents": list(tools.DOCUMENTS),
             "compiled": "compiled",

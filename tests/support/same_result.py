@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from serai.image import digest
-from serai.image.container import container
+from serai.image.build.layers import BUILD_USER
+from serai.image.container import roots
 from serai.image.release import allow, reproduce, tree
 from serai.image.release.allow import Rule, Rules
 from serai.image.settings import Settings
@@ -13,12 +14,10 @@ from serai.image.settings import Settings
 # What lets the tests in.
 _TESTS = (
     Rule("etc/ssh/sshd_config.d/machine.conf", "the port of the test's sshd"),
-    Rule(f"home/{container.USER}/.ssh", "the test's key"),
-    Rule(f"home/{container.USER}/.ssh/*", "likewise"),
+    Rule(f"home/{BUILD_USER}/.ssh", "the test's key"),
+    Rule(f"home/{BUILD_USER}/.ssh/*", "likewise"),
     # Which images lose with the build user.
-    Rule(
-        f"home/{container.USER}/.ansible", "at times: its mode is another by each of the strategies"
-    ),
+    Rule(f"home/{BUILD_USER}/.ansible", "at times: its mode is another by each of the strategies"),
 )
 
 
@@ -40,9 +39,9 @@ def image_of_the_day(root: Path) -> Path:
 
     An archive changes several times a day, and the image in the cache may be older than that.
     """
-    image, day = container.provisioned(Settings.of()), archive(root)
+    image, day = roots.provisioned(Settings.of()), archive(root)
     if archive(image) != day:
-        image = container.provisioned(Settings.of(), day)
+        image = roots.provisioned(Settings.of(), day)
         assert archive(image) == day, "the archive has changed between the two; run this again"
     return image
 

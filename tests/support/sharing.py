@@ -16,7 +16,7 @@ from serai.image.settings import Settings
 from serai.image.vm import share
 from serai.image.vm.boot import finish_boot
 from serai.image.vm.qemu import Share
-from serai.image.vm.vm import Machine, booted
+from serai.image.vm.vm import VM, booted
 
 # Only root's QEMU can make files that belong to others.
 OWNER = 41000 if os.geteuid() == 0 else os.geteuid()
@@ -25,18 +25,18 @@ VIRTIOFS = "config"  # a tag of the settings: before Linux 6.9 no other one is t
 
 @dataclass(frozen=True)
 class Shared:
-    """A machine with the sessions one and two, its second disk, and the host's folders by tag."""
+    """A vm with the sessions one and two, its second disk, and the host's folders by tag."""
 
-    machine: Machine
+    vm: VM
     sessions: Path
     folders: dict[str, Path]
 
     def serai(self, *words: str, stdin: str | None = None) -> str:
-        return self.machine.ssh.run(shlex.join(["serai", *words]), stdin=stdin, timeout=900).stdout
+        return self.vm.ssh.run(shlex.join(["serai", *words]), stdin=stdin, timeout=900).stdout
 
     def refused(self, command: str) -> str:
-        """What a shell of the machine says, where it must not succeed."""
-        done = self.machine.ssh.run(command, check=False)
+        """What a shell of the vm says, where it must not succeed."""
+        done = self.vm.ssh.run(command, check=False)
         assert done.returncode != 0, command
         return done.stderr
 
@@ -59,9 +59,9 @@ def sharing(settings: Settings, image: Image, disk: Path, top: Path) -> Iterator
     run(["qemu-img", "create", "-q", "-f", "qcow2", sessions, image.disk.sessions])
     with booted(
         image, disk, settings=settings, work=top / "work", sessions=sessions, shares=shares
-    ) as machine:
-        assert finish_boot(machine) == "running"
-        found = Shared(machine, sessions, folders)
+    ) as vm:
+        assert finish_boot(vm) == "running"
+        found = Shared(vm, sessions, folders)
         for name, tag in (("one", "first"), ("two", "second")):
             found.serai("create", name)
             found.serai("attach", name, "workdir", f"/mnt/host/{tag}")

@@ -18,7 +18,7 @@ from serai.image.definition.definition import Image
 from serai.image.guest import probe
 from serai.image.run import run
 from serai.image.verify.facts import ProbeFacts
-from serai.image.vm.vm import Machine
+from serai.image.vm.vm import VM
 
 TOLD = Path(__file__).with_name("kept_sessions.py")
 BEFORE = """
@@ -80,7 +80,7 @@ class Upgraded:
     facts: ProbeFacts
 
 
-def upgraded(image: Image, disk: Path, older: Machine, sessions: Path, work: Path) -> Upgraded:
+def upgraded(image: Image, disk: Path, older: VM, sessions: Path, work: Path) -> Upgraded:
     """Live two sessions in ``older``, switch it off, and boot ``disk`` with faults in its place."""
     older.ssh.run(BEFORE, timeout=600)
     before = json.loads(older.ssh.run("python3 -", stdin=TOLD.read_text(), timeout=600).stdout)

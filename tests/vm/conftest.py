@@ -30,7 +30,7 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def image(settings: Settings) -> Image:
     """This machine's own architecture, from a Debian mirror alone."""
-    return definition.load(settings, definition.rehearsal())
+    return definition.rehearsal(settings)
 
 
 @pytest.fixture(scope="session")
@@ -70,4 +70,4 @@ def upgraded(
     """The boot of an image with faults on the older machine's disk of sessions."""
     disk = built / f"{image.name}.qcow2"
     folder = tmp_path_factory.mktemp("upgraded")
-    return upgrading.upgraded(image, disk, shared.machine, shared.sessions, folder)
+    return upgrading.upgraded(image, disk, shared.vm, shared.sessions, folder)

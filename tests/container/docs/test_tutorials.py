@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.container import container
-from serai.image.container.container import USER, Guest, Machine
+from serai.image.build.layers import BUILD_USER
+from serai.image.container import roots
+from serai.image.container.ansible_host import AnsibleHost
+from serai.image.container.container import Container
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
@@ -21,23 +23,23 @@ from tests.support import tutorials
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def test_the_product_engineers_tutorial(machine: Machine) -> None:
-    tutorials.follow("product-engineer.md", "container", machine.shell)
+def test_the_product_engineers_tutorial(container: Container) -> None:
+    tutorials.follow("product-engineer.md", "container", container.shell)
 
 
 @pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    """A machine that was provisioned some time ago: what a tutorial changes is little."""
-    root = container.provisioned(Settings.of())
+def host(tmp_path: Path) -> Iterator[AnsibleHost]:
+    """A container that was provisioned some time ago: what a tutorial changes is little."""
+    root = roots.provisioned(Settings.of())
     run(["cp", "--archive", "--reflink=auto", root, tmp_path / "root"])
-    guest = Guest(tmp_path / "root", tmp_path, ROOT)
-    guest.prepare()
-    with guest.booted():
-        yield guest
-    shutil.rmtree(guest.root)
+    host = AnsibleHost(tmp_path / "root", tmp_path, ROOT)
+    host.prepare()
+    with host.booted():
+        yield host
+    shutil.rmtree(host.root)
 
 
-def test_the_operators_tutorial(guest: Guest, tmp_path: Path) -> None:
+def test_the_operators_tutorial(host: AnsibleHost, tmp_path: Path) -> None:
     # What the reader's own ~/.ssh/config would say.
     ssh = tmp_path / "bin/ssh"
     ssh.parent.mkdir()
@@ -46,8 +48,8 @@ def test_the_operators_tutorial(guest: Guest, tmp_path: Path) -> None:
     ssh.chmod(0o755)
     environment = {
         **os.environ,
-        "HOST": f"{USER}@127.0.0.1:{guest.port}",
-        "KEY": str(guest.key.private),
+        "HOST": f"{BUILD_USER}@127.0.0.1:{host.port}",
+        "KEY": str(host.key.private),
         "PATH": f"{ssh.parent}:{sys.prefix}/bin:{os.environ['PATH']}",
         "SERAI_CACHE": str(tmp_path / "cache"),
     }

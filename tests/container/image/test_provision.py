@@ -1,7 +1,7 @@
 """`invoke provision` against a machine that runs: one boot for the life of a machine.
 
 The tests follow one another: refused, checked, converged, verified, again in a batch, upgraded.
-They are those of all roles but the seal. The machine has no disk for sessions, so they are in a
+They are those of all roles but the seal. The container has no disk for sessions, so they are in a
 folder of its root disk.
 """
 
@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 from serai.image import ansible
-from serai.image.container import container
-from serai.image.container.container import DEADLINE, USER, Guest, Machine
+from serai.image.build.layers import BUILD_USER
+from serai.image.container import roots
+from serai.image.container.ansible_host import AnsibleHost
+from serai.image.container.container import DEADLINE, Container
 from serai.image.release.allow import Rule
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -58,16 +60,16 @@ class Done:
 
 @dataclass
 class Target:
-    """The machine, and what it takes to provision it."""
+    """The container, and what it takes to provision it."""
 
-    guest: Guest
-    machine: Machine
+    guest: AnsibleHost
+    container: Container
     work: Path
     checkout: Path = ROOT
 
     @property
     def host(self) -> str:
-        return f"{USER}@127.0.0.1:{self.guest.port}"
+        return f"{BUILD_USER}@127.0.0.1:{self.guest.port}"
 
     @property
     def plain(self) -> str:
@@ -114,11 +116,11 @@ class Target:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("provision")
-    run(["cp", "--archive", "--reflink=auto", container.base(Settings.of()), folder / "root"])
-    guest = Guest(folder / "root", folder, ROOT)
+    run(["cp", "--archive", "--reflink=auto", roots.base(Settings.of()), folder / "root"])
+    guest = AnsibleHost(folder / "root", folder, ROOT)
     guest.prepare()
-    with guest.booted() as machine:
-        yield Target(guest, machine, folder)
+    with guest.booted() as container:
+        yield Target(guest, container, folder)
     shutil.rmtree(guest.root)  # half a gigabyte, which pytest would keep three times over
 
 
@@ -137,53 +139,53 @@ def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -
     assert "does not accept this user with this key" in said
     assert "details: " in said
 
-    target.machine.shell("useradd --create-home --shell /bin/bash plain")
+    target.container.shell("useradd --create-home --shell /bin/bash plain")
     target.guest.allow("plain", target.guest.root / "home/plain")
     said = one_line(target.provision(host=target.plain))
     assert "sudo wants a password of plain" in said
     password = tmp_path / "password"
     password.write_text("wrong\n")
-    target.machine.shell("echo 'plain ALL=(ALL) ALL' >/etc/sudoers.d/plain")
-    target.machine.shell("echo plain:right | chpasswd")
+    target.container.shell("echo 'plain ALL=(ALL) ALL' >/etc/sudoers.d/plain")
+    target.container.shell("echo plain:right | chpasswd")
     said = one_line(target.provision("--sudo-password", str(password), host=target.plain))
     assert "Incorrect sudo password" in said
 
-    target.machine.shell("mv /usr/bin/python3 /usr/bin/python3.away")
-    target.machine.shell("rm /etc/os-release && echo ID=slackware >/etc/os-release")
+    target.container.shell("mv /usr/bin/python3 /usr/bin/python3.away")
+    target.container.shell("rm /etc/os-release && echo ID=slackware >/etc/os-release")
     said = one_line(target.provision())
     assert "this is slackware-, and the roles are for ubuntu-22.04 and debian-12" in said
     assert "python3 is missing; install it" in said
-    target.machine.shell("mv /usr/bin/python3.away /usr/bin/python3")
-    target.machine.shell("ln -sf ../usr/lib/os-release /etc/os-release")
+    target.container.shell("mv /usr/bin/python3.away /usr/bin/python3")
+    target.container.shell("ln -sf ../usr/lib/os-release /etc/os-release")
     assert not (target.guest.root / "var/lib/serai").exists()
 
 
-def verify_the_reference(machine: Machine) -> None:
+def verify_the_reference(container: Container) -> None:
     """What the roles that make a machine like the reference leave behind."""
     for tool in ("git", "jq", "pip3", "python3", "rg"):
-        assert machine.shell(f"{tool} --version"), tool
+        assert container.shell(f"{tool} --version"), tool
     for tool in ("node", "gcc", "go", "rustc", "docker", "snap"):
-        assert machine.run("sh", "-c", f"command -v {tool}", check=False).returncode != 0, tool
-    said = dict(line.partition(" ")[::2] for line in machine.shell("sshd -T").splitlines())
+        assert container.run("sh", "-c", f"command -v {tool}", check=False).returncode != 0, tool
+    said = dict(line.partition(" ")[::2] for line in container.shell("sshd -T").splitlines())
     assert said["passwordauthentication"] == "no"
     assert said["permitrootlogin"] == "without-password"
     assert said["x11forwarding"] == "no"
-    assert machine.shell("cat /etc/default/locale /etc/timezone") == "LANG=C.UTF-8\nEtc/UTC"
-    assert machine.shell("readlink /etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
-    assert machine.shell("systemctl is-enabled swap.target", check=False) == "masked"
-    login = machine.shell(
-        f"su - {USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
+    assert container.shell("cat /etc/default/locale /etc/timezone") == "LANG=C.UTF-8\nEtc/UTC"
+    assert container.shell("readlink /etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
+    assert container.shell("systemctl is-enabled swap.target", check=False) == "masked"
+    login = container.shell(
+        f"su - {BUILD_USER} -c 'ulimit -Hn; ulimit -u; ulimit -s; ulimit -l; ulimit -c'"
     )
     files, *others = login.split()
     # The build host may allow no more to anybody in its containers: then it is what root has too.
-    assert files in ("524288", machine.shell("ulimit -Hn"))
+    assert files in ("524288", container.shell("ulimit -Hn"))
     assert others == ["14813", "8192", "8192", "0"]
-    shown = machine.shell("systemctl show -P ProtectProc serai-session@name.service")
+    shown = container.shell("systemctl show -P ProtectProc serai-session@name.service")
     assert shown == "invisible"
-    assert machine.shell("dpkg-query -W -f '${Status}' qemu-guest-agent").endswith("installed")
+    assert container.shell("dpkg-query -W -f '${Status}' qemu-guest-agent").endswith("installed")
     # Every line is a setting, with the sign that lets a kernel lack it.
     for name in ("60-serai", "60-serai-limits"):
-        lines = machine.shell(f"grep -v '^#' /etc/sysctl.d/{name}.conf").splitlines()
+        lines = container.shell(f"grep -v '^#' /etc/sysctl.d/{name}.conf").splitlines()
         assert lines
         assert all(re.fullmatch(r"-?[a-z0-9_.]+ = \w+", line) for line in lines), lines
 
@@ -197,37 +199,39 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     assert checked.hosts[target.plain]["changed"] > 0
     assert "+memory_max" in checked.out, "--diff shows files"
     for path in ("usr/lib/serai", "etc/serai", "var/lib/serai", "usr/bin/bwrap"):
-        assert not (target.guest.root / path).exists(), "check mode changed the machine"
+        assert not (target.guest.root / path).exists(), "check mode changed the container"
 
     done = target.provision(*TOOLS)
     assert done.status == 0, done.out + done.err
     assert "runtime : Install Serai from the wheel (changed" in done.out
 
-    machine = target.machine
-    assert machine.run("test", "-e", MARKER, check=False).returncode == 1
-    assert machine.shell("systemctl --failed --no-legend") == ""
-    assert machine.shell("systemctl is-active serai-gate serai-sessiond").split() == ["active"] * 2
-    verify_the_reference(machine)
+    container = target.container
+    assert container.run("test", "-e", MARKER, check=False).returncode == 1
+    assert container.shell("systemctl --failed --no-legend") == ""
+    assert (
+        container.shell("systemctl is-active serai-gate serai-sessiond").split() == ["active"] * 2
+    )
+    verify_the_reference(container)
     units = "serai-sessiond.service serai-gate.service serai-session@name.service serai.slice"
     units += " sessions.mount serai-share@name.service"
-    assert machine.shell(f"systemd-analyze verify {units} 2>&1") == ""
-    assert machine.shell("findmnt -no OPTIONS /sessions").startswith("rw,nosuid,nodev")
+    assert container.shell(f"systemd-analyze verify {units} 2>&1") == ""
+    assert container.shell("findmnt -no OPTIONS /sessions").startswith("rw,nosuid,nodev")
     network = target.guest.root / "etc/systemd/network/80-dhcp.network"
     assert not network.exists(), "the network of a machine that runs is not ours"
-    assert USER in machine.shell("ls /home"), "nothing was sealed"
-    machine.shell("userdel --remove plain; rm /etc/sudoers.d/plain")
+    assert BUILD_USER in container.shell("ls /home"), "nothing was sealed"
+    container.shell("userdel --remove plain; rm /etc/sudoers.d/plain")
     backups = Rule("etc/*-", "at times: accounts before the last change")
     lectured = Rule("var/lib/sudo/*", "at times: whom sudo has told of the dangers")
     assert_same_result(target.guest.root, backups, lectured)
-    machine.shell("serai create kept")
-    assert machine.shell("serai exec kept -- sh -c 'echo precious >file; id -un'") == "kept"
+    container.shell("serai create kept")
+    assert container.shell("serai exec kept -- sh -c 'echo precious >file; id -un'") == "kept"
 
 
 def test_a_batch_with_a_machine_that_fails_is_the_last_one(target: Target) -> None:
     """And a machine that was converged before is not changed."""
     inventory = target.work / "fleet.ini"
-    here = f"ansible_host=127.0.0.1 ansible_user={USER}"
-    # Port 1 has no listener. Two names for one machine: they do not meet, as the second is in a
+    here = f"ansible_host=127.0.0.1 ansible_user={BUILD_USER}"
+    # Port 1 has no listener. Two names for one container: they do not meet, as the second is in a
     # batch that is not reached.
     lines = [f"one {here} ansible_port={target.guest.port}", f"two {here} ansible_port=1"]
     lines += [f"three {here} ansible_port={target.guest.port}"]
@@ -242,33 +246,33 @@ def test_a_batch_with_a_machine_that_fails_is_the_last_one(target: Target) -> No
 
 
 def test_an_upgrade_keeps_sessions_though_the_machine_goes_away_meanwhile(target: Target) -> None:
-    """After the tests above: the machine has a running session."""
-    machine = target.machine
+    """After the tests above: the container has a running session."""
+    container = target.container
     newer = target.work / "newer"
     ignored = shutil.ignore_patterns(".git", "__pycache__", ".venv*", "dist", ".*_cache")
     shutil.copytree(ROOT, newer, ignore=ignored)
     with (newer / "src/serai/runtime/__init__.py").open("a") as module:
         module.write("# The next version.\n")
-    upgraded = Target(target.guest, machine, target.work, newer)
+    upgraded = Target(target.guest, container, target.work, newer)
 
     installed = "readlink /usr/lib/serai/python"
-    before, session, daemons = map(machine.shell, (installed, SANDBOX, DAEMONS))
+    before, session, daemons = map(container.shell, (installed, SANDBOX, DAEMONS))
     process = upgraded.start(["--host", target.host])
-    wait_for(lambda: machine.shell(installed) != before or process.poll() is not None, DEADLINE)
-    machine.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
+    wait_for(lambda: container.shell(installed) != before or process.poll() is not None, DEADLINE)
+    container.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
     done = upgraded.end(process)
     said = one_line(done)
     assert done.hosts[target.host]["state"] == "unreachable"
     assert "1 of 1 failed" in said
-    assert machine.shell(f"ls {MARKER}"), "the next run has to know"
-    assert machine.shell(DAEMONS) == daemons, "the daemons are the old ones still"
-    assert machine.shell("serai exec kept -- cat file") == "precious"
+    assert container.shell(f"ls {MARKER}"), "the next run has to know"
+    assert container.shell(DAEMONS) == daemons, "the daemons are the old ones still"
+    assert container.shell("serai exec kept -- cat file") == "precious"
 
-    machine.shell("systemctl start ssh.service")
+    container.shell("systemctl start ssh.service")
     done = upgraded.provision(mitogen=True)
     assert done.status == 0, done.out + done.err
-    old, new = daemons.split(), machine.shell(DAEMONS).split()
+    old, new = daemons.split(), container.shell(DAEMONS).split()
     assert not set(old) & set(new), "the daemons run the new version"
-    assert machine.shell(SANDBOX) == session, "the session is the same one"
-    assert machine.shell("serai exec kept -- cat file") == "precious"
-    assert machine.run("test", "-e", MARKER, check=False).returncode == 1
+    assert container.shell(SANDBOX) == session, "the session is the same one"
+    assert container.shell("serai exec kept -- cat file") == "precious"
+    assert container.run("test", "-e", MARKER, check=False).returncode == 1

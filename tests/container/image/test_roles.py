@@ -1,4 +1,4 @@
-"""The seal, and what comes up of a sealed machine: check, converge, again, power off, boot.
+"""The seal, and what comes up of a sealed container: check, converge, again, power off, boot.
 
 The machine is a container on the host's network, with sshd on a port of its own at 127.0.0.1. It
 may not change the network's configuration, and has no disks. All other roles have made it already;
@@ -13,49 +13,49 @@ from collections.abc import Iterator
 
 import pytest
 
-from serai.image.container import container
-from serai.image.container.container import USER, Guest
+from serai.image.build.layers import BUILD_USER
+from serai.image.container import roots
+from serai.image.container.ansible_host import AnsibleHost
+from serai.image.container.container import DEADLINE
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
-SYSTEM, RUNTIME = ("--tags", "system"), ("--tags", "runtime")
+SYSTEM, SERAI = ("--tags", "system"), ("--tags", "serai")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """A machine just before its seal."""
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsibleHost]:
+    """A container just before its seal."""
     folder = tmp_path_factory.mktemp("guest")
-    run(
-        ["cp", "--archive", "--reflink=auto", container.provisioned(Settings.of()), folder / "root"]
-    )
-    made = Guest(folder / "root", folder, ROOT)
+    run(["cp", "--archive", "--reflink=auto", roots.provisioned(Settings.of()), folder / "root"])
+    made = AnsibleHost(folder / "root", folder, ROOT)
     made.prepare()
     yield made
     shutil.rmtree(made.root)  # half a gigabyte, which pytest would keep three times over
 
 
-def test_an_image_is_made_of_a_machine(guest: Guest) -> None:
-    with guest.booted() as machine:
+def test_an_image_is_made_of_a_machine(guest: AnsibleHost) -> None:
+    with guest.booted() as container:
         assert guest.play(*SYSTEM)["changed"] == 0
-        assert guest.play("--check", "--diff", *RUNTIME)["changed"] > 0
+        assert guest.play("--check", "--diff", *SERAI)["changed"] > 0
         left = "ls /run/serai/seal /etc/systemd/system/serai-ssh-host-keys.service"
-        assert machine.shell(left, check=False) == "", "check mode changed the machine"
-        assert guest.play(*RUNTIME)["changed"] > 0
-        assert guest.play(*RUNTIME)["changed"] == 0
+        assert container.shell(left, check=False) == "", "check mode changed the container"
+        assert guest.play(*SERAI)["changed"] > 0
+        assert guest.play(*SERAI)["changed"] == 0
         units = "serai-session-disk.service sessions.mount serai-session-disk-grow.service"
         units += " serai-ssh-host-keys.service serai-seal.service"
-        assert machine.shell(f"systemd-analyze verify {units} 2>&1") == ""
-        assert machine.shell("systemctl --failed --no-legend") == ""
-        guest.ssh(USER, "sudo -n shutdown -P now", check=False)  # as Packer does
-        machine.process.wait(container.DEADLINE)
+        assert container.shell(f"systemd-analyze verify {units} 2>&1") == ""
+        assert container.shell("systemctl --failed --no-legend") == ""
+        guest.ssh(BUILD_USER, "sudo -n shutdown -P now", check=False)  # as Packer does
+        container.process.wait(DEADLINE)
     assert "serai-seal: powering off" in guest.console.read_text(errors="replace")
 
 
-def test_a_sealed_machine_knows_nothing_of_the_build(guest: Guest) -> None:
-    """After the test above, which leaves the sealed machine powered off."""
+def test_a_sealed_machine_knows_nothing_of_the_build(guest: AnsibleHost) -> None:
+    """After the test above, which leaves the sealed container powered off."""
     etc, var = guest.root / "etc", guest.root / "var"
     assert (etc / "machine-id").read_text() == ""
     assert not list(etc.glob("ssh/ssh_host_*"))
@@ -67,17 +67,17 @@ def test_a_sealed_machine_knows_nothing_of_the_build(guest: Guest) -> None:
     assert not (var / "lib/systemd/random-seed").exists()
     for path in etc.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            assert USER.encode() not in path.read_bytes(), path
+            assert BUILD_USER.encode() not in path.read_bytes(), path
 
 
-def test_a_sealed_machine_comes_up_with_an_identity_of_its_own(guest: Guest) -> None:
+def test_a_sealed_machine_comes_up_with_an_identity_of_its_own(guest: AnsibleHost) -> None:
     guest.allow("root", guest.root / "root")
-    with guest.booted("root") as machine:
-        assert machine.shell("systemctl is-system-running --wait") == "running"
-        assert len(machine.shell("cat /etc/machine-id")) == 32
-        assert machine.shell("hostname") == "serai"
-        assert machine.shell("systemctl is-enabled sessions.mount") == "enabled"
+    with guest.booted("root") as container:
+        assert container.shell("systemctl is-system-running --wait") == "running"
+        assert len(container.shell("cat /etc/machine-id")) == 32
+        assert container.shell("hostname") == "serai"
+        assert container.shell("systemctl is-enabled sessions.mount") == "enabled"
         state = "systemctl show -P ActiveState"
-        assert machine.shell(f"{state} sessions.mount") == "inactive", "its disks are its host's"
-        said = machine.shell(f"{state} serai-sessiond.service")
+        assert container.shell(f"{state} sessions.mount") == "inactive", "its disks are its host's"
+        said = container.shell(f"{state} serai-sessiond.service")
         assert said == "inactive", "there is no disk for sessions"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from serai.image.container import container, peers
-from serai.image.container.container import Machine
+from serai.image.container import peers
+from serai.image.container.container import Container, booted
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 from tests.support import conformance
@@ -30,7 +30,7 @@ BINDFS = frozenset({"fallocate", "nameless", "rename_exchange"})
 
 @dataclass(frozen=True)
 class Kind:
-    """``folder`` of the machine, mounted as ``mount``; what does not work there is ``missing``."""
+    """``folder`` of the container, mounted as ``mount``; there ``missing`` does not work."""
 
     folder: str
     mount: str
@@ -46,30 +46,28 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """With the folders; what is on the build host's disk is so through /sessions."""
-    with container.booted(
-        peers.equipped(Settings.of()), tmp_path_factory.mktemp("folders")
-    ) as booted:
-        booted.shell(f"""
+    with booted(peers.equipped(Settings.of()), tmp_path_factory.mktemp("folders")) as found:
+        found.shell(f"""
             mkdir -m 700 /sessions/.shared /sessions/.shared/ext4 /sessions/.shared/bindfs
             mkdir -p /mnt/ext4 /mnt/tmpfs /mnt/bindfs
             for each in ext4 bindfs; do mount --bind /sessions/.shared/$each /mnt/$each; done
             mount -t tmpfs -o size=3G tmpfs /mnt/tmpfs
             chown {OWNER}:{OWNER} /mnt/*
         """)
-        yield booted
+        yield found
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_programs_work_in_a_folder(machine: Machine, name: str) -> None:
+def test_programs_work_in_a_folder(container: Container, name: str) -> None:
     kind = KINDS[name]
-    machine.shell(f"serai create {name}")
+    container.shell(f"serai create {name}")
     inside = "mnt/workdir" if kind.folder else "."
     if kind.folder:
-        machine.shell(f"serai attach {name} workdir {kind.folder} --kind {kind.mount}")
+        container.shell(f"serai attach {name} workdir {kind.folder} --kind {kind.mount}")
     argv = ["serai", "exec", name, "--", "python3", "-", inside]
-    said = machine.run(*argv, stdin=PROGRAM.read_text(), timeout=SECONDS).stdout
+    said = container.run(*argv, stdin=PROGRAM.read_text(), timeout=SECONDS).stdout
     print(said)  # for the documentation
     done: dict[str, str] = json.loads(said)["done"]
     assert list(done) == [case.__name__ for case in conformance.CASES]
@@ -77,6 +75,6 @@ def test_programs_work_in_a_folder(machine: Machine, name: str) -> None:
     assert set(problems) == kind.missing, problems
     if kind.folder:
         others = f"find {kind.folder} ! -uid {OWNER} -o ! -gid {OWNER}"
-        assert machine.shell(others) == ""
-        assert machine.shell(f"ls {kind.folder}/app/node_modules/.bin") == "thing"
-    machine.shell(f"serai remove {name}")
+        assert container.shell(others) == ""
+        assert container.shell(f"ls {kind.folder}/app/node_modules/.bin") == "thing"
+    container.shell(f"serai remove {name}")

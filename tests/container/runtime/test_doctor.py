@@ -1,4 +1,4 @@
-"""``serai doctor`` in a booted machine: what a container lacks is red, and nothing else is."""
+"""``serai doctor`` in a booted container: what a container lacks is red, and nothing else is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serai.image.container.container import Machine
+from serai.image.container.container import Container
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -25,8 +25,8 @@ MISSING = {
 PERHAPS = {"the limit of open files is the policy's"}
 
 
-def doctor(machine: Machine) -> tuple[int, dict[str, Any]]:
-    done = machine.run("serai", "doctor", "--json", check=False)
+def doctor(container: Container) -> tuple[int, dict[str, Any]]:
+    done = container.run("serai", "doctor", "--json", check=False)
     told: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, told
 
@@ -35,17 +35,17 @@ def red(told: dict[str, Any]) -> set[str]:
     return {each["name"] for each in told["checks"] if not each["ok"]} - PERHAPS
 
 
-def test_what_a_container_lacks_is_all_that_is_wrong(machine: Machine) -> None:
-    status, told = doctor(machine)
+def test_what_a_container_lacks_is_all_that_is_wrong(container: Container) -> None:
+    status, told = doctor(container)
     assert red(told) == MISSING, [each for each in told["checks"] if not each["ok"]]
     assert status == 1
     assert told["passed"] + told["failed"] == len(told["checks"]) >= 80
     assert all(each["ok"] or each["means"] for each in told["checks"])
-    assert machine.shell("serai list --json") == '{"sessions": []}'
-    assert machine.shell("ls /sessions") == ""
+    assert container.shell("serai list --json") == '{"sessions": []}'
+    assert container.shell("ls /sessions") == ""
 
 
-# A command that breaks the machine, one that mends it, and the checks that go red meanwhile.
+# A command that breaks the container, one that mends it, and the checks that go red meanwhile.
 BREAK = {
     "a unit that is off": (
         "systemctl disable serai-gate.service",
@@ -103,22 +103,24 @@ BREAK = {
 
 
 @pytest.mark.parametrize("name", BREAK)
-def test_a_machine_that_is_broken_in_one_point_is_red_there(machine: Machine, name: str) -> None:
+def test_a_machine_that_is_broken_in_one_point_is_red_there(
+    container: Container, name: str
+) -> None:
     broken, mended, wanted = BREAK[name]
-    machine.shell(broken)
+    container.shell(broken)
     try:
-        _, told = doctor(machine)
+        _, told = doctor(container)
     finally:
-        machine.shell(mended)
+        container.shell(mended)
     assert red(told) - MISSING == wanted, [each for each in told["checks"] if not each["ok"]]
 
 
-def test_a_person_gets_a_table_and_only_root_may_ask(machine: Machine) -> None:
-    done = machine.run("serai", "doctor", check=False)
+def test_a_person_gets_a_table_and_only_root_may_ask(container: Container) -> None:
+    done = container.run("serai", "doctor", check=False)
     assert done.returncode == 1
     assert "FAIL  sessions have all controllers" in done.stdout
     assert "Limits of sessions are not kept." in done.stdout
-    machine.shell("id asker 2>/dev/null || useradd asker")
-    done = machine.run("runuser", "-u", "asker", "--", "serai", "doctor", check=False)
+    container.shell("id asker 2>/dev/null || useradd asker")
+    done = container.run("runuser", "-u", "asker", "--", "serai", "doctor", check=False)
     assert done.returncode == 1
     assert "takes root" in done.stderr

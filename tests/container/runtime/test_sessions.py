@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from serai.common.checks import judge
-from serai.image.container.container import DEADLINE, Machine
-from serai.image.definition import definition, pins
+from serai.image.container.container import DEADLINE, Container
+from serai.image.definition import definition
 from serai.image.guest import exercise
 from serai.image.settings import Settings
 from serai.image.verify.checks import CHECKS
@@ -26,147 +26,147 @@ HERE = Settings.of()
 INSIDE = ROOT / "tests/support/inside.py"
 
 
-def states(machine: Machine) -> dict[str, str]:
-    listed = json.loads(machine.shell("serai list --json"))
+def states(container: Container) -> dict[str, str]:
+    listed = json.loads(container.shell("serai list --json"))
     sessions = listed["sessions"] if isinstance(listed, dict) else listed
     return {each["name"]: each["state"] for each in sessions}
 
 
-def unit(machine: Machine, name: str) -> str:
-    return machine.shell(f"systemctl is-active serai-session@{name}.service || true")
+def unit(container: Container, name: str) -> str:
+    return container.shell(f"systemctl is-active serai-session@{name}.service || true")
 
 
-def inside(machine: Machine, what: str) -> dict[str, Any]:
-    """Run a function of inside.py in the machine."""
-    done = machine.run("/usr/bin/python3", "-", what, stdin=INSIDE.read_text(), timeout=300)
+def inside(container: Container, what: str) -> dict[str, Any]:
+    """Run a function of inside.py in the container."""
+    done = container.run("/usr/bin/python3", "-", what, stdin=INSIDE.read_text(), timeout=300)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def test_a_session_lives_through_everything_a_person_can_ask_for(machine: Machine) -> None:
-    assert machine.shell("serai create first --label task=42") == "first"
-    machine.shell("serai create second")
-    assert unit(machine, "first") == "active"
-    assert machine.shell("serai exec first -- sh -c 'echo kept >file; id -un; pwd'").split() == [
+def test_a_session_lives_through_everything_a_person_can_ask_for(container: Container) -> None:
+    assert container.shell("serai create first --label task=42") == "first"
+    container.shell("serai create second")
+    assert unit(container, "first") == "active"
+    assert container.shell("serai exec first -- sh -c 'echo kept >file; id -un; pwd'").split() == [
         "first",
         "/sessions/first",
     ]
-    assert machine.shell("echo through | serai exec first -- tr a-z A-Z") == "THROUGH"
+    assert container.shell("echo through | serai exec first -- tr a-z A-Z") == "THROUGH"
     assert (
-        machine.run("serai", "exec", "first", "--", "sh", "-c", "exit 7", check=False).returncode
+        container.run("serai", "exec", "first", "--", "sh", "-c", "exit 7", check=False).returncode
         == 7
     )
-    assert machine.shell("getent passwd first").startswith("first:x:")
-    assert machine.shell("stat -c '%U %a' /sessions/first") == "first 700"
+    assert container.shell("getent passwd first").startswith("first:x:")
+    assert container.shell("stat -c '%U %a' /sessions/first") == "first 700"
 
-    machine.shell("serai switch first && serai switch second")
-    assert states(machine) == {"first": "frozen", "second": "active"}
-    refused = machine.run("serai", "exec", "first", "--", "true", check=False)
+    container.shell("serai switch first && serai switch second")
+    assert states(container) == {"first": "frozen", "second": "active"}
+    refused = container.run("serai", "exec", "first", "--", "true", check=False)
     assert refused.returncode != 0
     assert "serai switch first" in refused.stderr
-    machine.shell("serai switch first")
-    assert states(machine) == {"first": "active", "second": "frozen"}
+    container.shell("serai switch first")
+    assert states(container) == {"first": "active", "second": "frozen"}
 
-    machine.shell("serai archive first")
-    assert unit(machine, "first") == "inactive"
-    assert machine.shell("stat -c '%U %a' /sessions/first") == "nobody 0"
-    machine.shell("serai reopen first")
-    assert machine.shell("serai exec first -- cat file") == "kept"
-    machine.shell("serai stop second && serai remove first && serai remove second")
-    assert states(machine) == {}
-    wait_for(lambda: machine.shell("ls /sessions") == "", DEADLINE)
-    assert machine.run("id", "first", check=False).returncode != 0
+    container.shell("serai archive first")
+    assert unit(container, "first") == "inactive"
+    assert container.shell("stat -c '%U %a' /sessions/first") == "nobody 0"
+    container.shell("serai reopen first")
+    assert container.shell("serai exec first -- cat file") == "kept"
+    container.shell("serai stop second && serai remove first && serai remove second")
+    assert states(container) == {}
+    wait_for(lambda: container.shell("ls /sessions") == "", DEADLINE)
+    assert container.run("id", "first", check=False).returncode != 0
 
 
-def test_a_session_s_user_reads_no_other_session_from_outside(machine: Machine) -> None:
+def test_a_session_s_user_reads_no_other_session_from_outside(container: Container) -> None:
     """What it reaches from inside is for the doctor to say."""
-    machine.shell("serai create here && serai create there")
-    machine.shell("serai exec there -- sh -c 'echo secret >open; chmod 644 open'")
-    done = machine.run("runuser", "-u", "here", "--", "cat", "/sessions/there/open", check=False)
+    container.shell("serai create here && serai create there")
+    container.shell("serai exec there -- sh -c 'echo secret >open; chmod 644 open'")
+    done = container.run("runuser", "-u", "here", "--", "cat", "/sessions/there/open", check=False)
     assert "Permission denied" in done.stderr
 
 
-def test_sessions_outlive_the_daemon(machine: Machine) -> None:
-    machine.shell("serai create alive && serai create asleep")
-    machine.shell("serai switch asleep && serai switch alive")
+def test_sessions_outlive_the_daemon(container: Container) -> None:
+    container.shell("serai create alive && serai create asleep")
+    container.shell("serai switch asleep && serai switch alive")
     pids = "systemctl show -P MainPID serai-session@alive serai-session@asleep serai-sessiond"
-    *sessions, daemon = machine.shell(pids).split()
-    machine.shell(f"kill -9 {daemon}")
-    wait_for(lambda: machine.run("serai", "list", check=False).returncode == 0, DEADLINE)
-    *same, other = machine.shell(pids).split()
+    *sessions, daemon = container.shell(pids).split()
+    container.shell(f"kill -9 {daemon}")
+    wait_for(lambda: container.run("serai", "list", check=False).returncode == 0, DEADLINE)
+    *same, other = container.shell(pids).split()
     assert same == sessions
     assert other != daemon
-    found = states(machine)
+    found = states(container)
     assert (found["alive"], found["asleep"]) == ("active", "frozen")
-    assert machine.shell("serai exec alive -- echo still here") == "still here"
-    machine.shell("serai switch asleep")
-    assert machine.shell("serai exec asleep -- echo awake") == "awake"
+    assert container.shell("serai exec alive -- echo still here") == "still here"
+    container.shell("serai switch asleep")
+    assert container.shell("serai exec asleep -- echo awake") == "awake"
 
 
-def test_stopping_the_unit_ends_whatever_was_started_in_it(machine: Machine) -> None:
-    machine.shell("serai create mortal")
+def test_stopping_the_unit_ends_whatever_was_started_in_it(container: Container) -> None:
+    container.shell("serai create mortal")
     daemonised = "setsid sh -c 'trap \"\" TERM HUP; sleep 1000 & sleep 1000' & sleep 1000"
     # What is detached keeps its caller's descriptors: those of a test would keep it waiting.
     away = "</dev/null >/dev/null 2>&1"
-    machine.shell(f"serai exec mortal --detach -- bash -c {shlex.quote(daemonised)} {away}")
+    container.shell(f"serai exec mortal --detach -- bash -c {shlex.quote(daemonised)} {away}")
     running = "ps -o comm= -u mortal | sort | uniq -c"
-    wait_for(lambda: "3 sleep" in machine.shell(running), DEADLINE)
-    cgroup = "/sys/fs/cgroup" + machine.shell(
+    wait_for(lambda: "3 sleep" in container.shell(running), DEADLINE)
+    cgroup = "/sys/fs/cgroup" + container.shell(
         "systemctl show -P ControlGroup serai-session@mortal.service"
     )
-    machine.shell("systemctl stop serai-session@mortal.service")
-    assert machine.shell(running) == ""
-    assert machine.run("test", "-e", cgroup, check=False).returncode != 0
-    wait_for(lambda: states(machine)["mortal"] == "stopped", DEADLINE)
+    container.shell("systemctl stop serai-session@mortal.service")
+    assert container.shell(running) == ""
+    assert container.run("test", "-e", cgroup, check=False).returncode != 0
+    wait_for(lambda: states(container)["mortal"] == "stopped", DEADLINE)
 
 
-def test_only_root_and_the_group_may_command(machine: Machine) -> None:
-    machine.shell("useradd operator-one --groups serai; useradd stranger-one")
+def test_only_root_and_the_group_may_command(container: Container) -> None:
+    container.shell("useradd operator-one --groups serai; useradd stranger-one")
     assert (
-        machine.run("runuser", "-u", "operator-one", "--", "serai", "create", "lent").returncode
+        container.run("runuser", "-u", "operator-one", "--", "serai", "create", "lent").returncode
         == 0
     )
-    said = machine.shell("echo data | runuser -u operator-one -- serai exec lent -- cat")
+    said = container.shell("echo data | runuser -u operator-one -- serai exec lent -- cat")
     assert said == "data"
-    refused = machine.run("runuser", "-u", "stranger-one", "--", "serai", "list", check=False)
+    refused = container.run("runuser", "-u", "stranger-one", "--", "serai", "list", check=False)
     assert refused.returncode != 0
     assert "ermission" in refused.stderr
     # A session's own user is no member, and inside there is no socket to ask.
-    refused = machine.run("runuser", "-u", "lent", "--", "serai", "list", check=False)
+    refused = container.run("runuser", "-u", "lent", "--", "serai", "list", check=False)
     assert refused.returncode != 0
 
 
-def test_bad_input_is_answered_and_harms_nothing(machine: Machine) -> None:
-    found = inside(machine, "bad_input")
+def test_bad_input_is_answered_and_harms_nothing(container: Container) -> None:
+    found = inside(container, "bad_input")
     assert found["accepted"] == []
     assert found["same"], "the daemon fell"
     assert found["states"]["bystander"] == "ready"
 
 
-def test_clients_that_hang_up_and_a_hundred_at_once(machine: Machine) -> None:
-    found = inside(machine, "hang_ups")
+def test_clients_that_hang_up_and_a_hundred_at_once(container: Container) -> None:
+    found = inside(container, "hang_ups")
     assert found["errors"] == []
     assert found["left"], "a payload outlived its client"
     assert found["same"], "the daemon fell"
     assert found["settled"], "descriptors leak"
 
 
-def test_two_hundred_sessions_leave_nothing_behind(machine: Machine) -> None:
-    found = inside(machine, "many")
+def test_two_hundred_sessions_leave_nothing_behind(container: Container) -> None:
+    found = inside(container, "many")
     assert found["own"]
     assert found["archived"] >= 201
     assert found["at_most"]["units"] >= found["before"]["units"] + 200
     assert found["after"] == found["before"]
 
 
-def test_what_verify_does_in_an_image_works_here_but_for_limits(machine: Machine) -> None:
+def test_what_verify_does_in_an_image_works_here_but_for_limits(container: Container) -> None:
     """The container has no cgroup controllers: those checks need an image, and see it."""
     source = Path(str(exercise.__file__)).read_text()
-    done = machine.run("/usr/bin/python3", "-", stdin=source)
+    done = container.run("/usr/bin/python3", "-", stdin=source)
     seen = ExerciseFacts.model_validate_json(done.stdout)
     nothing = dict.fromkeys(Evidence.model_fields, "not here")
     image = definition.load(HERE, "debian-12-amd64").model_dump()
-    given = {"image": image, "pins": pins.read(HERE), "exercise": seen}
+    given = {"image": image, "promised": {}, "exercise": seen}
     evidence = Evidence.model_validate({**nothing, **given})
     part = [check for check in CHECKS if check.part == "exercise"]
     assert {each.check.name for each in judge(evidence, {}, part) if not each.ok} == {

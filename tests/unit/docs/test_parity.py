@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from serai.image.definition import definition, pins
+from serai.image.definition import tools as promises
 from serai.image.settings import Settings
 from serai.image.verify.checks import CHECKS, tools
 from serai.image.vm import describe
@@ -79,8 +80,8 @@ def test_the_standard_profile_has_each_tool(begin: str, package: str) -> None:
     """And the versions in the table are those that a booted image is checked for."""
     command = {"Python": "python3", "GCC": "gcc", "OpenJDK": "java"}.get(begin, begin)
     ours, debians = row(begin).split("; Debian 12: ")
-    assert ours.split(",")[0] == tools.VERSIONS["ubuntu"][command]
-    assert debians == tools.VERSIONS["debian"][command]
+    assert ours.split(",")[0] == promises.VERSIONS["ubuntu-22.04"][command]
+    assert debians == promises.VERSIONS["debian-12"][command]
     added = variables("toolchain", "vars/main")["toolchain_added"]
     assert row(begin)
     assert package in added["minimal"] + added["standard"]
@@ -95,14 +96,7 @@ def test_no_profile_brings_go_rust_or_docker() -> None:
 
 
 def test_the_check_knows_the_roles_defaults() -> None:
-    sources = {
-        distribution: variables("toolchain", f"vars/{distribution.capitalize()}")[
-            "toolchain_distribution_node_source"
-        ]
-        for distribution in tools.VERSIONS
-    }
-    assert sources == tools.NODE_SOURCES
-    assert list(tools.PROFILES) == variables("toolchain", "vars/main")["toolchain_levels"]
+    assert list(promises.PROFILES) == variables("toolchain", "vars/main")["toolchain_levels"]
     assert variables("identity", "defaults/main")["identity_locale"] == tools.LOCALE
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from serai.image.build import base_bootstrap
+from serai.image.build.layers import BUILD_USER
 from serai.image.commands import roles_page
 from serai.image.definition import definition
 from serai.image.settings import Settings
@@ -68,6 +69,11 @@ def test_a_bootstrapped_base_has_the_packages_of_all_roles(image: str) -> None:
         for name, value in variables.items():
             if name.endswith("_packages") and isinstance(value, list):
                 assert set(value) <= set(base_bootstrap.packages(loaded)), f"{path}: {name}"
+
+
+def test_the_seal_takes_the_builds_own_user_away() -> None:
+    defaults = yaml.safe_load((ROLES / "seal/defaults/main.yml").read_text())
+    assert defaults["seal_build_user"] == BUILD_USER
 
 
 def test_seal_is_the_last_role_of_the_last_layer() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serai.image.commands import checkout
+from serai.image.commands import test as tests
 from tests.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -33,7 +33,7 @@ def test_every_action_is_pinned_by_its_commit(path: Any) -> None:
 
 def test_ci_runs_every_test_layer_and_no_test_is_skipped_silently() -> None:
     test = jobs("ci.yml")["test"]
-    assert tuple(test["strategy"]["matrix"]["layer"]) == checkout.TEST_LAYERS
+    assert tuple(test["strategy"]["matrix"]["layer"]) == tests.LAYERS
     commands = [step["run"] for step in test["steps"] if "invoke test" in step.get("run", "")]
     assert commands[0] == ".venv/bin/invoke test --layer unit"
     assert all("env CI=true" in command for command in commands if command.startswith("sudo"))

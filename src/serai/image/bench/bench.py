@@ -1,4 +1,4 @@
-"""What `invoke bench` does: measure in a machine, compare with the budgets, keep the figures."""
+"""What `invoke bench` does: measure in a container, compare with the budgets, keep the figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.image import cache, console
-from serai.image.container import container, peers
+from serai.image.container import peers, roots
+from serai.image.container.container import booted
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -74,20 +75,20 @@ def bench(settings: Settings, *, only: str | None, check: bool) -> int:
     if only is not None and only not in GROUPS:
         raise BuildError(f"there is no group {only!r}", hint=f"there are {', '.join(GROUPS)}")
     if os.geteuid() != 0:
-        raise BuildError("a machine needs root", hint="run it with sudo")
+        raise BuildError("a container needs root", hint="run it with sudo")
     groups = [only] if only else list(GROUPS)
     measured: list[dict[str, Any]] = []
     for group in groups:
         program = Path(__file__).parents[1] / "guest" / PROGRAMS[group]
-        root = peers.equipped(settings) if group == "gate" else container.provisioned(settings)
+        root = peers.equipped(settings) if group == "gate" else roots.provisioned(settings)
         with (
             console.step(f"bench: {group}"),
             tempfile.TemporaryDirectory(prefix="serai-bench-") as work,
-            container.booted(root, Path(work)) as machine,
+            booted(root, Path(work)) as container,
         ):
-            machine.copy([program])
+            container.copy([program])
             argv = ["/usr/bin/python3", f"/root/{program.name}", group]
-            done = machine.run(*argv, timeout=DEADLINE)
+            done = container.run(*argv, timeout=DEADLINE)
             measured += json.loads(done.stdout)
     rows = [judged(each) for each in measured]
     cache.write(settings.root / RESULT, json.dumps([asdict(row) for row in rows], indent=2) + "\n")

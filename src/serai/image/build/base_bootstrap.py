@@ -7,9 +7,7 @@ no part of it outlives this process.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -18,30 +16,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.image import digest
 from serai.image.build import disk
-from serai.image.definition.definition import Arch, BootstrapBase, Image
+from serai.image.definition.arch import ARCHITECTURES, Arch, native
+from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.run import run, tool
 from serai.image.settings import Settings
 
 _DATA = Path(__file__).parent / "data" / "bootstrap"
-_SOURCES = (Path(__file__), Path(disk.__file__))
+# The role base has it for an image; the build logs in to the base by it before.
+_NETWORK = Path("roles/base/files/80-dhcp.network")
 
-_MACHINES: dict[str, Arch] = {"x86_64": "amd64", "aarch64": "arm64"}
-_TRIPLETS: dict[Arch, str] = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
-_QEMU: dict[Arch, str] = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
+RECIPE = 1
+"""Raise it when this module or disk.py makes another disk of the same inputs: stages are cached."""
+
+
 # The start of an ELF file of that machine and which of its bits count: 64 bits, little-endian,
 # executable or shared, e_machine (elf(5)); any ABI byte but what the kernel itself tells apart.
-_ELF = {"amd64": r"\x3e\x00", "arm64": r"\xb7\x00"}
-_MAGIC = r"\x7fELF\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00"
+_MAGIC = r"\x7fELF\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\x{:02x}\x00"
 _MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
 
 QUIET = "quiet"  # kernel options beside the console
 
 
-def inputs(image: Image) -> dict[str, object]:
+def inputs(image: Image, settings: Settings) -> dict[str, object]:
     """Everything that determines what ``make`` writes, but for the mirror's own state."""
-    base = _base(image)
+    base = image.bootstrapped()
     return {
         "kind": base.kind,
         "suite": base.suite,
@@ -49,7 +50,9 @@ def inputs(image: Image) -> dict[str, object]:
         "arch": image.arch,
         "size": image.disk.size,
         "packages": packages(image),
-        "sources": _digest(),
+        "network": digest.of_file(settings.root / _NETWORK),
+        "data": digest.of_tree(_DATA),
+        "recipe": RECIPE,
     }
 
 
@@ -57,7 +60,7 @@ def packages(image: Image) -> list[str]:
     """The packages asked for by name, sorted."""
     lines = (_DATA / "packages.txt").read_text(encoding="utf-8").splitlines()
     common = {line.format(arch=image.arch) for line in lines if line and not line.startswith("#")}
-    return sorted(common | set(_base(image).packages))
+    return sorted(common | set(image.bootstrapped().packages))
 
 
 def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
@@ -77,7 +80,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
     with _scratch(target.parent) as scratch:
         root = scratch / "root"
         _install(image, root, settings, log)
-        _configure(image, root, identity)
+        _configure(image, root, identity, settings)
         disk.assemble(
             root, target, arch=image.arch, size=image.disk.size, identity=identity, log=log
         )
@@ -85,7 +88,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
 
 def explain(said: str, image: Image) -> BuildError | None:
     """What a failed bootstrap's output means to a person, where that can be told."""
-    base = _base(image)
+    base = image.bootstrapped()
     mirror = f"the package mirror {base.mirror}" if base.mirror else "the package mirror"
     missing = re.search(r"^E: Unable to locate package (\S+)", said, re.MULTILINE)
     fetch = re.search(r"^E: Failed to fetch \S+\s+(.+)$", said, re.MULTILINE)
@@ -145,7 +148,7 @@ def _last_error(said: str) -> str:
 
 
 def _mmdebstrap(image: Image, root: Path) -> list[str]:
-    base = _base(image)
+    base = image.bootstrapped()
     fstab = f"mkdir -p $1/etc && printf '{disk.fstab(disk.Identity.of(image.name))}' > $1/etc/fstab"
     argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     argv += [f"--architectures={image.arch}", "--include=" + ",".join(packages(image))]
@@ -153,7 +156,7 @@ def _mmdebstrap(image: Image, root: Path) -> list[str]:
     argv += ['--aptopt=Acquire::http::Timeout "30"', '--aptopt=Acquire::https::Timeout "30"']
     # /usr merged from the start, instead of by the usrmerge package, which brings all of Perl.
     argv += ["--hook-directory=/usr/share/mmdebstrap/hooks/merged-usr"]
-    triplet = "" if image.arch == _native() else _TRIPLETS[_native()]
+    triplet = "" if image.arch == native() else ARCHITECTURES[native()].triplet
     if triplet:
         argv += [f'--extract-hook={_DATA}/standins.sh on "$1" {triplet}']
     argv += [f'--essential-hook={_DATA}/essential.sh "$1"', f"--essential-hook={fstab}"]
@@ -163,12 +166,13 @@ def _mmdebstrap(image: Image, root: Path) -> list[str]:
     return [*argv, base.suite, str(root), *([base.mirror] if base.mirror else [])]
 
 
-def _configure(image: Image, root: Path, identity: disk.Identity) -> None:
+def _configure(image: Image, root: Path, identity: disk.Identity, settings: Settings) -> None:
     """What depends on the disk and the machine, and what mmdebstrap leaves behind."""
-    options = f"console=tty0 console={disk.CONSOLES[image.arch]} {QUIET}"
+    options = f"console=tty0 console={ARCHITECTURES[image.arch].console} {QUIET}"
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     _write(root, "boot/grub/grub.cfg", disk.grub_cfg(identity, kernels[-1], options))
     _write(root, "etc/default/grub.d/50-serai.cfg", _grub_defaults(options))
+    _write(root, f"etc/systemd/network/{_NETWORK.name}", (settings.root / _NETWORK).read_text())
     # Empty, not "uninitialized": that would make systemd apply its presets to every unit at the
     # first boot (machine-id(5)).
     _write(root, "etc/machine-id", "")
@@ -195,29 +199,8 @@ def _isolated(arch: Arch, argv: list[str]) -> list[str]:
     """The command in namespaces that end with it, and able to run ``arch``'s programs."""
     unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]
     unshare += ["--kill-child", "--mount-proc", "--"]
-    if arch == _native():
+    if arch == native():
         return [*unshare, *argv]
-    qemu = tool(_QEMU[arch])
-    elf = _ELF[arch]
-    return [*unshare, f"{_DATA}/namespace.sh", str(qemu), _MAGIC + elf, _MASK, *argv]
-
-
-def _native() -> Arch:
-    machine = platform.machine()
-    if machine not in _MACHINES:
-        raise BuildError(f"this machine is {machine}", hint="build on x86_64 or aarch64")
-    return _MACHINES[machine]
-
-
-def _digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted([*_SOURCES, *(p for p in _DATA.rglob("*") if p.is_file())]):
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _base(image: Image) -> BootstrapBase:
-    if not isinstance(image.base, BootstrapBase):
-        raise BuildError(f"{image.name}: base.kind is {image.base.kind!r}, not 'bootstrap'")
-    return image.base
+    foreign = ARCHITECTURES[arch]
+    qemu, magic = tool(foreign.user_emulator), _MAGIC.format(foreign.elf_machine)
+    return [*unshare, f"{_DATA}/namespace.sh", str(qemu), magic, _MASK, *argv]

@@ -10,7 +10,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.image.definition.definition import Arch, Size, megabytes
+from serai.image.definition.arch import ARCHITECTURES, Arch
+from serai.image.definition.definition import Size, megabytes
 from serai.image.errors import BuildError
 from serai.image.run import run
 
@@ -21,12 +22,6 @@ GPT_TAIL = 33  # sectors at the end that hold the second table
 ALIGNMENT = 2048  # sectors
 LABEL = "root"
 
-# Names that firmware looks for on a disk it has no boot entry for (UEFI 2.10, 3.5.1.1).
-_LOADERS: dict[Arch, tuple[str, str, str]] = {
-    "amd64": ("x64", "BOOTX64.EFI", "x86_64-efi-signed"),
-    "arm64": ("aa64", "BOOTAA64.EFI", "arm64-efi-signed"),
-}
-CONSOLES: dict[Arch, str] = {"amd64": "ttyS0,115200", "arm64": "ttyAMA0,115200"}
 _MKE2FS_CONF = Path(__file__).parent / "data" / "bootstrap" / "mke2fs.conf"
 
 
@@ -113,10 +108,10 @@ def _root_last(size: Size) -> int:
 
 
 def _esp(raw: Path, root: Path, arch: Arch, identity: Identity, log: Path) -> None:
-    letters, firmware_name, signed = _LOADERS[arch]
-    shim = root / f"usr/lib/shim/shim{letters}.efi.signed"
-    grub = root / f"usr/lib/grub/{signed}/grub{letters}.efi.signed"
-    manager = root / f"usr/lib/shim/mm{letters}.efi.signed"
+    efi, platform = ARCHITECTURES[arch].efi, ARCHITECTURES[arch].grub
+    shim = root / f"usr/lib/shim/shim{efi}.efi.signed"
+    grub = root / f"usr/lib/grub/{platform}-signed/grub{efi}.efi.signed"
+    manager = root / f"usr/lib/shim/mm{efi}.efi.signed"
     for path in (shim, grub, manager):
         if not path.is_file():
             raise BuildError(f"the base has no /{path.relative_to(root)}", log=log)
@@ -133,9 +128,10 @@ def _esp(raw: Path, root: Path, arch: Arch, identity: Identity, log: Path) -> No
     try:
         config.write_text(esp_grub_cfg(identity), encoding="ascii")
         for source, name in (
-            (shim, f"BOOT/{firmware_name}"),
-            (grub, f"BOOT/grub{letters}.efi"),
-            (manager, f"BOOT/mm{letters}.efi"),
+            # What firmware looks for on a disk it has no boot entry for (UEFI 2.10, 3.5.1.1).
+            (shim, f"BOOT/BOOT{efi.upper()}.EFI"),
+            (grub, f"BOOT/grub{efi}.efi"),
+            (manager, f"BOOT/mm{efi}.efi"),
             (config, "debian/grub.cfg"),
         ):
             run(["mcopy", "-i", drive, source, f"::/EFI/{name}"], log=log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -11,15 +10,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 from serai.image import ansible, digest, progress
-from serai.image.build import layers
+from serai.image.build.layers import BUILD_USER
 from serai.image.build.packer_program import Packer, fence, interrupt
-from serai.image.definition import definition, variables
+from serai.image.definition import definition
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskTiming
@@ -28,7 +28,8 @@ from serai.image.settings import Settings
 from serai.image.vm import firmware, qemu, seed
 from serai.image.vm.qemu import Accelerator
 
-USER = "serai-build"
+RECIPE = 1
+"""Raise it when the same roles in the same VM make another layer of it: stages are cached."""
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
@@ -42,13 +43,7 @@ _SSH_TIMEOUT = "60m"
 
 def inputs(settings: Settings) -> dict[str, object]:
     """What of the template and of this module goes into a layer's content."""
-    recipe = [
-        inspect.getsource(part) for part in (_variables, _make_seed, ansible.build_environment)
-    ]
-    return {
-        "packer template": digest.of_file(settings.root / _TEMPLATE),
-        "packer driver": digest.of_value(recipe),
-    }
+    return {"packer template": digest.of_file(settings.root / _TEMPLATE), "recipe": RECIPE}
 
 
 def validate(image: Image, settings: Settings) -> None:
@@ -59,7 +54,7 @@ def validate(image: Image, settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="serai-validate-") as folder:
         work = Path(folder)
         _make_seed(work)
-        _write_chosen(image, settings, None, work)
+        _write_chosen({}, work)
         values = _variables(
             image,
             settings,
@@ -86,6 +81,7 @@ def run_layer(
     accelerator: Accelerator,
     disk: Path,
     layer: str,
+    chosen: Mapping[str, Any],
     target: Path,
     log: Path,
     keep: bool = False,
@@ -93,6 +89,7 @@ def run_layer(
 ) -> list[TaskTiming]:
     """Build ``layer`` on top of ``disk`` into ``target``, a compressed qcow2 that stands alone.
 
+    ``chosen`` are the values of its roles' variables that are not the roles' own.
     Appends what Packer and Ansible say to ``log``, tells ``on_event`` of each step, and returns
     how long each Ansible task took. With ``keep``, a machine in which the layer failed stays up.
 
@@ -106,7 +103,7 @@ def run_layer(
     kept = False
     try:
         _make_seed(work)
-        _write_chosen(image, settings, layer, work)
+        _write_chosen(chosen, work)
         values = _variables(
             image, settings, accelerator=accelerator, disk=disk, layer=layer, work=work
         )
@@ -217,6 +214,7 @@ def _variables(
 ) -> dict[str, Any]:
     """Every variable of the template."""
     environment = ansible.build_environment(settings.root)
+    architecture = ARCHITECTURES[image.arch]
     machine = qemu.packer_args(
         image,
         accelerator=accelerator,
@@ -228,11 +226,11 @@ def _variables(
         "disk": str(disk),
         "disk_size": f"{definition.megabytes(image.disk.size)}M",
         "sessions_size": f"{definition.megabytes(image.disk.sessions)}M",
-        "qemu_binary": qemu.PROGRAMS[image.arch],
-        "machine_type": qemu.MACHINES[image.arch],
+        "qemu_binary": architecture.emulator,
+        "machine_type": architecture.machine_type,
         "accelerator": accelerator,
         "qemuargs": [*machine, ["-vnc", "none"]],  # Packer opens one even where told not to
-        "user": USER,
+        "user": BUILD_USER,
         "key": str(work / "id_ed25519"),
         "ssh_timeout": _SSH_TIMEOUT,
         # In the last layer this also takes the build user away: see roles/seal.
@@ -259,15 +257,9 @@ def _write_variables(values: dict[str, Any], work: Path) -> Path:
     return path
 
 
-def _write_chosen(image: Image, settings: Settings, layer: str | None, work: Path) -> None:
-    """What the image chooses of the variables of the layer's roles, for Ansible."""
-    chosen: dict[str, Any] = {}
-    if image.variables:
-        roles = {
-            role for each in layers.read(settings) if each.name == layer for role in each.roles
-        }
-        chosen = variables.of_roles(settings, image.variables, roles)
-    (work / _CHOSEN).write_text(json.dumps(chosen))
+def _write_chosen(chosen: Mapping[str, Any], work: Path) -> None:
+    """The values of roles' variables, for Ansible."""
+    (work / _CHOSEN).write_text(json.dumps(dict(chosen)))
 
 
 def _make_seed(work: Path) -> None:
@@ -275,7 +267,7 @@ def _make_seed(work: Path) -> None:
     key = seed.new_key(work)
     folder = work / "seed"
     folder.mkdir()
-    (folder / "user-data").write_text(seed.user_data(users={USER: [key.public]}))
+    (folder / "user-data").write_text(seed.user_data(users={BUILD_USER: [key.public]}))
     (folder / "meta-data").write_text(seed.meta_data())
     (folder / "vendor-data").write_text("")
 
@@ -315,7 +307,7 @@ def _way_in(work: Path, *, kept: bool) -> str:
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     return (
         f"the machine is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
-        f"{USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
+        f"{BUILD_USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
     )
 
 

@@ -14,6 +14,9 @@ from serai.image.definition import pins
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
+BUILD_USER = "serai-build"
+"""The user as whom a build logs in; roles/seal has the same default, and takes it away."""
+
 WHEEL_ROLE = "runtime"
 """The role that builds the wheel of this checkout and installs it."""
 

@@ -20,6 +20,7 @@ from serai import __version__
 from serai.image import digest
 from serai.image.build import base_bootstrap, base_cloudimage, layer, layers
 from serai.image.definition import variables
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -33,13 +34,17 @@ _VERSION = re.compile(r"\d+(\.\d+)+\S*")
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a build. ``why`` says why it would be built; it is '' for a cached stage."""
+    """One step of a build. ``why`` says why it would be built; it is '' for a cached stage.
+
+    ``chosen`` are the image's values for the variables of the layer's roles.
+    """
 
     name: str
     key: str
     inputs: dict[str, object]
     folder: Path
     why: str
+    chosen: dict[str, Any]
 
     @property
     def cached(self) -> bool:
@@ -71,7 +76,7 @@ def make(settings: Settings, image: Image) -> Plan:
     """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
     home = settings.cache / "stages" / image.name
     tools = tool_versions(image)
-    stages = [_stage(home, BASE, _base_inputs(image, tools))]
+    stages = [_stage(home, BASE, _base_inputs(image, settings, tools))]
     for each in layers.read(settings):
         chosen = variables.of_roles(settings, image.variables, each.roles)
         inputs = {
@@ -83,14 +88,14 @@ def make(settings: Settings, image: Image) -> Plan:
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
         }
-        stages.append(_stage(home, each.name, inputs))
+        stages.append(_stage(home, each.name, inputs, chosen))
     version = f"{__version__}-{stages[-1].key[:8]}"
     return Plan(image, tuple(stages), version, settings.dist / image.name / version)
 
 
 def tool_versions(image: Image) -> dict[str, str]:
     """The version of every tool that a build of ``image`` uses; 'not installed' where it is not."""
-    emulator = {"arm64": "qemu-system-aarch64", "amd64": "qemu-system-x86_64"}[image.arch]
+    emulator = ARCHITECTURES[image.arch].emulator
     asked = {
         "mmdebstrap": ("mmdebstrap", "--version"),
         "mke2fs": ("mke2fs", "-V"),
@@ -112,20 +117,26 @@ def _version(argv: tuple[str, ...]) -> str:
     return match.group() if match else "unknown"
 
 
-def _base_inputs(image: Image, tools: dict[str, str]) -> dict[str, object]:
+def _base_inputs(image: Image, settings: Settings, tools: dict[str, str]) -> dict[str, object]:
     if image.base.kind == "bootstrap":
         used = ("mmdebstrap", "mke2fs", "qemu-img")
         # The tools heed it: with another one, another disk.
         dates = {name: os.environ[name] for name in ("SOURCE_DATE_EPOCH",) if name in os.environ}
-        return {**base_bootstrap.inputs(image), **{name: tools[name] for name in used}, **dates}
+        return {
+            **base_bootstrap.inputs(image, settings),
+            **{name: tools[name] for name in used},
+            **dates,
+        }
     return {**base_cloudimage.inputs(image), "qemu-img": tools["qemu-img"]}
 
 
-def _stage(home: Path, name: str, inputs: dict[str, object]) -> Stage:
+def _stage(
+    home: Path, name: str, inputs: dict[str, object], chosen: dict[str, Any] | None = None
+) -> Stage:
     key = digest.of_value(inputs)
     folder = home / name / key[:16]
     why = "" if (folder / RECORD).is_file() else _why(home / name, inputs)
-    return Stage(name, key, inputs, folder, why)
+    return Stage(name, key, inputs, folder, why, chosen or {})
 
 
 def _why(folder: Path, inputs: dict[str, object]) -> str:

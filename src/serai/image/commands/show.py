@@ -1,20 +1,16 @@
-"""What `invoke images`, `plan` and `demo` print."""
+"""What `invoke images`, `plan` and `pins` print."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
-from pathlib import Path
 
 from rich.table import Table
 
-from serai.image import console, layout
-from serai.image.build import build
+from serai.image import console
 from serai.image.build import plan as plans
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
 from serai.image.settings import Settings
-from serai.image.verify.verify import verify
 
 
 def images(settings: Settings) -> None:
@@ -59,27 +55,6 @@ def pins(settings: Settings) -> int:
         first = min(pin.review for pin in found.values())
         console.say(f"{len(found)} pins, none past its review date; the next is {first}")
     return 1 if late else 0
-
-
-def demo(settings: Settings) -> int:
-    """Build and verify Debian 12 for this machine, then print what was made."""
-    name = definition.rehearsal()
-    folder = build.build(settings, name)
-    report = verify(settings, definition.load(settings, name), folder)
-    summary(folder, name)
-    return 0 if report.ok else 1
-
-
-def summary(folder: Path, name: str) -> None:
-    """What a build made, from its own manifest and verification."""
-    manifest = json.loads((folder / layout.MANIFEST).read_text())
-    verified = json.loads((folder / layout.VERIFIED).read_text())
-    shipped = folder / layout.disk(name)
-    console.say(f"image     {shipped}")
-    console.say(f"size      {shipped.stat().st_size / 2**20:.0f} MiB")
-    console.say(f"packages  {manifest['packages']}")
-    console.say(f"boot      {console.seconds(verified['boot_seconds'])} until ssh answers")
-    console.say(f"checks    {verified['passed']} passed, {verified['failed']} failed")
 
 
 def _table(*columns: str) -> Table:

@@ -1,1 +1,1 @@
-"""A provisioned machine in a container (systemd-nspawn), at native speed."""
+"""Containers provisioned as an image is (systemd-nspawn), at native speed."""

@@ -1,4 +1,4 @@
-"""The provisioned machine with the servers and clients that the gate is tried with.
+"""The provisioned container with the servers and clients that the gate is tried with.
 
 None of them belongs to an image. They are the distribution's own, so that what works here is what
 people run; nothing of them is started. Only npm is the pinned one of rehearsals: the distribution's
@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from serai.image import cache, digest
-from serai.image.container import container
+from serai.image.container import roots
 from serai.image.definition import pins
 from serai.image.definition.pins import Pin
 from serai.image.run import run
@@ -24,13 +24,13 @@ PACKAGES = (
     *("openssh-client", "python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin"),
     *("wget",),
 )
-# Nobody waits for a network that a machine without one never gets: nginx's unit would at each boot.
+# nginx's unit would wait at each boot for a network that the container never gets.
 UNITS = ("fcgiwrap.service", "fcgiwrap.socket", "nginx.service")
 
 
 def equipped(settings: Settings) -> Path:
-    """The machine's root with ``PACKAGES``; from the cache. Raises BuildError."""
-    below = container.provisioned(settings)
+    """The container's root with ``PACKAGES``; from the cache. Raises BuildError."""
+    below = roots.provisioned(settings)
     npm = pins.read(settings)["node_wheel"]
     recipe = {
         "below": below.parent.name,
@@ -38,10 +38,10 @@ def equipped(settings: Settings) -> Path:
         "units": UNITS,
         "npm": npm.sha256,
     }
-    home = settings.cache / "machines" / "peers"
+    home = settings.cache / "containers" / "peers"
     folder = home / digest.of_value(recipe)[:16]
     if not folder.exists():
-        with container.making(settings, folder), cache.whole(folder) as made:
+        with roots.making(settings, folder), cache.whole(folder) as made:
             root = made / "root"
             run(["cp", "--archive", "--reflink=auto", below, root])
             _install(root)

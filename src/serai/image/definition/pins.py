@@ -15,7 +15,8 @@ from pydantic import (
     field_validator,
 )
 
-from serai.image.definition.definition import Arch, Sha256
+from serai.image.definition.arch import ARCHITECTURES, Arch
+from serai.image.definition.definition import Sha256
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -39,7 +40,7 @@ class Pin(BaseModel):
     @field_validator("sha256")
     @classmethod
     def _for_every_machine(cls, digests: dict[str, str]) -> dict[str, str]:
-        if set(digests) not in ({"any"}, {"arm64", "amd64"}):
+        if set(digests) not in ({"any"}, set(ARCHITECTURES)):
             raise ValueError("it needs one for any architecture, or one for each")
         return digests
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -100,18 +101,27 @@ def of_roles(
 
 
 def packages(settings: Settings, distribution: str, chosen: Mapping[str, Any]) -> list[str]:
-    """The distribution's packages that the role ``toolchain`` installs with these choices."""
-    role = settings.root / "roles" / TOOLCHAIN
-    found = list(chosen.get("toolchain_packages", ()))
-    profile = chosen.get("toolchain_profile")
+    """The distribution's packages that all roles together install with these choices."""
+    roles, own = settings.root / "roles", f"vars/{distribution.capitalize()}.yml"
+    found = []
+    for path in [*roles.glob("*/defaults/main.yml"), *roles.glob(f"*/{own}")]:
+        for name, default in (yaml.safe_load(path.read_text()) or {}).items():
+            value = chosen.get(name, default)
+            found += value if name.endswith("_packages") and isinstance(value, list) else []
+    return sorted({*found, *_of_profile(roles / TOOLCHAIN, own, chosen.get("toolchain_profile"))})
+
+
+def _of_profile(role: Path, own: str, profile: str | None) -> list[str]:
+    """The packages of a profile of the toolchain, which has those of all levels up to it."""
+    found: list[str] = []
     if profile:
         main = yaml.safe_load((role / "vars" / "main.yml").read_text())
-        own = yaml.safe_load((role / "vars" / f"{distribution.capitalize()}.yml").read_text())
+        distribution = yaml.safe_load((role / own).read_text())
         levels = main["toolchain_levels"]
         for level in levels[: levels.index(profile) + 1]:
             found += main["toolchain_added"][level]
-            found += own["toolchain_distribution_packages"][level]
-    return sorted(set(found))
+            found += distribution["toolchain_distribution_packages"][level]
+    return found
 
 
 def _option(role: str, spec: Mapping[str, Any]) -> Option:

@@ -18,12 +18,12 @@ from typing import Any
 from serai.common import files
 from serai.image import cache, console, layout, offline
 from serai.image.build import build
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
+from serai.image.parallel import in_parallel
 from serai.image.release import oci
 from serai.image.run import last_lines, run
 from serai.image.settings import Settings
-from serai.image.verify.verify import in_parallel
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.image import digest
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 
 _QEMU = 107  # user and group
 _TYPE = "application/vnd.oci.image."

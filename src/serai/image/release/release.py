@@ -15,6 +15,7 @@ from serai.image.build import build
 from serai.image.definition import definition, pins
 from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
+from serai.image.parallel import in_parallel
 from serai.image.release import (
     changes_md,
     diff,
@@ -29,7 +30,6 @@ from serai.image.release.diff import Changes
 from serai.image.release.report import report, treemap
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
-from serai.image.verify.verify import in_parallel
 
 FORMATS = ("raw.zst", "vhdx", "oci")
 _MOST_FINDINGS = 10  # that are printed; there may be thousands

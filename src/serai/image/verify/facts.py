@@ -10,7 +10,6 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from serai.image.definition.definition import Image
-from serai.image.definition.pins import Pin
 
 
 class _Facts(BaseModel):
@@ -250,7 +249,7 @@ class Evidence(_Facts):
     """
 
     image: Image
-    pins: dict[str, Pin]
+    promised: dict[str, str]  # by tool, what its version begins with
     first: ObservedBoot | str
     second: ObservedBoot | str
     foreign: ObservedBoot | str

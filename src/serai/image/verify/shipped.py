@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serai.image import offline
+from serai.image.build.layers import BUILD_USER
 from serai.image.errors import BuildError
 from serai.image.run import last_lines
 from serai.image.verify.facts import Shipped
 
-BUILD_USER = "serai-build"
 _FILES = (
     "/var/lib/dbus/machine-id",
     "/var/lib/systemd/credential.secret",

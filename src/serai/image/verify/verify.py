@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -22,11 +21,11 @@ from rich.text import Text
 
 from serai.common.checks import Result, judge, summary
 from serai.image import cache, console, digest, layout
-from serai.image.definition import pins
+from serai.image.definition import tools
 from serai.image.definition.definition import Image
-from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
 from serai.image.guest import exercise, probe
+from serai.image.parallel import in_parallel
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.verify import shipped
@@ -41,10 +40,9 @@ from serai.image.verify.facts import (
     Shipped,
 )
 from serai.image.vm.qemu import Bus
-from serai.image.vm.vm import Machine, booted
+from serai.image.vm.vm import VM, booted
 
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
-_CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -84,7 +82,7 @@ class Report:
 def verify(settings: Settings, image: Image, folder: Path) -> Report:
     """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
 
-    The disk is only read. A machine that does not come up is failed checks; raises BuildError where
+    The disk is only read. A VM that does not come up is failed checks; raises BuildError where
     there is no image, or another process verifies it.
     """
     disk = folder / layout.disk(image.name)
@@ -104,9 +102,9 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
     """Everything there is to judge, and the seconds that each part of it took.
 
     The boots go side by side: an emulated one keeps one or two processors busy and no more. The
-    machines' logs stay in the cache, below ``verify/<image>``.
+    VMs' logs stay in the cache, below ``verify/<image>``.
     """
-    found, pinned = _Found(), pins.read(settings)
+    found, promised = _Found(), tools.promised(settings, image)
     folder = settings.cache / "verify"
     with cache.locked(folder / f".{image.name}.lock"), _cleared(folder / image.name) as work:
         with found.timed("digests"):
@@ -120,7 +118,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
         )
         with found.timed("digests"):
             found.digests = digests(disk, before)
-    return found.evidence(image, pinned), found.took
+    return found.evidence(image, promised), found.took
 
 
 @contextmanager
@@ -135,21 +133,25 @@ def _cleared(work: Path) -> Iterator[Path]:
         raise
 
 
+@dataclass
 class _Found:
     """Evidence that is still being gathered, by two threads of which each sets its own parts."""
 
-    def __init__(self) -> None:
-        self.first: ObservedBoot | str = _NOT_REACHED
-        self.second: ObservedBoot | str = _NOT_REACHED
-        self.foreign: ObservedBoot | str = _NOT_REACHED
-        self.alone: ObservedBoot | str = _NOT_REACHED
-        self.exercise: ExerciseFacts | str = _NOT_REACHED
-        self.shipped: Shipped | str = _NOT_REACHED
-        self.digests: Digests | str = _NOT_REACHED
-        self.foreign_disk: Foreign | str = _NOT_REACHED
-        self.took: dict[str, float] = {}
-        self.stop = threading.Event()
-        self._lock = threading.Lock()
+    # set by _kept
+    first: ObservedBoot | str = _NOT_REACHED
+    second: ObservedBoot | str = _NOT_REACHED
+    exercise: ExerciseFacts | str = _NOT_REACHED
+    # set by _others
+    shipped: Shipped | str = _NOT_REACHED
+    foreign: ObservedBoot | str = _NOT_REACHED
+    foreign_disk: Foreign | str = _NOT_REACHED
+    alone: ObservedBoot | str = _NOT_REACHED
+    # set by gather, before and after
+    digests: Digests | str = _NOT_REACHED
+    # shared
+    took: dict[str, float] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def spent(self, part: str, seconds: float) -> None:
         with self._lock:
@@ -163,9 +165,9 @@ class _Found:
         finally:
             self.spent(part, time.monotonic() - begin)
 
-    def machine(self, machine: Machine, part: str, seconds: float, token: str = "") -> ObservedBoot:
-        """One boot's facts; raises BuildError if the machine does not tell them."""
-        told = probed(machine, token)
+    def boot(self, vm: VM, part: str, seconds: float, token: str = "") -> ObservedBoot:
+        """One boot's facts; raises BuildError if the VM does not tell them."""
+        told = probed(vm, token)
         console.say(f"  {part}: up after {console.seconds(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
@@ -174,13 +176,13 @@ class _Found:
             facts=told,
             seconds=round(seconds, 1),
             clock=time.time(),
-            key=machine.ssh.key.with_suffix(".pub").read_text().strip(),
+            key=vm.ssh.key.with_suffix(".pub").read_text().strip(),
         )
 
-    def evidence(self, image: Image, pinned: dict[str, Pin]) -> Evidence:
+    def evidence(self, image: Image, promised: dict[str, str]) -> Evidence:
         return Evidence(
             image=image,
-            pins=pinned,
+            promised=promised,
             first=self.first,
             second=self.second,
             foreign=self.foreign,
@@ -193,17 +195,17 @@ class _Found:
 
 
 def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """A fresh machine with a blank second disk, and the same machine after a reboot."""
+    """A fresh VM with a blank second disk, and the same VM after a reboot."""
     token = os.urandom(8).hex()
     chart = disk.with_name(layout.BOOT_CHART)
     chart.unlink(missing_ok=True)  # an earlier boot's
     try:
-        with booted(image, disk, settings=settings, work=work) as machine:
-            found.first = found.machine(machine, "first", machine.boot_seconds, token)
-            draw_boot(machine, chart)
+        with booted(image, disk, settings=settings, work=work) as vm:
+            found.first = found.boot(vm, "first", vm.boot_seconds, token)
+            draw_boot(vm, chart)
             with found.timed("exercise"):
-                found.exercise = attempt(lambda: exercised(machine))
-            found.second = found.machine(machine, "second", machine.reboot())
+                found.exercise = attempt(lambda: exercised(vm))
+            found.second = found.boot(vm, "second", vm.reboot())
     except BuildError as error:
         if isinstance(found.first, str):
             found.first = str(error)
@@ -211,7 +213,7 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
 
 
 def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """The bytes at rest; a machine whose second disk is somebody else's; one without any."""
+    """The bytes at rest; a VM whose second disk is somebody else's; one without any."""
     with found.timed("shipped"):
         found.shipped = attempt(lambda: shipped.gather(disk, work))
     strange = work / "other.raw"
@@ -220,9 +222,9 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
         before = _foreign_disk(strange)
         with booted(
             image, disk, settings=settings, work=work / "foreign", sessions=strange, bus=other_bus
-        ) as machine:
-            found.foreign = found.machine(machine, "foreign", machine.boot_seconds)
-            machine.ssh.run("sync")
+        ) as vm:
+            found.foreign = found.boot(vm, "foreign", vm.boot_seconds)
+            vm.ssh.run("sync")
         found.foreign_disk = Foreign(before=before, after=digest.of_file(strange))
     except BuildError as error:
         found.foreign = found.foreign_disk = str(error)
@@ -231,26 +233,24 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
     if found.stop.is_set():
         return
     try:
-        with booted(
-            image, disk, settings=settings, work=work / "alone", no_sessions=True
-        ) as machine:
-            found.alone = found.machine(machine, "alone", machine.boot_seconds)
+        with booted(image, disk, settings=settings, work=work / "alone", no_sessions=True) as vm:
+            found.alone = found.boot(vm, "alone", vm.boot_seconds)
     except BuildError as error:
         found.alone = str(error)
 
 
-def probed(machine: Machine, token: str = "") -> ProbeFacts:
-    """What ``probe`` finds in ``machine``; raises BuildError if it does not print facts."""
-    return _told(ProbeFacts, machine, probe, token)
+def probed(vm: VM, token: str = "") -> ProbeFacts:
+    """What ``probe`` finds in ``vm``; raises BuildError if it does not print facts."""
+    return _told(ProbeFacts, vm, probe, token)
 
 
-def draw_boot(machine: Machine, target: Path) -> None:
+def draw_boot(vm: VM, target: Path) -> None:
     """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
 
-    It is for people to look at and proves nothing: a machine that draws none costs a warning.
+    It is for people to look at and proves nothing: a VM that draws none costs a warning.
     """
     try:
-        drawn = machine.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
+        drawn = vm.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
         if not drawn.rstrip().endswith("</svg>"):
             raise BuildError("systemd-analyze drew no chart of the boot")
     except BuildError as error:
@@ -259,15 +259,15 @@ def draw_boot(machine: Machine, target: Path) -> None:
         cache.write(target, drawn)
 
 
-def exercised(machine: Machine) -> ExerciseFacts:
-    """What ``exercise`` sees of sessions in ``machine``; raises BuildError if it fails."""
-    return _told(ExerciseFacts, machine, exercise)
+def exercised(vm: VM) -> ExerciseFacts:
+    """What ``exercise`` sees of sessions in ``vm``; raises BuildError if it fails."""
+    return _told(ExerciseFacts, vm, exercise)
 
 
-def _told(kind: type[_M], machine: Machine, program: ModuleType, argument: str = "") -> _M:
+def _told(kind: type[_M], vm: VM, program: ModuleType, argument: str = "") -> _M:
     """The facts that one of our programs prints in the guest."""
     source = Path(str(program.__file__)).read_text()
-    done = machine.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
+    done = vm.ssh.run(f"python3 - {argument}", stdin=source, timeout=_PROBE_DEADLINE)
     try:
         return kind.model_validate_json(done.stdout)
     except ValidationError as error:
@@ -282,49 +282,6 @@ def attempt(action: Callable[[], _T]) -> _T | str:
         return action()
     except BuildError as error:
         return str(error)
-
-
-def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) -> None:
-    """Run each action in a thread of its own; raises the first error when all have ended.
-
-    At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
-    fail and clean up after themselves.
-    """
-    errors: list[BaseException] = []
-    # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
-    ended = [threading.Event() for _ in actions]
-
-    def guarded(action: Callable[[], None], end: threading.Event) -> None:
-        try:
-            action()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            end.set()
-
-    try:
-        for pair in zip(actions, ended, strict=True):
-            # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their machines end with us.
-            threading.Thread(target=guarded, args=pair, daemon=True).start()
-        for end in ended:
-            while not end.wait(1):  # now and then, because a signal may have come to a thread
-                pass
-    except KeyboardInterrupt:
-        stop.set()
-        _end_children()
-        for end in ended:
-            end.wait(_CLEAN_UP)
-        raise
-    if errors:
-        raise errors[0]
-
-
-def _end_children() -> None:
-    """Ask every child process to end; proc_pid_task_tid_children(5)."""
-    for task in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread, or a child, may just have ended
-            for pid in task.read_text().split():
-                os.kill(int(pid), signal.SIGTERM)
 
 
 def _foreign_disk(target: Path) -> str:

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import get_args
 
 from serai.image import cache, console
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import ARCHITECTURES, Arch, host
 from serai.image.errors import BuildError
 from serai.image.run import last_lines, run, started
 from serai.image.settings import Settings
 from serai.image.vm import firmware
-from serai.image.vm.qemu import MACHINES, PROGRAMS, Accelerator, cpu
+from serai.image.vm.qemu import Accelerator, cpu
 
 KVM = Path("/dev/kvm")
 DEADLINE = 10.0  # seconds; a guest that works needs one
 MEMORY = "accelerators.json"
-_HOST_ARCHES: dict[str, Arch] = {"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64"}
 
 
 def choose(arch: Arch, settings: Settings) -> Accelerator:
@@ -42,7 +41,7 @@ def choose(arch: Arch, settings: Settings) -> Accelerator:
         raise BuildError(
             f"SERAI_ACCELERATOR is {asked!r}", hint=f"it can be one of {', '.join(known)}"
         )
-    if arch != _HOST_ARCHES.get(platform.machine()):
+    if arch != host():
         return "tcg"
     for accelerator in known:
         if accelerator == asked:
@@ -55,10 +54,10 @@ def choose(arch: Arch, settings: Settings) -> Accelerator:
 
 def works(arch: Arch, accelerator: Accelerator, deadline: float = DEADLINE) -> tuple[bool, str]:
     """Whether a guest's firmware starts, and if not, why. ``deadline`` is in seconds."""
-    code = firmware.find(arch).code
+    code, known = firmware.find(arch).code, ARCHITECTURES[arch]
     with tempfile.TemporaryDirectory(prefix="serai-") as directory:
         serial, log = Path(directory) / "serial", Path(directory) / "log"
-        argv = [PROGRAMS[arch], "-machine", f"{MACHINES[arch]},accel={accelerator}"]
+        argv = [known.emulator, "-machine", f"{known.machine_type},accel={accelerator}"]
         argv += ["-cpu", cpu(arch, accelerator), "-m", "256", "-nodefaults", "-display", "none"]
         argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
         argv += ["-serial", f"file:{serial}"]
@@ -87,7 +86,7 @@ def _remembered(arch: Arch, native: Accelerator, memory: Path) -> Accelerator:
 
 
 def _key(arch: Arch) -> str:
-    version = run([PROGRAMS[arch], "--version"]).stdout.partition("\n")[0]
+    version = run([ARCHITECTURES[arch].emulator, "--version"]).stdout.partition("\n")[0]
     return f"{_boot_id()} {arch} {version}"
 
 

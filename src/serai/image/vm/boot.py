@@ -1,4 +1,4 @@
-"""What `invoke boot` does: a throwaway machine to look into, or to run one command in."""
+"""What `invoke boot` does: a throwaway VM to look into, or to run one command in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serai.image.errors import BuildError
 from serai.image.guest.probe import WHOLE_BOOT
 from serai.image.settings import Settings
 from serai.image.vm.qemu import Bus, Share
-from serai.image.vm.vm import Machine, booted
+from serai.image.vm.vm import VM, booted
 
 _ANSWER = 60.0  # seconds that ssh itself may take
 
@@ -39,7 +39,7 @@ def boot(
 
     ``run`` starts when the boot has finished, as services (sessiond's too) come up beside ssh.
     Returns the command's exit status, or 0. Nothing that the guest writes is kept but what is on
-    ``sessions``, a second disk of somebody's own, for which the machine is switched off in order
+    ``sessions``, a second disk of somebody's own, for which the VM is switched off in order
     in the end. Raises BuildError when the guest does not come up or a file cannot be copied.
     """
     for path in copy:
@@ -61,48 +61,48 @@ def boot(
             memory=memory,
             bus=bus,
             shares=shares,
-        ) as machine,
+        ) as vm,
     ):
         if copy:
-            machine.ssh.copy(copy, "/root")
-        status = _look(machine) if run is None else _run(machine, run)
+            vm.ssh.copy(copy, "/root")
+        status = _look(vm) if run is None else _run(vm, run)
         if sessions is not None:
-            machine.shutdown()
+            vm.shutdown()
         return status
 
 
-def _run(machine: Machine, command: str) -> int:
+def _run(vm: VM, command: str) -> int:
     """Run ``command`` once the boot has finished; returns its exit status."""
-    if (state := finish_boot(machine)) != "running":
-        console.warn(f"{machine.guest.name} is {state}")
-    return machine.ssh.stream(command)
+    if (state := finish_boot(vm)) != "running":
+        console.warn(f"{vm.guest.name} is {state}")
+    return vm.ssh.stream(command)
 
 
-def _look(machine: Machine) -> int:
+def _look(vm: VM) -> int:
     """Tell how to get in, and wait until it switches off or somebody has seen enough."""
-    _tell(machine)
+    _tell(vm)
     try:
-        machine.wait()
+        vm.wait()
     except KeyboardInterrupt:
         console.say("switching it off")
     return 0
 
 
-def finish_boot(machine: Machine) -> str:
+def finish_boot(vm: VM) -> str:
     """Wait until systemd has no job left; returns how the boot went, as systemctl(1) says it."""
     # timeout(1), because a command that ssh leaves behind goes on in the guest.
     wait = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
-    said = machine.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout
+    said = vm.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout
     return said.strip() or "still starting"
 
 
-def _tell(machine: Machine) -> None:
-    console.say(f"{machine.guest.name} is up after {console.seconds(machine.boot_seconds)}")
+def _tell(vm: VM) -> None:
+    console.say(f"{vm.guest.name} is up after {console.seconds(vm.boot_seconds)}")
     # A shared connection would end with ours, and the person's shell with it.
-    login = replace(machine.ssh, control="")
+    login = replace(vm.ssh, control="")
     console.say(f"  ssh:     {shlex.join(login.argv())}")
-    console.say(f"  console: socat -,rawer,escape=0x1d UNIX-CONNECT:{machine.serial_socket}")
-    console.say(f"  log:     {machine.serial_log}")
+    console.say(f"  console: socat -,rawer,escape=0x1d UNIX-CONNECT:{vm.serial_socket}")
+    console.say(f"  log:     {vm.serial_log}")
     console.say("it is thrown away when it switches off, or at Ctrl-C")
 
 

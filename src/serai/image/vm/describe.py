@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image, megabytes
 from serai.image.errors import BuildError
 from serai.image.vm import qemu
@@ -15,7 +16,6 @@ CPUS, MEMORY = 4, 3891  # the reference's: 4 cores, 3.8 GiB
 
 _FOLDER = Path(__file__).parent / "data" / "describe"
 _KEY = "ssh-ed25519 AAAA… put your own public key here"
-_PROCESSORS = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
 def describe(
@@ -50,8 +50,8 @@ def describe(
         memory_mib=memory_mib,
         root_mib=megabytes(image.disk.size),
         sessions_mib=megabytes(image.disk.sessions),
-        processor=_PROCESSORS[image.arch],
-        machine=qemu.MACHINES[image.arch],
+        processor=ARCHITECTURES[image.arch].machine,
+        machine=ARCHITECTURES[image.arch].machine_type,
         root_serial=qemu.ROOT_SERIAL,
         sessions_serial=qemu.SESSIONS_SERIAL,
     )

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from serai.image.definition.definition import Arch, Image, megabytes
+from serai.image.definition.arch import ARCHITECTURES, Arch
+from serai.image.definition.definition import Image, megabytes
 from serai.image.vm.firmware import Firmware
 
 Accelerator = Literal["kvm", "hvf", "tcg"]
 Bus = Literal["nvme", "virtio"]
 Option = tuple[str, str]
-
-PROGRAMS: dict[Arch, str] = {"arm64": "qemu-system-aarch64", "amd64": "qemu-system-x86_64"}
-MACHINES: dict[Arch, str] = {"arm64": "virt", "amd64": "q35"}
 
 # The disks' serial numbers: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_<serial> or virtio-<serial> in the
 # guest. Kernel names such as nvme0n1 may swap from one boot to the next.
@@ -79,7 +77,7 @@ class Guest:
 def command(guest: Guest) -> list[str]:
     """The whole command line that runs ``guest``."""
     words = [word for option in options(guest) for word in option if word]
-    return [PROGRAMS[guest.arch], *words]
+    return [ARCHITECTURES[guest.arch].emulator, *words]
 
 
 def packer_args(
@@ -124,7 +122,7 @@ def options(guest: Guest) -> list[Option]:
         # kernel have less to find.
         ("-nodefaults", ""),
         ("-display", "none"),
-        ("-machine", f"{MACHINES[guest.arch]}{_memory_backend(guest)}"),
+        ("-machine", f"{ARCHITECTURES[guest.arch].machine_type}{_memory_backend(guest)}"),
         ("-accel", _accel(guest.accelerator)),
         ("-cpu", cpu(guest.arch, guest.accelerator)),
         ("-smp", str(guest.cpus)),

@@ -1,4 +1,4 @@
-"""A booted machine: a disk under QEMU on a throwaway overlay, with ssh into it as root."""
+"""A booted VM: a disk under QEMU on a throwaway overlay, with ssh into it as root."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ _POLL = 0.1
 
 
 @dataclass
-class Machine:
+class VM:
     """A running guest.
 
     ``overlay`` takes what the guest writes to its root disk, ``sessions`` is its second disk (None
-    without one), ``serial_log`` what it said on its console, ``serial_socket`` the console itself,
-    ``boot_seconds`` the time from power on to the first ssh command; closing ``running`` ends it.
+    without one), ``serial_log`` what it said on its console, ``serial_socket`` the console itself.
     """
 
     ssh: Ssh
     guest: Guest
+    overlay: Path
+    sessions: Path | None
     serial_log: Path
     qemu_log: Path
     serial_socket: Path
     qmp_socket: Path
-    overlay: Path
-    sessions: Path | None
-    deadline: float
+    deadline: float  # seconds, for each boot
+    # set by start(), anew at each reboot; closing ``running`` ends QEMU
     process: subprocess.Popen[bytes] = field(init=False)
-    power_on: float = 0.0
-    boot_seconds: float = 0.0
     running: ExitStack = field(default_factory=ExitStack)
+    power_on: float = 0.0
+    boot_seconds: float = 0.0  # from power on to the first ssh command
 
     @property
     def ssh_port(self) -> int:
@@ -163,8 +163,8 @@ def booted(
     ssh_port: int = 0,
     shares: Sequence[Share] = (),
     deadline: float = BOOT_DEADLINE,
-) -> Iterator[Machine]:
-    """Boot ``disk`` and yield the machine once ssh works; it is killed on leaving the block.
+) -> Iterator[VM]:
+    """Boot ``disk`` and yield the VM once ssh works; it is killed on leaving the block.
 
     ``disk`` is only read. ``sessions`` is a second disk to use and keep; without it the guest gets
     a blank one of ``sessions_size`` (the image's own size), or none with ``no_sessions``. The logs
@@ -199,14 +199,14 @@ def booted(
             ),
             shares=tuple(shares),
         )
-        with running(guest, key.private, work, deadline) as machine:
-            machine.wait_for_ssh()
-            yield machine
+        with running(guest, key.private, work, deadline) as vm:
+            vm.wait_for_ssh()
+            yield vm
 
 
 @contextmanager
-def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[Machine]:
-    """Start QEMU and yield the machine at once, before it has booted."""
+def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[VM]:
+    """Start QEMU and yield the VM at once, before it has booted."""
     serial_log, qemu_log = work.absolute() / "serial.log", work.absolute() / "qemu.log"
     for log in (serial_log, qemu_log):
         log.unlink(missing_ok=True)
@@ -219,7 +219,7 @@ def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[Ma
             serial_socket=sockets / "serial",
             qmp_socket=sockets / "qmp",
         )
-        machine = Machine(
+        vm = VM(
             ssh=Ssh(0, "root", key, str(sockets / "ssh")),
             guest=guest,
             serial_log=serial_log,
@@ -230,10 +230,10 @@ def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[Ma
             sessions=guest.disks[1].file if len(guest.disks) > 1 else None,
             deadline=deadline,
         )
-        stack.callback(machine.running.close)
-        machine.start()
-        stack.callback(machine.ssh.disconnect)
-        yield machine
+        stack.callback(vm.running.close)
+        vm.start()
+        stack.callback(vm.ssh.disconnect)
+        yield vm
 
 
 def disk_format(disk: Path) -> str:
@@ -255,18 +255,18 @@ def _blank(target: Path, size: Size) -> Path:
     return target
 
 
-def _forwarded_port(machine: Machine) -> int:
+def _forwarded_port(vm: VM) -> int:
     """The port that the kernel chose for the guest's ssh: asked of QEMU, so nobody can race us."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        machine.check()
+        vm.check()
         with suppress(OSError, QMPError, asyncio.TimeoutError):
-            told = machine.qmp("human-monitor-command", {"command-line": "info usernet"})
+            told = vm.qmp("human-monitor-command", {"command-line": "info usernet"})
             found = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", str(told))
             if found:
                 return int(found.group(1))
         time.sleep(_POLL)
-    raise BuildError("QEMU did not say which port leads to the guest's ssh", log=machine.qemu_log)
+    raise BuildError("QEMU did not say which port leads to the guest's ssh", log=vm.qemu_log)
 
 
 async def _qmp(path: Path, name: str, arguments: Mapping[str, object] | None) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serai.image.build import disk
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 
 IDENTITY = disk.Identity.of("debian-12-amd64")

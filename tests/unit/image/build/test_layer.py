@@ -100,6 +100,7 @@ def build(
         accelerator="tcg",
         disk=folder / "base.qcow2",
         layer="system",
+        chosen={},
         target=folder / "result.qcow2",
         log=folder / "build.log",
         keep=keep,
@@ -132,7 +133,7 @@ def test_a_variable_that_the_template_lacks_is_an_error(
 def test_the_template_decides_the_key_of_a_layer(settings: Settings) -> None:
     found = layer.inputs(settings)
     assert found == layer.inputs(settings)
-    assert set(found) == {"packer template", "packer driver"}
+    assert set(found) == {"packer template", "recipe"}
 
 
 def test_the_result_stands_alone_compressed_and_its_tasks_are_timed(
@@ -201,6 +202,7 @@ def test_ctrl_c_ends_packer_and_leaves_nothing(
             accelerator="tcg",
             disk=tmp_path / "base.qcow2",
             layer="system",
+            chosen={},
             target=tmp_path / "result.qcow2",
             log=tmp_path / "build.log",
             on_event=interrupt,

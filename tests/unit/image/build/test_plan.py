@@ -27,6 +27,9 @@ def project(checkout: Settings) -> Settings:
     shutil.copytree(ROOT / "packer", checkout.root / "packer")
     (checkout.root / "ansible.cfg").touch()
     (checkout.root / "playbooks" / "image.yml").write_text(PLAYBOOK)
+    network = checkout.root / "roles/base/files/80-dhcp.network"
+    network.parent.mkdir(parents=True)
+    network.touch()
     for role in ("first", "second", "third"):
         tasks = checkout.root / "roles" / role / "tasks" / "main.yml"
         tasks.parent.mkdir(parents=True)
@@ -182,7 +185,7 @@ def test_a_wrong_playbook_is_one_line(project: Settings, playbook: str, said: st
 
 def test_the_shipped_layers_end_with_the_seal() -> None:
     shipped = layers.read(Settings.of({}))
-    assert [layer.name for layer in shipped] == ["system", "runtime"]
+    assert [layer.name for layer in shipped] == ["system", "serai"]
     assert shipped[-1].roles[-1] == "seal"
     assert all("seal" not in layer.roles for layer in shipped[:-1])
 

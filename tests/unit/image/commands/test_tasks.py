@@ -29,3 +29,11 @@ def test_an_error_is_one_line_and_ends_the_run() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("serai: there is no image 'nixos'; the images are: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_old_name_of_a_command_works_and_says_so() -> None:
+    done = invoke("machine", "--copy", "/nowhere")
+    assert done.returncode == 1
+    warning, error = done.stderr.splitlines()
+    assert "'invoke machine' is called 'invoke container' now" in warning
+    assert error == "serai: there is no /nowhere to copy into the container"

@@ -81,13 +81,23 @@ def test_a_choice_changes_the_layer_of_its_role_and_what_is_built_on_it() -> Non
     assert [a == b for a, b in zip(without, runtime, strict=True)] == [True, True, False]
 
 
-def test_a_bootstrapped_base_has_the_packages_that_the_role_would_install() -> None:
+def test_a_bootstrapped_base_has_the_packages_that_the_roles_would_install() -> None:
     chosen = ["variables.toolchain_profile=minimal", 'variables.toolchain_packages=["nano"]']
     image, sources = definition.load_with_sources(HERE, DEBIAN, chosen)
-    plain = definition.load(HERE, DEBIAN)
-    added = definition.flat(image)["base.packages"][len(definition.flat(plain)["base.packages"]) :]  # type: ignore[index, arg-type]
-    assert added == ("git", "jq", "nano", "python3", "python3-pip", "python3-venv", "ripgrep")
-    assert sources["base.packages"] == f"images/{DEBIAN}.toml, roles/toolchain"
+    plain = definition.load(HERE, DEBIAN).bootstrapped().packages
+    assert {"bubblewrap", "python3", "python3-h11", "systemd-timesyncd"} <= set(plain)
+    added = set(image.bootstrapped().packages) - set(plain)
+    assert added == {"git", "jq", "nano", "python3-pip", "python3-venv", "ripgrep"}
+    assert sources["base.packages"] == "roles"
+
+
+def test_a_choice_of_a_roles_packages_replaces_its_default() -> None:
+    chosen = ['variables.guest_packages=["nano"]', 'base.packages=["quota"]']
+    image, sources = definition.load_with_sources(HERE, DEBIAN, chosen)
+    packages = image.bootstrapped().packages
+    assert {"nano", "quota"} <= set(packages)
+    assert "qemu-guest-agent" not in packages
+    assert sources["base.packages"] == "--set, roles"
 
 
 def test_each_profile_has_what_those_before_it_have_on_both_distributions() -> None:
@@ -97,11 +107,10 @@ def test_each_profile_has_what_those_before_it_have_on_both_distributions() -> N
     levels = ("none", "minimal", "standard", "full")
     for distribution in ("debian", "ubuntu"):
         found = [packages(distribution, profile) for profile in levels]
-        assert found[0] == set()
+        assert found[0] == set(variables.packages(HERE, distribution, {}))
         assert found[0] < found[1] < found[2] < found[3]
     assert "python3-pypdf" in packages("debian", "full")
     assert "python3-pypdf2" in packages("ubuntu", "standard")
-    assert variables.packages(HERE, "debian", {}) == []
 
 
 def test_a_cloud_image_stays_what_its_maker_shipped() -> None:
@@ -111,7 +120,10 @@ def test_a_cloud_image_stays_what_its_maker_shipped() -> None:
 def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     chosen = ["variables.toolchain_profile=full", "variables.runtime_tasks_max=100"]
     image = definition.load(HERE, DEBIAN, chosen)
-    layer._write_chosen(image, HERE, "system", tmp_path)
+    _, system, serai = plan.make(HERE, image).stages
+    assert system.chosen == {"toolchain_profile": "full"}
+    assert serai.chosen == {"runtime_tasks_max": 100}
+    layer._write_chosen(system.chosen, tmp_path)
     assert json.loads((tmp_path / "chosen.json").read_text()) == {"toolchain_profile": "full"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from serai.common.checks import judge
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Evidence
-from tests.support.evidence import IMAGE, broken, good
+from tests.support.evidence import IMAGE, PROMISED, broken, good
 from tests.support.faults import BREAKS, FIRST, SHIPPED
 
 
@@ -61,7 +61,7 @@ def test_a_machine_that_does_not_come_up_is_failed_checks_with_the_reason() -> N
 
 
 def test_without_any_evidence_nothing_passes() -> None:
-    parts = good().keys() - {"image", "pins"}
+    parts = good().keys() - {"image", "promised"}
     nothing = broken(*((part, "it was not reached") for part in parts))
     assert [result.check.name for result in judge(nothing, {}, CHECKS) if result.ok] == []
     plain = nothing.model_copy(update={"image": IMAGE.model_copy(update={"variables": {}})})
@@ -71,10 +71,11 @@ def test_without_any_evidence_nothing_passes() -> None:
 def test_a_profile_promises_no_more_than_it_has() -> None:
     bare = broken(
         *(("exercise.versions", {}), ("exercise.documents", []), ("exercise.compiled", "")),
-        *(("image.variables", {}),),
+        *(("image.variables", {}), ("promised", {})),
     )
     assert red(bare) == []
     assert red(bare.model_copy(update={"image": IMAGE})) != []
+    assert red(bare.model_copy(update={"promised": PROMISED})) != []
 
 
 def test_who_asks_for_packages_may_have_any_tool() -> None:

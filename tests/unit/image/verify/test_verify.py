@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -28,7 +24,7 @@ from serai.image.verify import verify
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Digests
 from serai.image.verify.verify import Report
-from serai.image.vm.vm import Machine
+from serai.image.vm.vm import VM
 from tests.conftest import ROOT
 
 
@@ -50,6 +46,7 @@ def image() -> Image:
 def folder(checkout: Settings, image: Image) -> Path:
     """A release folder with a disk that is none."""
     shutil.copy(ROOT / pins.FILE, checkout.root)
+    shutil.copytree(ROOT / "roles/toolchain/vars", checkout.root / "roles/toolchain/vars")
     folder = checkout.dist / image.name / "0.1.0-abc"
     folder.mkdir(parents=True)
     disk = folder / f"{image.name}.qcow2"
@@ -208,13 +205,13 @@ class FakeMachine:
 @pytest.mark.parametrize("output", ["", "Welcome!", "{}", '{"boot": 1}'])
 def test_a_guest_that_talks_nonsense_is_one_clear_error(output: str) -> None:
     with pytest.raises(BuildError, match="the guest's facts make no sense"):
-        verify.probed(cast(Machine, FakeMachine(output)))
+        verify.probed(cast(VM, FakeMachine(output)))
 
 
 def test_the_probe_goes_over_stdin_and_the_token_with_it() -> None:
     machine = FakeMachine("")
     with pytest.raises(BuildError):
-        verify.probed(cast(Machine, machine), "abcd")
+        verify.probed(cast(VM, machine), "abcd")
     assert machine.ssh.asked == [("python3 - abcd", Path(probe.__file__).read_text())]
 
 
@@ -233,7 +230,7 @@ class Drawing:
 
 
 def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
-    verify.draw_boot(cast(Machine, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
+    verify.draw_boot(cast(VM, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
     assert (tmp_path / "boot.svg").read_text() == "<svg></svg>\n"
 
 
@@ -241,7 +238,7 @@ def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
 def test_a_machine_that_draws_no_chart_is_a_warning(
     tmp_path: Path, output: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verify.draw_boot(cast(Machine, Drawing(output)), tmp_path / "boot.svg")
+    verify.draw_boot(cast(VM, Drawing(output)), tmp_path / "boot.svg")
     assert not list(tmp_path.iterdir())
     assert "there will be no boot.svg" in capsys.readouterr().err
 
@@ -273,37 +270,3 @@ def test_the_probe_tells_what_a_program_said(tmp_path: Path) -> None:
     assert probe.said("no-such-program")[0] == 127
     assert probe.said("sleep", "60", timeout=0.1)[0] == 124
     assert probe.text(str(tmp_path / "nothing")) == ""
-
-
-def test_all_that_is_side_by_side_ends_before_its_error_is_told() -> None:
-    ended: list[str] = []
-
-    def fails() -> None:
-        raise BuildError("the first")
-
-    def works() -> None:
-        ended.append("the other")
-
-    actions: list[Callable[[], Any]] = [fails, works]
-    with pytest.raises(BuildError, match="the first"):
-        verify.in_parallel(actions, threading.Event())
-    assert ended == ["the other"]
-
-
-def test_an_interruption_ends_child_processes_and_lets_the_actions_clean_up() -> None:
-    stop, started = threading.Event(), threading.Event()
-    ended: list[int] = []
-
-    def waits() -> None:
-        with subprocess.Popen(["/bin/sleep", "60"], stdout=subprocess.DEVNULL) as child:
-            started.set()
-            ended.append(child.wait())
-
-    def interrupts() -> None:
-        started.wait(60)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        verify.in_parallel([waits, interrupts], stop)
-    assert ended == [-signal.SIGTERM]
-    assert stop.is_set()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from serai.image.vm import accelerator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.definition.definition import Arch
+from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.vm import firmware
 

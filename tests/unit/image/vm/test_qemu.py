@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.definition.definition import Arch, Image
+from serai.image.definition.arch import Arch
+from serai.image.definition.definition import Image
 from serai.image.vm import qemu
 from serai.image.vm.firmware import Firmware
 from serai.image.vm.qemu import Drive, Guest, Share

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serai.image.errors import BuildError
-from serai.image.vm.vm import Machine
+from serai.image.vm.vm import VM
 
 
 class Asked:
@@ -32,9 +32,9 @@ class Asked:
         self.what.append("disconnect")
 
 
-def machine(tmp_path: Path, asked: Asked, emulator: list[str]) -> Machine:
+def a_vm(tmp_path: Path, asked: Asked, emulator: list[str]) -> VM:
     anything: Any = asked
-    found = Machine(
+    found = VM(
         ssh=anything,
         guest=anything,
         serial_log=tmp_path / "serial.log",
@@ -54,7 +54,7 @@ def machine(tmp_path: Path, asked: Asked, emulator: list[str]) -> Machine:
 
 def test_one_that_goes_on_is_one_clear_error(tmp_path: Path) -> None:
     asked = Asked()
-    guest = machine(tmp_path, asked, ["sleep", "60"])
+    guest = a_vm(tmp_path, asked, ["sleep", "60"])
     with guest.running, pytest.raises(BuildError, match=r"did not reboot within 0\.3 s") as error:
         guest.reboot()
     assert error.value.log == guest.serial_log
@@ -63,7 +63,7 @@ def test_one_that_goes_on_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_an_emulator_that_dies_is_no_reboot(tmp_path: Path) -> None:
     (tmp_path / "qemu.log").write_text("qemu-system: it broke\n")
-    guest = machine(tmp_path, Asked(), ["false"])
+    guest = a_vm(tmp_path, Asked(), ["false"])
     with guest.running, pytest.raises(BuildError, match="QEMU ended with 1: qemu-system: it broke"):
         guest.reboot()
 
@@ -72,7 +72,7 @@ def test_an_emulator_that_dies_is_no_reboot(tmp_path: Path) -> None:
     ("emulator", "said"), [("false", "QEMU ended with 1"), ("sleep", "QEMU does not answer: ")]
 )
 def test_one_that_cannot_be_asked(tmp_path: Path, emulator: str, said: str) -> None:
-    guest = machine(tmp_path, Asked(deaf=True), [emulator, "60"])
+    guest = a_vm(tmp_path, Asked(deaf=True), [emulator, "60"])
     with guest.running, pytest.raises(BuildError, match=said):
         if emulator == "false":
             guest.process.wait()

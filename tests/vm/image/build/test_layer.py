@@ -16,18 +16,21 @@ from tests.support.waiting import wait_for
 BUILD = """
 import sys
 from pathlib import Path
-from serai.image import console, definition, packer
+from serai.image import console
+from serai.image.build import layer
+from serai.image.definition import definition
 from serai.image.settings import Settings
 
 folder = Path(sys.argv[1])
 settings = Settings.of({"SERAI_CACHE": str(folder / "cache")})
 with console.reported():
-    packer.run_layer(
+    layer.run_layer(
         definition.load(settings, "debian-12-amd64"),
         settings,
         accelerator="tcg",
         disk=folder / "base.qcow2",
         layer="system",
+        chosen={},
         target=folder / "result.qcow2",
         log=folder / "build.log",
         on_event=lambda event: print(event, flush=True),

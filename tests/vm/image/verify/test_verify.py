@@ -10,7 +10,7 @@ from typing import Any
 
 from serai.common.checks import judge
 from serai.image import digest
-from serai.image.definition import pins
+from serai.image.definition import tools
 from serai.image.definition.definition import Image
 from serai.image.settings import Settings
 from serai.image.verify import shipped
@@ -36,7 +36,7 @@ def test_real_faults_turn_their_checks_red(
     seen = ObservedBoot(facts=told, seconds=0.0, clock=told.system.now, key=upgraded.said[3])
     evidence = Evidence(
         image=image,
-        pins=pins.read(Settings.of({})),
+        promised=tools.promised(Settings.of({}), image),
         first=seen,
         second=ABSENT,
         foreign=ABSENT,

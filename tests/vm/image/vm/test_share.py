@@ -38,7 +38,7 @@ stat -c %U old file folder script link | sort -u
 
 
 def test_every_share_is_mounted_by_its_tag(shared: Shared) -> None:
-    told = shared.machine.ssh.run("findmnt --json -t 9p,virtiofs -o TARGET,FSTYPE,OPTIONS").stdout
+    told = shared.vm.ssh.run("findmnt --json -t 9p,virtiofs -o TARGET,FSTYPE,OPTIONS").stdout
     mounts = {each["target"]: each for each in json.loads(told)["filesystems"]}
     assert set(mounts) == {f"/mnt/host/{tag}" for tag in shared.folders}
     for path, mount in mounts.items():
@@ -78,8 +78,7 @@ def test_no_session_sees_the_shares_of_the_other(shared: Shared) -> None:
     (shared.folders["second"] / "secret").write_text("secret")
     reach = "cat /mnt/host/second/secret mnt/workdir/../../../two/mnt/workdir/secret /mnt/*/*/*"
     assert (
-        "secret"
-        not in shared.machine.ssh.run(f"serai exec one -- sh -c '{reach}'", check=False).stdout
+        "secret" not in shared.vm.ssh.run(f"serai exec one -- sh -c '{reach}'", check=False).stdout
     )
 
 
@@ -129,16 +128,16 @@ def seen_by_the_host(tried: Path, copy: Path) -> None:
 def test_without_bindfs_9p_shares_no_memory(shared: Shared) -> None:
     """Root of the machine, whom this happens to, is told so; sessions have bindfs' page cache."""
     there = "mkdir /mnt/host/second/bare && python3 - /mnt/host/second/bare --only "
-    run = shared.machine.ssh.run(there + " ".join(BARE), stdin=PROGRAM.read_text(), timeout=300)
+    run = shared.vm.ssh.run(there + " ".join(BARE), stdin=PROGRAM.read_text(), timeout=300)
     done = json.loads(run.stdout)["done"]
     assert {case: how == conformance.YES for case, how in done.items()} == BARE, done
 
 
 def test_killing_the_daemon_while_it_attaches_leaves_no_stale_mount(shared: Shared) -> None:
     folders = "systemctl list-units --all --plain --no-legend 'serai-folder*' | wc -l"
-    machine = shared.machine.ssh
-    before = machine.run(f"findmnt --list --noheadings -o TARGET; {folders}").stdout
-    machine.run(
+    ssh = shared.vm.ssh
+    before = ssh.run(f"findmnt --list --noheadings -o TARGET; {folders}").stdout
+    ssh.run(
         "serai attach two outputs /mnt/host/second & until systemctl is-active -q "
         f"{folder_unit('two', 'outputs')}; do sleep 0.01; done; "
         "systemctl kill -s KILL serai-sessiond; ! wait $!; "
@@ -150,4 +149,4 @@ def test_killing_the_daemon_while_it_attaches_leaves_no_stale_mount(shared: Shar
     assert found["outputs"]["mount"] == "bindfs"
     assert shared.serai("exec", "two", "--", "cat", "mnt/outputs/old") == "from the host\n"
     shared.serai("detach", "two", "outputs")
-    assert machine.run(f"findmnt --list --noheadings -o TARGET; {folders}").stdout == before
+    assert ssh.run(f"findmnt --list --noheadings -o TARGET; {folders}").stdout == before

@@ -1,4 +1,4 @@
-"""A machine's life: up, in, down; what is said when it does not come up; and nothing left over."""
+"""A VM's life: up, in, down; what is said when it does not come up; and nothing left over."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEADLINE = 60.0
 PARENT = """
 import sys
 from pathlib import Path
-from serai.image import definition
+from serai.image.definition import definition
 from serai.image.vm.vm import booted
 from serai.image.settings import Settings
 settings = Settings.of()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serai.common.checks import Check, Finding, the
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.verify.facts import Evidence, ObservedBoot
-
-MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
 def not_up(name: str, boot: ObservedBoot, tolerated: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -53,7 +52,7 @@ def _buses(evidence: Evidence) -> Finding:
 
 def _release(evidence: Evidence) -> Finding:
     system, image = the(evidence.first).facts.system, evidence.image
-    wanted = (image.distribution, image.release, MACHINES[image.arch])
+    wanted = (image.distribution, image.release, ARCHITECTURES[image.arch].machine)
     found = (system.distribution, system.release, system.machine)
     return Finding(
         [f"it is {' '.join(found)}, not {' '.join(wanted)}"] if found != wanted else [],

@@ -5,30 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serai.common.checks import Check, Finding, the
-from serai.image.definition.definition import Image
-from serai.image.definition.pins import Pin
+from serai.image.definition.tools import profile
 from serai.image.verify.facts import Evidence
 from serai.runtime import settings
 
-# By profile, the tools that it adds; '' is any version.
-MINIMAL = ("python3", "pip", "ensurepip", "git", "rg", "jq")
-STANDARD = (
-    *("node", "npm", "gcc", "make", "java", "pandoc", "soffice", "pdftotext", "qpdf", "gs"),
-    "unzip",
-)
-PROFILES = {
-    "none": (),
-    "minimal": MINIMAL,
-    "standard": MINIMAL + STANDARD,
-    "full": MINIMAL + STANDARD,
-}
-# What a version begins with, where the reference names it; node and npm are in pins.yml.
-VERSIONS: dict[str, dict[str, str]] = {
-    "ubuntu": {"python3": "3.10", "pip": "22.0", "gcc": "11.4", "java": "11"},
-    "debian": {"python3": "3.11", "pip": "23.0", "gcc": "12.2", "java": "17"},
-}
-NODE_SOURCES = {"ubuntu": "official", "debian": "wheel"}
-PINS = {"official": "node", "wheel": "node_wheel"}
 DOCUMENTS = ["a book", "a paper", "a slide"]  # as in exercise.py, which runs elsewhere
 # Whoever logs in has the limits of a session's processes; sizes in KiB, as ulimit says them.
 SESSION = settings.Limits()
@@ -41,28 +21,15 @@ LIMITS = {
 LOCALE = "C.UTF-8"
 
 
-def wanted(image: Image, pins: Mapping[str, Pin]) -> dict[str, str]:
-    """What the version of each tool of the image must begin with; '' is any."""
-    versions = dict(VERSIONS[image.distribution])
-    source = image.variables.get("toolchain_node_source") or NODE_SOURCES[image.distribution]
-    pin = pins[PINS[source]]
-    versions |= {"node": pin.version, "npm": pin.npm or ""}
-    return {name: versions.get(name, "") for name in PROFILES[_profile(image)]}
-
-
-def _profile(image: Image) -> str:
-    return str(image.variables.get("toolchain_profile", "none"))
-
-
 def _tools(evidence: Evidence) -> Finding:
-    found, due = the(evidence.exercise).versions, wanted(evidence.image, evidence.pins)
+    found, due = the(evidence.exercise).versions, evidence.promised
     problems = [
         _unlike(name, found.get(name, ""), begin)
         for name, begin in due.items()
         if not _is(found.get(name, ""), begin)
     ]
     listed = ", ".join(f"{name} {found[name]}" for name in due if found.get(name))
-    return Finding(problems, f"{_profile(evidence.image)}: {listed or 'nothing is promised'}")
+    return Finding(problems, f"{profile(evidence.image)}: {listed or 'nothing is promised'}")
 
 
 def _is(version: str, begin: str) -> bool:
@@ -82,7 +49,7 @@ def _uninvited(evidence: Evidence) -> Finding:
 
 def _work(evidence: Evidence) -> Finding:
     seen = the(evidence.exercise)
-    if _profile(evidence.image) not in ("standard", "full"):
+    if profile(evidence.image) not in ("standard", "full"):
         return Finding([], "not promised without the profile standard")
     problems = []
     if seen.documents != DOCUMENTS:

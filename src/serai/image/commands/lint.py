@@ -1,9 +1,7 @@
-"""What developers do with the checkout: lint, test, clean."""
+"""What `invoke lint` does: every linter, and Packer's own check for every image."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 from serai.image import console
@@ -11,10 +9,8 @@ from serai.image.build import layer
 from serai.image.commands import docs_site
 from serai.image.definition import definition
 from serai.image.errors import BuildError
-from serai.image.run import run, run_visibly, search_path, started
+from serai.image.run import run, search_path
 from serai.image.settings import Settings
-
-TEST_LAYERS = ("unit", "sandbox", "container", "vm")
 
 
 def lint(settings: Settings) -> None:
@@ -62,40 +58,3 @@ def _is_shell(path: Path, root: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.readline().startswith((b"#!/bin/sh", b"#!/usr/bin/env bash", b"#!/bin/bash"))
-
-
-def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
-    """Run pytest over one layer or all, and return its exit status; ``linted``: the linters first.
-
-    Raises BuildError if one of them complains.
-    """
-    if layer and layer not in TEST_LAYERS:
-        raise BuildError(f"there is no test layer {layer!r}", hint=", ".join(TEST_LAYERS))
-    if layer:
-        if linted:
-            lint(settings)
-        return run_visibly(_pytest(settings, layer), cwd=settings.root)
-    # The layer that emulates takes as long as all others: side by side they are done sooner.
-    *others, last = TEST_LAYERS
-    log = settings.cache / "logs" / f"test-{last}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)
-    with started(_pytest(settings, last), log=log) as beside:
-        if linted:
-            lint(settings)
-        status = run_visibly(_pytest(settings, *others), cwd=settings.root)
-        beside.wait()
-    sys.stdout.write(log.read_text(errors="replace"))
-    return status or beside.returncode
-
-
-def _pytest(settings: Settings, *layers: str) -> list[str | Path]:
-    folders = [settings.root / "tests" / layer for layer in layers]
-    return ["pytest", "--durations=25", *folders]
-
-
-def clean(settings: Settings, *, cache: bool) -> None:
-    """Remove the images, and with ``cache`` everything that makes the next build faster."""
-    for folder in [settings.dist, *([settings.cache] if cache else [])]:
-        shutil.rmtree(folder, ignore_errors=True)
-        console.say(f"removed {folder}")
