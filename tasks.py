@@ -19,9 +19,11 @@ from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
 from serai.image.release import (
+    changes_md,
     formats,
     inspect,
     release,
+    reproduce,
     verify_release,
 )
 from serai.image.settings import Settings
