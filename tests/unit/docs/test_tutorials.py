@@ -69,5 +69,4 @@ def test_every_task_of_invoke_that_a_page_names_exists() -> None:
         for task in re.findall(r"(?:`|    |^|sudo |bin/)invoke ([a-z][a-z-]*)", page.read_text())
     }
     assert len(named) > 15
-    # "container" is what "machine" is being renamed to.
-    assert named - known - {"container"} == set()
+    assert named - known == set()
