@@ -37,6 +37,7 @@ def _linters(root: Path) -> dict[str, list[str | Path]]:
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
+        "imports": ["lint-imports"],
         "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
         "yamllint": ["yamllint", "--strict", "."],
         "workflows": [
