@@ -1,136 +1,35 @@
 """`invoke provision` against a machine that runs: one boot for the life of a machine.
 
-The tests follow one another: refused, checked, converged, verified, again in a batch, upgraded.
+The tests follow one another: refused, checked, converged, verified, again in a batch.
 They are those of all roles but the seal. The container has no disk for sessions, so they are in a
 folder of its root disk.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from serai.image import ansible
 from serai.image.build.layers import BUILD_USER
-from serai.image.container import roots
-from serai.image.container.ansible_host import AnsibleHost
-from serai.image.container.container import DEADLINE, Container
+from serai.image.container.container import Container
 from serai.image.release.allow import Rule
-from serai.image.run import run
-from serai.image.settings import Settings
 from serai.image.vm import seed
-from tests.conftest import ROOT
+from tests.support.provisioning import MARKER, Target, fresh, one_line
 from tests.support.same_result import assert_same_result
-from tests.support.waiting import wait_for
 
-SANDBOX = "systemctl show -P MainPID serai-session@kept"
-DAEMONS = "systemctl show -P MainPID serai-sessiond serai-gate"
-MARKER = "/var/lib/serai/provisioning"
 # The smallest profile that installs something; the standard one takes 1.3 GB.
 TOOLS = ("--set", "toolchain_profile=minimal")
-# Decision 14 names it for machines that are emulated; two of the runs here have it.
-MITOGEN = {
-    name: value
-    for name, value in ansible.build_environment(ROOT).items()
-    if name.startswith("ANSIBLE_STRATEGY")
-}
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@dataclass
-class Done:
-    """How a run went; ``hosts`` are the rows of its report."""
-
-    status: int
-    out: str
-    err: str
-    hosts: dict[str, dict[str, Any]]
-
-
-@dataclass
-class Target:
-    """The container, and what it takes to provision it."""
-
-    guest: AnsibleHost
-    container: Container
-    work: Path
-    checkout: Path = ROOT
-
-    @property
-    def host(self) -> str:
-        return f"{BUILD_USER}@127.0.0.1:{self.guest.port}"
-
-    @property
-    def plain(self) -> str:
-        """As a user of whom sudo asks a password."""
-        return f"plain@127.0.0.1:{self.guest.port}"
-
-    def start(
-        self, arguments: Sequence[str], *, key: Path | None = None, mitogen: bool = False
-    ) -> subprocess.Popen[str]:
-        known = self.work / "known_hosts"
-        report = self.work / "report.json"
-        report.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "invoke", "provision", *arguments, "--json", str(report)]
-        argv += ["--key", str(key or self.guest.key.private)]
-        ssh = f"-o UserKnownHostsFile={known} -o IdentitiesOnly=yes -o GlobalKnownHostsFile=none"
-        return subprocess.Popen(
-            argv,
-            cwd=self.checkout,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(self.checkout / "src"),
-                "ANSIBLE_SSH_COMMON_ARGS": ssh,
-                "SERAI_CACHE": str(self.work / "cache"),
-                **(MITOGEN if mitogen else {}),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end(self, process: subprocess.Popen[str]) -> Done:
-        out, err = process.communicate()
-        report = self.work / "report.json"
-        rows = json.loads(report.read_text())["hosts"] if report.exists() else []
-        return Done(process.returncode, out, err, {row["host"]: row for row in rows})
-
-    def provision(
-        self, *arguments: str, key: Path | None = None, host: str = "", mitogen: bool = False
-    ) -> Done:
-        words = ["--host", host or self.host, *arguments]
-        return self.end(self.start(words, key=key, mitogen=mitogen))
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    folder = tmp_path_factory.mktemp("provision")
-    run(["cp", "--archive", "--reflink=auto", roots.base(Settings.of()), folder / "root"])
-    guest = AnsibleHost(folder / "root", folder, ROOT)
-    guest.prepare()
-    with guest.booted() as container:
-        yield Target(guest, container, folder)
-    shutil.rmtree(guest.root)  # half a gigabyte, which pytest would keep three times over
-
-
-def one_line(done: Done) -> str:
-    """The line with which it failed."""
-    assert done.status == 1, done.out + done.err
-    lines = [line for line in done.err.splitlines() if line.startswith("serai: ")]
-    assert len(lines) == 1, done.err
-    assert "Traceback" not in done.err
-    return lines[0]
+    with fresh(tmp_path_factory.mktemp("provision")) as target:
+        yield target
 
 
 def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -> None:
@@ -243,36 +142,3 @@ def test_a_batch_with_a_machine_that_fails_is_the_last_one(target: Target) -> No
     assert states == {"one": "ok", "two": "unreachable", "three": "not reached"}
     assert done.hosts["one"]["changed"] == 0, done.out
     assert "batch 1: one, two, 1 to follow" in done.out
-
-
-def test_an_upgrade_keeps_sessions_though_the_machine_goes_away_meanwhile(target: Target) -> None:
-    """After the tests above: the container has a running session."""
-    container = target.container
-    newer = target.work / "newer"
-    ignored = shutil.ignore_patterns(".git", "__pycache__", ".venv*", "dist", ".*_cache")
-    shutil.copytree(ROOT, newer, ignore=ignored)
-    with (newer / "src/serai/runtime/__init__.py").open("a") as module:
-        module.write("# The next version.\n")
-    upgraded = Target(target.guest, container, target.work, newer)
-
-    installed = "readlink /usr/lib/serai/python"
-    before, session, daemons = map(container.shell, (installed, SANDBOX, DAEMONS))
-    process = upgraded.start(["--host", target.host])
-    wait_for(lambda: container.shell(installed) != before or process.poll() is not None, DEADLINE)
-    container.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
-    done = upgraded.end(process)
-    said = one_line(done)
-    assert done.hosts[target.host]["state"] == "unreachable"
-    assert "1 of 1 failed" in said
-    assert container.shell(f"ls {MARKER}"), "the next run has to know"
-    assert container.shell(DAEMONS) == daemons, "the daemons are the old ones still"
-    assert container.shell("serai exec kept -- cat file") == "precious"
-
-    container.shell("systemctl start ssh.service")
-    done = upgraded.provision(mitogen=True)
-    assert done.status == 0, done.out + done.err
-    old, new = daemons.split(), container.shell(DAEMONS).split()
-    assert not set(old) & set(new), "the daemons run the new version"
-    assert container.shell(SANDBOX) == session, "the session is the same one"
-    assert container.shell("serai exec kept -- cat file") == "precious"
-    assert container.run("test", "-e", MARKER, check=False).returncode == 1

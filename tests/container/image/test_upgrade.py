@@ -1,0 +1,94 @@
+"""`invoke provision` over a machine with Serai 0.1 and running sessions, cut off once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serai.image.container.container import DEADLINE
+from serai.image.run import run
+from tests.conftest import ROOT
+from tests.support.provisioning import DAEMONS, MARKER, Target, fresh, one_line
+from tests.support.waiting import wait_for
+
+# The last commit of 0.1: its rooms, units, settings and the way it installs itself are others.
+FIRST = "7c36c8e9ec448cb0"
+SANDBOX = "systemctl show -P MainPID serai-session@kept"
+PAYLOAD = "pgrep --full --oldest 'sleep 7654321'"
+INSTALLED = "readlink /usr/lib/serai/python"
+SMALL = ("--set", "toolchain_profile=none")
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A machine as 0.1 provisioned it, with a session at work and an archived one."""
+    work = tmp_path_factory.mktemp("upgrade")
+    first = work / "first"
+    first.mkdir()
+    # Where the history does not reach that far: git fetch --unshallow.
+    run(["git", "-C", ROOT, "archive", f"--output={work}/first.tar", FIRST])
+    run(["tar", "-C", first, "-xf", f"{work}/first.tar"])
+    with fresh(work) as machine:
+        done = replace(machine, checkout=first).provision("--new-host-keys", *SMALL)
+        assert done.status == 0, done.out + done.err
+        machine.container.shell(
+            "serai create kept; serai exec kept -- sh -c 'echo precious >file';"
+            "serai policy allow kept 127.0.0.1:8000;"
+            "serai exec --detach kept -- sleep 7654321 </dev/null >/dev/null 2>&1;"
+            "serai create old; serai exec old -- sh -c 'echo kept for long >file';"
+            "serai archive old; cp -a /etc/serai /root/first"
+        )
+        yield machine
+
+
+def test_no_session_is_lost_though_the_machine_goes_away_in_the_middle(target: Target) -> None:
+    container = target.container
+    seen = (INSTALLED, SANDBOX, PAYLOAD, DAEMONS)
+    before, session, payload, daemons = map(container.shell, seen)
+    assert payload
+    process = target.start(["--host", target.host, *SMALL])
+    wait_for(lambda: container.shell(INSTALLED) != before or process.poll() is not None, DEADLINE)
+    container.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
+    done = target.end(process)
+    assert "1 of 1 failed" in one_line(done)
+    assert done.hosts[target.host]["state"] == "unreachable"
+    assert container.shell(f"ls {MARKER}"), "the next run has to know"
+    assert container.shell(DAEMONS) == daemons, "the daemons are the old ones still"
+    assert container.shell("serai exec kept -- cat file") == "precious"
+
+    container.shell("systemctl start ssh.service")
+    done = target.provision(*SMALL, mitogen=True)
+    assert done.status == 0, done.out + done.err
+    assert not set(daemons.split()) & set(container.shell(DAEMONS).split()), "both are the new ones"
+    assert container.run("test", "-e", MARKER, check=False).returncode == 1
+    assert (container.shell(SANDBOX), container.shell(PAYLOAD)) == (session, payload)
+    assert container.shell("serai exec kept -- cat file") == "precious"
+    assert container.shell("serai reopen old; serai exec old -- cat file") == "kept for long"
+
+
+def test_what_0_1_wrote_is_read(target: Target) -> None:
+    container = target.container
+    assert "127.0.0.1:8000" in container.shell("serai policy show kept")
+    assert container.shell("serai audit --verify")
+    assert container.shell("serai create fresh; serai exec fresh -- id -un") == "fresh"
+    load = "import sys; sys.path.insert(0, '/usr/lib/serai/python'); from pathlib import Path\n"
+    load += "from serai.runtime import settings as session; from serai.gate import profiles\n"
+    load += "from serai.gate import settings; first = Path('/root/first')\n"
+    load += "session.load(first / 'session.toml'); settings.load(first / 'gate.toml')\n"
+    load += "profiles.load(first / 'policy.d')"
+    container.run("/usr/bin/python3", "-c", load)
+
+
+def test_the_new_version_is_whole(target: Target) -> None:
+    """Nothing of 0.1 is left where the new one looks, and a second run changes nothing."""
+    done = target.provision(*SMALL)
+    assert done.hosts[target.host]["changed"] == 0, done.out
+    modules = target.container.shell("ls -d /usr/lib/serai/python-*").split()
+    assert len(modules) == 1
+    assert Path(modules[0]).name == target.container.shell(INSTALLED)
