@@ -76,7 +76,7 @@ def test_what_0_1_wrote_is_read(target: Target) -> None:
     container = target.container
     assert "127.0.0.1:8000" in container.shell("serai policy show kept")
     assert container.shell("serai audit --verify")
-    assert container.shell("serai create fresh; serai exec fresh -- id -un") == "fresh"
+    assert container.shell("serai create fresh >&2; serai exec fresh -- id -un") == "fresh"
     load = "import sys; sys.path.insert(0, '/usr/lib/serai/python'); from pathlib import Path\n"
     load += "from serai.runtime import settings as session; from serai.gate import profiles\n"
     load += "from serai.gate import settings; first = Path('/root/first')\n"
