@@ -66,6 +66,7 @@ def install(wheel: Path, root: Path) -> bool:
     link = root / "usr/lib/serai/python"
     fresh = link.with_name(f"python-{digest}")
     if link.is_symlink() and link.readlink() == Path(fresh.name) and _complete(link / HERE, root):
+        _remove_others(fresh)  # of an installation that was cut off after its last step but this
         return False
     shutil.rmtree(fresh, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
@@ -84,10 +85,14 @@ def install(wheel: Path, root: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write(target, (fresh / HERE / file.source).read_bytes(), file.mode)
     files.link(link, fresh.name)
-    for old in link.parent.glob("python-*"):
-        if old != fresh:
-            shutil.rmtree(old)
+    _remove_others(fresh)
     return True
+
+
+def _remove_others(kept: Path) -> None:
+    for old in kept.parent.glob("python-*"):
+        if old != kept:
+            shutil.rmtree(old)
 
 
 def _complete(here: Path, root: Path) -> bool:

@@ -112,6 +112,14 @@ def test_another_wheel_takes_the_place_of_the_one_before(wheel: Path, tmp_path: 
     assert len(list(folder.glob("python-*"))) == 1
 
 
+def test_what_an_installation_that_was_cut_off_left_is_removed(wheel: Path, tmp_path: Path) -> None:
+    assert install.install(wheel, tmp_path)
+    left = tmp_path / "usr/lib/serai/python-of-before"
+    left.mkdir()
+    assert not install.install(wheel, tmp_path)
+    assert not left.exists()
+
+
 def test_a_broken_wheel_changes_nothing(wheel: Path, tmp_path: Path) -> None:
     install.install(wheel, tmp_path / "root")
     link = tmp_path / "root/usr/lib/serai/python"
