@@ -93,7 +93,9 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("right\n")
     sudo = ["--sudo-password", str(password)]
-    checked = target.provision("--check", "--diff", *TOOLS, *sudo, host=target.plain, mitogen=True)
+    limit = ["--set", "runtime_memory_max=40%"]
+    words = ["--check", "--diff", *TOOLS, *limit, *sudo]
+    checked = target.provision(*words, host=target.plain, mitogen=True)
     assert checked.status == 0, checked.out + checked.err
     assert checked.hosts[target.plain]["changed"] > 0
     assert "+memory_max" in checked.out, "--diff shows files"
