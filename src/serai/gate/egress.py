@@ -18,6 +18,7 @@ from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
 from serai.gate.rules import Rules, Verdict
 from serai.gate.settings import Settings
+from serai.gate.share import Share
 from serai.gate.upstream import Line
 
 log = logging.getLogger("serai.gate")
@@ -25,13 +26,23 @@ T = TypeVar("T")
 
 
 class Allowance:
-    """How many denials a session may cause before each has to wait. Denials fill the audit log."""
+    """How many refusals a session may cause before each has to wait.
+
+    Denials fill the audit log, and what is malformed costs time to read.
+    """
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = burst
         self._left = burst
         self._at = asyncio.get_running_loop().time()
+
+    def take(self) -> bool:
+        """Take one if there is one."""
+        if self.wait() == 0:
+            return True
+        self._left += 1
+        return False
 
     def wait(self) -> float:
         """Take one; returns the seconds to wait before it is answered."""
@@ -53,6 +64,7 @@ class Session:
     allowance: Allowance
     lookups: Lookups
     connections: set[Connection] = field(default_factory=set)
+    share: Share = field(default_factory=Share)
 
 
 @dataclass(eq=False)
@@ -158,7 +170,7 @@ class Egress:
                 await loop.sock_sendall(way.sock, rest)
             traffic.sent += len(rest)
             traffic.received += len(way.early)
-            await relay(client, way.sock, traffic)
+            await relay(client, way.sock, traffic, connection.session.share)
         except OSError as failure:
             error = words(failure)
         finally:

@@ -40,11 +40,15 @@ import h11
 from serai.gate import heads, responses
 from serai.gate.egress import Connection
 from serai.gate.errors import words
-from serai.gate.heads import Head
-from serai.gate.relay import CHUNK, TURN, relay
+from serai.gate.heads import Head, TooLarge
+from serai.gate.relay import relay
 from serai.gate.responses import Body
+from serai.gate.share import metered
 from serai.gate.upstream import Line
 
+H11_PIECE = 16 << 10
+"""Bytes that h11 is fed at once: what it takes for trailers it reads in one go."""
+_MOST_INTERIM = 10
 _SWITCHING = 101
 
 
@@ -76,23 +80,25 @@ class Exchange:
         self._head = head
         self._raw = raw
         self._origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=longest_head)
+        self._longest_head = longest_head
+        self._share = connection.session.share
+        self._unread = bytearray(line.early)
+        self._interim = 0
         self._loop = asyncio.get_running_loop()
-        self._events = 0
         self._framing = Body.NONE
         self._close = not head.keep_alive
         self._held = b""
         self._left = 0
 
     async def run(self) -> bool:
-        """Carry both; True if the client may go on. Raises h11.ProtocolError or OSError."""
+        """Carry both; True if the client may go on. Raises what the origin server is
+        to blame for: mostly h11.ProtocolError, heads.TooLarge or OSError."""
         await self._send(self._request())
-        if self._line.early:
-            self._origin.receive_data(self._line.early)
         body = await self._begin_body()
         try:
             try:
                 switched = await self._response(body)
-            except h11.ProtocolError:
+            except (h11.ProtocolError, TooLarge):
                 await self._flush()
                 raise
             if switched:
@@ -118,7 +124,7 @@ class Exchange:
         if not self._head.body:
             await self._send(h11.EndOfMessage())
             return None
-        body = asyncio.create_task(self._body())
+        body = asyncio.create_task(metered(self._share, self._body))
         await asyncio.sleep(0)  # bytes that came with the head go first
         return body
 
@@ -150,20 +156,53 @@ class Exchange:
 
     async def _received(self) -> bytes:
         try:
-            return await self._loop.sock_recv(self._client, CHUNK)
+            return await self._loop.sock_recv(self._client, H11_PIECE)
         except OSError:
             return b""
 
     async def _send(self, event: h11.Event) -> None:
         data = self._origin.send(event)
         if data:
-            await self._loop.sock_sendall(self._line.sock, data)
+            await self._give(self._line.sock, data)
+
+    async def _give(self, sock: socket.socket, data: bytes) -> None:
+        self._share.held += len(data)
+        try:
+            await self._loop.sock_sendall(sock, data)
+        finally:
+            self._share.held -= len(data)
 
     async def _in_turn(self) -> None:
-        """Let other connections run now and then: a busy one may never have to wait."""
-        self._events += 1
-        if self._events % TURN == 0:
+        """Let others run now and then: a busy connection may never have to wait."""
+        if self._share.overdue():
             await asyncio.sleep(0)
+
+    async def _more(self) -> bytes:
+        """What h11 is fed next: a response's whole head, which is within bounds, or a piece."""
+        if self._origin.their_state is not h11.SEND_RESPONSE:
+            if not self._unread:
+                await self._flush()
+                return await self._loop.sock_recv(self._line.sock, H11_PIECE)
+            length = H11_PIECE
+        else:
+            length = await self._whole_head()
+        data = bytes(self._unread[:length])
+        del self._unread[:length]
+        return data
+
+    async def _whole_head(self) -> int:
+        """Wait for a response's head; returns its length, or all that has come at the end."""
+        unread, searched = self._unread, 0
+        while True:
+            length = heads.response_length(unread, searched)
+            heads.check_size(unread, length, self._longest_head)
+            if length is not None:
+                return length
+            searched = len(unread)
+            more = await self._loop.sock_recv(self._line.sock, H11_PIECE)
+            if not more:
+                return len(unread)
+            unread += more
 
     async def _response(self, body: asyncio.Task[None] | None) -> bool:
         """Carry the response to its end; True if it switches protocols."""
@@ -171,12 +210,12 @@ class Exchange:
             await self._in_turn()
             event = self._origin.next_event()
             if event is h11.NEED_DATA:
-                await self._flush()
-                if self._left > 0:
+                if self._left > 0 and not self._unread:
+                    await self._flush()
                     await self._straight()
                     await self._end()
                     return False
-                self._origin.receive_data(await self._loop.sock_recv(self._line.sock, CHUNK))
+                self._origin.receive_data(await self._more())
             elif isinstance(event, h11.Data):
                 await self._pass(bytes(event.data))
             elif isinstance(event, h11.InformationalResponse):
@@ -184,6 +223,9 @@ class Exchange:
                 if switch and body is not None and not body.done():
                     raise h11.RemoteProtocolError("protocols were switched amid the request")
                 self.answered = switch
+                self._interim += 1
+                if self._interim > _MOST_INTERIM:
+                    raise h11.RemoteProtocolError(f"over {_MOST_INTERIM} interim responses")
                 if self._head.version == "1.1":
                     passed = responses.head(event, Body.NONE, close=False, upgrade=switch)
                     await self._answer(passed)
@@ -220,7 +262,7 @@ class Exchange:
         """Carry the rest of a body of known length without h11, which would copy it three times."""
         while self._left > 0:
             await self._in_turn()
-            data = await self._loop.sock_recv(self._line.sock, min(CHUNK, self._left))
+            data = await self._loop.sock_recv(self._line.sock, min(self._share.piece, self._left))
             if not data:
                 raise h11.RemoteProtocolError("the connection was closed amid an answer")
             await self._pass(data)
@@ -237,20 +279,20 @@ class Exchange:
     async def _answer(self, data: bytes) -> None:
         if self._held:
             data, self._held = self._held + data, b""
-        await self._loop.sock_sendall(self._client, data)
+        await self._give(self._client, data)
 
     async def _flush(self) -> None:
         if self._held:
             await self._answer(b"")
 
     async def _switch(self) -> None:
-        received = self._origin.trailing_data[0]
+        received = self._origin.trailing_data[0] + bytes(self._unread)
         for sink, data in ((self._line.sock, self.rest), (self._client, received)):
             if data:
-                await self._loop.sock_sendall(sink, data)
+                await self._give(sink, data)
         self._traffic.sent += len(self.rest)
         self._traffic.received += len(received)
-        await relay(self._client, self._line.sock, self._traffic)
+        await relay(self._client, self._line.sock, self._traffic, self._share)
 
 
 def _whole(body: asyncio.Task[None] | None) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import socket
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, hang_up
 from serai.gate.rules import Rules
+from serai.gate.share import metered
 
 log = logging.getLogger("serai.gate")
 PROTOCOLS = {"http": http.serve, "socks": socks.serve}
@@ -198,7 +200,22 @@ class Gate:
 
     def _accept(self, listener: socket.socket, session: Session, protocol: str) -> None:
         loop = asyncio.get_running_loop()
+        if session.share.busy:
+            # Its connections can wait, too, and the loop is not to look at them all the time.
+            loop.remove_reader(listener)
+            session.share.wait(partial(self._watch, listener, session, protocol))
+            return
+        session.share.begin()
+        try:
+            self._accept_some(listener, session, protocol)
+        finally:
+            session.share.end()
+
+    def _accept_some(self, listener: socket.socket, session: Session, protocol: str) -> None:
+        loop = asyncio.get_running_loop()
         for _ in range(_AT_ONCE):
+            if session.share.overdue():
+                return
             try:
                 client, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -217,7 +234,8 @@ class Gate:
 
     def _turn_away(self, client: socket.socket, session: Session, protocol: str) -> None:
         """Refuse a connection too many, with an answer if that costs little."""
-        if protocol != "http" or len(self._leaving) >= _MOST_LEAVING:
+        crowded = protocol != "http" or len(self._leaving) >= _MOST_LEAVING
+        if crowded or not session.allowance.take():
             client.close()
             return
         text = f"Session {session.name} has {len(session.connections)} connections open already.\n"
@@ -230,19 +248,23 @@ class Gate:
         loop = asyncio.get_running_loop()
         now = loop.time()
         connection = Connection(session, protocol, Traffic(now), opened=now)
-        connection.task = loop.create_task(self._serve(client, connection))
+        work = partial(self._serve, client, connection)
+        connection.task = loop.create_task(metered(session.share, work))
         session.connections.add(connection)
+
+        def ended(_task: object) -> None:  # also where the task was cut before its first step
+            client.close()
+            session.connections.discard(connection)
+
+        connection.task.add_done_callback(ended)
 
     async def _serve(self, client: socket.socket, connection: Connection) -> None:
         try:
-            with client:
-                await PROTOCOLS[connection.protocol](client, connection, self._egress)
+            await PROTOCOLS[connection.protocol](client, connection, self._egress)
         except OSError as error:
             log.debug("%s: %s", connection.session.name, error)
         except Exception:
             log.exception("a connection of %s failed", connection.session.name)
-        finally:
-            connection.session.connections.discard(connection)
 
     def _state(self, name: str) -> Path:
         return self._paths.gate_state / f"{name}.json"

@@ -11,28 +11,24 @@ import asyncio
 import socket
 from http import HTTPStatus
 
-import h11
-
 from serai.gate import denials, heads
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable, words
-from serai.gate.exchange import Exchange
-from serai.gate.heads import BadRequest, Head
-from serai.gate.relay import CHUNK, hang_up, within
-from serai.gate.settings import Limits
+from serai.gate.exchange import H11_PIECE, Exchange
+from serai.gate.heads import BadRequest, Head, TooLarge
+from serai.gate.relay import hang_up, within
 from serai.gate.upstream import Line
 
-# Reading a head takes the whole gate's time: 64 KiB of empty headers took 0.2 s.
-MOST_HEADERS = 256
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class _Refused(Exception):  # noqa: N818  # an answer, not a fault
-    """Ends a client's connection with this response."""
+    """Ends a client's connection with this response; ``charged`` as a denial is."""
 
-    def __init__(self, response: bytes) -> None:
+    def __init__(self, response: bytes, *, charged: bool = False) -> None:
         super().__init__()
         self.response = response
+        self.charged = charged
 
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
@@ -53,6 +49,8 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
             if not head.keep_alive and not head.body:
                 return  # the client has said that it sends no further request
         except _Refused as refused:
+            if refused.charged:
+                await asyncio.sleep(connection.session.allowance.wait())
             await loop.sock_sendall(client, refused.response)
             again = False
         if not again:
@@ -73,15 +71,17 @@ async def _read_head(
             del data[:2]  # RFC 9112, 2.2: left over from the request before
         try:
             length = heads.head_length(data, searched)
-            _check_size(data, length, limits)
+            heads.check_size(data, length, limits.header_bytes)
             if length is not None:
                 raw = bytes(data[:length])
                 return heads.check(raw), raw, bytes(data[length:])
+        except TooLarge as error:
+            raise _too_large(error) from None
         except BadRequest as error:
             raise _bad_request(str(error)) from None
         searched = len(data)
         try:
-            more = await within(end - loop.time(), loop.sock_recv(client, CHUNK))
+            more = await within(end - loop.time(), loop.sock_recv(client, H11_PIECE))
         except asyncio.TimeoutError:
             if not data:
                 return None
@@ -94,19 +94,15 @@ async def _read_head(
         data += more
 
 
-def _check_size(data: bytearray, length: int | None, limits: Limits) -> None:
-    if (len(data) if length is None else length) > limits.header_bytes:
-        text = f"The request's head is larger than {limits.header_bytes} bytes.\n"
-    elif data.count(b"\n", 0, length) > MOST_HEADERS:
-        text = f"The request has more than {MOST_HEADERS} headers.\n"
-    else:
-        return
-    raise _Refused(denials.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
+def _too_large(error: TooLarge) -> _Refused:
+    text = f"The request's {error}.\n"
+    answer = denials.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+    return _Refused(answer, charged=True)
 
 
 def _bad_request(why: str) -> _Refused:
     text = f"Serai's gate does not accept this request: {why}.\n"
-    return _Refused(denials.response(HTTPStatus.BAD_REQUEST, text))
+    return _Refused(denials.response(HTTPStatus.BAD_REQUEST, text), charged=True)
 
 
 async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
@@ -115,7 +111,10 @@ async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
         name.lower() == b"accept" and b"application/json" in value for name, value in head.headers
     )
     try:
-        return await egress.open(connection, head.target, plain=not head.connect)
+        # A switch of protocols goes through a tunnel of the parent proxy: one that stays in HTTP
+        # would read what follows as requests, past the policy.
+        plain = not head.connect and head.upgrade is None
+        return await egress.open(connection, head.target, plain=plain)
     except Denied as error:
         answer = denials.denied(connection.session.name, head.target, error)
     except Unreachable as error:
@@ -150,7 +149,7 @@ async def _request(
         )
         try:
             again = await exchange.run()
-        except (h11.ProtocolError, OSError) as failure:
+        except Exception as failure:  # whatever an origin server can cause is its fault
             error = words(failure)
             if exchange.answered:
                 return False, b""

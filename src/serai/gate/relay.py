@@ -9,10 +9,11 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-CHUNK = 256 << 10
-TURN = 16  # messages in a row of one connection, before others get their turn
+from serai.gate.share import PIECE, Share
+
 _LINGER = 2.0  # seconds
 _MOST_DRAINED = 1 << 20
 _RESET = struct.pack("ii", 1, 0)
@@ -58,12 +59,14 @@ async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
         timer.cancel()
 
 
-async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic) -> None:
+async def relay(
+    client: socket.socket, upstream: socket.socket, traffic: Traffic, share: Share
+) -> None:
     """Carry both ways; the end of one side is passed on as such, and the other side goes on.
 
     Returns when both have ended. Raises OSError when either breaks. Closing ``upstream`` then sends
     a reset, because the data there is incomplete. The kernel applies back-pressure: the relay reads
-    nothing more before it has written the last piece.
+    nothing more before it has written the last piece. ``share`` is charged for each of them.
     """
 
     def sent(count: int) -> None:
@@ -75,8 +78,8 @@ async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     ways = [
-        _Way(client, upstream, traffic, sent, ended, watched=True),
-        _Way(upstream, client, traffic, received, ended),
+        _Way(client, upstream, traffic, sent, ended, share=share, watched=True),
+        _Way(upstream, client, traffic, received, ended, share=share),
     ]
     try:
         for way in ways:
@@ -87,10 +90,13 @@ async def relay(client: socket.socket, upstream: socket.socket, traffic: Traffic
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         raise
     finally:
+        ended.cancel()  # what waits in line comes to nothing
         # As above: the caller closes the descriptors next.
         for sock in (client, upstream):
             loop.remove_reader(sock)
             loop.remove_writer(sock)
+        for way in ways:
+            way.let_go()
 
 
 async def hang_up(client: socket.socket) -> None:
@@ -105,7 +111,7 @@ async def hang_up(client: socket.socket) -> None:
 
 async def _drain(client: socket.socket) -> None:
     loop, left = asyncio.get_running_loop(), _MOST_DRAINED
-    while left > 0 and (data := await loop.sock_recv(client, CHUNK)):
+    while left > 0 and (data := await loop.sock_recv(client, PIECE)):
         left -= len(data)
 
 
@@ -124,11 +130,14 @@ class _Way:
         count: Callable[[int], None],
         ended: asyncio.Future[None],
         *,
+        share: Share,
         watched: bool = False,
     ) -> None:
         self._source = source
         self._sink = sink
         self._traffic = traffic
+        self._share = share
+        self._held = 0
         self._count = count
         self._ended = ended
         self._watched = watched
@@ -136,10 +145,34 @@ class _Way:
         self._left = memoryview(b"")
 
     def read(self) -> None:
-        """From now on read, one chunk in each turn of the loop."""
+        """From now on read, one piece in each turn of the loop."""
         self._loop.add_reader(self._source, self._step, self._receive)
 
+    def _write(self) -> None:
+        self._loop.add_writer(self._sink, self._step, self._send)
+
+    def let_go(self) -> None:
+        """Nobody will take what is left."""
+        self._share.held -= self._held
+        self._held = 0
+
     def _step(self, work: Callable[[], None]) -> None:
+        if not self._share.busy:
+            self._work(work)
+        elif work == self._receive:  # unwatched, for else the loop would not rest until then
+            self._loop.remove_reader(self._source)
+            self._share.wait(partial(self._in_turn, self.read, work))
+        else:
+            self._loop.remove_writer(self._sink)
+            self._share.wait(partial(self._in_turn, self._write, work))
+
+    def _in_turn(self, watch: Callable[[], None], work: Callable[[], None]) -> None:
+        if not self._ended.done():
+            watch()
+            self._work(work)
+
+    def _work(self, work: Callable[[], None]) -> None:
+        self._share.begin()
         try:
             if not self._ended.done():
                 work()
@@ -147,9 +180,11 @@ class _Way:
             pass
         except OSError as error:
             self._ended.set_exception(error)
+        finally:
+            self._share.end()
 
     def _receive(self) -> None:
-        data = self._source.recv(CHUNK)
+        data = self._source.recv(self._share.piece)
         if not data:
             self._loop.remove_reader(self._source)
             self._end()
@@ -161,8 +196,10 @@ class _Way:
         self._note(size)
         if size < len(data):
             self._left = memoryview(data)[size:]
+            self._held = len(data)  # a view keeps all of it
+            self._share.held += self._held
             self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._sink, self._step, self._send)
+            self._write()
 
     def _send(self) -> None:
         size = self._sink.send(self._left)
@@ -170,6 +207,7 @@ class _Way:
         self._left = self._left[size:]
         if not self._left:
             self._loop.remove_writer(self._sink)
+            self.let_go()
             self.read()
 
     def _note(self, size: int) -> None:

@@ -12,6 +12,8 @@ from http import HTTPStatus
 
 import h11
 
+from serai.gate import heads
+
 Event = h11.InformationalResponse | h11.Response
 
 END = b"0\r\n\r\n"
@@ -51,10 +53,10 @@ def head(event: Event, framing: Body, *, close: bool, upgrade: bool = False) -> 
     """The head, without the headers that hold for one hop only (RFC 9110, 7.6.1).
 
     ``close`` says that the connection ends with this response, ``upgrade`` that it is the one
-    which switches protocols.
+    which switches protocols. Raises heads.TooLarge.
     """
     options = [value for name, value in event.headers if name == b"connection"]
-    named = {option.strip().lower() for option in b",".join(options).split(b",")}
+    named = heads.elements(options)
     dropped = ((_HOP_BY_HOP | named) - (_UPGRADE if upgrade else set())) | _FRAMING
     if framing is Body.LENGTH or (framing is Body.NONE and _may_have_length(event)):
         dropped = dropped - {b"content-length"}

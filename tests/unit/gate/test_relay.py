@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from serai.gate.relay import Traffic, relay, within
+from serai.gate.share import Share
 
 
 def test_what_is_done_in_time_is_returned() -> None:
@@ -70,7 +71,7 @@ def test_a_cut_lets_go_of_both_sockets() -> None:
         for one, other in pairs:
             one.setblocking(False)
             other.setblocking(False)
-        work = asyncio.ensure_future(relay(pairs[0][0], pairs[1][0], Traffic(loop.time())))
+        work = asyncio.ensure_future(relay(pairs[0][0], pairs[1][0], Traffic(loop.time()), Share()))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         work.cancel()

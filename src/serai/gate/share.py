@@ -1,0 +1,131 @@
+"""Each session's share of the gate's one thread, and of its memory.
+
+One thread and one loop serve all sessions. In each turn of the loop a session may use QUANTUM
+seconds of the processor. What it uses beyond that is taken from its next turns, and until then its
+work waits in line (deficit round robin). So a session with hundreds of busy connections has as much
+as one with a single connection, and if nobody else wants anything, the next turn comes at once.
+
+Pieces that have been read and that nobody takes yet are counted as well. A session that has many
+of them reads small pieces only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+QUANTUM = 0.002  # seconds in a turn of the loop
+PIECE = 64 << 10
+SMALL_PIECE = 4 << 10
+BUFFERED = 8 << 20  # bytes that nobody takes yet, before pieces are small
+_MOST_WOKEN = 64
+clock = time.thread_time
+
+T = TypeVar("T")
+
+
+class Share:
+    """What one session has used. ``held`` is how many bytes of it nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._left = QUANTUM
+        self._since = 0.0
+        self._each = QUANTUM  # what a step has cost of late
+        self._line: deque[Callable[[], None]] = deque()
+        self._ticking = False
+
+    @property
+    def piece(self) -> int:
+        """How many bytes to read at once."""
+        return PIECE if self.held < BUFFERED else SMALL_PIECE
+
+    @property
+    def busy(self) -> bool:
+        """Whether whoever wants a step now has to wait in line."""
+        return self._left <= 0 or bool(self._line)
+
+    def begin(self) -> None:
+        """A step of the session begins."""
+        self._since = clock()
+
+    def end(self) -> None:
+        """The step has ended: charge what it used."""
+        used = clock() - self._since
+        self._left -= used
+        self._each += (used - self._each) / 8
+        self._tick()
+
+    def overdue(self) -> bool:
+        """Whether the step has used a whole turn and must let others run."""
+        return clock() - self._since >= QUANTUM
+
+    def wait(self, work: Callable[[], None]) -> None:
+        """Call ``work`` when it is its turn."""
+        self._line.append(work)
+        self._tick()
+
+    def _tick(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Once in each turn of the loop while the session has debts or work in line."""
+        self._ticking = False
+        self._left = min(QUANTUM, self._left + QUANTUM)
+        if self._left > 0:
+            # What is woken may have its step in the next turn only: guess how many fit in.
+            fit = int(self._left / max(self._each, QUANTUM / _MOST_WOKEN))
+            for _ in range(min(len(self._line), max(1, fit))):
+                self._line.popleft()()
+        if self._line or self._left < QUANTUM:
+            self._tick()
+
+
+async def metered(share: Share, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do ``work``; each of its steps between two awaits is charged, and waits while others do."""
+    result: T = await _Metered(share, work())
+    return result
+
+
+class _Metered:
+    def __init__(self, share: Share, work: Coroutine[Any, Any, T]) -> None:
+        self._share = share
+        self._work = work
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        share, work = self._share, self._work
+        failure: BaseException | None = None
+        try:
+            while True:
+                share.begin()
+                try:
+                    awaited = work.send(None) if failure is None else work.throw(failure)
+                except StopIteration as result:
+                    return result.value
+                finally:
+                    share.end()
+                failure = None
+                try:
+                    yield awaited
+                    if share.busy:
+                        yield from _in_line(share)
+                except BaseException as error:
+                    failure = error
+        finally:
+            work.close()
+
+
+def _in_line(share: Share) -> Generator[Any, None, None]:
+    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def come() -> None:
+        if not turn.done():
+            turn.set_result(None)
+
+    share.wait(come)
+    yield from turn
