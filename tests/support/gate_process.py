@@ -29,17 +29,21 @@ PYTHON = "/usr/bin/python3"
 DEADLINE = 30.0
 CODE = (
     "import sys; from pathlib import Path; from serai.gate import server\n"
-    "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
+    "exec(sys.argv[1])\n"
+    "sys.exit(server.main(server.Paths(Path(sys.argv[2]))))"
 )
 
 
 class Gated:
-    """A gate below ``root``; ``prefix`` is a command to start it with."""
+    """A gate below ``root``; ``prefix`` is a command to start it with, ``patch`` runs before it."""
 
-    def __init__(self, root: Path, settings: str = "", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path, settings: str = "", prefix: Sequence[str] = (), patch: str = ""
+    ) -> None:
         self.paths = Paths(root)
         self.log = root / "gate.log"
         self._prefix = list(prefix)
+        self._patch = patch
         self.paths.profiles.mkdir(parents=True)
         self.paths.audit.mkdir(parents=True)
         self.paths.gate_settings.write_text(settings)
@@ -60,6 +64,7 @@ class Gated:
                     "always::ResourceWarning",
                     "-c",
                     CODE,
+                    self._patch,
                     str(self.paths.root),
                 ],
                 cwd=CHECKOUT,
@@ -157,12 +162,12 @@ def until(sock: socket.socket, end: bytes) -> bytes:
 
 
 @contextmanager
-def gate(settings: str = "", prefix: Sequence[str] = ()) -> Iterator[Gated]:
+def gate(settings: str = "", prefix: Sequence[str] = (), patch: str = "") -> Iterator[Gated]:
     """A running gate; all of it is gone afterwards, and its log shows in a failure."""
     root = Path(tempfile.mkdtemp(prefix="serai-gate-"))
     gated = None
     try:
-        gated = Gated(root, settings, prefix)
+        gated = Gated(root, settings, prefix, patch)
         yield gated
     finally:
         if gated is not None:

@@ -21,7 +21,7 @@ def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, st
         ask = f"serai policy show {session}"
         advice = f"The VM's administrator\ncan see the rule with: {ask}"
     elif denial.rule.startswith("own address "):
-        ask, advice = "", "A rule for a name never\nopens an address of this VM."
+        ask, advice = "", "Only a rule for\nexactly this address opens an address of this VM."
     text = (
         f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
         f"This is policy, not an outage: trying again will not help. {advice}\n"
@@ -39,8 +39,10 @@ def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, st
 
 
 def unreachable(target: Target, failure: Unreachable) -> tuple[HTTPStatus, str, dict[str, Any]]:
-    """The answer to a request that is allowed but cannot be carried out."""
+    """The answer to a request that cannot be carried out, whatever the policy says."""
     text = f"Serai's gate allows {target} but cannot reach it: {failure}.\n"
+    if failure.kind == Unreachable.NOT_RECORDED:
+        text = f"Serai's gate lets nobody out at present: {failure}.\n"
     data = {
         "error": "unreachable",
         "host": str(target.host),

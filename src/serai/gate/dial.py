@@ -63,9 +63,13 @@ def canonical(text: str) -> Address:
 def is_own(address: Address) -> bool:
     """Whether the address is the VM's own: the kernel would send from that same address.
 
+    All of the loopback's are, and so is the unspecified one, which Linux takes for the loopback.
+
     Connecting a datagram socket only looks up the route (udp(7)) and sends nothing. Raises
     Unreachable if the look-up fails.
     """
+    if address.is_loopback or address.is_unspecified:
+        return True
     try:
         probe = socket.socket(_family(address), socket.SOCK_DGRAM)
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from serai.gate import addresses, dial, rules, upstream
+from serai.gate import dial, rules, upstream
 from serai.gate.audit.writer import Log
 from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.hosts import Address, Target
@@ -23,6 +23,10 @@ from serai.gate.upstream import Line
 
 log = logging.getLogger("serai.gate")
 T = TypeVar("T")
+# The kernel lets a connection's buffers grow to 10 MiB, as a fast and distant server needs. A
+# session may have so many of those, and all further ones stay small.
+_ROOMY = 32
+_BUFFER = 64 << 10
 
 
 class Allowance:
@@ -104,17 +108,26 @@ class Egress:
         A denied name is not resolved, nor is a name that a parent proxy resolves. Raises
         Unreachable if the name has no address, or none in time.
         """
-        verdict = rules.by_name(session.rules, target)
-        if not isinstance(target.host, str):
-            return [(target.host, self._own(target.host, verdict))]
-        if not verdict.allowed or self.settings.upstream.resolve == "parent":
-            return [(None, verdict)]
+        verdicts = rules.decide(session.rules, target)
+        by_parent = self.settings.upstream.resolve == "parent"
+        if not isinstance(target.host, str) or not verdicts[0][1].allowed or by_parent:
+            return self._own(session.rules, target, verdicts)
         found = session.lookups.known(target.host)
         if found is None:
             found = await self._in_time(session.lookups.find(target.host, self._resolve))
         if not found:
             raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
-        return [(each, self._by_address(session, each, target, verdict)) for each in found]
+        return self._own(session.rules, target, rules.decide(session.rules, target, found))
+
+    def verdict_now(self, connection: Connection) -> Verdict:
+        """The verdict of the session's current policy on the connection's target and address.
+
+        The connection must have a ``target``.
+        """
+        target, policy = connection.target, connection.session.rules
+        assert target is not None  # noqa: S101
+        found = None if connection.address is None else [connection.address]
+        return self._own(policy, target, rules.decide(policy, target, found))[0][1]
 
     async def open(self, connection: Connection, target: Target, *, plain: bool) -> Line:
         """A line to the target, once the decision is in the audit log.
@@ -127,7 +140,7 @@ class Egress:
         try:
             judged = await self.judge(session, target)
         except Unreachable as error:
-            self._decided(connection, rules.by_name(session.rules, target), error=str(error))
+            self._decided(connection, rules.decide(session.rules, target)[0][1], error=str(error))
             raise
         good = [address for address, verdict in judged if verdict.allowed]
         connection.address, verdict = next((pair for pair in judged if pair[1].allowed), judged[0])
@@ -145,9 +158,12 @@ class Egress:
             way = await self._in_time(dialled)
             connection.address = way.address
             if session.rules is not judged_by:  # the policy has changed meanwhile
-                verdict = verdict_now(connection)
+                verdict = self.verdict_now(connection)
                 if not verdict.allowed:
                     raise Denied(verdict.rule, verdict.reason)
+            if len(session.connections) > _ROOMY:
+                for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                    way.sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
         except BaseException as failure:
             if way is not None:
                 way.sock.close()
@@ -176,13 +192,6 @@ class Egress:
         finally:
             self.closed(connection, error)
 
-    def _by_address(
-        self, session: Session, address: Address, target: Target, by_name: Verdict
-    ) -> Verdict:
-        name = str(target.host)
-        verdict = rules.by_address(session.rules, address, target.port, name)
-        return self._own(address, by_name if verdict.allowed else verdict)
-
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         limit = self.settings.timeouts.dial
         try:
@@ -190,17 +199,16 @@ class Egress:
         except asyncio.TimeoutError:
             raise Unreachable(Unreachable.TIMEOUT, f"no answer within {limit:g} s") from None
 
-    def _own(self, address: Address, verdict: Verdict) -> Verdict:
-        """Refuse the VM's own addresses: a public one may be among them, and leads back inside."""
-        direct = self.settings.upstream.kind == "direct"
-        if (
-            verdict.allowed
-            and direct
-            and addresses.special(address) is None
-            and dial.is_own(address)
-        ):
-            return Verdict(False, f"own address {address}", "it is an address of this machine")
-        return verdict
+    def _own(
+        self, policy: Rules, target: Target, verdicts: list[tuple[Address | None, Verdict]]
+    ) -> list[tuple[Address | None, Verdict]]:
+        """Refuse this machine's own addresses, but for those that a rule names one by one.
+
+        Its sshd listens there, and a rule for the network around it does not mean that.
+        """
+        if self.settings.upstream.kind != "direct":
+            return verdicts
+        return [(address, _but_not_own(policy, target, address, v)) for address, v in verdicts]
 
     def closed(self, connection: Connection, error: str = "") -> None:
         """Write the end of the connection's current request to the audit log."""
@@ -229,20 +237,17 @@ class Egress:
             # What is not noted down is not done.
             problem = f"the audit log cannot be written: {failure.strerror}"
             log.error("%s", problem)
-            raise Unreachable(Unreachable.FAILED, problem) from None
+            raise Unreachable(Unreachable.NOT_RECORDED, problem) from None
 
 
-def verdict_now(connection: Connection) -> Verdict:
-    """The verdict of the session's current policy on the connection's target and address.
-
-    The connection must have a ``target``.
-    """
-    target, policy = connection.target, connection.session.rules
-    assert target is not None  # noqa: S101
-    verdict = rules.by_name(policy, target)
-    if not verdict.allowed or connection.address is None or not isinstance(target.host, str):
+def _but_not_own(
+    policy: Rules, target: Target, address: Address | None, verdict: Verdict
+) -> Verdict:
+    if address is None or not verdict.allowed:
         return verdict
-    return rules.by_address(policy, connection.address, target.port, target.host)
+    if rules.names_exactly(policy, address, target.port) or not dial.is_own(address):
+        return verdict
+    return Verdict(False, f"own address {address}", "it is an address of this machine")
 
 
 def _who(connection: Connection) -> dict[str, Any]:

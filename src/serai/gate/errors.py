@@ -19,14 +19,18 @@ class Denied(Exception):  # noqa: N818  # a decision, not a fault
 
 
 class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
-    """An allowed connection cannot be made. ``kind`` is one of the constants below."""
+    """A connection cannot be made. ``kind`` is one of the constants below.
 
-    REFUSED, NO_ROUTE, NO_ADDRESS, TIMEOUT, FAILED = (
+    It is allowed, except for NOT_RECORDED: nothing is, while no decision can be written down.
+    """
+
+    REFUSED, NO_ROUTE, NO_ADDRESS, TIMEOUT, FAILED, NOT_RECORDED = (
         "refused",
         "no route",
         "no address",
         "timeout",
         "failed",
+        "not recorded",
     )
 
     def __init__(self, kind: str, text: str) -> None:

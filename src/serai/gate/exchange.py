@@ -222,12 +222,12 @@ class Exchange:
                 switch = event.status_code == _SWITCHING
                 if switch and body is not None and not body.done():
                     raise h11.RemoteProtocolError("protocols were switched amid the request")
-                self.answered = switch
                 self._interim += 1
                 if self._interim > _MOST_INTERIM:
                     raise h11.RemoteProtocolError(f"over {_MOST_INTERIM} interim responses")
                 if self._head.version == "1.1":
                     passed = responses.head(event, Body.NONE, close=False, upgrade=switch)
+                    self.answered = switch
                     await self._answer(passed)
                 if switch:
                     return True
@@ -242,7 +242,6 @@ class Exchange:
     def _begin(self, response: h11.Response, *, early: bool) -> None:
         if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
-        self.answered = True
         self._framing = responses.body(self._head.method, self._head.version, response)
         if self._framing is Body.LENGTH:
             self._left = int(dict(response.headers)[b"content-length"])
@@ -250,6 +249,7 @@ class Exchange:
         self._close = self._close or early or self._framing is Body.CLOSE
         # The body's first bytes have mostly come with it: send both in one packet.
         self._held = responses.head(response, self._framing, close=self._close)
+        self.answered = True
 
     async def _pass(self, data: bytes) -> None:
         """Send a piece of the response's body to the client."""

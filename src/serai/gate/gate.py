@@ -15,7 +15,7 @@ from typing import Any
 from serai.common import files
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.gate import denials, egress, hosts, http, profiles, socks
+from serai.gate import denials, hosts, http, profiles, socks
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.errors import Unreachable
 from serai.gate.lookups import Lookups
@@ -117,7 +117,7 @@ class Gate:
         session.policy = policy
         self._save(session)
         used = [each for each in session.connections if cut and each.target is not None]
-        forbidden = [each for each in used if not egress.verdict_now(each).allowed]
+        forbidden = [each for each in used if not self._egress.verdict_now(each).allowed]
         for connection in forbidden:
             connection.cut("the policy forbids it now")
         return len(forbidden)

@@ -16,6 +16,7 @@ looked up; its addresses are decided afterwards.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -110,48 +111,77 @@ def combined(*many: Rules) -> Rules:
     )
 
 
-def by_name(rules: Rules, target: Target) -> Verdict:
-    """The decision about ``target`` before a look-up.
+def decide(
+    rules: Rules, target: Target, addresses: Sequence[Address] | None = None
+) -> list[tuple[Address | None, Verdict]]:
+    """All verdicts on a target: the one on its name, with None, or one for each address.
 
-    For an address it is final; for a name, ``by_address`` has to agree.
+    ``addresses`` are those that its name leads to; None before they are looked up. An address is
+    decided finally. A name that is allowed is decided once more by what it leads to.
     """
     if not isinstance(target.host, str):
-        return by_address(rules, target.host, target.port, None)
+        return [(target.host, _by_address(rules, target.host, target.port))]
+    verdict = _by_name(rules, target)
+    if not verdict.allowed or addresses is None:
+        return [(None, verdict)]
+    return [(each, _led_to(rules, each, target, verdict)) for each in addresses]
+
+
+def names_exactly(rules: Rules, address: Address, port: int) -> bool:
+    """Whether a rule allows this very address, not only a network around it."""
+    meant = unmapped(address)
+    return any(
+        entry.covers(meant, port) and entry.network.prefixlen == entry.network.max_prefixlen
+        for entry in rules.allow
+        if entry.network is not None
+    )
+
+
+def _by_name(rules: Rules, target: Target) -> Verdict:
+    name = str(target.host)
     for entry in rules.deny:
-        if entry.names(target.host, target.port):
+        if entry.names(name, target.port):
             return Verdict(False, f"deny {entry}", f"{target} is denied by the rule {entry}")
     for entry in rules.allow:
-        if entry.names(target.host, target.port):
+        if entry.names(name, target.port):
             return Verdict(True, f"allow {entry}", f"{target} is allowed by the rule {entry}")
     return _default(target)
 
 
-def by_address(rules: Rules, address: Address, port: int, named: str | None) -> Verdict:
-    """The decision about connecting to ``address``.
+def _by_address(rules: Rules, address: Address, port: int) -> Verdict:
+    """The decision about an address that the client gave itself.
 
-    ``named`` is the canonical name that ``address`` was looked up for, or None if the client gave
-    the address itself. A special range is opened only by a rule that lies inside it: a rule for
-    everything, such as 0.0.0.0/0, says nothing about 10.0.0.0/8.
+    A special range is opened only by a rule that lies inside it: a rule for everything, such as
+    0.0.0.0/0, says nothing about 10.0.0.0/8.
     """
     address = unmapped(address)
-    target = Target(address, port)
-    what = str(target) if named is None else f"{named}, which leads to {target},"
+    what = str(Target(address, port))
     for entry in rules.deny:
-        if entry.covers(address, port) or (named is None and _any(entry, port)):
+        if entry.covers(address, port) or _any(entry, port):
             return Verdict(False, f"deny {entry}", f"{what} is denied by the rule {entry}")
-    by_its_name = None if named is None else by_name(rules, Target(named, port))
-    if by_its_name and not by_its_name.allowed:
-        return by_its_name
     covering = [entry for entry in rules.allow if entry.covers(address, port)]
     found = special(address)
     if found is not None:
         return _in_special_range(what, covering, *found)
-    if by_its_name:
-        return by_its_name
     covering += [entry for entry in rules.allow if _any(entry, port)]
     if covering:
         return Verdict(True, f"allow {covering[0]}", f"{what} is allowed by the rule {covering[0]}")
-    return _default(target)
+    return _default(Target(address, port))
+
+
+def _led_to(rules: Rules, address: Address, target: Target, by_name: Verdict) -> Verdict:
+    """The decision about an address that an allowed name leads to."""
+    address, port = unmapped(address), target.port
+    what = f"{target.host}, which leads to {Target(address, port)},"
+    for entry in rules.deny:
+        if entry.covers(address, port):
+            return Verdict(False, f"deny {entry}", f"{what} is denied by the rule {entry}")
+    found = special(address)
+    if found is None:
+        return by_name
+    covering = [entry for entry in rules.allow if entry.covers(address, port)]
+    verdict = _in_special_range(what, covering, *found)
+    return by_name if verdict.allowed else verdict
 
 
 def _in_special_range(what: str, covering: list[Rule], network: Network, kind: str) -> Verdict:

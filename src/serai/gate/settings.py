@@ -41,7 +41,7 @@ def _credential(text: str) -> str:
 class Limits:
     """Limits of one session."""
 
-    connections: int = setting(2048, "connections", minimum=1, maximum=1 << 20)
+    connections: int = setting(512, "connections", minimum=1, maximum=1 << 20)
     header_bytes: int = setting(65536, "bytes of a request's head", minimum=1024, maximum=1 << 20)
     denials_per_second: int = setting(
         50, "denials a second; more are slowed down", minimum=1, maximum=1 << 20

@@ -102,6 +102,11 @@ class _Metered:
         failure: BaseException | None = None
         try:
             while True:
+                try:
+                    if share.busy and not isinstance(failure, asyncio.CancelledError):
+                        yield from _in_line(share)
+                except BaseException as error:
+                    failure = error
                 share.begin()
                 try:
                     awaited = work.send(None) if failure is None else work.throw(failure)
@@ -112,8 +117,6 @@ class _Metered:
                 failure = None
                 try:
                     yield awaited
-                    if share.busy:
-                        yield from _in_line(share)
                 except BaseException as error:
                     failure = error
         finally:

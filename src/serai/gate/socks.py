@@ -47,7 +47,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
     """Read one request and carry it out. Raises OSError when the client breaks off."""
     reader = _Reader(client, egress.settings.timeouts.header)
     try:
-        target = await _requested(client, reader)
+        target = await _requested(client, connection, reader)
         if target is None:
             return
         connection.traffic.touched = asyncio.get_running_loop().time()
@@ -55,6 +55,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
     except asyncio.TimeoutError:
         return
     except socks5.BadMessage as error:
+        await asyncio.sleep(connection.session.allowance.wait())
         answer = socks5.reply(error.code)
     except hosts.BadHost:
         answer = socks5.reply(socks5.FAILURE)
@@ -70,10 +71,17 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
     await hang_up(client)
 
 
-async def _requested(client: socket.socket, reader: _Reader) -> hosts.Target | None:
+async def _requested(
+    client: socket.socket, connection: Connection, reader: _Reader
+) -> hosts.Target | None:
     """The target that the client asks for; None if it hangs up or cannot be served."""
     loop = asyncio.get_running_loop()
-    methods = await reader.message(socks5.greeting)
+    try:
+        methods = await reader.message(socks5.greeting)
+    except socks5.BadMessage:  # of another protocol, whose answers we do not know
+        await asyncio.sleep(connection.session.allowance.wait())
+        await hang_up(client)
+        return None
     if methods is None:
         return None
     if socks5.NO_AUTHENTICATION not in methods:

@@ -72,8 +72,6 @@ def greeting(data: bytes | bytearray) -> tuple[int, bytes] | None:
     _check_version(data[0])
     if len(data) < 2:  # noqa: PLR2004  # VER NMETHODS
         return None
-    if data[1] == 0:
-        raise BadMessage("the client offers no method of authentication")
     end = 2 + data[1]
     return (end, bytes(data[2:end])) if len(data) >= end else None
 

@@ -196,7 +196,8 @@ def test_a_thousand_idle_tunnels_cost_little() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     listener = socket.create_server(("127.0.0.1", 0), backlog=MANY)
     try:
-        with gate_process.gate() as gate, ExitStack() as stack:
+        limits = f"[limits]\nconnections = {MANY}\n"
+        with gate_process.gate(limits) as gate, ExitStack() as stack:
             gate.open("blue", "127.0.0.1")
             stack.enter_context(listener)
             place = f"127.0.0.1:{listener.getsockname()[1]}"

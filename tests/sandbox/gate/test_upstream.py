@@ -126,6 +126,32 @@ def test_tunnels_and_requests_through_an_http_parent(
         unseen(gate, page, denied, said)
 
 
+def test_a_switch_of_protocols_goes_through_a_tunnel_of_the_parent(
+    parent: Parent, start: Callable[..., Gated]
+) -> None:
+    """A parent that stays in HTTP would read what follows a 101 as requests of its own."""
+    switched = b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    seen: list[str] = []
+
+    def http(client: socket.socket) -> None:
+        stream = client.makefile("rb")
+        seen.append(read_head(stream)[0])
+        client.sendall(b"HTTP/1.1 200 Go ahead\r\n\r\n")
+        seen.append(read_head(stream)[0])
+        client.sendall(switched)
+        client.sendall(stream.read(3))
+
+    with serving(http) as proxy:
+        gate = start("http", proxy.place)
+        offer = "Connection: Upgrade\r\nUpgrade: websocket"
+        with gate.connect("blue") as sock:
+            sock.sendall(f"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n{offer}\r\n\r\n".encode())
+            assert until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+            sock.sendall(b"raw")
+            assert until(sock, b"raw") == b"raw"
+    assert seen == ["CONNECT a.test:80 HTTP/1.1", "GET / HTTP/1.1"]
+
+
 def test_a_parent_may_be_at_a_unix_socket(
     parent: Parent, start: Callable[..., Gated], tmp_path: Path
 ) -> None:

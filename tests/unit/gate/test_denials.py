@@ -7,7 +7,7 @@ import json
 import pytest
 
 from serai.gate import denials
-from serai.gate.errors import Denied
+from serai.gate.errors import Denied, Unreachable
 from serai.gate.hosts import Target
 
 TARGET = Target("example.com", 443)
@@ -27,6 +27,14 @@ def test_a_denial_says_what_to_ask_for(denial: Denied, ask: str) -> None:
     assert (status, data["ask"], data["rule"]) == (403, ask, denial.rule)
     assert text.splitlines()[0].endswith(f"{denial.reason} ({denial.rule}).")
     assert "policy allow" not in text if "allow" not in ask else text.endswith(f"with: {ask}\n")
+
+
+def test_nothing_is_called_allowed_while_no_decision_can_be_written_down() -> None:
+    failure = Unreachable(Unreachable.NOT_RECORDED, "the audit log cannot be written: full")
+    status, text, _ = denials.unreachable(TARGET, failure)
+    assert (status, text) == (502, f"Serai's gate lets nobody out at present: {failure}.\n")
+    status, text, _ = denials.unreachable(TARGET, Unreachable(Unreachable.TIMEOUT, "why"))
+    assert (status, text) == (504, f"Serai's gate allows {TARGET} but cannot reach it: why.\n")
 
 
 def test_the_reason_phrase_is_the_first_line_and_the_last_line_is_json() -> None:

@@ -42,7 +42,7 @@ def written(folder: Path, text: str, mode: int = 0o640) -> Path:
 
 def test_without_a_file_everything_has_a_default(tmp_path: Path) -> None:
     assert load(tmp_path / "none.toml") == Settings() == load(written(tmp_path, ""))
-    assert Settings().limits == Limits(2048, 65536, 50, 500, 8)
+    assert Settings().limits == Limits(512, 65536, 50, 500, 8)
     assert Settings().timeouts == Timeouts(30, 15, 600, 60, 86400)
     assert Settings().audit == Audit(64 << 20, 16)
     assert Settings().upstream == Upstream("direct", "", "", "", "gate")
