@@ -1,8 +1,8 @@
 """The gate as clients see it: real ones, from inside a session, against real servers.
 
 The container has no network but its loopback. The origin (nginx, git, sshd) and the WebSocket
-server have names in its /etc/hosts; a session is let to them by name, and by a rule for the
-loopback.
+server have names in its /etc/hosts; a session is let to them by name, and by rules for their
+addresses.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
         found.shell(f"chmod -R a+rX /root/peers && mv /root/peers {THERE} && {THERE}/start")
         found.run("tee", "/etc/serai/session.toml", stdin=SESSION_TOML)
         found.shell("systemctl restart serai-sessiond && serai create free && serai create walled")
-        found.shell("serai policy set free --allow '*.test' --allow 127.0.0.0/8")
+        found.shell("serai policy set free --allow '*.test' --allow 127.0.0.10 --allow 127.0.0.11")
         keys = [found.shell(f"serai exec {name} -- sh -c {shlex.quote(SSH)}") for name in BOTH]
         found.run("tee", "/home/git/.ssh/authorized_keys", stdin="\n".join(keys) + "\n")
         yield found
@@ -183,7 +183,7 @@ def test_a_policy_holds_from_the_next_connection_on(container: Container, tmp_pa
     container.shell("serai create changing")
     hello = "curl -sSf http://origin.test/hello"
     assert inside(container, "changing", hello).returncode != 0
-    container.shell("serai policy allow changing origin.test echo.test:8080 127.0.0.0/8")
+    container.shell("serai policy allow changing origin.test echo.test:8080 127.0.0.10 127.0.0.11")
     assert inside(container, "changing", hello).stdout.strip() == HELLO
     explained = container.shell("serai policy explain changing origin.test:80")
     assert explained.startswith("origin.test:80: allowed")

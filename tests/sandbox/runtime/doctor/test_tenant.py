@@ -134,7 +134,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         "from serai.runtime.sessions.gate_client import Gate\ncall = Gate.call\n"
         "async def open_all(self, method, **params):\n"
         "    if method == 'open':\n"
-        "        params['policy'] = {'allow': ['*', '127.0.0.0/8']}\n"
+        "        params['policy'] = {'allow': ['*', '127.0.0.1']}\n"
         "    return await call(self, method, **params)\n"
         "Gate.call = open_all",
         {
