@@ -113,7 +113,7 @@ WELL: dict[str, Any] = {
         "cgroup": 0,
         "published": [],
         "archived": "archived",
-        "locked": [0, 65534],
+        "locked": [0, 0],
         "reopened": "ready",
         "kept": lifetime.KEPT,
         "removed": [],

@@ -69,7 +69,7 @@ def test_a_session_lives_through_everything_a_person_can_ask_for(container: Cont
 
     container.shell("serai archive first")
     assert unit(container, "first") == "inactive"
-    assert container.shell("stat -c '%U %a' /sessions/first") == "nobody 0"
+    assert container.shell("stat -c '%U %a' /sessions/first") == "root 0"
     container.shell("serai reopen first")
     assert container.shell("serai exec first -- cat file") == "kept"
     container.shell("serai stop second && serai remove first && serai remove second")

@@ -8,7 +8,6 @@ from serai.common.checks import Check, Facts, Finding, none_of, problem, same, s
 
 KEPT = "kept by the doctor"
 TIMED_OUT = 124
-NOBODY = 65534
 
 
 def _home(facts: Facts) -> Finding:
@@ -43,7 +42,7 @@ def _stopped(facts: Facts) -> Finding:
 
 def _locked(facts: Facts) -> Finding:
     mode, owner = facts["lifetime"]["locked"]
-    return same((f"{mode:04o}", owner), ("0000", NOBODY), "nobody's, mode 0000")
+    return same((f"{mode:04o}", owner), ("0000", 0), "root's, mode 0000")
 
 
 def _kept(facts: Facts) -> Finding:

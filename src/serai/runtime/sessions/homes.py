@@ -18,7 +18,8 @@ from serai.common import wait
 from serai.common.paths import Paths
 from serai.runtime.errors import SeraiError
 
-NOBODY = 65534
+# "nobody", whose archived homes once were. It is a user, and an owner can open what is shut.
+FORMER = 65534
 FOLDERS = (
     "tmp",
     "mnt",
@@ -38,11 +39,14 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def prepare(paths: Paths) -> None:
-    """Make the folders that everything else here needs."""
+    """Make the directories that everything else here needs; take over what was locked otherwise."""
     paths.sessions.mkdir(mode=0o755, parents=True, exist_ok=True)
     for folder in (paths.state, paths.making, paths.removing):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
+    for name, (uid, _) in found(paths).items():
+        if paths.home(name).lstat().st_uid == FORMER:
+            lock(paths, name, uid)
 
 
 def make(paths: Paths, name: str, uid: int) -> None:
@@ -62,13 +66,13 @@ def make(paths: Paths, name: str, uid: int) -> None:
 
 
 def lock(paths: Paths, name: str, uid: int) -> None:
-    """Lock the home away: its top folder becomes nobody's, mode 0000, however much is in it.
+    """Lock the home away: its top directory becomes root's, mode 0000, however much is in it.
 
-    The group stays the session's, so that the UID within can be told from outside. fsync'ed.
+    Only root can take that back. The group stays the session's, so that the UID within can be told from outside. fsync'ed.
     """
     with _home(paths, name, uid) as home:
         os.fchmod(home, 0)
-        os.fchown(home, NOBODY, uid)
+        os.fchown(home, 0, uid)
         os.fsync(home)
 
 
@@ -124,8 +128,9 @@ def found(paths: Paths) -> dict[str, tuple[int, bool]]:
                 continue
             info = entry.stat(follow_symlinks=False)
             # The group is the session's in both cases; see ``lock``.
-            if info.st_gid and info.st_uid in (info.st_gid, NOBODY):
-                homes[entry.name] = (info.st_gid, info.st_uid == NOBODY)
+            locked = info.st_uid == FORMER or (not info.st_uid and not info.st_mode & 0o7777)
+            if info.st_gid and (locked or info.st_uid == info.st_gid):
+                homes[entry.name] = (info.st_gid, locked)
     return homes
 
 

@@ -45,7 +45,7 @@ def check(vm: Vm) -> None:
     for name in alive:
         info = homes[name].stat()
         locked = states[name] == "archived"
-        wanted = (65534, 0) if locked else (info.st_gid, 0o700)
+        wanted = (0, 0) if locked else (info.st_gid, 0o700)
         assert info.st_gid == sessions[name]["uid"]
         assert (info.st_uid, info.st_mode & 0o7777) == wanted
         inside = (homes[name] / "mnt/outputs").stat()

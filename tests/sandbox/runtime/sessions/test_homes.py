@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,13 +56,46 @@ def test_archiving_touches_the_top_folder_only(paths: Paths) -> None:
     for _ in range(2):
         homes.lock(paths, "a", UID)
         info = paths.home("a").stat()
-        assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (homes.NOBODY, UID, 0)
+        assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (0, UID, 0)
     assert inside.stat() == before
     assert homes.found(paths) == {"a": (UID, True)}
     for _ in range(2):
         homes.unlock(paths, "a", UID)
         info = paths.home("a").stat()
         assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (UID, UID, 0o700)
+
+
+def opened_by(uid: int, home: Path) -> bool:
+    """Whether a user of the VM can change an archived home's mode, however it got there."""
+    change = (
+        "import os; fd = os.open('.', os.O_RDONLY); os.setgroups([]); "
+        f"os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid}); "
+        "os.fchmod(fd, 0o755)"
+    )
+    done = subprocess.run([sys.executable, "-c", change], cwd=home, check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def test_no_user_opens_an_archived_home(paths: Paths) -> None:
+    homes.make(paths, "a", UID)
+    homes.lock(paths, "a", UID)
+    assert not any(opened_by(uid, paths.home("a")) for uid in (UID, homes.FORMER, 1000))
+    assert paths.home("a").stat().st_mode & 0o7777 == 0
+    # Whoever owns it would.
+    os.chown(paths.home("a"), homes.FORMER, UID)
+    assert opened_by(homes.FORMER, paths.home("a"))
+
+
+def test_an_archive_of_nobodys_is_taken_over(paths: Paths) -> None:
+    homes.make(paths, "a", UID)
+    homes.lock(paths, "a", UID)
+    for mode in (0, 0o755):
+        os.chown(paths.home("a"), homes.FORMER, UID)
+        paths.home("a").chmod(mode)
+        assert homes.found(paths) == {"a": (UID, True)}
+        homes.prepare(paths)
+        info = paths.home("a").stat()
+        assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (0, UID, 0)
 
 
 def test_a_symlink_in_a_homes_place_is_never_followed(paths: Paths, tmp_path: Path) -> None:
