@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from serai.common.errors import SeraiError
 from serai.common.notify import notify
@@ -20,6 +21,7 @@ from serai.gate.gate import Gate
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions
 SYNC = 1.0  # seconds
+SMALLEST = 1 << 20  # bytes of a file of the audit log
 
 
 async def serve(paths: Paths) -> None:
@@ -32,7 +34,7 @@ async def serve(paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     rules = settings.load(paths.gate_settings)
-    audit = Log(paths.audit, rules.audit.file_size, rules.audit.files)
+    audit = Log(paths.audit, file_size(paths.audit, rules.audit), rules.audit.files)
     executor = ThreadPoolExecutor(LOOKUPS, "lookup")
     gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
     gate.start()
@@ -52,6 +54,16 @@ async def serve(paths: Paths) -> None:
     with contextlib.suppress(OSError):
         audit.sync()
     audit.close()
+
+
+def file_size(folder: Path, rules: settings.Audit) -> int:
+    """How large a file of the audit log may become: at most half a percent of its disk.
+
+    Of the disk 2 percent are kept for the gate and for root (serai.disk.prepare): so there is room
+    for the newest file, and for the registry, when sessions have filled the rest.
+    """
+    disk = os.statvfs(folder if folder.exists() else folder.parent)
+    return min(rules.file_size, max(disk.f_blocks * disk.f_frsize // 200, SMALLEST))
 
 
 def main(paths: Paths | None = None) -> int:

@@ -71,7 +71,7 @@ class Audit:
 
     file_size: int = setting(
         64 << 20,
-        'bytes of a file, or a text such as "64M"',
+        'bytes of a file, or a text such as "64M"; at most half a percent of the disk',
         minimum=4096,
         maximum=1 << 40,
         parse=sizes.size,

@@ -69,20 +69,30 @@ class Disk:
 
     quota: str = setting(
         "50%",
-        "what a session may use: bytes with K, M, G or T, a percentage of the disk, or infinity",
+        "what a session may use at most: bytes with K, M, G or T, a percentage of the disk, or"
+        " infinity. Below that, running sessions share what is there; with infinity they do not",
         parse=sizes.checked,
     )
     files: str = setting(
-        "50%", "how many files it may have: a number, a percentage or infinity", parse=sizes.checked
+        "50%",
+        "how many files it may have at most: a number, a percentage or infinity; shared likewise",
+        parse=sizes.checked,
     )
     reserve: int = setting(
-        5, "percent of the disk that files from outside leave free", minimum=1, maximum=99
+        5,
+        "percent of the disk that running sessions and files from outside leave free",
+        minimum=1,
+        maximum=99,
     )
     warn_free: int = setting(
         15, "percent free below which subscribers are told", minimum=1, maximum=99
     )
     act_free: int = setting(
-        5, "percent free below which archived sessions are removed", minimum=1, maximum=99
+        0,
+        "percent free below which sessions are stopped or, if archives fill the disk, archived ones"
+        " removed; 0: never",
+        minimum=0,
+        maximum=99,
     )
 
 

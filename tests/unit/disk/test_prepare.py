@@ -133,6 +133,21 @@ def test_a_formatted_disk_is_kept(machine: Machine, tmp_path: Path) -> None:
     assert _run("debugfs", "-R", "cat file", disk) == "kept"
 
 
+def test_the_gate_may_write_what_is_kept_for_root(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = machine.attach("vdb")
+    # On another machine, or after an upgrade, it may have another number.
+    for group, gid in (("daemon", "1"), ("mail", "8")):
+        monkeypatch.setattr(prepare, "GATE", group)
+        machine.prepare()
+        header = _header(disk)
+        assert header["Reserved blocks gid"].startswith(f"{gid} ")
+        assert int(header["Reserved block count"]) == int(header["Block count"]) * 2 // 100
+    monkeypatch.setattr(prepare, "GATE", "no-such-group")
+    assert machine.prepare() == "vdb", "a disk without room for the log is used all the same"
+
+
 HOLDINGS: dict[str, tuple[Callable[[Path], None], str]] = {
     "ext4 of another name": (lambda disk: _ext4(disk, "data"), "ext4 labelled 'data'"),
     "ext2 of our name": (_ext2, "ext2 labelled 'sessions'"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HEAD = "head"
+SPARE = "spare"
 NO_HASH = "0" * 64
 # The longest line that is written, and so the longest that is read.
 MAX_LINE = 256 << 10

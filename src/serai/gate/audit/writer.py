@@ -5,7 +5,9 @@ The file ``head`` says which line was the last, so a cut at the end shows too. R
 the files and compute all hashes again. To detect that, keep the last hash elsewhere.
 
 A file is named by the number (seq) of its first line, and the lines in it are numbered without a
-gap. Entries that the log makes itself have an ``event``: ``pruned`` (the oldest files up to the
+gap. The file ``spare`` becomes the next one: beginning that takes no inode, of which sessions may
+have left none. Where there is no room for a line, the oldest file goes, as where there are too
+many. Entries that the log makes itself have an ``event``: ``pruned`` (the oldest files up to the
 line ``through`` are deleted), ``recovered`` (``lost_bytes`` of an unfinished line were cut off when
 the log was opened), ``missing`` (the lines from ``after`` to ``through`` were gone then; null if
 their number is unknown) and ``changed`` (the line ``entry`` was not the expected one).
@@ -27,7 +29,17 @@ from typing import Any
 
 from serai.common.errors import SeraiError
 from serai.gate.audit import chain
-from serai.gate.audit.chain import HEAD, MAX_LINE, START, Entry, Mark, last_seq, read, tail
+from serai.gate.audit.chain import (
+    HEAD,
+    MAX_LINE,
+    SPARE,
+    START,
+    Entry,
+    Mark,
+    last_seq,
+    read,
+    tail,
+)
 from serai.gate.audit.verify import Report, verify
 
 __all__ = ["Log", "Report", "last_seq", "read", "tail", "verify"]
@@ -69,6 +81,7 @@ class Log:
         except BaseException:
             self.close()
             raise
+        self._make_spare()
         # On a full disk they wait for the first entry, which is refused until there is room.
         with suppress(OSError):
             self._write_notes()
@@ -110,12 +123,18 @@ class Log:
                 os.close(fd)
 
     def _append(self, entry: Mapping[str, Any]) -> int:
-        line = self._line(entry)
-        if self._fd < 0 or (self._size and self._size + len(line) > self._file_size):
-            self._begin_file()
-            self._prune()
+        try:
             line = self._line(entry)
-        self._write(line)
+            if self._fd < 0 or (self._size and self._size + len(line) > self._file_size):
+                self._begin_file()
+                self._prune()
+                line = self._line(entry)
+            self._write(line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_oldest():
+                raise
+            self._write_notes()
+            return self._append(entry)
         return self._last.seq
 
     def _line(self, entry: Mapping[str, Any]) -> bytes:
@@ -150,7 +169,7 @@ class Log:
 
     def _begin_file(self) -> None:
         path = self._folder / f"audit-{self._last.seq + 1:016d}.jsonl"
-        new = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        new = self._new(path)
         with self._descriptors:
             old, dirty = self._fd, self._dirty
             self._fd, self._size, self._torn, self._dirty = new, 0, False, False
@@ -160,6 +179,41 @@ class Log:
         if old >= 0:
             os.close(old)
 
+    def _new(self, path: Path) -> int:
+        spare = self._folder / SPARE
+        try:
+            new = os.open(spare, os.O_WRONLY | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.link(spare, path)  # unlike rename, in nothing's place
+            spare.unlink()
+        except BaseException:
+            os.close(new)
+            raise
+        return new
+
+    def _make_spare(self) -> None:
+        """Have a file for the time when there are no inodes, if there are any now."""
+        with suppress(OSError):
+            os.close(os.open(self._folder / SPARE, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def _give_up_oldest(self) -> bool:
+        """Make room on a full disk by deleting the oldest file; false if there is only one.
+
+        Its entry can only be written after that; a kill in between shows as lines that are missing.
+        """
+        spare = self._folder / SPARE
+        if spare.exists() and spare.stat().st_size:
+            os.truncate(spare, 0)
+            return True
+        found = chain.files(self._folder)
+        if len(found) <= 1:
+            return False
+        found[0][1].unlink()
+        self._notes.append({"event": "pruned", "through": found[1][0] - 1})
+        return True
+
     def _prune(self) -> None:
         """Delete the oldest files. The entry comes first: it must not be what a kill prevents."""
         found = chain.files(self._folder)
@@ -167,12 +221,16 @@ class Log:
             return
         self._append({"event": "pruned", "through": found[-self._files][0] - 1})
         for _, path in found[: -self._files]:
-            path.unlink()
+            path.replace(self._folder / SPARE)  # emptied when it is used: now it may be read
 
     def _write_notes(self) -> None:
         while self._notes:
-            self._append(self._notes[0])
-            del self._notes[0]
+            note = self._notes.pop(0)  # writing it may add another one
+            try:
+                self._append(note)
+            except BaseException:
+                self._notes.insert(0, note)
+                raise
 
     def _now(self) -> str:
         second, rest = divmod(time.time_ns(), 1_000_000_000)

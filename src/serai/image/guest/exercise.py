@@ -23,7 +23,6 @@ from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import quota
-from serai.runtime.settings import Disk, load
 
 ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
@@ -167,12 +166,15 @@ def filling(client: Client) -> dict[str, Any]:
     """The rogue writes more than it may, and the witness writes meanwhile."""
     paths = Paths()
     uid = client.call("show", name=ROGUE)["uid"]
-    quota.limit(paths.sessions, uid, Disk(quota=str(QUOTA)))
-    kept = client.call("show", name=ROGUE)["quota"]
-    full = output(client, ROGUE, "python3", "-c", FILL)
+    for _ in range(3):  # sessiond divides the disk anew from time to time, perhaps just now
+        quota.limit(paths.sessions, uid, QUOTA, 0)
+        kept = client.call("show", name=ROGUE)["quota"]
+        full = output(client, ROGUE, "python3", "-c", FILL)
+        if full == "EDQUOT":
+            break
     other = output(client, WITNESS, "sh", "-c", "echo well >filled && sync filled && cat filled")
     output(client, ROGUE, "rm", "fill")
-    quota.limit(paths.sessions, uid, load(paths.policy).disk)
+    quota.limit(paths.sessions, uid, 0, 0)  # until sessiond divides the disk anew
     return {"quota": kept["bytes_limit"] if kept else 0, "full": full, "while_full": other}
 
 

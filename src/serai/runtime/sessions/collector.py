@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
+from collections.abc import Callable
 
 from serai.runtime.sessions import gc, quota
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
+
+log = logging.getLogger(__name__)
 
 
 class Collector:
@@ -21,6 +26,28 @@ class Collector:
         """How much of the sessions disk is free, in percent."""
         return quota.free(self._sessions.paths.sessions)
 
+    def share(self) -> None:
+        """Divide the disk anew among the sessions that can write."""
+        self._sessions.share_disk()
+
+    async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
+        """Do by itself what gc says for ``keep_free`` percent of room; ``tell`` hears it before.
+
+        Nothing where there are no quotas: who uses how much is not known then.
+        """
+        async with self._collecting:
+            folder = self._sessions.paths.sessions
+            records = self._sessions.registry.all()
+            used = {each.uid: quota.usage(folder, each.uid) for each in records}
+            sizes = {uid: each.bytes for uid, each in used.items() if each is not None}
+            if len(sizes) < len(records):
+                return
+            disk = os.statvfs(folder)
+            needed = (keep_free - self.free()) / 100 * disk.f_blocks * disk.f_frsize
+            for action in gc.to_fit(records, sizes, int(needed)):
+                await self._act(action, tell)
+            await self._sessions.deleted()
+
     async def collect(
         self, keep_days: float | None, keep_free: float | None, *, dry_run: bool = False
     ) -> list[gc.Action]:
@@ -32,18 +59,25 @@ class Collector:
         async with self._collecting:
             if keep_days is not None:
                 done += gc.by_age(self._sessions.registry.all(), time.time(), keep_days)
-                for old in done:
-                    await self._act(old, dry_run)
+                for old in done if not dry_run else []:
+                    await self._act(old)
             records = self._sessions.registry.all() if keep_free is not None else []
             while action := gc.for_room(records, self.free(), keep_free or 0):
-                await self._act(action, dry_run)
                 if not dry_run:
+                    await self._act(action)
                     await self._sessions.deleted()
                 done.append(action)
                 records = [each for each in records if each.name != action.name]
         return done
 
-    async def _act(self, action: gc.Action, dry_run: bool) -> None:
-        if not dry_run:
-            archive = action.goal is State.ARCHIVED
-            await (self._sessions.archive if archive else self._sessions.remove)(action.name)
+    async def _act(
+        self, action: gc.Action, tell: Callable[[gc.Action], None] = lambda _: None
+    ) -> None:
+        """Carry one out, unless somebody wants the session again. It is logged before."""
+        state = self._sessions.registry.get(action.name).state
+        if action.goal is State.REMOVING and state is not State.ARCHIVED:
+            return
+        tell(action)
+        log.warning("session %s becomes %s: %s", action.name, action.goal.value, action.reason)
+        ways = {State.STOPPED: self._sessions.stop, State.ARCHIVED: self._sessions.archive}
+        await ways.get(action.goal, self._sessions.remove)(action.name)

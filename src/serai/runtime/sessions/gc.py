@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from serai.runtime.sessions.registry import Record
@@ -10,12 +10,16 @@ from serai.runtime.sessions.states import State
 
 DAY = 86400.0
 KEEP_LABEL = "keep"
+WRITING = frozenset({State.READY, State.ACTIVE})
 IDLE = frozenset({State.READY, State.FROZEN, State.STOPPED})
 
 
 @dataclass(frozen=True)
 class Action:
-    """What to do with a session: ``goal`` is archived or removing; ``reason`` is for people."""
+    """What to do with a session: ``goal`` is stopped, archived or removing.
+
+    ``reason`` is for people.
+    """
 
     name: str
     goal: State
@@ -49,6 +53,35 @@ def for_room(records: Iterable[Record], free: float, keep_free: float) -> Action
         return None
     oldest = min(archived, key=lambda record: (record.used_at, record.uid))
     return Action(oldest.name, State.REMOVING, f"{free:.0f} % free, {keep_free:g} % wanted")
+
+
+def to_fit(records: Iterable[Record], used: Mapping[int, int], needed: int) -> list[Action]:
+    """What to do by itself to free ``needed`` bytes of a disk that is nearly full.
+
+    ``used`` has the bytes of each session by UID. Nothing is removed because of what others write:
+    as long as sessions that are not archived use most, the one that uses most of those that can
+    write is stopped, and that is all. Else the archived ones go that were not used for longest, if
+    that is enough.
+    """
+    kept = [each for each in records if each.state is not State.REMOVING]
+    archived = [each for each in kept if each.state is State.ARCHIVED]
+    others = [each for each in kept if each.state is not State.ARCHIVED]
+
+    def use(record: Record) -> int:
+        return used.get(record.uid, 0)
+
+    if sum(map(use, others)) >= sum(map(use, archived)):
+        writing = [each for each in others if each.state in WRITING and each.goal is None]
+        most = max(writing, key=use, default=None)
+        reason = "it uses the most of a disk that is nearly full"
+        return [Action(most.name, State.STOPPED, reason)] if most else []
+    actions, freed = [], 0
+    for each in sorted(_collectable(archived), key=lambda record: (record.used_at, record.uid)):
+        if freed < needed and use(each):
+            freed += use(each)
+            reason = f"archived, with {use(each) >> 20} MiB of a disk that is nearly full"
+            actions.append(Action(each.name, State.REMOVING, reason))
+    return actions if freed >= needed else []
 
 
 def _collectable(records: Iterable[Record]) -> list[Record]:

@@ -68,7 +68,8 @@ def make(paths: Paths, name: str, uid: int) -> None:
 def lock(paths: Paths, name: str, uid: int) -> None:
     """Lock the home away: its top directory becomes root's, mode 0000, however much is in it.
 
-    Only root can take that back. The group stays the session's, so that the UID within can be told from outside. fsync'ed.
+    Only root can take that back. The group stays the session's, so that the UID within can be told
+    from outside. fsync'ed.
     """
     with _home(paths, name, uid) as home:
         os.fchmod(home, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
@@ -44,7 +45,7 @@ class Level(Enum):
 
 def level(free: float, disk: Disk) -> Level:
     """What ``free`` percent of the sessions disk means."""
-    if free < disk.act_free:
+    if free < max(disk.reserve, disk.act_free):
         return Level.VERY_LOW
     return Level.LOW if free < disk.warn_free else Level.FINE
 
@@ -55,13 +56,49 @@ def free(sessions: Path) -> float:
     return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
 
 
-def limit(sessions: Path, uid: int, disk: Disk) -> bool:
-    """Limit a session as the policy says; False where there are no quotas. Raises OSError."""
+def share(sessions: Path, uids: Collection[int], disk: Disk) -> bool:
+    """Limit the sessions that can write, so that what all of them may take is there.
+
+    False where there are no quotas. Raises OSError.
+    """
+    found = [usage(sessions, uid) for uid in uids]
+    used = [each for each in found if each is not None]
+    if len(used) < len(found):
+        return False
     whole = os.statvfs(sessions)
-    # To the kernel 0 is no limit.
-    kib = -(-(sizes.limit(disk.quota, whole.f_blocks * whole.f_frsize) or 0) // _KIB)
-    files = sizes.limit(disk.files, whole.f_files) or 0
-    wanted = _BLOCK.pack(kib, 0, 0, files, 0, 0, 0, 0, _LIMITS)
+    size, taken = whole.f_frsize * whole.f_blocks, whole.f_frsize * (whole.f_blocks - whole.f_bfree)
+    space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used])
+    taken = whole.f_files - whole.f_ffree
+    files = _part(disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used])
+    return all(limit(sessions, uid, space, files) for uid in uids)
+
+
+def _part(text: str, reserve: int, whole: int, taken: int, used: Collection[int]) -> int:
+    """What each session may have; 0 is no limit, as it is to the kernel."""
+    most = sizes.limit(text, whole)
+    if most is None or not whole:
+        return 0
+    room = whole * (100 - reserve) // 100 - (taken - sum(used))
+    return max(min(most, fair(used, room)), 1)
+
+
+def fair(used: Collection[int], room: int) -> int:
+    """How much each of those who use so much may have, of ``room``, with a part left over.
+
+    That part is for the next session that starts. Who uses more than a part keeps it and gets no
+    more, and the others divide the rest: together they can never have more than ``room``.
+    """
+    parts = len(used) + 1
+    for each in sorted(used, reverse=True):
+        if each * parts <= room:
+            break
+        room, parts = room - each, parts - 1
+    return max(room, 0) // parts
+
+
+def limit(sessions: Path, uid: int, space: int, files: int) -> bool:
+    """Limit a session to so many bytes and files; False without quotas. Raises OSError."""
+    wanted = _BLOCK.pack(-(-space // _KIB), 0, 0, files, 0, 0, 0, 0, _LIMITS)
     return _call(sessions, _SET, uid, bytearray(wanted)) is not None
 
 

@@ -175,6 +175,10 @@ class Sessions:
             self.registry.touch(record.uid, time.time())
         return record, running
 
+    def share_disk(self) -> None:
+        """Divide the sessions disk anew among the sessions that can write."""
+        self._steps.share_disk()
+
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
         homes.prepare(self.paths)

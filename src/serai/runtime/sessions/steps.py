@@ -48,6 +48,7 @@ class Steps:
         self._folders = folders
         self._ended = ended
         self._running: dict[int, Running] = {}
+        self._frozen: set[int] = set()
         self._users: dict[int, str] = {}
 
     def running(self, uid: int) -> Running | None:
@@ -93,7 +94,7 @@ class Steps:
         elif step is Step.START:
             await self._start_unit(record)
         elif step is Step.LIMIT_DISK:
-            self._limit_disk(record)
+            self.share_disk()
         elif step is Step.MOUNT_FOLDERS:
             await self._folders.bring_back(record, self._running[uid])
         elif step is Step.STOP:
@@ -111,12 +112,13 @@ class Steps:
         main = await self._supervisor.start(record.name)
         await self._watch(record, main)
 
-    def _limit_disk(self, record: Record) -> None:
-        """Without a quota a session runs all the same."""
+    def share_disk(self) -> None:
+        """Limit what sessions that can write now may use. Without a quota they run all the same."""
+        writing = self._running.keys() - self._frozen
         try:
-            quota.limit(self._paths.sessions, record.uid, self._policy.disk)
+            quota.share(self._paths.sessions, writing, self._policy.disk)
         except OSError as error:
-            log.error("session %s has no quota: %s", record.name, error)
+            log.error("quotas are not set: %s", error)
 
     async def _stop_unit(self, record: Record) -> None:
         running = self._let_go(record.uid)
@@ -124,6 +126,7 @@ class Steps:
             with contextlib.suppress(OSError):
                 cgroups.thaw(running.cgroup)
         await self._supervisor.stop(record.name)
+        self.share_disk()
         try:
             await self._gate.call("close", name=record.name)
         except SeraiError as error:
@@ -136,7 +139,11 @@ class Steps:
             raise SeraiError(f"session {record.name} has no cgroup to freeze")
         if frozen:
             await cgroups.freeze(running.cgroup)
+            self._frozen.add(record.uid)
+            self.share_disk()
         else:
+            self._frozen.discard(record.uid)
+            self.share_disk()
             cgroups.thaw(running.cgroup)
 
     async def _watch(self, record: Record, main: int) -> None:
@@ -161,6 +168,7 @@ class Steps:
 
     def _let_go(self, uid: int) -> Running | None:
         running = self._running.pop(uid, None)
+        self._frozen.discard(uid)
         if running is not None:
             asyncio.get_running_loop().remove_reader(running.pidfd)
             os.close(running.pidfd)

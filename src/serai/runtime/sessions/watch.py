@@ -1,4 +1,4 @@
-"""Watches how full the sessions disk is: tells subscribers, and has archived sessions removed."""
+"""Watches how full the sessions disk is: shares it out, tells subscribers, has room made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import quota
+from serai.runtime.sessions import gc, quota
 from serai.runtime.sessions.quota import Level
 from serai.runtime.settings import Disk
 
@@ -22,8 +22,11 @@ class Room(Protocol):
     def free(self) -> float:
         """How much is free, in percent."""
 
-    async def collect(self, keep_days: float | None, keep_free: float | None) -> object:
-        """Remove archived sessions until ``keep_free`` percent are free."""
+    def share(self) -> None:
+        """Divide the disk anew among the sessions that can write."""
+
+    async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
+        """Stop who fills the disk, or remove archives; ``tell`` hears what is done."""
 
 
 async def disk(
@@ -34,18 +37,25 @@ async def disk(
 ) -> None:
     """Look every ``period`` seconds, until cancelled.
 
-    Whenever the level has changed it is announced; as long as it is very low, room is made.
+    Whenever the level has changed it is announced. As long as less than ``act_free`` percent are
+    free, room is made, and each session for which that was the end is announced.
     """
+
+    def acted(action: gc.Action) -> None:
+        told = {"name": action.name, "goal": action.goal.value, "reason": action.reason}
+        announce("disk.acted", told)
+
     before = Level.FINE
     while True:
+        room.share()
         now = quota.level(found := room.free(), rules)
         if now is not before:
             announce("disk.changed", {"level": now.value, "free": round(found, 1)})
             if now is not Level.FINE:
                 log.warning("the sessions disk is %s: %.1f %% free", now.value, found)
-        if now is Level.VERY_LOW:
+        if found < rules.act_free:
             try:
-                await room.collect(None, rules.act_free)
+                await room.make_room(rules.act_free, acted)
             except (SeraiError, OSError) as error:
                 log.error("no room is made on the sessions disk: %s", error)
         before = now

@@ -10,7 +10,6 @@ from serai.runtime import errors
 from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import quota
 from tests.support.fake_vm import opened
-from tests.support.waiting import wait_for
 
 MARKS = "reserve = 1\nwarn_free = 1\nact_free = 1\n"
 
@@ -34,20 +33,31 @@ def test_a_put_does_not_touch_the_reserve() -> None:
             client.put("one", "uploads", "file", b"x")
 
 
-def test_archived_sessions_make_room_and_others_stay() -> None:
+@pytest.mark.parametrize("act_free", [0, 99])
+def test_no_archive_goes_by_itself(act_free: int) -> None:
+    """By default never; with a limit not because of what others have, nor without quotas."""
+    with opened() as vm:
+        vm.start()
+        for name in ("old", "used"):
+            vm.call("create", name=name)
+        vm.call("archive", name="old")
+        assert vm.stop() == 0
+        text = vm.paths.policy.read_text()
+        new = f"reserve = 1\nwarn_free = 99\nact_free = {act_free}\n"
+        vm.paths.policy.write_text(text.replace(MARKS, new))
+        vm.start()
+        vm.call("gc", keep_days=None, dry_run=True)  # waits for what collects already
+        assert vm.sessions()["old"]["state"] == "archived"
+
+
+def test_a_person_can_have_archives_removed_for_room() -> None:
     with opened() as vm:
         vm.start()
         for name, labels in (("old", {}), ("kept", {"keep": ""}), ("used", {})):
             vm.call("create", name=name, labels=labels)
         vm.call("archive", name="old")
         vm.call("archive", name="kept")
-        assert vm.stop() == 0
-        text = vm.paths.policy.read_text()
-        vm.paths.policy.write_text(
-            text.replace(MARKS, "reserve = 1\nwarn_free = 99\nact_free = 99\n")
-        )
-        vm.start()
-        wait_for(lambda: "old" not in vm.sessions())
+        vm.call("gc", keep_days=None, keep_free=100)
         assert {name: each["state"] for name, each in vm.sessions().items()} == {
             "kept": "archived",
             "used": "ready",

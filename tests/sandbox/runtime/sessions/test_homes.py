@@ -72,7 +72,9 @@ def opened_by(uid: int, home: Path) -> bool:
         f"os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid}); "
         "os.fchmod(fd, 0o755)"
     )
-    done = subprocess.run([sys.executable, "-c", change], cwd=home, check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", change], cwd=home, check=False, capture_output=True
+    )
     return done.returncode == 0
 
 

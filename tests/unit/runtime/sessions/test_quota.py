@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ def test_levels() -> None:
 
 def test_a_file_system_without_quotas_is_told_so() -> None:
     assert quota.usage(Path("/proc"), 2000) is None
-    assert quota.limit(Path("/proc"), 2000, Disk()) is False
+    assert quota.limit(Path("/proc"), 2000, 1, 1) is False
+    assert quota.share(Path("/proc"), [2000], Disk()) is False
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,64 @@ def test_bad_settings_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "session.toml").write_text(text)
     with pytest.raises(Exception, match=r"disk\.|attachable"):
         load(tmp_path / "session.toml")
+
+
+@pytest.mark.parametrize("used", [[], [0], [0, 0], [90, 0], [30, 30, 30], [95, 0, 0], [50, 45, 3]])
+def test_what_all_may_have_together_is_there(used: list[int]) -> None:
+    part = quota.fair(used, 95)
+    assert sum(max(each, part) for each in used) + part <= max(95, sum(used))
+
+
+def test_the_next_session_finds_room_however_many_fill_theirs() -> None:
+    used: list[int] = []
+    for _ in range(8):
+        used.append(0)
+        part = quota.fair(used, 1 << 40)
+        assert part > 0
+        used = [max(each, part) for each in used]  # each writes until it may not any more
+
+
+def test_one_session_alone_may_have_nearly_half() -> None:
+    assert quota.fair([0], 95) == 47
+
+
+def test_a_disk_that_archives_fill_has_no_room() -> None:
+    assert quota.fair([0, 3], -20) == 0
+
+
+WHOLE = os.statvfs_result((4096, 4096, 1000, 300, 280, 500, 400, 400, 0, 255))
+
+
+def shared(monkeypatch: pytest.MonkeyPatch, used: dict[int, int], disk: Disk) -> dict[int, object]:
+    """The limits (bytes, files) that sessions get which use so many blocks, and a file a block."""
+    given: dict[int, object] = {}
+
+    def limit(_: Path, uid: int, space: int, files: int) -> bool:
+        given[uid] = (space, files)
+        return True
+
+    monkeypatch.setattr(os, "statvfs", lambda _: WHOLE)
+    monkeypatch.setattr(
+        quota, "usage", lambda _, uid: quota.Usage(used[uid] * 4096, 0, used[uid], 0)
+    )
+    monkeypatch.setattr(quota, "limit", limit)
+    assert quota.share(Path("/sessions"), used, disk)
+    return given
+
+
+def test_running_sessions_share_what_others_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 700 of 1000 blocks are in use, 100 of them by these: 350 are theirs, the reserve not counted.
+    given = shared(monkeypatch, {2000: 90, 2001: 10}, Disk())
+    assert given == dict.fromkeys((2000, 2001), (350 * 4096 // 3, 475 // 3))
+
+
+def test_a_setting_is_the_most_and_infinity_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shared(monkeypatch, {2000: 0}, Disk(quota="8K", files="infinity")) == {2000: (8192, 0)}
+
+
+def test_who_can_have_nothing_has_no_unlimited_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = shared(monkeypatch, {2000: 0}, Disk(reserve=99))
+    assert given == {2000: (1, 1)}, "0 would be no limit"
 
 
 def test_the_default_is_half_the_disk() -> None:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import watch
+from serai.runtime.sessions import gc, watch
+from serai.runtime.sessions.states import State
 from serai.runtime.settings import Disk
 
+RULES = Disk(warn_free=20, act_free=10)
 
-def watched(measured: list[float], *, broken: bool = False) -> tuple[list[str], list[float]]:
+
+def watched(
+    measured: list[float], rules: Disk = RULES, *, broken: bool = False
+) -> tuple[list[str], list[float]]:
     """The levels that are told of, and at which measurements room was made."""
     told: list[str] = []
     made: list[float] = []
+    shared: list[float] = []
     rest = iter(measured)
     last = 100.0
 
@@ -25,23 +32,38 @@ def watched(measured: list[float], *, broken: bool = False) -> tuple[list[str], 
                 raise asyncio.CancelledError
             return last
 
-        async def collect(self, keep_days: float | None, keep_free: float | None) -> None:
-            assert (keep_days, keep_free) == (None, 10)
+        def share(self) -> None:
+            shared.append(last)
+
+        async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
+            assert keep_free == rules.act_free
             made.append(last)
             if broken:
                 raise SeraiError("no")
+            tell(gc.Action("blue", State.STOPPED, "it is large"))
 
     def tell(event: str, params: dict[str, Any]) -> None:
-        assert event == "disk.changed"
-        told.append(params["level"])
+        told.append(params["level"] if event == "disk.changed" else f"{event}: {params}")
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch.disk(Disk(warn_free=20, act_free=10), Measured(), tell, 0))
+        asyncio.run(watch.disk(rules, Measured(), tell, 0))
+    assert len(shared) == len(measured) + 1
     return told, made
 
 
 def test_every_change_is_told_once() -> None:
-    assert watched([50, 19, 18, 9, 8, 15, 30, 31])[0] == ["low", "very low", "low", "fine"]
+    told, _ = watched([50, 19, 18, 9, 8, 15, 30, 31], broken=True)
+    assert told == ["low", "very low", "low", "fine"]
+
+
+def test_what_is_done_to_a_session_is_told() -> None:
+    told = {"name": "blue", "goal": "stopped", "reason": "it is large"}
+    assert watched([9])[0] == ["very low", f"disk.acted: {told}"]
+
+
+def test_by_default_nothing_is_removed_however_full_the_disk_is() -> None:
+    assert Disk().act_free == 0
+    assert watched([50, 3, 0], Disk()) == (["very low"], [])
 
 
 def test_room_is_made_as_long_as_there_is_too_little() -> None:
