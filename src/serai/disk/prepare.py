@@ -43,7 +43,6 @@ from serai.disk.choice import (
 MIB = 1 << 20
 WAIT = 10.0  # seconds; a disk may be found a little later than the root disk (NVMe)
 SAMPLES = 256
-GATE = "serai-gate"
 
 # Errors that e2fsck -p leaves behind (e2fsck(8)); below that it has mended what there was.
 E2FSCK_FAILED = 4
@@ -151,8 +150,8 @@ def make(disk: Disk, note: Path, *, quotas: bool) -> None:
     say(f"formatting {disk.path}, which holds {disk.content.value}")
     note.parent.mkdir(parents=True, exist_ok=True)
     files.write(note, f"{_identity(disk.serial, disk.size)}\n".encode())
-    # 2 % stay root's and the gate's (``reserve``): the registry and the audit log still fit when
-    # sessions have filled the disk.
+    # 2 % stay root's and the gate's (resgid= in its unit): the registry and the audit log still fit
+    # when sessions have filled the disk.
     options = ["-q", "-F", "-t", "ext4", "-L", UNFINISHED, "-m", "2"]
     if quotas:
         options += ["-O", "quota", "-E", "quotatype=usrquota"]
@@ -183,14 +182,6 @@ def check(disk: Disk, *, quotas: bool) -> None:
         done = _run("tune2fs", *option, disk.path)
         if done.returncode != 0:
             say(f"it stays as it is: {_last_line(done.stderr)}", level=4)
-
-
-def reserve(disk: Disk) -> None:
-    """Let the gate, too, write into the blocks that are root's; its group is found by each boot."""
-    done = _run("tune2fs", "-g", GATE, disk.path)
-    if done.returncode != 0:
-        said = _last_line(done.stderr)
-        say(f"no room is kept for the gate's audit log on {disk.path}: {said}", level=4)
 
 
 def run(*command: str | Path) -> str:
@@ -234,7 +225,6 @@ def prepare(places: Locations, *, quotas: bool, wait: float = WAIT) -> Disk | No
     else:
         places.note.unlink(missing_ok=True)  # a power cut came just before its removal
         check(disk, quotas=quotas)
-    reserve(disk)
     places.link.parent.mkdir(parents=True, exist_ok=True)
     files.link(places.link, disk.path)
     return disk

@@ -26,6 +26,8 @@ from serai.gate.audit import writer
 
 image, place, gate, session = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 subprocess.run(["mount", "-o", "loop", image, place], check=True)
+if sys.argv[5] == "reserve":  # as serai-gate.service does
+    subprocess.run(["mount", "-o", f"remount,resgid={gate}", place], check=True)
 for name, owner in (("log", gate), ("home", session)):
     (place / name).mkdir()
     os.chown(place / name, owner, owner)
@@ -41,6 +43,7 @@ def in_child(uid, work):
     assert os.waitpid(pid, 0)[1] == 0
 
 def fill():
+    (place / "home/junk").touch()
     try:
         for number in range(100_000):
             os.close(os.open(place / f"home/{number}", os.O_CREAT | os.O_EXCL))
@@ -66,7 +69,8 @@ def write():
             refused[str(error)] = refused.get(str(error), 0) + 1
     log.close()
     report = writer.verify(place / "log")
-    print(json.dumps({"refused": refused, "problem": report.problem, "last": report.last}))
+    found = {"refused": refused, "problem": report.problem, "last": report.last}
+    print(json.dumps(found), flush=True)
 
 asks, answers = os.pipe(), os.pipe()
 
@@ -90,9 +94,9 @@ assert os.waitpid(pid, 0)[1] == 0
 """
 
 
-def written(folder: Path) -> dict[str, Any]:
+def written(folder: Path, how: str = "") -> dict[str, Any]:
     """What a gate could note down, and whether its log is whole."""
-    where = [folder / "image", "/mnt", str(GATE), str(SESSION)]
+    where = [str(folder / "image"), "/mnt", str(GATE), str(SESSION), how]
     done = subprocess.run(
         ["/usr/bin/unshare", "-m", "--propagation", "private", PYTHON, "-c", SCRIPT, *where],
         cwd=CHECKOUT,
@@ -116,7 +120,6 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     image.touch()
     os.truncate(image, SIZE)
     made = Disk(image, "", SIZE, Content.BLANK)
-    monkeypatch.setattr(prepare, "GATE", str(GATE))
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
     prepare.make(made, tmp_path / "note", quotas=False)
     return made
@@ -125,10 +128,14 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_every_decision_is_noted_on_a_disk_that_sessions_have_filled(
     disk: Disk, tmp_path: Path
 ) -> None:
-    prepare.reserve(disk)
-    seen = written(tmp_path)
+    seen = written(tmp_path, "reserve")
     assert (seen["refused"], seen["problem"]) == ({}, "")
     assert seen["last"] > 12_000
+
+
+def test_the_gates_unit_asks_for_the_reserve() -> None:
+    unit = (CHECKOUT / "src/serai/install/units/serai-gate.service").read_text()
+    assert "mount -o remount,resgid=$$(id -g serai-gate) /sessions" in unit
 
 
 def test_without_a_reserve_for_the_gate_it_is_not(disk: Disk, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
 from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import supervisor
+from serai.runtime.sessions import numbers, supervisor
 
 PATIENCE = 60.0
 Part = dict[str, Any]
@@ -202,7 +202,6 @@ def users(paths: Paths) -> Part:
     }
     known = {each["name"]: each["uid"] for each in _sessions(paths) if each["state"] != "removing"}
     rows = [line.split(":") for line in text(paths.users / "passwd").splitlines()]
-    local = [line.split(":") for line in text(paths.root / "etc/passwd").splitlines()]
     unknown = []
     for name, uid in known.items():
         try:
@@ -218,10 +217,21 @@ def users(paths: Paths) -> Part:
         "listed": [row[0] for row in rows],
         "known": list(known),
         "unknown": unknown,
-        "clashes": [f"{row[0]} has {row[2]}" for row in local if int(row[2]) in known.values()],
+        "clashes": clashes(known, paths.root),
         "gate": [gate.pw_uid, gate.pw_shell],
         "members": grp.getgrnam("serai").gr_mem,
     }
+
+
+def clashes(known: dict[str, int], root: Path) -> list[str]:
+    """Accounts, groups and ranges of the VM's that came to have a session's number."""
+    own = {*known, *(f"user {name}" for name in known), *(f"group {name}" for name in known)}
+    found = []
+    for number in known.values():
+        for what in (numbers.taken(number, root), numbers.subordinate(number, root)):
+            if what and what not in own:
+                found.append(f"{what} has {number}")
+    return list(dict.fromkeys(found))
 
 
 def disks(paths: Paths) -> Part:

@@ -19,6 +19,9 @@ HINTS = "/run/serai/hints"
 """Where hints.json is inside; a folder, since the file is replaced while the session runs."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
+MASKED = ("interrupts", "keys", "key-users")
+"""Files of /proc that cannot be opened inside: they tell of the whole VM, or of its users."""
+
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -65,6 +68,9 @@ def _system(policy: Policy) -> Iterable[str]:
     # /dev can't be changed, so nobody finds a file where the null device was; shared memory apart.
     yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777"), "--remount-ro", "/dev")  # noqa: S108
     yield from ("--proc", "/proc")
+    # Bind mounts are nodev, so not even the device can be opened there.
+    for name in MASKED:
+        yield from ("--ro-bind-try", "/dev/null", f"/proc/{name}")
     for name in MERGED:
         yield from ("--symlink", f"usr/{name}", f"/{name}")
     for path in policy.visible:

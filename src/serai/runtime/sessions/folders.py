@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from serai.common import proc
 from serai.common.paths import Paths
 from serai.runtime.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import bindfs, hints, mounts, path_roles
@@ -25,6 +26,11 @@ from serai.runtime.settings import Policy
 
 log = logging.getLogger(__name__)
 KINDS = ("auto", "idmap", "bindfs")
+
+
+def parents(mount: proc.Mount) -> Sequence[PurePosixPath]:
+    """The directories above a place where something is mounted."""
+    return PurePosixPath(mount.place).parents
 
 
 class Folders:
@@ -57,7 +63,7 @@ class Folders:
         role = path_roles.attachable(new.role)
         if new.kind not in KINDS:
             raise SeraiError(f"kind is one of {', '.join(KINDS)}", code=INVALID_PARAMS)
-        self._allow(new.path)
+        self._allow(new.path, writable=new.writable)
         before = self._book.of(record.uid).get(new.role)
         if before is not None and before.path != new.path and not role.changeable:
             raise SeraiError(
@@ -132,7 +138,8 @@ class Folders:
     def tell(self, record: Record, running: Running | None) -> None:
         """Write what the session is told about its folders."""
         if running is not None:
-            publish.hints(self._paths, record.name, hints.encode(self.hints(record, running)))
+            told = hints.encode(self.hints(record, running))
+            publish.hints(self._paths, record.name, record.uid, told)
 
     def hints(self, record: Record, running: Running | None) -> dict[str, Any]:
         """Where every role's folder is, inside and outside."""
@@ -157,7 +164,7 @@ class Folders:
     async def _mount(self, record: Record, running: Running, it: Attachment) -> None:
         folder = path_roles.find(it.role).folder
         sandbox = self._sandbox(record, running)
-        self._allow(it.path)
+        self._allow(it.path, writable=it.writable)
         if it.kind != "bindfs":
             try:
                 work = partial(mounts.by_idmap, it.path, sandbox, folder, writable=it.writable)
@@ -197,7 +204,7 @@ class Folders:
         else:
             self._book.put(record.uid, before)
 
-    def _allow(self, path: str) -> None:
+    def _allow(self, path: str, *, writable: bool) -> None:
         """Only folders that the policy names may be attached, and what is below them."""
         inside = PurePosixPath(path)
         tops = [top for top in self._policy.attachable if PurePosixPath(top) in inside.parents]
@@ -205,6 +212,12 @@ class Folders:
             raise SeraiError(
                 f"{path[:200]!a} may not be attached",
                 f"'attachable' in {self._paths.policy} names {', '.join(self._policy.attachable)}",
+                NOT_PERMITTED,
+            )
+        if writable and (below := [it.place for it in proc.mounts_of() if inside in parents(it)]):
+            raise SeraiError(
+                f"{path[:200]!a} has mounts below it, such as {below[0][:200]!a}",
+                "attach one of them, or this one read-only: a session could remove their places",
                 NOT_PERMITTED,
             )
 

@@ -32,9 +32,9 @@ def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
     """Write everything that a session's start needs. Root's, and readable for the session."""
     folder = paths.session(name)
     _folder(folder, 0o711)
-    users.write(folder / "users", [(name, uid)])
+    users.write(folder / "users", [(name, uid)], users.SHELL)
     files.write(folder / "hosts", bwrap.hosts(policy).encode(), durable=False)
-    _folder(folder / "hints", 0o755)
+    _hints_folder(folder / "hints", uid)
     arguments = bwrap.arguments(policy, description(paths, name, uid))
     files.write(folder / "args", bwrap.encode(arguments), durable=False)
     gate_folder(paths, name, uid)
@@ -51,11 +51,17 @@ def gate_folder(paths: Paths, name: str, uid: int) -> None:
     gate.chmod(0o2710)
 
 
-def hints(paths: Paths, name: str, content: bytes) -> None:
-    """Tell a session where its folders are: a file that it can read at any time."""
+def hints(paths: Paths, name: str, uid: int, content: bytes) -> None:
+    """Tell a session where its folders are: a file that it, and nobody else, can read any time."""
     folder = paths.session(name) / "hints"
-    _folder(folder, 0o755)
+    _hints_folder(folder, uid)
     files.write(folder / "hints.json", content, durable=False)
+
+
+def _hints_folder(folder: Path, uid: int) -> None:
+    """The host's paths are in it: only root and the session's group may enter."""
+    _folder(folder, 0o750)
+    os.chown(folder, 0, uid)
 
 
 def withdraw(paths: Paths, name: str) -> None:

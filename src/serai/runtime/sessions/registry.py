@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
-from serai.runtime.sessions import names
+from serai.runtime.sessions import names, numbers
 from serai.runtime.sessions.states import State
 
 FIRST_UID = 2000
@@ -217,8 +217,8 @@ class Registry:
     def _take_uid(self) -> int:
         value = self._db.execute("SELECT value FROM counters WHERE name = 'next_uid'").fetchone()[0]
         for first, end in UID_RANGES:
-            uid = max(int(value), first)
-            if uid < end:
+            free = (uid for uid in range(max(int(value), first), end) if not numbers.taken(uid))
+            if uid := next(free, 0):
                 self._db.execute(
                     "UPDATE counters SET value = ? WHERE name = 'next_uid'", (uid + 1,)
                 )

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from serai.runtime.settings import Policy
 
 DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
+
+# bindfs is root, and reads what hostile sessions ask of it. bubblewrap needs mounts, namespaces and
+# netlink, with which it sets up an empty network. What ProtectKernel*= would hide is not in the
+# root that bindfs gets, and its capabilities are few.
+_NO_CALLS = "@clock @cpu-emulation @debug @keyring @module @obsolete @raw-io @reboot @swap"
+FOLDER_LIMITS: list[tuple[str, tuple[str, Any]]] = [
+    ("MemoryMax", ("t", 256 << 20)),
+    ("MemorySwapMax", ("t", 0)),
+    ("TasksMax", ("t", 64)),
+    ("NoNewPrivileges", ("b", True)),
+    ("RestrictAddressFamilies", ("(bas)", (True, ["AF_NETLINK"]))),
+    ("SystemCallArchitectures", ("as", ["native"])),
+    ("SystemCallFilter", ("(bas)", (False, _NO_CALLS.split()))),
+    ("SystemCallErrorNumber", ("i", errno.EPERM)),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +80,7 @@ def drop_in(policy: Policy) -> str:
         "LimitMEMLOCK": limits.memlock,
         "LimitCORE": limits.core,
         "MemoryMax": resources.memory_max,
+        "MemorySwapMax": 0,
         "TasksMax": resources.tasks_max,
         "CPUWeight": resources.cpu_weight,
         "IOWeight": resources.io_weight,

@@ -17,7 +17,7 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new
 
 from serai.common import files
 from serai.runtime.errors import TIMEOUT, SeraiError
-from serai.runtime.sessions.supervisor import DROP_IN, drop_in, folder_unit, unit
+from serai.runtime.sessions.supervisor import DROP_IN, FOLDER_LIMITS, drop_in, folder_unit, unit
 from serai.runtime.settings import Policy
 
 PRIVATE_SOCKET = Path("/run/systemd/private")
@@ -77,6 +77,7 @@ class Systemd:
             ("Slice", ("s", "serai.slice")),
             ("CollectMode", ("s", "inactive-or-failed")),
             ("TimeoutStopUSec", ("t", 2_000_000)),
+            *FOLDER_LIMITS,
         ]
         wanted = folder_unit(name, role)
         body: tuple[Any, ...] = (wanted, "replace", settings, [])

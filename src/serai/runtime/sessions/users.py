@@ -12,11 +12,13 @@ from pathlib import Path
 from serai.common import files
 
 SHELL = "/bin/bash"
+NO_LOGIN = "/usr/sbin/nologin"
+"""The shell of these users in the VM: whatever their home says is for inside."""
 
 
-def passwd_line(name: str, uid: int) -> str:
+def passwd_line(name: str, uid: int, shell: str = NO_LOGIN) -> str:
     """The user's line of passwd(5); the home is what the user finds inside and outside."""
-    return f"{name}:x:{uid}:{uid}:Serai session:/sessions/{name}:{SHELL}\n"
+    return f"{name}:x:{uid}:{uid}:Serai session:/sessions/{name}:{shell}\n"
 
 
 def group_line(name: str, uid: int) -> str:
@@ -24,13 +26,16 @@ def group_line(name: str, uid: int) -> str:
     return f"{name}:x:{uid}:\n"
 
 
-def write(folder: Path, users: Iterable[tuple[str, int]]) -> None:
+def write(folder: Path, users: Iterable[tuple[str, int]], shell: str = NO_LOGIN) -> None:
     """Put passwd and group of ``users`` (name, UID) in ``folder``; readers see the old or the new.
 
     No fsync: the folder is a tmpfs, and the daemon writes both files again when it starts.
     """
     entries = list(users)
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for name, line in (("passwd", passwd_line), ("group", group_line)):
-        content = "".join(line(*entry) for entry in entries).encode()
-        files.write(folder / name, content, durable=False)
+    contents = {
+        "passwd": "".join(passwd_line(name, uid, shell) for name, uid in entries),
+        "group": "".join(group_line(name, uid) for name, uid in entries),
+    }
+    for file, content in contents.items():
+        files.write(folder / file, content.encode(), durable=False)
