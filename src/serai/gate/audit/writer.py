@@ -81,7 +81,11 @@ class Log:
         except BaseException:
             self.close()
             raise
-        self._make_spare()
+        # Both while there are inodes: from then on files are only used again.
+        with suppress(OSError):
+            if self._fd < 0:
+                self._begin_file()
+            self._make_spare()
         # On a full disk they wait for the first entry, which is refused until there is room.
         with suppress(OSError):
             self._write_notes()
@@ -210,7 +214,8 @@ class Log:
         found = chain.files(self._folder)
         if len(found) <= 1:
             return False
-        found[0][1].unlink()
+        found[0][1].replace(spare)
+        os.truncate(spare, 0)
         self._notes.append({"event": "pruned", "through": found[1][0] - 1})
         return True
 
