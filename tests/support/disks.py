@@ -56,4 +56,11 @@ def a_disk(folder: Path, root: Path) -> Path:
         stream.truncate(64 << 20)
     run(["sgdisk", "-n", "1:2048:0", disk])
     run(["mke2fs", "-q", "-t", "ext4", "-d", root, "-E", "offset=1048576", disk, "60M"])
-    return disk
+    return packed(disk)
+
+
+def packed(raw: Path) -> Path:
+    """The raw disk as a qcow2, which is what is read."""
+    target = raw.with_suffix(".qcow2")
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target])
+    return target

@@ -1,4 +1,8 @@
-"""Read a finished disk without booting it: debugfs(8) on its root file system, as any user."""
+"""Read a finished disk without booting it: debugfs(8) on its root file system, as any user.
+
+What is on it is a guest's: the programs that read it are confined (run.py), and no name from it is
+a path of ours.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.image import qcow2
 from serai.image.errors import BuildError
-from serai.image.run import Argument, last_lines, run, tool
+from serai.image.run import last_lines, run_confined
 
 _SECTOR = 512  # bytes; QEMU's disks have no other unless asked for
 _ROOT, _ESP = 1, 15  # the partitions' numbers, as the cloud images have them
+_ANSWER = 256 << 20  # bytes that debugfs may say where it is not asked for files
 
 
 @dataclass(frozen=True)
@@ -32,30 +38,45 @@ class RootFs:
 
     def read(self, path: str) -> str:
         """The text of the file at ``path``; raises BuildError if there is none."""
-        done = run([tool("debugfs"), "-R", f"cat {path}", self._device])
+        done = run_confined(["debugfs", "-R", f"cat {path}", self._device], read=[self.raw])
         if not done.stdout:  # debugfs ends with 0 whatever happened
             raise BuildError(f"{path} cannot be read from the disk: {last_lines(done.stderr)}")
         return done.stdout
 
     def ask(
-        self, commands: Iterable[str], *, log: Path | None = None
+        self,
+        commands: Iterable[str],
+        *,
+        log: Path | None = None,
+        write: Path | None = None,
+        largest: int = _ANSWER,
     ) -> subprocess.CompletedProcess[str]:
         """What debugfs says to ``commands``, one a line; each is echoed before its answer.
 
         With ``log`` the answer is appended there byte by byte: names need not be text. A path that
-        is not there is a line on stderr and no failure. Raises BuildError if there is no ext4.
+        is not there is a line on stderr and no failure. ``write`` is a directory that the commands
+        may write to, ``largest`` how many bytes to a file or to ``log``.
+
+        Raises BuildError if there is no ext4.
         """
-        argv: list[Argument] = [tool("debugfs"), "-f", "-", self._device]
-        done = run(argv, stdin="".join(commands), log=log, check=False)
+        done = run_confined(
+            ["debugfs", "-f", "-", self._device],
+            read=[self.raw],
+            write=[write] if write else [],
+            largest=largest,
+            stdin="".join(commands),
+            log=log,
+            check=False,
+        )
         if done.returncode != 0:
-            said = log.read_text(errors="replace") if log else done.stderr
+            said = _begin(log) if log else done.stderr
             first = said.partition("while trying to open")[0]
             raise BuildError(f"{self.name}'s root cannot be read: {last_lines(first)}")
         return done
 
     def used(self) -> int:
         """How many bytes of the file system are in use, as df(1) counts them."""
-        told = run([tool("dumpe2fs"), "-h", self._device]).stdout
+        told = run_confined(["dumpe2fs", "-h", self._device], read=[self.raw]).stdout
         fields = dict(re.findall(r"^([A-Z][a-z ]+): +(\d+)$", told, re.MULTILINE))
         try:
             overhead = int(fields.get("Overhead clusters", "0"))
@@ -65,16 +86,31 @@ class RootFs:
             raise BuildError(f"{self.name}'s root tells no {missing}") from None
 
     @property
+    def size(self) -> int:
+        """Bytes that the whole disk has: nothing on it can hold more."""
+        return self.raw.stat().st_size
+
+    @property
     def _device(self) -> str:
         return f"{self.raw}?offset={self.offset}"
 
 
 @contextmanager
 def opened(disk: Path, scratch: Path) -> Iterator[RootFs]:
-    """The root file system of the qcow2 ``disk``, through a sparse raw copy below ``scratch``."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    """The root file system of the qcow2 ``disk``, through a sparse raw copy below ``scratch``.
+
+    Raises BuildError if it is another format, or needs a second file.
+    """
+    source = disk.resolve()
+    qcow2.require_alone(source)
+    with tempfile.TemporaryDirectory(dir=scratch.resolve()) as folder:
         raw = Path(folder) / "disk.raw"
-        run([tool("qemu-img"), "convert", "-O", "raw", disk, raw])
+        run_confined(
+            ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, raw],
+            read=[source],
+            write=[raw.parent],
+            largest=qcow2.size(source),
+        )
         offset = _offset(raw, _ROOT)
         if offset is None:
             raise BuildError(f"{disk.name} has no partition {_ROOT}")
@@ -109,9 +145,15 @@ def _installed(status: str) -> Iterator[dict[str, str]]:
 
 
 def _offset(raw: Path, partition: int) -> int | None:
-    told = run(["sgdisk", f"--info={partition}", raw], check=False).stdout
-    first = re.search(r"^First sector: (\d+)", told, re.MULTILINE)
+    argv = ["sgdisk", f"--info={partition}", str(raw)]
+    told = run_confined(argv, read=[raw], check=False).stdout
+    first = re.search(r"^First sector: (\d{1,15})\b", told, re.MULTILINE)
     return int(first[1]) * _SECTOR if first else None
+
+
+def _begin(log: Path) -> str:
+    with log.open(errors="replace") as stream:
+        return stream.read(1 << 16)
 
 
 def _is_field(line: str) -> bool:

@@ -2,6 +2,8 @@
 
 Arguments are lists, never a shell's text. Every child gets PR_SET_PDEATHSIG (prctl(2)) through
 setpriv(1), so that even ``kill -9`` of this process leaves nothing running.
+
+What reads a disk that a guest has written is confined: to be fooled by it then gains nothing.
 """
 
 from __future__ import annotations
@@ -11,22 +13,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from serai.image.errors import BuildError
 
 # The package that brings a tool, where its name is not the tool's own.
 PACKAGES = {
+    "bwrap": "bubblewrap",
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "gpgv": "gpgv",
     "mcopy": "mtools",
+    "mdu": "mtools",
     "mformat": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "nsenter": "util-linux",
+    "prlimit": "util-linux",
     "qemu-aarch64-static": "qemu-user-static",
     "qemu-img": "qemu-utils",
     "qemu-system-aarch64": "qemu-system-arm",
@@ -42,6 +50,14 @@ PACKAGES = {
 }
 
 Argument = str | Path
+
+# Bytes of a program's output that are kept: a guest's may have no end.
+_CAPTURED = 64 << 20
+# Of a log that a guest writes: it is cut to the second when it is larger than the first.
+_LOG, _LOG_KEPT = 64 << 20, 1 << 20
+_LONGEST_TOLD = 600  # characters of it in a message
+# What a confined program may have: bytes in a file that it writes, in memory, seconds of CPU.
+_FILE, _MEMORY, _CPU = 256 << 20, 4 << 30, 3600
 
 
 def tool(name: str) -> Path:
@@ -68,8 +84,11 @@ def run(
     timeout: float | None = None,
     log: Path | None = None,
     check: bool = True,
+    captured: int = _CAPTURED,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its output as text.
+
+    One that says more than ``captured`` bytes is killed.
 
     With ``log``, stdout and stderr are appended to that file instead of being returned.
     ``env`` is added to this process's environment. ``timeout`` is in seconds.
@@ -78,28 +97,103 @@ def run(
     message carries the last lines of what it said.
     """
     with _output(log) as output:
-        try:
-            done = subprocess.run(
-                with_pdeathsig(argv),
-                cwd=cwd,
-                env=None if env is None else {**os.environ, **env},
-                input=stdin,
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                stdout=output,
-                stderr=subprocess.STDOUT if log else subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise BuildError(f"{argv[0]} did not end within {timeout:g} s", log=log) from None
+        process = subprocess.Popen(
+            with_pdeathsig(argv),
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else subprocess.PIPE,
+        )
+        with process:
+            try:
+                said = _exchanged(process, stdin, timeout, captured)
+            except subprocess.TimeoutExpired:
+                raise BuildError(f"{argv[0]} did not end within {timeout:g} s", log=log) from None
+            except _TooMuchError:
+                text = f"{Path(argv[0]).name} said more than {captured >> 20} MiB and was ended"
+                raise BuildError(text, log=log) from None
+            finally:
+                process.kill()
+    out, err = map(_text, said)
+    done = subprocess.CompletedProcess(argv, process.returncode, out, err)
     if check and done.returncode != 0:
-        said = log.read_text(errors="replace") if log else done.stderr or done.stdout
+        told = log.read_text(errors="replace") if log else done.stderr or done.stdout
         raise BuildError(
-            f"{Path(argv[0]).name} {_ended(done.returncode)}: {last_lines(said)}", log=log
+            f"{Path(argv[0]).name} {_ended(done.returncode)}: {last_lines(told)}", log=log
         )
     return done
+
+
+def run_confined(
+    argv: Sequence[Argument],
+    *,
+    read: Sequence[Path] = (),
+    write: Sequence[Path] = (),
+    largest: int = _FILE,
+    stdin: str | None = None,
+    timeout: float | None = None,
+    log: Path | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """run() for a program that reads what a guest has written: it sees /usr and these paths alone.
+
+    ``write`` can be written and ``read`` not, even where it lies within. No file that it writes,
+    the log too, gets larger than ``largest`` bytes. There is no running without bubblewrap(1).
+    """
+    program = tool(str(argv[0]))
+    limits = [f"--fsize={largest}", f"--as={_MEMORY}", f"--cpu={_CPU}", "--core=0"]
+    sandbox: list[Argument] = [tool("bwrap"), *_confinement(program, read, write), "--"]
+    confined = ["prlimit", *limits, "--", *sandbox, program, *argv[1:]]
+    done = run(confined, stdin=stdin, timeout=timeout, log=log, check=False)
+    if done.returncode == 0:
+        return done
+    if log is None:
+        said = done.stderr or done.stdout
+    else:
+        with log.open(errors="replace") as stream:
+            said = stream.read(_CAPTURED)
+    if said.startswith("bwrap: "):
+        raise BuildError(
+            f"bubblewrap cannot confine {program.name}: {last_lines(said)}",
+            hint="nothing that a guest wrote is read without; allow user namespaces, or be root",
+        )
+    if check:
+        raise BuildError(f"{program.name} {_ended(done.returncode)}: {last_lines(said)}", log=log)
+    return done
+
+
+@contextmanager
+def bounded(*logs: Path) -> Iterator[None]:
+    """Keep files that a guest makes grow small: of too large a one only the end stays.
+
+    Who writes them must append, so that the next byte lands at the new end.
+    """
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            for log in logs:
+                shorten(log)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def shorten(log: Path) -> None:
+    """Cut a log that is too large to its end."""
+    if not log.is_file() or log.stat().st_size <= _LOG:
+        return
+    with log.open("r+b") as stream, log.open("ab") as end:
+        stream.seek(-_LOG_KEPT, os.SEEK_END)
+        kept = stream.read(_LOG_KEPT)
+        stream.truncate(0)
+        end.write(b"[what came before is cut off]\n" + kept)
 
 
 def run_visibly(
@@ -148,7 +242,71 @@ def with_pdeathsig(argv: Sequence[Argument]) -> list[str]:
 def last_lines(text: str, count: int = 3) -> str:
     """The last ``count`` lines that are not blank, as one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-count:]) or "it said nothing"
+    return " | ".join(lines[-count:])[-_LONGEST_TOLD:] or "it said nothing"
+
+
+def _text(content: bytes) -> str:
+    """``content`` as text, whatever ends its lines."""
+    return content.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+class _TooMuchError(Exception):
+    """A program says more than anybody wants to hear."""
+
+
+def _exchanged(
+    process: subprocess.Popen[bytes], stdin: str | None, timeout: float | None, most: int
+) -> tuple[bytes, bytes]:
+    """What the program says on stdout and stderr (what is piped of them) until it ends."""
+    found = bytearray(), bytearray()
+    too_much = threading.Event()
+
+    def collect(stream: IO[bytes] | None, into: bytearray) -> None:
+        with suppress(ValueError, OSError):  # the pipe is closed: it was given up
+            while stream is not None and (piece := os.read(stream.fileno(), 1 << 16)):
+                into += piece
+                if len(into) > most:
+                    too_much.set()
+                    process.kill()
+                    return
+
+    def feed() -> None:
+        if process.stdin is not None:
+            with suppress(ValueError, OSError), process.stdin:
+                process.stdin.write((stdin or "").encode())
+
+    streams = zip((process.stdout, process.stderr), found, strict=True)
+    threads = [threading.Thread(target=collect, args=each, daemon=True) for each in streams]
+    threads.append(threading.Thread(target=feed, daemon=True))
+    until = None if timeout is None else time.monotonic() + timeout
+    for thread in threads:
+        thread.start()
+    process.wait(timeout)
+    for thread in threads:  # a child of its own may still hold the pipe
+        thread.join(None if until is None else max(until - time.monotonic(), 0))
+        if timeout is not None and thread.is_alive():
+            raise subprocess.TimeoutExpired(process.args, timeout)
+    if too_much.is_set():
+        raise _TooMuchError
+    return bytes(found[0]), bytes(found[1])
+
+
+def _confinement(program: Path, read: Sequence[Path], write: Sequence[Path]) -> list[str]:
+    """bubblewrap's options: /usr to read, and what is named; no network and no other process."""
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    options += ["--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin"]
+    options += ["--setenv", "LC_ALL", "C.UTF-8", "--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        if Path(name).is_symlink():
+            options += ["--symlink", str(Path(name).readlink()), name]
+        elif Path(name).exists():
+            options += ["--ro-bind", name, name]
+    options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    options += ["--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/"]  # noqa: S108 - its own
+    for option, paths in (("--bind", write), ("--ro-bind", [*read, program])):
+        for path in paths:
+            options += [option, str(path), str(path)]
+    return options
 
 
 def _ended(status: int) -> str:

@@ -22,7 +22,7 @@ from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
 from serai.image.release import oci
-from serai.image.run import last_lines, run
+from serai.image.run import last_lines, run, run_confined
 from serai.image.settings import Settings
 
 
@@ -51,12 +51,22 @@ def _raw_zst(source: Source, target: Path) -> None:
 def _vhdx(source: Source, target: Path) -> None:
     # Blocks of 1 MiB, the least there are: with larger ones the file has more that nobody wrote.
     options = "subformat=dynamic,block_size=1M"
-    run(["qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", options, source.raw, target])
+    _convert(source, "vhdx", options, target)
 
 
 def _vmdk(source: Source, target: Path) -> None:
     options = "subformat=streamOptimized"
-    run(["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", options, source.raw, target])
+    _convert(source, "vmdk", options, target)
+
+
+def _convert(source: Source, kind: str, options: str, target: Path) -> None:
+    whole = ["qemu-img", "convert", "-f", "raw", "-O", kind, "-o", options]
+    run_confined(
+        [*whole, source.raw, target],
+        read=[source.raw],
+        write=[target.parent],
+        largest=2 * source.raw.stat().st_size,
+    )
 
 
 def _oci(source: Source, target: Path) -> None:
@@ -157,7 +167,8 @@ def direct_boot(root: offline.RootFs, image: str, folder: Path) -> None:
     """
     kernel, initrd, options = first_entry(root.read("/boot/grub/grub.cfg"))
     targets = {kernel: folder / f"{image}.vmlinuz", initrd: folder / f"{image}.initrd"}
-    done = root.ask(f'dump "{path}" "{target}"\n' for path, target in targets.items())
+    commands = (f'dump "{path}" "{target}"\n' for path, target in targets.items())
+    done = root.ask(commands, write=folder, largest=root.size)
     for path, target in targets.items():
         if not target.is_file() or not target.stat().st_size:
             raise BuildError(f"{path} cannot be read from the disk: {last_lines(done.stderr)}")

@@ -216,9 +216,10 @@ def _copies(root: offline.RootFs, paths: list[str], scratch: Path) -> Iterator[d
         # debugfs(8) has no way to write these in a command.
         if '"' in path or not path.isprintable():
             raise BuildError(f"a file on the disk has an odd name: {path!a}")
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch.resolve()) as folder:
         copies = {path: Path(folder) / str(number) for number, path in enumerate(paths)}
-        root.ask(f'dump "/{path}" "{copy}"\n' for path, copy in copies.items())
+        commands = (f'dump "/{path}" "{copy}"\n' for path, copy in copies.items())
+        root.ask(commands, write=Path(folder), largest=root.size)
         for path, copy in copies.items():
             if not copy.is_file():
                 raise BuildError(f"/{path} cannot be read from the disk")

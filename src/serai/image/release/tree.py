@@ -7,17 +7,17 @@ import hashlib
 import os
 import re
 import stat
+import struct
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from serai.common import files
-from serai.image import cache, offline
+from serai.image import cache, ext4, offline
 from serai.image.errors import BuildError
-from serai.image.run import run, tool
+from serai.image.run import Argument, run, run_confined, tool
 
 CAPABILITY = "security.capability"
 """The extended attribute with a file's capabilities (capabilities(7))."""
@@ -33,10 +33,9 @@ _TYPES = {
     stat.S_IFIFO: "p",
     stat.S_IFSOCK: "s",
 }
-# A shorter link's target is in the inode itself (kernel, Documentation/filesystems/ext4).
-_IN_INODE = 60
-_BATCH = 256 << 20  # bytes of files that are copied out of a disk at a time
 _PART = 1 << 20  # bytes that are read at a time
+_MTOOLS = 300.0  # seconds for all of an EFI system partition
+_MANIFEST = 256 << 20  # bytes that one may have, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def of_root(root: offline.RootFs, work: Path) -> list[Entry]:
     """The same of an opened disk."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         scratch = Path(folder)
-        return _sort([*_Disk(root, scratch).entries(), *_esp(root, scratch)])
+        return _sort([*_of_disk(ext4.Reader(root, scratch)), *_esp(root, scratch)])
 
 
 def of_folder(root: Path) -> list[Entry]:
@@ -119,7 +118,7 @@ def load(path: Path) -> list[Entry]:
     """What ``write`` wrote; raises BuildError if that is not what ``path`` holds."""
     try:
         if path.suffix == ".zst":
-            text = run([tool("zstd"), "-dcq", path]).stdout
+            text = run([tool("zstd"), "-dcq", path], captured=_MANIFEST).stdout
         else:
             text = path.read_text(encoding="utf-8")
         header, *lines, end = text.split("\n")
@@ -224,158 +223,48 @@ def _esp(root: offline.RootFs, scratch: Path) -> Iterator[Entry]:
         return
     target = scratch / "esp"
     target.mkdir()
-    run(["mcopy", "-s", "-n", "-i", f"{root.raw}@@{root.esp}", "::", target])
+    image = f"{root.raw}@@{root.esp}"
+    # mtools(1) follows a directory that is in itself, and a file's clusters round in a circle; so
+    # the sum first, which is then endless, or more than there is.
+    usage = ["mdu", "-s", "-i", image, "::"]
+    told = run_confined(usage, read=[root.raw], timeout=_MTOOLS).stdout.split()
+    clusters = int(told[-1]) if told and re.fullmatch(r"[0-9]{1,15}", told[-1]) else None
+    if clusters is None or clusters * _cluster(root.raw, root.esp) > root.size:
+        raise BuildError(f"{root.name}: the EFI system partition cannot be read")
+    copy: list[Argument] = ["mcopy", "-s", "-n", "-i", image, "::", target]
+    run_confined(copy, read=[root.raw], write=[target], largest=root.size, timeout=_MTOOLS)
     for entry in of_folder(target):
         if entry.path != ".":
             path = f"{_ESP}/{entry.path}"
             yield replace(entry, path=path, mode=_ESP_MODE, owner=0, group=0)
 
 
-# --- ext4, through debugfs(8)
+def _cluster(raw: Path, esp: int) -> int:
+    """Bytes in a cluster of the VFAT that begins at ``esp``."""
+    with raw.open("rb") as stream:
+        stream.seek(esp)
+        _, sector, sectors = struct.unpack("<11sHB", stream.read(14).ljust(14, b"\0"))
+    return int(sector) * int(sectors)
 
 
-@dataclass(frozen=True)
-class _Inode:
-    """What a folder tells of one of its names; ``size`` is the inode's."""
-
-    number: int
-    mode: int
-    owner: int
-    group: int
-    name: str
-    size: int
-
-
-class _Disk:
-    """Reads a root file system: names level by level, then each inode's content once."""
-
-    def __init__(self, root: offline.RootFs, scratch: Path) -> None:
-        self.root, self.scratch = root, scratch
-
-    def entries(self) -> Iterator[Entry]:
-        paths: dict[str, _Inode] = {}
-        level = {2: "."}  # the root folder's number, by the format
-        while level:
-            found = self._list(level)
-            paths |= found
-            level = {
-                inode.number: path
-                for path, inode in found.items()
-                if stat.S_ISDIR(inode.mode) and path != "."
-            }
-        inodes = {inode.number: inode for inode in paths.values()}
-        files = [inode for inode in inodes.values() if stat.S_ISREG(inode.mode)]
-        links = [inode for inode in inodes.values() if stat.S_ISLNK(inode.mode)]
-        content = self._digests(files) | self._targets(links)
-        capabilities = self._capabilities(files)
-        for path, inode in paths.items():
-            yield Entry(
-                path,
-                _TYPES[stat.S_IFMT(inode.mode)],
-                stat.S_IMODE(inode.mode),
-                inode.owner,
-                inode.group,
-                inode.size if stat.S_ISREG(inode.mode) else 0,
-                content.get(inode.number, ""),
-                capabilities.get(inode.number, ""),
-            )
-
-    def _list(self, folders: dict[int, str]) -> dict[str, _Inode]:
-        """What is in ``folders``, by path; a folder's own entry is in it as '.'."""
-        told = self._answer(f"ls -p <{number}>\n" for number in folders).read_bytes()
-        found: dict[str, _Inode] = {}
-        for number, names in _listings(told, folders):
-            for inode in names:
-                if inode.name == "." and number == 2:  # noqa: PLR2004 - see above
-                    found["."] = inode
-                elif inode.name not in (".", ".."):
-                    folder = folders[number]
-                    found[inode.name if folder == "." else f"{folder}/{inode.name}"] = inode
-        return found
-
-    def _digests(self, files: Sequence[_Inode]) -> dict[int, str]:
-        return {
-            inode.number: _sha256(parts)
-            for batch in _batches(files)
-            for inode, parts in self._contents(batch)
-        }
-
-    def _targets(self, links: Sequence[_Inode]) -> dict[int, str]:
-        long = [inode for inode in links if inode.size >= _IN_INODE]
-        found = {
-            inode.number: os.fsdecode(b"".join(parts)) for inode, parts in self._contents(long)
-        }
-        short = [inode for inode in links if inode.size < _IN_INODE]
-        told = self._answer(f"stat <{inode.number}>\n" for inode in short).read_bytes()
-        marker = b'Fast link dest: "'
-        end = 0
-        for inode in short:  # in the order asked for
-            start = told.find(marker, end) + len(marker)
-            end = start + inode.size
-            if start < len(marker) or told[end : end + 2] != b'"\n':
-                raise BuildError(f"{self.root.name}: the target of {inode.name!r} is not told")
-            found[inode.number] = os.fsdecode(told[start:end])
-        return found
-
-    def _capabilities(self, files: Sequence[_Inode]) -> dict[int, str]:
-        told = self.root.ask(f"ea_get -x <{inode.number}> {CAPABILITY}\n" for inode in files)
-        answers = re.findall(
-            r"^debugfs: ea_get -x <(\d+)> .*\n(?!debugfs: ).*= ([0-9a-f ]+)$",
-            told.stdout,
-            re.MULTILINE,
+def _of_disk(disk: ext4.Reader) -> Iterator[Entry]:
+    paths = disk.inodes()
+    inodes = {inode.number: inode for inode in paths.values()}
+    files = [inode for inode in inodes.values() if stat.S_ISREG(inode.mode)]
+    links = [inode for inode in inodes.values() if stat.S_ISLNK(inode.mode)]
+    content = {inode.number: _sha256(parts) for inode, parts in disk.contents(files)}
+    content |= disk.targets(links)
+    capabilities = disk.attributes(files, CAPABILITY)
+    for path, inode in paths.items():
+        if stat.S_IFMT(inode.mode) not in _TYPES:
+            raise BuildError(f"{path!r} on the disk is of no type that there is")
+        yield Entry(
+            path,
+            _TYPES[stat.S_IFMT(inode.mode)],
+            stat.S_IMODE(inode.mode),
+            inode.owner,
+            inode.group,
+            inode.size if stat.S_ISREG(inode.mode) else 0,
+            content.get(inode.number, ""),
+            capabilities.get(inode.number, ""),
         )
-        return {int(number): value.replace(" ", "") for number, value in answers}
-
-    def _contents(self, inodes: Sequence[_Inode]) -> Iterator[tuple[_Inode, Iterator[bytes]]]:
-        """Each inode with what it holds, in parts that must be taken before the next one's."""
-        with self._answer(f"cat <{inode.number}>\n" for inode in inodes).open("rb") as stream:
-            stream.readline()  # the program's name and version
-            for inode in inodes:
-                echo = b"debugfs: cat <%d>\n" % inode.number
-                if stream.read(len(echo)) != echo:
-                    raise BuildError(f"{inode.name!r} cannot be read from the disk")
-                yield inode, _parts(stream, inode.size)
-
-    def _answer(self, commands: Iterable[str]) -> Path:
-        log = self.scratch / "answer"
-        log.unlink(missing_ok=True)
-        self.root.ask(commands, log=log)
-        return log
-
-
-def _listings(told: bytes, folders: Iterable[int]) -> Iterator[tuple[int, list[_Inode]]]:
-    """What ``ls -p`` said: /inode/mode/owner/group/name/size/, the folder's own entry first.
-
-    A name can hold all but a slash, line ends too; so slashes are what it is split by.
-    """
-    told_of: defaultdict[int, list[_Inode]] = defaultdict(list)
-    parts = told.split(b"/")
-    folder = 0
-    try:
-        for start in range(1, len(parts) - 1, 7):
-            number, mode, owner, group, name, size = parts[start : start + 6]
-            inode = _Inode(
-                int(number), int(mode, 8), int(owner), int(group), os.fsdecode(name), int(size or 0)
-            )
-            if inode.name == ".":
-                folder = inode.number
-            if inode.number:  # 0 is an entry without a name: a folder block's checksum, or room
-                told_of[folder].append(inode)
-    except ValueError:
-        raise BuildError("the folders of the disk cannot be read") from None
-    for asked in folders:
-        if asked not in told_of:
-            raise BuildError(f"the folder with inode {asked} of the disk cannot be read")
-        yield asked, told_of[asked]
-
-
-def _batches(files: Iterable[_Inode]) -> Iterator[list[_Inode]]:
-    batch: list[_Inode] = []
-    size = 0
-    for inode in files:
-        if batch and size + inode.size > _BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(inode)
-        size += inode.size
-    yield batch

@@ -124,8 +124,9 @@ def test_a_real_disk_is_judged(tmp_path: Path) -> None:
     put(tree, "root/.bash_history", "ls\n")
     put(tree, "usr/bin/open", "#!/bin/sh\n")
     (tree / "usr/bin/open").chmod(0o777)
-    disk = inspect.read(a_disk(tmp_path, tree), tmp_path)
-    assert disk.image_bytes == 64 << 20
+    made = a_disk(tmp_path, tree)
+    disk = inspect.read(made, tmp_path)
+    assert disk.image_bytes == made.stat().st_size
     assert 0 < disk.root_bytes < 8 << 20
     found = {(finding.path, finding.rule) for finding in inspect.inspect(disk, LIMIT)}
     assert found >= {

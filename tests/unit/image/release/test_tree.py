@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from serai.image import ext4
 from serai.image.errors import BuildError
 from serai.image.release import tree
 from serai.image.release.tree import Entry
 from serai.image.run import run
+from tests.support.disks import packed
 
 # VFS_CAP_REVISION_2 with cap_net_raw, permitted and effective (linux/capability.h).
 CAPABILITY = "0100000200200000000000000000000000000000"
@@ -60,7 +62,7 @@ def a_disk(folder: Path, root: Path) -> Path:
     value.write_bytes(bytes.fromhex(CAPABILITY))
     command = f"ea_set -f {value} /usr/bin/su {tree.CAPABILITY}"
     run(["debugfs", "-w", "-R", command, f"{disk}?{where}"])
-    return disk
+    return packed(disk)
 
 
 def test_a_folder_is_told_path_by_path(root: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_large_disk_is_read_in_batches(
 ) -> None:
     disk = a_disk(tmp_path, root)
     whole = tree.of_disk(disk, tmp_path)
-    monkeypatch.setattr(tree, "_BATCH", 1000)
+    monkeypatch.setattr(ext4, "_BATCH", 100_000)
     assert tree.of_disk(disk, tmp_path) == whole
 
 
@@ -117,11 +119,11 @@ def test_a_disk_without_a_root_is_one_clear_error(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     with disk.open("wb") as stream:
         stream.truncate(8 << 20)
-    with pytest.raises(BuildError, match=r"disk\.raw has no partition 1"):
-        tree.of_disk(disk, tmp_path)
+    with pytest.raises(BuildError, match=r"disk\.qcow2 has no partition 1"):
+        tree.of_disk(packed(disk), tmp_path)
     run(["sgdisk", "-n1:2048:0", disk])
-    with pytest.raises(BuildError, match=r"disk\.raw's root cannot be read: .*Bad magic"):
-        tree.of_disk(disk, tmp_path)
+    with pytest.raises(BuildError, match=r"disk\.qcow2's root cannot be read: .*Bad magic"):
+        tree.of_disk(packed(disk), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["files.tsv", "files.tsv.zst"])
