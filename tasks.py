@@ -114,7 +114,7 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
 ) -> int:
     """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
     --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from;
-    --sessions FILE: a disk for /sessions that is kept, a new one with 'qemu-img create').
+    --sessions FILE[:raw]: a qcow2, or a raw disk, for /sessions that is kept).
 
     --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
     """
@@ -123,6 +123,7 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
         raise BuildError(
             f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
         )
+    kept, kept_format = boot.parse_sessions(sessions)
     loaded = definition.load(SETTINGS, image)
     root = build.base(SETTINGS, loaded) if base else build.disk(SETTINGS, image)
     return boot.boot(
@@ -131,7 +132,8 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
         root,
         run=run,
         copy=[Path(path) for path in copy or ()],
-        sessions=Path(sessions) if sessions else None,
+        sessions=kept,
+        sessions_format=kept_format,
         shares=shares,
         cpus=cpus or None,
         memory=definition.size(memory) if memory else None,

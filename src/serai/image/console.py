@@ -7,6 +7,7 @@ plain line when it ends.
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import time
@@ -24,19 +25,36 @@ out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
+# What no text holds or what would show it in another order than it is read: control characters
+# (ESC among them; not tab and line end), bytes that are no UTF-8 (PEP 383), and Unicode's marks of
+# direction (UAX 9).
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def clean(text: str) -> str:
+    """``text`` with a visible mark for each character that is none or would mislead.
+
+    All that is shown goes through it: what a guest, a disk or a mirror says could otherwise type
+    into the terminal of the person who reads it, or hide what was said before.
+    """
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(text: str) -> None:
     """One line of result or news."""
-    out.print(text, markup=False)
+    out.print(clean(text), markup=False)
 
 
 def warn(text: str) -> None:
     """One line, on stderr, about something that does not stop the work."""
-    err.print(f"warning: {text}", style="yellow", markup=False)
+    err.print(f"warning: {clean(text)}", style="yellow", markup=False)
 
 
 def fail(text: str) -> None:
     """The line with which a command fails."""
-    err.print(f"serai: {text}", style="bold red", markup=False)
+    err.print(f"serai: {clean(text)}", style="bold red", markup=False)
 
 
 @contextmanager
@@ -68,7 +86,7 @@ def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]
 
     Nothing is noted for a step that fails: a manifest speaks of finished ones only.
     """
-    begin = time.monotonic()
+    begin, name = time.monotonic(), clean(name)
     try:
         if out.is_terminal:
             with out.status(f"{name} …"):
@@ -88,7 +106,7 @@ def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]
 def show_event(event: Event) -> None:
     """A line for each step of a layer, and for each Ansible task when it has ended."""
     if isinstance(event, Note):
-        out.print(f"  {event.text}", style="dim", markup=False)
+        out.print(f"  {clean(event.text)}", style="dim", markup=False)
     elif isinstance(event, TaskTiming):
         name = f"{event.role} : {event.name}" if event.role else event.name
         show_timing(name, event.status, event.status, event.seconds)
@@ -97,7 +115,9 @@ def show_event(event: Event) -> None:
 def show_timing(name: str, status: str, told: str, took: float) -> None:
     """A line for an Ansible task: its worst ``status``, in the words ``told``, after ``took`` s."""
     style = {"failed": "red", "unreachable": "red", "changed": "yellow", "skipped": "dim"}
-    out.print(f"  {name} ({told}, {seconds(took)})", style=style.get(status), markup=False)
+    out.print(
+        f"  {clean(name)} ({clean(told)}, {seconds(took)})", style=style.get(status), markup=False
+    )
 
 
 def seconds(value: float) -> str:

@@ -282,10 +282,11 @@ def _exchanged(
     for thread in threads:
         thread.start()
     process.wait(timeout)
-    for thread in threads:  # a child of its own may still hold the pipe
-        thread.join(None if until is None else max(until - time.monotonic(), 0))
-        if timeout is not None and thread.is_alive():
-            raise subprocess.TimeoutExpired(process.args, timeout)
+    for thread in threads:
+        while thread.is_alive() and not too_much.is_set():  # a grandchild may hold the pipe
+            thread.join(0.1)
+            if timeout is not None and until is not None and time.monotonic() > until:
+                raise subprocess.TimeoutExpired(process.args, timeout)
     if too_much.is_set():
         raise _TooMuchError
     return bytes(found[0]), bytes(found[1])

@@ -1,10 +1,11 @@
-"""How numbers are written for people."""
+"""What people are shown: numbers, and nothing that types into their terminal."""
 
 from __future__ import annotations
 
 import pytest
 
 from serai.image import console
+from serai.image.progress import Note, TaskTiming
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,30 @@ def test_sizes_for_people(count: int, said: str) -> None:
 )
 def test_durations_for_people(seconds: float, said: str) -> None:
     assert console.seconds(seconds) == said
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2Jclear\r\u202egnp.exe\udcff\x9b1m"
+
+
+@pytest.mark.parametrize("fault", ["say", "warn", "fail"])
+def test_what_a_guest_says_does_not_reach_the_terminal_as_it_is(
+    fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    getattr(console, fault)(f"the guest said {HOSTILE}")
+    said = "".join(capsys.readouterr())
+    assert "clear" in said
+    assert not set("\x1b\x07\r\u202e\udcff\x9b") & set(said)
+
+
+def test_what_ansible_and_packer_say_does_not_either(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_event(Note(HOSTILE))
+    console.show_event(TaskTiming(HOSTILE, HOSTILE, HOSTILE, 1.0))
+    with console.step(HOSTILE):
+        pass
+    said = capsys.readouterr().out
+    assert said.count("clear") == 6
+    assert not set("\x1b\x07\r\u202e\udcff\x9b") & set(said)
+
+
+def test_tabs_lines_and_letters_are_shown_as_they_are() -> None:
+    assert console.clean("a\tb\nç 漢 ✓") == "a\tb\nç 漢 ✓"

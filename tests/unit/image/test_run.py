@@ -46,6 +46,48 @@ def test_a_program_that_hangs_is_ended() -> None:
         run.run(["sleep", "60"], timeout=0.1)
 
 
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_one_that_says_too_much_is_ended(stream: str) -> None:
+    with pytest.raises(BuildError, match="sh said more than 1 MiB and was ended"):
+        run.run(["sh", "-c", f"yes >&{stream}"], captured=1 << 20, timeout=60)
+    assert len(run.run(["sh", "-c", "yes | head -c 900000"], captured=1 << 20).stdout) == 900000
+
+
+def test_what_it_is_told_and_what_it_says_may_both_be_long() -> None:
+    text = "line\n" * 100_000
+    assert run.run(["cat"], stdin=text).stdout == text
+    assert run.run(["true"], stdin=text).stdout == ""
+
+
+def test_a_pipe_that_a_grandchild_holds_is_not_waited_for() -> None:
+    with pytest.raises(BuildError, match="did not end within 1 s"):
+        run.run(["sh", "-c", "sleep 20 & echo started"], timeout=1)
+
+
+def test_the_end_of_a_log_without_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_LOG", 100_000)
+    monkeypatch.setattr(run, "_LOG_KEPT", 1000)
+    log = tmp_path / "serial.log"
+    with log.open("ab") as guest, run.bounded(log, tmp_path / "none"):
+        guest.write(b"first\n" + b"x" * 200_000 + b"last\n")
+        guest.flush()
+        deadline = time.monotonic() + 10
+        while log.stat().st_size > 100_000:
+            assert time.monotonic() < deadline, "it grows for ever"
+            time.sleep(0.05)
+        guest.write(b"after\n")
+    said = log.read_bytes()
+    assert said.startswith(b"[what came before is cut off]\nxxx")
+    assert said.endswith(b"last\nafter\n")
+    assert len(said) < 1100
+
+
+def test_what_is_told_of_a_line_without_end_is_short() -> None:
+    assert len(run.last_lines("x" * 1_000_000)) == 600
+
+
 def test_leaving_the_block_ends_the_program(tmp_path: Path) -> None:
     with run.started(["sleep", "60"], log=tmp_path / "log") as process:
         assert process.poll() is None

@@ -10,15 +10,15 @@ import binascii
 import json
 import os
 import re
-import struct
 import tempfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
 from serai.common import files
-from serai.image import cache, console
+from serai.image import cache, console, qcow2
 from serai.image.build import download
 from serai.image.build.download import PATIENCE, Patience, Progress
 from serai.image.definition import definition
@@ -37,13 +37,10 @@ _COPY = (
     "--set base.url=https://… or --set base.url=file:///…"
 )
 _RELEASE = re.compile(r"release-(\d{8})(?:\.(\d+))?")
+_HEADROOM = 64 << 20  # bytes that a qcow2 may have beyond the disk's
+# A list may be signed some days before the directory that it ends up in is named.
+_SIGNED_BEFORE = timedelta(days=7)
 _PINNED_URL = re.compile(rf"(?P<series>\S+/)(?P<release>{_RELEASE.pattern})/(?P<file>[^/\s]+)")
-# docs/interop/qcow2.txt in QEMU: magic, version, backing file's offset and length, cluster bits,
-# size, encryption; then, in version 3 at byte 72, the incompatible features.
-_HEADER = struct.Struct(">4sIQIIQI")
-_FEATURES = struct.Struct(">Q")
-_FEATURES_AT = 72
-_EXTERNAL_DATA = 1 << 2
 
 
 def inputs(image: Image) -> dict[str, object]:
@@ -76,6 +73,7 @@ def make(
             base.url,
             source,
             sha256=base.sha256,
+            limit=(megabytes(image.disk.size) << 20) + _HEADROOM,
             progress=progress or _lines(),
             hint=_COPY,
             patience=patience,
@@ -101,34 +99,12 @@ def make(
 
 
 def check(path: Path, image: Image) -> None:
-    """Raise BuildError unless ``path`` is a qcow2 that stands alone and fits into ``disk.size``.
-
-    The header is looked at before qemu-img is: QEMU opens the files that a header names, which in
-    a hostile one is any file of the host (CVE-2024-4467).
-    """
-    with path.open("rb") as stream:
-        fault = header_fault(stream.read(_FEATURES_AT + _FEATURES.size))
-    if not fault:
-        fault = info_fault(_info(path), image)
+    """Raise BuildError unless ``path`` is a qcow2 that stands alone and fits into ``disk.size``."""
+    fault = qcow2.fault_of(path) or info_fault(_info(path), image)
     if fault:
         raise BuildError(
             f"the base of {image.name} {fault}", hint="correct base.url, base.sha256 or disk.size"
         )
-
-
-def header_fault(header: bytes) -> str:
-    """What is wrong with the first 80 bytes of a qcow2; '' if nothing is."""
-    if len(header) < _FEATURES_AT + _FEATURES.size or not header.startswith(b"QFI\xfb"):
-        return "is not a qcow2"
-    _, version, backing, _, _, _, encryption = _HEADER.unpack_from(header)
-    (features,) = _FEATURES.unpack_from(header, _FEATURES_AT)
-    if version not in (2, 3):
-        return f"is a qcow2 of the unknown version {version}"
-    if backing:
-        return "has a backing file, which could be any file of this machine"
-    if version == 3 and features & _EXTERNAL_DATA:  # noqa: PLR2004
-        return "keeps its data in another file, which could be any file of this machine"
-    return "is encrypted" if encryption else ""
 
 
 def info_fault(info: dict[str, Any], image: Image) -> str:
@@ -191,14 +167,19 @@ def update_pin(
     folder = f"{series}{release}/"
     sums = download.read(f"{folder}SHA256SUMS", patience=patience)
     signature = download.read(f"{folder}SHA256SUMS.gpg", patience=patience)
-    verify(sums, signature, _keys(keyring, fingerprint, patience), fingerprint)
+    signed = verify(sums, signature, _keys(keyring, fingerprint, patience), fingerprint)
+    if why := age_fault(signed, release, _base(image).signed):
+        raise BuildError(
+            f"{folder}SHA256SUMS {why}",
+            hint="nothing is changed; the mirror shows an old release as a new one, try another",
+        )
     sha256 = digest_of(sums.decode(errors="replace"), pinned["file"])
     if not sha256:
         raise BuildError(
             f"{folder}SHA256SUMS does not list {pinned['file']}",
             hint="nothing is changed; the release may still be on its way, try later",
         )
-    _rewrite(settings.images / f"{name}.toml", f"{folder}{pinned['file']}", sha256)
+    _rewrite(settings.images / f"{name}.toml", f"{folder}{pinned['file']}", sha256, signed)
     return pinned["release"], release
 
 
@@ -214,10 +195,29 @@ def digest_of(sums: str, file: str) -> str:
     return match[1] if match else ""
 
 
-def verify(content: bytes, signature: bytes, keys: bytes, fingerprint: str) -> None:
-    """Raise BuildError unless ``signature`` is a good one of ``content`` by just that key.
+def age_fault(signed: datetime, release: str, before: datetime | None) -> str:
+    """Why a list of digests is not that of ``release``, a directory's name; '' if it can be.
 
-    ``keys`` may hold other keys (and comes from a stranger): they count for nothing.
+    The name is the mirror's word alone, when the list was signed is not. ``before`` is when the
+    list of the present pin was.
+    """
+    if before is not None and signed < before:
+        return f"was signed on {signed:%Y-%m-%d}, before that of the present pin"
+    year_month, day = divmod(_age(release)[0], 100)
+    try:
+        named = datetime(*divmod(year_month, 100), day, tzinfo=timezone.utc)
+    except ValueError:
+        return f"is in {release}, which is no date"
+    if signed < named - _SIGNED_BEFORE:
+        return f"was signed on {signed:%Y-%m-%d}, long before {release}"
+    return ""
+
+
+def verify(content: bytes, signature: bytes, keys: bytes, fingerprint: str) -> datetime:
+    """When ``signature``, a good one of ``content`` by just that key, was made.
+
+    ``keys`` may hold other keys (and comes from a stranger): they count for nothing. Raises
+    BuildError if there is no such signature.
     """
     with tempfile.TemporaryDirectory(prefix="serai-gpgv-") as folder:
         files = {"keys.gpg": keys, "signature": signature, "content": content}
@@ -230,27 +230,33 @@ def verify(content: bytes, signature: bytes, keys: bytes, fingerprint: str) -> N
             timeout=30,
         )
     # Not gpgv's exit status: that is bad too when one of several signers is unknown to it.
-    if fingerprint not in good_signers(done.stdout):
+    signed = good_signers(done.stdout).get(fingerprint)
+    if signed is None:
         said = last_lines(done.stderr, 2)
         raise BuildError(
             f"the signature of SHA256SUMS is not a good one by the key {fingerprint}: {said}",
             hint="nothing is changed; if this stays so, do not use that release",
         )
+    return signed
 
 
-def good_signers(status: str) -> set[str]:
-    """The primary keys' fingerprints of the good signatures in what gpgv says on --status-fd.
+def good_signers(status: str) -> dict[str, datetime]:
+    """When the good signatures in what gpgv says on --status-fd were made.
+
+    By the primary key's fingerprint; of several by one key the oldest counts.
 
     A VALIDSIG alone is not enough: it follows EXPKEYSIG and REVKEYSIG too. (doc/DETAILS of GnuPG)
     """
-    signers: set[str] = set()
+    signers: dict[str, datetime] = {}
     good = False
     for line in status.splitlines():
         words = line.split()[1:]
         if not words:
             continue
         if words[0] == "VALIDSIG" and good:
-            signers.add(words[10] if len(words) > 10 else words[1])  # noqa: PLR2004
+            signer = words[10] if len(words) > 10 else words[1]  # noqa: PLR2004
+            made = datetime.fromtimestamp(int(words[3]), timezone.utc)
+            signers[signer] = min(made, signers.get(signer, made))
         elif words[0].endswith("SIG"):
             good = words[0] == "GOODSIG"
     return signers
@@ -283,10 +289,11 @@ def _keys(keyring: Path | None, fingerprint: str, patience: Patience) -> bytes:
     return dearmoured(download.read(f"{KEY_SERVER}{fingerprint}", hint=hint, patience=patience))
 
 
-def _rewrite(path: Path, url: str, sha256: str) -> None:
+def _rewrite(path: Path, url: str, sha256: str, signed: datetime) -> None:
     document: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
     document["base"]["url"] = url
     document["base"]["sha256"] = sha256
+    document["base"]["signed"] = signed
     cache.write(path, tomlkit.dumps(document))
 
 

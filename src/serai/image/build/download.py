@@ -52,9 +52,21 @@ class Patience:
     attempts: int = 3
     seconds: float = 12
     pause: float = 1
+    total: float = 4 * 3600  # for the whole file, tries and pauses included
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """How long and how much: ``limit`` is in bytes, ``until`` a time.monotonic() value."""
+
+    patience: Patience
+    limit: int
+    until: float
 
 
 PATIENCE = Patience()
+LIMIT = 8 << 30
+"""Bytes that a file may have where nothing better is known."""
 
 
 class MissingError(BuildError):
@@ -70,6 +82,7 @@ def fetch(
     target: Path,
     *,
     sha256: str,
+    limit: int = LIMIT,
     progress: Progress | None = None,
     hint: str = "check the network",
     patience: Patience = PATIENCE,
@@ -83,12 +96,13 @@ def fetch(
     after an interrupted transfer, ``target``.part, from which the next call goes on.
     """
     part = target.with_name(f"{target.name}.part")
+    bounds = _Bounds(patience, limit, time.monotonic() + patience.total)
     with _local_errors(url, target), cache.locked(part):
         keep = False
         try:
             if target.is_file() and digest.of_file(target) == sha256:
                 return
-            _complete(url, part, sha256, progress, patience)
+            _complete(url, part, sha256, progress, bounds)
             files.fsync(part)
             part.replace(target)
             files.fsync(target.parent)
@@ -113,26 +127,27 @@ def read(
 ) -> bytes:
     """The bytes of a small file at ``url``; raises BuildError as fetch() does."""
     content = io.BytesIO()
+    bounds = _Bounds(patience, limit, time.monotonic() + patience.total)
     try:
-        _retrying(patience, lambda: _receive(url, content, patience, None, limit))
+        _retrying(patience, lambda: _receive(url, content, bounds))
     except _InterruptedError as error:
         raise BuildError(_failed(url, str(error)), hint=hint) from None
     return content.getvalue()
 
 
 def _complete(
-    url: str, part: Path, sha256: str, progress: Progress | None, patience: Patience
+    url: str, part: Path, sha256: str, progress: Progress | None, bounds: _Bounds
 ) -> None:
     """Bring ``part`` to the content with the digest ``sha256``, going on from what it holds."""
     with part.open("r+b", buffering=0) as stream:
         stream.seek(0, os.SEEK_END)
         if stream.tell() and digest.of_file(part) == sha256:
             return
-        pieced = _retrying(patience, lambda: _receive(url, stream, patience, progress))
+        pieced = _retrying(bounds.patience, lambda: _receive(url, stream, bounds, progress))
         if pieced and digest.of_file(part) != sha256:
             # The pieces may be of two versions of the file.
             _empty(stream)
-            _retrying(patience, lambda: _receive(url, stream, patience, progress))
+            _retrying(bounds.patience, lambda: _receive(url, stream, bounds, progress))
     found = digest.of_file(part)
     if found != sha256:
         raise BuildError(
@@ -155,11 +170,11 @@ def _retrying(patience: Patience, action: Callable[[], T]) -> T:
 def _receive(
     url: str,
     stream: io.BytesIO | io.FileIO,
-    patience: Patience,
-    progress: Progress | None,
-    limit: int | None = None,
+    bounds: _Bounds,
+    progress: Progress | None = None,
 ) -> bool:
     """Append to ``stream`` what it lacks of ``url``; tell whether it was made of several pieces."""
+    patience = bounds.patience
     offset = stream.tell()
     with _opened(url, offset, stream, patience) as response:
         start, total = extent(getattr(response, "status", None) or 200, response.headers)
@@ -170,8 +185,10 @@ def _receive(
             _empty(stream)
         while piece := _next(response, patience):
             _write(stream, piece)
-            if limit is not None and stream.tell() > limit:
-                raise BuildError(_failed(url, f"it is larger than {limit} bytes"))
+            if stream.tell() > bounds.limit:
+                raise BuildError(_failed(url, f"it is larger than {bounds.limit} bytes"))
+            if time.monotonic() > bounds.until:
+                raise _InterruptedError(f"it takes longer than {patience.total:g} s")
             if progress is not None:
                 progress(stream.tell(), total)
     if total is not None and stream.tell() < total:

@@ -23,7 +23,7 @@ from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskTiming
-from serai.image.run import last_lines, run
+from serai.image.run import bounded, last_lines, run
 from serai.image.settings import Settings
 from serai.image.vm import firmware, qemu, seed
 from serai.image.vm.qemu import Accelerator
@@ -110,7 +110,9 @@ def run_layer(
         if keep:
             values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
         build = _Build(log, on_event)
-        if not build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep):
+        with bounded(work / "serial.log"):
+            built = build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep)
+        if not built:
             kept = keep and _machine(work) is not None
             why = build.why(layer, _console(work))
             inner = [line for line in _tail(work / "packer.log", 300) if ",ui," not in line]
@@ -327,7 +329,7 @@ def _remove(work: Path) -> None:
 
 def _compress(disk: Path, target: Path, log: Path) -> None:
     """Write ``disk`` to ``target``; zstd takes a third of zlib's time for the same size."""
-    options = ["-c", "-O", "qcow2", "-o", "compression_type=zstd"]
+    options = ["-c", "-f", "qcow2", "-O", "qcow2", "-o", "compression_type=zstd"]
     run(["qemu-img", "convert", *options, disk, target], log=log)
 
 

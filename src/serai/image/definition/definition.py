@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from serai.image.definition import arch, variables
@@ -38,6 +38,8 @@ class CloudImageBase(_Table):
     # file:///… for a copy at hand, where there is no network
     url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s]+$")]
     sha256: Sha256
+    # when the list of digests was signed that the pin is from: the next one's is no older
+    signed: AwareDatetime | None = None
 
 
 class BootstrapBase(_Table):

@@ -287,11 +287,10 @@ def _tell(news: News) -> None:
     elif isinstance(news, Failure):
         host = news.host
         where = f" in '{host.task}'" if host.state == "failed" else ""
-        console.out.print(
-            f"  {host.name} {host.state}{where}: {host.why}", style="red", markup=False
-        )
+        text = console.clean(f"  {host.name} {host.state}{where}: {host.why}")
+        console.out.print(text, style="red", markup=False)
     elif isinstance(news, Diff):
-        console.out.print(f"{news.host}\n{news.text}", markup=False)
+        console.say(f"{news.host}\n{news.text}")
     elif _ARGUMENTS not in news.name:
         console.show_timing(news.name, news.status, news.told(), news.seconds)
 

@@ -28,7 +28,7 @@ from serai.image.guest import exercise, probe
 from serai.image.parallel import in_parallel
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import shipped
+from serai.image.verify import boot_chart, shipped
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import (
     Digests,
@@ -221,7 +221,13 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
     try:
         before = _foreign_disk(strange)
         with booted(
-            image, disk, settings=settings, work=work / "foreign", sessions=strange, bus=other_bus
+            image,
+            disk,
+            settings=settings,
+            work=work / "foreign",
+            sessions=strange,
+            sessions_format="raw",
+            bus=other_bus,
         ) as vm:
             found.foreign = found.boot(vm, "foreign", vm.boot_seconds)
             vm.ssh.run("sync")
@@ -245,18 +251,18 @@ def probed(vm: VM, token: str = "") -> ProbeFacts:
 
 
 def draw_boot(vm: VM, target: Path) -> None:
-    """Write systemd's chart of the boot (systemd-analyze(1)) to ``target``.
+    """Write the chart of the boot, drawn anew of what systemd-analyze(1) draws, to ``target``.
 
     It is for people to look at and proves nothing: a VM that draws none costs a warning.
     """
     try:
         drawn = vm.ssh.run("systemd-analyze plot", timeout=_PROBE_DEADLINE).stdout
-        if not drawn.rstrip().endswith("</svg>"):
+        if not (chart := boot_chart.redrawn(drawn)):
             raise BuildError("systemd-analyze drew no chart of the boot")
     except BuildError as error:
         console.warn(f"there will be no {target.name}: {error}")
     else:
-        cache.write(target, drawn)
+        cache.write(target, chart)
 
 
 def exercised(vm: VM) -> ExerciseFacts:
@@ -347,7 +353,12 @@ def show(report: Report) -> None:
         table.add_column(title, justify="right" if title == "s" else "left", overflow="fold")
     for result in report.checks:
         mark = Text("✓", "green") if result.ok else Text("✗", "bold red")
-        table.add_row(mark, Text(result.check.name), Text(result.detail), f"{result.seconds:.1f}")
+        table.add_row(
+            mark,
+            Text(console.clean(result.check.name)),
+            Text(console.clean(result.detail)),
+            f"{result.seconds:.1f}",
+        )
     console.out.print(table, soft_wrap=False)
     if not report.checks:
         console.fail("nothing was checked")

@@ -15,7 +15,7 @@ from serai.image.definition.definition import Image, Size
 from serai.image.errors import BuildError
 from serai.image.guest.probe import WHOLE_BOOT
 from serai.image.settings import Settings
-from serai.image.vm.qemu import Bus, Share
+from serai.image.vm.qemu import Bus, Format, Share
 from serai.image.vm.vm import VM, booted
 
 _ANSWER = 60.0  # seconds that ssh itself may take
@@ -27,6 +27,7 @@ def boot(
     disk: Path,
     *,
     sessions: Path | None = None,
+    sessions_format: Format = "qcow2",
     run: str | None = None,
     copy: Sequence[Path] = (),
     ssh_port: int = 0,
@@ -56,6 +57,7 @@ def boot(
             settings=settings,
             work=work,
             sessions=sessions,
+            sessions_format=sessions_format,
             ssh_port=ssh_port,
             cpus=cpus,
             memory=memory,
@@ -69,6 +71,14 @@ def boot(
         if sessions is not None:
             vm.shutdown()
         return status
+
+
+def parse_sessions(text: str) -> tuple[Path | None, Format]:
+    """The second disk of 'FILE' or 'FILE:raw', and its format; none of ''."""
+    name, colon, kind = text.rpartition(":")
+    if colon and kind in ("raw", "qcow2"):
+        return Path(name), "raw" if kind == "raw" else "qcow2"
+    return (Path(text) if text else None), "qcow2"
 
 
 def _run(vm: VM, command: str) -> int:

@@ -16,6 +16,7 @@ from serai.image.vm.firmware import Firmware
 
 Accelerator = Literal["kvm", "hvf", "tcg"]
 Bus = Literal["nvme", "virtio"]
+Format = Literal["qcow2", "raw"]
 Option = tuple[str, str]
 
 # The disks' serial numbers: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_<serial> or virtio-<serial> in the
@@ -26,11 +27,11 @@ SESSIONS_SERIAL = "sessions"
 
 @dataclass(frozen=True)
 class Drive:
-    """A disk of the guest; ``format`` is qcow2 or raw."""
+    """A disk of the guest."""
 
     file: Path
     serial: str
-    format: str = "qcow2"
+    format: Format = "qcow2"
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,10 @@ def _console(guest: Guest) -> list[Option]:
         logged = f",logfile={log},logappend=on" if log else ""
         found += [_socket("serial", guest.serial_socket, logged), ("-serial", "chardev:serial")]
     elif log:
-        found += [("-chardev", f"file,id=serial,path={log}"), ("-serial", "chardev:serial")]
+        found += [
+            ("-chardev", f"file,id=serial,path={log},append=on"),
+            ("-serial", "chardev:serial"),
+        ]
     if guest.qmp_socket is not None:
         found += [_socket("qmp", guest.qmp_socket), ("-mon", "chardev=qmp,mode=control")]
     return found

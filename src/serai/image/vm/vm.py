@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
 import tempfile
@@ -15,13 +14,22 @@ from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
-from serai.image import console
+from serai.image import console, qcow2
 from serai.image.definition.definition import Image, Size, megabytes
 from serai.image.errors import BuildError
-from serai.image.run import last_lines, run, started
+from serai.image.run import bounded, last_lines, run, started
 from serai.image.settings import Settings
 from serai.image.vm import accelerator, firmware, seed, share
-from serai.image.vm.qemu import ROOT_SERIAL, SESSIONS_SERIAL, Bus, Drive, Guest, Share, command
+from serai.image.vm.qemu import (
+    ROOT_SERIAL,
+    SESSIONS_SERIAL,
+    Bus,
+    Drive,
+    Format,
+    Guest,
+    Share,
+    command,
+)
 from serai.image.vm.ssh import Ssh
 
 BOOT_DEADLINE = 900.0  # seconds; a loaded host that emulates everything needs 300
@@ -155,6 +163,7 @@ def booted(
     settings: Settings,
     work: Path,
     sessions: Path | None = None,
+    sessions_format: Format = "qcow2",
     sessions_size: Size | None = None,
     no_sessions: bool = False,
     bus: Bus | None = None,
@@ -166,7 +175,8 @@ def booted(
 ) -> Iterator[VM]:
     """Boot ``disk`` and yield the VM once ssh works; it is killed on leaving the block.
 
-    ``disk`` is only read. ``sessions`` is a second disk to use and keep; without it the guest gets
+    ``disk`` is a qcow2 and only read. ``sessions`` is a second disk to use and keep, in
+    ``sessions_format``: what a guest wrote to it never decides that. Without it the guest gets
     a blank one of ``sessions_size`` (the image's own size), or none with ``no_sessions``. The logs
     serial.log and qemu.log stay in ``work``, all else that is made here goes. ``ssh_port`` 0 is
     any free port; the guest finds ``shares`` by their tags; ``deadline`` is in seconds, for the
@@ -182,7 +192,9 @@ def booted(
             sessions = _blank(scratch / "sessions.qcow2", sessions_size or image.disk.sessions)
         disks = [Drive(overlay, ROOT_SERIAL)]
         if sessions is not None and not no_sessions:
-            disks.append(Drive(sessions.absolute(), SESSIONS_SERIAL, disk_format(sessions)))
+            if sessions_format == "qcow2":
+                qcow2.require_alone(sessions, hint=f"a raw disk is '--sessions {sessions}:raw'")
+            disks.append(Drive(sessions.absolute(), SESSIONS_SERIAL, sessions_format))
         key = seed.new_key(scratch)
         guest = Guest(
             name=image.name,
@@ -230,23 +242,19 @@ def running(guest: Guest, key: Path, work: Path, deadline: float) -> Iterator[VM
             sessions=guest.disks[1].file if len(guest.disks) > 1 else None,
             deadline=deadline,
         )
+        stack.enter_context(bounded(serial_log, qemu_log))
         stack.callback(vm.running.close)
         vm.start()
         stack.callback(vm.ssh.disconnect)
         yield vm
 
 
-def disk_format(disk: Path) -> str:
-    """The format of a disk file, as qemu-img(1) finds it; raises BuildError if it cannot."""
+def _overlay(disk: Path, target: Path) -> Path:
     if not disk.is_file():
         raise BuildError(f"there is no disk {disk}", hint="build the image first")
-    told = json.loads(run(["qemu-img", "info", "--output=json", disk]).stdout)
-    return str(told["format"])
-
-
-def _overlay(disk: Path, target: Path) -> Path:
-    backing = disk_format(disk)
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", disk.resolve(), "-F", backing, target])
+    qcow2.require_alone(disk)
+    backing = ["-b", str(disk.resolve()), "-F", "qcow2"]
+    run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, target])
     return target
 
 

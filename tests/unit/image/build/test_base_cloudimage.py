@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.image import qcow2
 from serai.image.build import base_cloudimage
 from serai.image.definition import definition
 from tests.support.cloud_image_site import FILE, NAME, OLD, PATTERN, Site, qemu_img
@@ -103,7 +104,7 @@ def test_an_external_data_file_is_refused(site: Site) -> None:
     site.pin(hostile.read_bytes())
     assert "keeps its data in another file" in site.failure()
     # … and before qemu-img, which would open that file, sees it.
-    assert "keeps its data in another file" in base_cloudimage.header_fault(hostile.read_bytes())
+    assert "keeps its data in another file" in qcow2.fault(hostile.read_bytes())
 
 
 def test_a_header_of_the_future_is_refused(site: Site, disk: Path) -> None:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
@@ -435,3 +435,44 @@ def test_no_file_is_left_open(origin: Origin, target: Path) -> None:
     assert (
         len(list(Path("/proc/self/fd").iterdir())) <= before + 1
     )  # the server may still close its side
+
+
+def test_a_file_larger_than_it_may_be_is_given_up(origin: Origin, target: Path) -> None:
+    with pytest.raises(
+        BuildError, match=r"cannot get disk\.img .* is larger than 1000000"
+    ):
+        download.fetch(
+            f"{origin.url}/disk.img", target, sha256=SHA256, limit=1_000_000, patience=HASTE
+        )
+    assert left(target) == []
+    download.fetch(f"{origin.url}/disk.img", target, sha256=SHA256, limit=len(CONTENT))
+
+
+def test_a_server_that_drips_is_given_up(target: Path) -> None:
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not done.wait(0.02):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    done = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    patience = download.Patience(attempts=3, seconds=5, pause=0, total=0.5)
+    try:
+        with pytest.raises(BuildError, match=r"it takes longer than 0\.5 s; .*"):
+            download.fetch(
+                f"http://127.0.0.1:{server.server_port}/disk.img",
+                target,
+                sha256=SHA256,
+                patience=patience,
+            )
+    finally:
+        done.set()
+        server.shutdown()
+        server.server_close()

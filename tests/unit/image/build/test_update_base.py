@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ class Key:
         argv = ["gpg", "--homedir", str(self.home), "--batch", "--quiet", *arguments]
         return subprocess.run(argv, check=True, capture_output=True, input=stdin).stdout
 
-    def sign(self, content: bytes, *options: str) -> bytes:
-        return self.gpg(*options, "--detach-sign", stdin=content)
+    def sign(self, content: bytes, *options: str, day: str = NEW[8:]) -> bytes:
+        """A signature that is made on ``day``."""
+        clock = f"--faked-system-time={day}T120000!"
+        return self.gpg(clock, *options, "--detach-sign", stdin=content)
 
     def end_agent(self) -> None:
         subprocess.run(["/usr/bin/gpgconf", "--homedir", self.home, "--kill", "all"], check=True)
@@ -51,7 +54,8 @@ def new_key(home: Path, *options: str, expire: str = "never") -> Key:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Key, Key]]:
     """The key that is trusted, and another of the same name."""
     folder = tmp_path_factory.mktemp("k")
-    made = new_key(folder / "a"), new_key(folder / "b")
+    past = "--faked-system-time=20200101T000000!"
+    made = new_key(folder / "a", past), new_key(folder / "b", past)
     yield made
     for key in made:
         key.end_agent()
@@ -65,14 +69,16 @@ class Releases:
     keyring: Path
     fingerprint: str
 
-    def publish(self, release: str, key: Key, *, file: str = FILE) -> str:
-        """A release whose image has another digest, which is returned."""
+    def publish(self, release: str, key: Key, *, file: str = FILE, day: str = "") -> str:
+        """A release whose image has another digest, which is returned; signed on ``day``."""
         sha256 = hashlib.sha256(release.encode()).hexdigest()
         sums = f"{'1' * 64} *other-{file}\n{'2' * 64} *{file}.manifest\n{sha256} *{file}\n".encode()
         folder = f"/jammy/{release}/"
         files = self.site.origin.files
         files[f"{folder}SHA256SUMS"] = sums
-        files[f"{folder}SHA256SUMS.gpg"] = key.sign(sums, "--armor")  # as Ubuntu does
+        files[f"{folder}SHA256SUMS.gpg"] = key.sign(
+            sums, "--armor", day=day or release[8:16]
+        )  # as Ubuntu does
         link = f'<a href="{release}/">{release}/</a> 2026-10-04\n'
         files["/jammy/"] = files.get("/jammy/", b'<a href="release/">') + link.encode()
         return sha256
@@ -119,11 +125,36 @@ def test_the_pin_moves_and_comments_stay(releases: Releases, keys: tuple[Key, Ke
         sha256=hashlib.sha256(releases.site.origin.files[f"/jammy/{OLD}/{FILE}"]).hexdigest(),
     )
     after = releases.site.toml.read_text()
-    assert after == before.replace(old.url, base.url).replace(old.sha256, base.sha256)
+    moved = before.replace(old.url, base.url).replace(old.sha256, base.sha256)
+    assert base.signed is not None
+    signed = f"signed = {base.signed.isoformat().replace('+00:00', 'Z')}\n"
+    assert after.replace(signed, "").replace("\n\n", "\n") == moved.replace("\n\n", "\n")
     assert releases.site.toml.stat().st_mode & 0o777 == 0o644
     assert releases.site.files("images") == [f"{NAME}.toml"]
     assert releases.update() == (NEW, NEW)
     assert releases.site.toml.read_text() == after
+
+
+def test_an_old_list_under_a_new_name_is_refused(releases: Releases, keys: tuple[Key, Key]) -> None:
+    """What a mirror can do that shows an old release as the newest: the name is not signed."""
+    releases.publish("release-20261101", keys[0], day="20240101")
+    releases.refused("SHA256SUMS was signed on 2024-01-01, long before release-20261101")
+    releases.publish("release-20261101", keys[0], day="20261026")
+    assert releases.update() == (OLD, "release-20261101"), "some days are usual"
+
+
+def test_a_list_older_than_the_pins_is_refused(releases: Releases, keys: tuple[Key, Key]) -> None:
+    releases.publish(NEW, keys[0], day="20261010")
+    assert releases.update() == (OLD, NEW)
+    releases.publish("release-20261012", keys[0], day="20261009")
+    releases.refused("SHA256SUMS was signed on 2026-10-09, before that of the present pin")
+    releases.publish("release-20261012", keys[0], day="20261012")
+    assert releases.update() == (NEW, "release-20261012")
+
+
+def test_a_release_of_no_date_is_refused(releases: Releases, keys: tuple[Key, Key]) -> None:
+    releases.publish("release-20991399", keys[0], day="20261004")
+    releases.refused("SHA256SUMS is in release-20991399, which is no date")
 
 
 def test_a_respin_of_a_day_is_newer(releases: Releases, keys: tuple[Key, Key]) -> None:
@@ -269,12 +300,16 @@ def test_the_key_of_the_key_server(
 
 
 def test_who_signed_well() -> None:
-    def valid(signer: str) -> str:
-        return f"[GNUPG:] VALIDSIG {signer}SUB 2026-10-04 1 0 4 0 1 10 00 {signer}"
+    def valid(signer: str, day: int = 4) -> str:
+        seconds = int(datetime(2026, 10, day, tzinfo=timezone.utc).timestamp())
+        return f"[GNUPG:] VALIDSIG {signer}SUB 2026-10-{day:02} {seconds} 0 4 0 1 10 00 {signer}"
 
+    first = {"AA": datetime(2026, 10, 4, tzinfo=timezone.utc)}
     status = ["[GNUPG:] NEWSIG", "[GNUPG:] GOODSIG AA Name of A", valid("AA")]
-    assert base_cloudimage.good_signers("\n".join(status)) == {"AA"}
+    assert base_cloudimage.good_signers("\n".join(status)) == first
     status += ["[GNUPG:] NEWSIG", "[GNUPG:] EXPKEYSIG BB Name GOODSIG", valid("BB")]
     status += ["[GNUPG:] REVKEYSIG CC Name of C", valid("CC"), "[GNUPG:] BADSIG DD Name of D"]
-    assert base_cloudimage.good_signers("\n".join(status)) == {"AA"}
-    assert base_cloudimage.good_signers("") == set()
+    assert base_cloudimage.good_signers("\n".join(status)) == first
+    status += ["[GNUPG:] NEWSIG", "[GNUPG:] GOODSIG AA Name of A", valid("AA", 9)]
+    assert base_cloudimage.good_signers("\n".join(status)) == first, "the oldest counts"
+    assert base_cloudimage.good_signers("") == {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import cast
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,12 +21,13 @@ from serai.image.errors import BuildError
 from serai.image.guest import probe
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import verify
+from serai.image.verify import boot_chart, verify
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Digests
 from serai.image.verify.verify import Report
 from serai.image.vm.vm import VM
 from tests.conftest import ROOT
+from tests.support.reports import BOOT
 
 
 def a_result(name: str, ok: bool, detail: str, seconds: float) -> Result:
@@ -230,8 +232,33 @@ class Drawing:
 
 
 def test_the_chart_of_the_boot_is_kept(tmp_path: Path) -> None:
-    verify.draw_boot(cast(VM, Drawing("<svg></svg>\n")), tmp_path / "boot.svg")
-    assert (tmp_path / "boot.svg").read_text() == "<svg></svg>\n"
+    verify.draw_boot(cast(VM, Drawing(BOOT)), tmp_path / "boot.svg")
+    kept = (tmp_path / "boot.svg").read_text()
+    assert boot_chart.boot(kept) == boot_chart.boot(BOOT)
+
+
+HOSTILE = """<svg onload="alert(1)"><script>alert(2)</script><a href="javascript:alert(3)">
+<foreignObject><iframe src="https://evil.example/"/></foreignObject>
+<image href="https://evil.example/"/><rect class="box" x="0" y="0" width="500"/>
+<rect class="activating" x="1" onclick="alert(4)" width="20"/>
+<text>&lt;script&gt;alert(5)&lt;/script&gt;\x1b]0;x\x07 a.service</text></a></svg>"""
+
+
+def test_nothing_of_the_guests_drawing_is_kept_but_names_and_numbers(tmp_path: Path) -> None:
+    verify.draw_boot(cast(VM, Drawing(HOSTILE)), tmp_path / "boot.svg")
+    kept = (tmp_path / "boot.svg").read_text()
+    found = ElementTree.fromstring(kept)  # noqa: S314 - that it is our own is what is tested
+    names = {element.tag.rpartition("}")[2] for element in found.iter()}
+    assert names == {"svg", "style", "text", "g", "rect"}
+    allowed = {"width", "height", "version", "x", "y", "class", "transform"}
+    assert {name for element in found.iter() for name in element.attrib} == allowed
+    assert "\x1b" not in kept
+    assert "evil.example" not in kept
+
+
+def test_a_drawing_that_is_made_to_take_for_ever_does_not() -> None:
+    for piece in ('<rect class="activating" x="1"', "<text ", '<rect class="box" ', "<text> \n"):
+        assert boot_chart.redrawn(f"{piece * 20000}</svg>") == ""
 
 
 @pytest.mark.parametrize("output", [None, "", "<svg><rect"])

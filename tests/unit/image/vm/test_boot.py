@@ -73,3 +73,17 @@ def test_a_boot_that_never_ends_is_not_waited_for_for_ever(
     put(guest / "systemctl", "#!/bin/sh\nexec sleep 600\n")
     assert run(tmp_path, "exit 7") == 7
     assert "still starting" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (None, "qcow2")),
+        ("a/b.qcow2", (Path("a/b.qcow2"), "qcow2")),
+        ("b.img:raw", (Path("b.img"), "raw")),
+        ("b:qcow2", (Path("b"), "qcow2")),
+        ("odd:name", (Path("odd:name"), "qcow2")),
+    ],
+)
+def test_the_format_of_the_sessions_disk_is_declared(text: str, expected: object) -> None:
+    assert boot.parse_sessions(text) == expected

@@ -102,7 +102,7 @@ def test_packer_runs_the_same_machine_in_its_own_words() -> None:
         ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
         ["-device", "virtio-net-pci,netdev=user.0,romfile="],
         ["-device", "virtio-rng-pci"],
-        ["-chardev", "file,id=serial,path=/w/serial.log"],
+        ["-chardev", "file,id=serial,path=/w/serial.log,append=on"],
         ["-serial", "chardev:serial"],
     ]
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from serai.image.definition import definition
 from serai.image.errors import BuildError
-from serai.image.vm.vm import VM
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.vm.vm import VM, booted
 
 
 class Asked:
@@ -77,3 +80,43 @@ def test_one_that_cannot_be_asked(tmp_path: Path, emulator: str, said: str) -> N
         if emulator == "false":
             guest.process.wait()
         guest.reboot()
+
+
+def a_disk(folder: Path, name: str, *options: str) -> Path:
+    run(["qemu-img", "create", "-q", "-f", "qcow2", *options, folder / name, "8M"])
+    return folder / name
+
+
+def refused(disk: Path, work: Path, sessions: Path) -> str:
+    """Why a VM is not started on these disks."""
+    image = definition.load(Settings.of({}), "debian-12-amd64")
+    started = booted(image, disk, settings=Settings.of({}), work=work, sessions=sessions)
+    with pytest.raises(BuildError) as caught, started:
+        pytest.fail("it was started")
+    return str(caught.value)
+
+
+def test_a_raw_sessions_disk_that_a_guest_made_a_qcow2_opens_nothing(tmp_path: Path) -> None:
+    """The guest's root writes a header with a backing file to its raw disk, and waits."""
+    root = a_disk(tmp_path, "root.qcow2")
+    (tmp_path / "secret").write_bytes(b"the host's" * 1000)
+    backing = ("-b", str(tmp_path / "secret"), "-F", "raw")
+    forged = a_disk(tmp_path, "sessions.img", *backing)
+    assert "has a backing file" in refused(root, tmp_path, forged)
+    data = f"data_file={tmp_path / 'data'}"
+    outside = a_disk(tmp_path, "outside.img", "-o", data)
+    assert "keeps its data in another file" in refused(root, tmp_path, outside)
+
+
+def test_a_raw_disk_that_is_not_declared_is_one_clear_line(tmp_path: Path) -> None:
+    root, raw = a_disk(tmp_path, "root.qcow2"), tmp_path / "s.raw"
+    raw.write_bytes(bytes(1 << 20))
+    said = refused(root, tmp_path, raw)
+    assert said == f"{raw} is not a qcow2; a raw disk is '--sessions {raw}:raw'"
+
+
+def test_an_image_that_names_another_file_is_not_booted(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"the host's" * 1000)
+    image = a_disk(tmp_path, "image.qcow2", "-b", str(secret), "-F", "raw")
+    assert "has a backing file" in refused(image, tmp_path, image)

@@ -1,50 +1,12 @@
-"""What happened when: the stages and tasks of a build, and the units of a boot.
-
-The boot is read out of what ``systemd-analyze plot`` draws (systemd-analyze(1)): 100 pixels are a
-second there, so that an emulated boot's chart is several metres wide.
-"""
+"""What happened when: the stages and tasks of a build, and the slowest units of a boot."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_PIXELS = 100.0  # for a second, in systemd-analyze's drawing
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-_BOX = re.compile(rf'<rect class="box"[^>]* width="{_NUMBER}"')
-_UNIT = re.compile(
-    rf'<rect class="activating" x="{_NUMBER}"[^>]* width="{_NUMBER}"[^>]*/>\s*'
-    r'(?:<rect class="(?:active|deactivating)"[^>]*/>\s*)*<text[^>]*>([^<]*)</text>'
-)
-_SUMMARY = re.compile(r"<text[^>]*>\s*(Startup finished in [^<]*)</text>")
-
-
-@dataclass(frozen=True)
-class Bar:
-    """Something that took ``seconds``, from ``start`` seconds on, in a whole of ``total``."""
-
-    name: str
-    start: float
-    seconds: float
-    total: float
-    group: str = ""
-    status: str = ""
-
-    @property
-    def left(self) -> float:
-        """Where it begins, in per cent of the whole."""
-        return self._share(self.start)
-
-    @property
-    def width(self) -> float:
-        """How much of the whole it takes, in per cent; something short can still be seen."""
-        return max(self._share(self.seconds), 0.3)
-
-    def _share(self, seconds: float) -> float:
-        return 100 * min(max(seconds / self.total, 0.0), 1.0) if self.total > 0 else 0.0
+from serai.image.verify.boot_chart import Bar, Boot
 
 
 @dataclass(frozen=True)
@@ -55,14 +17,6 @@ class Stage:
     key: str
     tasks: tuple[Bar, ...]
     outside: float
-
-
-@dataclass(frozen=True)
-class Boot:
-    """``summary`` is systemd's own sentence, ``units`` those that took time, by their start."""
-
-    summary: str
-    units: tuple[Bar, ...]
 
 
 def stages(records: Iterable[Mapping[str, Any]]) -> list[Stage]:
@@ -80,22 +34,6 @@ def longest(found: Iterable[Stage], count: int) -> list[Bar]:
     """The ``count`` tasks of all stages that took the most time, the longest first."""
     tasks = [task for stage in found for task in stage.tasks]
     return sorted(tasks, key=lambda task: -task.seconds)[:count]
-
-
-def boot(svg: str) -> Boot:
-    """What systemd-analyze's drawing says; nothing where it is none."""
-    box = _BOX.search(svg)
-    total = float(box[1]) / _PIXELS if box else 0.0
-    units = []
-    for x, width, label in _UNIT.findall(svg):
-        seconds = float(width) / _PIXELS
-        name = re.sub(r" \([^()]*\)$", "", html.unescape(label).strip())
-        if seconds > 0 and "." in name:  # the drawing's legend has bars, too, but no unit's name
-            units.append(Bar(name, float(x) / _PIXELS, seconds, total))
-    summary = _SUMMARY.search(svg)
-    lines = html.unescape(summary[1]).splitlines() if summary else []
-    sentence = "; ".join(line.strip() for line in lines if line.strip())
-    return Boot(sentence, tuple(sorted(units, key=lambda unit: (unit.start, unit.name))))
 
 
 def slowest(found: Boot, count: int) -> list[Bar]:

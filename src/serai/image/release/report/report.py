@@ -24,16 +24,12 @@ from serai.image import console, offline
 from serai.image.release.diff import OUTCOMES, Changes
 from serai.image.release.report import chart, treemap
 from serai.image.release.report.treemap import Rect
+from serai.image.verify import boot_chart
 
 _DATA = Path(__file__).parent / "data"
 _WIDE, _NARROW = Rect(0, 0, 200, 100), Rect(0, 0, 100, 120)  # the maps' proportions
 _LONGEST = 10  # tasks
 _SLOWEST = 15  # units
-# What no text holds or what would show it in another order than it is read: control characters,
-# bytes that are no UTF-8 (PEP 383), and Unicode's marks of direction (UAX 9).
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def render(inputs: Inputs) -> str:
     )
     script = _asset("report.js")
     built = chart.stages(inputs.manifest.get("stages", ()))
-    booted = chart.boot(inputs.boot_chart)
+    booted = boot_chart.boot(inputs.boot_chart)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -187,12 +183,11 @@ def data_url(svg: str) -> str:
     """An SVG image as the address of an <img>, where browsers run and fetch nothing; or ''."""
     if "<svg" not in svg:
         return ""
-    return "data:image/svg+xml;base64," + base64.b64encode(clean(svg).encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(console.clean(svg).encode()).decode()
 
 
-def clean(text: str) -> str:
-    """``text`` with a visible mark for each character that is none or would mislead."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+def _cleaned(value: object) -> object:
+    return type(value)(console.clean(value)) if isinstance(value, str) else value
 
 
 def _environment() -> jinja2.Environment:
@@ -200,7 +195,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(_DATA),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
-        finalize=lambda value: type(value)(clean(value)) if isinstance(value, str) else value,
+        finalize=_cleaned,
         trim_blocks=True,
         lstrip_blocks=True,
     )

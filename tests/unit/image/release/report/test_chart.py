@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from serai.image.release.report import chart
+from serai.image.verify import boot_chart
 from tests.support.reports import BOOT, an_inputs
 
 
 def test_the_boot_chart_is_told_in_words_too() -> None:
-    boot = chart.boot(BOOT)
+    boot = boot_chart.boot(BOOT)
     assert boot.summary == "Startup finished in 4.735s (userspace); multi-user reached after 4.6s."
     units = [(unit.name, unit.start, unit.seconds) for unit in boot.units]
     assert units == [("dev-vda.device", 0.55, 4.0), ("a&b.service", 1.0, 0.2)]
     assert chart.slowest(boot, 1) == [boot.units[0]]
     assert (boot.units[1].left, boot.units[1].width) == (20.0, 4.0)
-    assert chart.boot("nonsense") == chart.Boot("", ())
+    assert boot_chart.boot("nonsense") == boot_chart.Boot("", ())
 
 
 def test_stages_follow_each_other_and_so_do_their_tasks() -> None:
