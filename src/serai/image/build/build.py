@@ -162,7 +162,7 @@ def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object
     return {
         "image": made.image.name,
         "version": made.version,
-        "definition": made.image.model_dump(),
+        "definition": made.image.model_dump(mode="json"),
         "base": {"key": made.stages[0].key, "sha256": digest.of_file(made.stages[0].disk)},
         "tools": plan.tool_versions(made.image),
         "roles": digest.of_tree(settings.root / "roles"),

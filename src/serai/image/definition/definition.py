@@ -153,7 +153,7 @@ def load_with_sources(
 
 def flat(image: Image) -> dict[str, object]:
     """Every value of the image by dotted key."""
-    return _flat(image.model_dump())
+    return _flat(image.model_dump(mode="json"))
 
 
 def _where(settings: Settings, name: str) -> str:

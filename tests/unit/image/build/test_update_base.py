@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,7 +116,9 @@ def releases(site: Site, disk: Path, keys: tuple[Key, Key]) -> Releases:
 def test_the_pin_moves_and_comments_stay(releases: Releases, keys: tuple[Key, Key]) -> None:
     before = releases.site.toml.read_text()
     assert releases.update() == (OLD, NEW)
-    base = definition.load(releases.site.settings, NAME).base
+    loaded = definition.load(releases.site.settings, NAME)
+    assert json.dumps(definition.flat(loaded)), "it is in a build's manifest, too"
+    base = loaded.base
     assert isinstance(base, definition.CloudImageBase)
     assert base.url == f"{releases.site.origin.url}/jammy/{NEW}/{FILE}"
     assert base.sha256 == hashlib.sha256(NEW.encode()).hexdigest()
