@@ -120,7 +120,8 @@ def show(rows: list[Row]) -> None:
     marks = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("")}
     for row in rows:
         numbers = [_shown(each) for each in (row.baseline, row.ratio, row.budget)]
-        table.add_row(marks[row.ok], Text(row.name), _shown(row.value), row.unit, *numbers)
+        name, unit = (Text(console.clean(text)) for text in (row.name, row.unit))
+        table.add_row(marks[row.ok], name, _shown(row.value), unit, *numbers)
     console.out.print(table, soft_wrap=False)
 
 

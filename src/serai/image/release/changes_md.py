@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from serai.image import console
 from serai.image.release import diff, tree
 from serai.image.release.diff import OUTCOMES, Changes, Directory, Side
 from serai.image.settings import Settings
@@ -40,7 +41,7 @@ def show(settings: Settings, old: Path, new: Path, *, as_json: bool) -> None:
     settings.cache.mkdir(parents=True, exist_ok=True)
     changes = diff.compare(diff.read(old, settings.cache), diff.read(new, settings.cache))
     text = json.dumps(asdict(changes), indent=2) + "\n" if as_json else markdown(changes)
-    print(text, end="")
+    print(console.clean(text), end="")
 
 
 def _first(changes: Changes) -> list[str]:

@@ -438,9 +438,7 @@ def test_no_file_is_left_open(origin: Origin, target: Path) -> None:
 
 
 def test_a_file_larger_than_it_may_be_is_given_up(origin: Origin, target: Path) -> None:
-    with pytest.raises(
-        BuildError, match=r"cannot get disk\.img .* is larger than 1000000"
-    ):
+    with pytest.raises(BuildError, match=r"cannot get disk\.img .* is larger than 1000000"):
         download.fetch(
             f"{origin.url}/disk.img", target, sha256=SHA256, limit=1_000_000, patience=HASTE
         )
