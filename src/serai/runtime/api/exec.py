@@ -96,7 +96,7 @@ class Executions:
         descriptors = list(r.descriptors)
         try:
             self._check(p, len(descriptors))
-            stream, ours = self._start(c, r.id, p, descriptors)
+            stream, ours = await self._start(c, r.id, p, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -185,7 +185,7 @@ class Executions:
         if p.detach and (p.tty or p.stdio == "stream"):
             raise SeraiError("detach goes with stdio fds or null, no tty", code=INVALID_PARAMS)
 
-    def _start(
+    async def _start(
         self, c: Connection, number: Id, p: Exec, descriptors: list[int]
     ) -> tuple[Stream, list[tuple[int, str]]]:
         """Start the payload; returns it with our ends of what it writes (descriptor, name)."""
@@ -203,7 +203,7 @@ class Executions:
                 theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
                 ours = [pipes[0][1], pipes[1][0], pipes[2][0]]
                 stdio = tuple(theirs)
-            payload = self._payloads.start(
+            payload = await self._payloads.start(
                 p.name,
                 p.argv,
                 env=p.env,

@@ -8,7 +8,7 @@ and is not used to restart the VM. A call's errno is then the session's filter's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, errorcode
+from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT, errorcode
 from functools import partial
 from typing import Any
 
@@ -183,6 +183,55 @@ GROUPS = (
         ),
     ),
     Group(
+        "set-user-ID bits and devices are refused",
+        "In an attached directory they count outside, with the rights of the directory's owner.",
+        (
+            _call("chmod set-user-ID", 90, None, BAD, 0o4755),
+            _call("fchmod set-user-ID", 91, 52, -1, 0o4755),
+            _call("fchmodat set-group-ID", 268, 53, -1, BAD, 0o2755),
+            _call("fchmodat2 set-user-ID", 452, SAME, -1, BAD, 0o4755, 0),
+            _call("creat set-user-ID", 85, None, BAD, 0o4755),
+            _call("open set-user-ID", 2, None, BAD, 0o101, 0o4755),
+            _call("openat set-user-ID", 257, 56, -1, BAD, 0o101, 0o4755),
+            _call("openat set-user-ID, unnamed", 257, 56, -1, BAD, 0o20200002, 0o4755),
+            _call("mkdir set-group-ID", 83, None, BAD, 0o2755),
+            _call("mkdirat set-group-ID", 258, 34, -1, BAD, 0o2755),
+            _call("mknod a disk", 133, None, BAD, 0o060644, 0),
+            _call("mknodat a disk", 259, 33, -1, BAD, 0o060644, 0),
+        ),
+    ),
+    Group(
+        "openat2 does not exist",
+        "It makes files whose mode no filter can see.",
+        (Call("openat2", (437, 437), (-1, BAD, BAD, 0), real=True),),
+        ENOSYS,
+    ),
+    Group(
+        "io_setup does not exist",
+        "What it takes is one pool for all sessions.",
+        (Call("io_setup", (206, 0), (1, BAD), real=True),),
+        ENOSYS,
+    ),
+    Group(
+        "moving memory between nodes is refused",
+        "These calls reach other processes' memory, or are hardly ever needed and tested.",
+        (
+            _call("mbind", 237, 235, BAD, 1, 99, 0, 0, 0),
+            _call("move_pages", 279, 239, 4_000_000, 1, BAD, BAD, BAD, 99),
+            _call("process_madvise", 440, SAME, -1, BAD, 1, 0, 0),
+        ),
+    ),
+    Group(
+        "old calls about file systems are refused",
+        "Nothing uses them any more.",
+        (_call("sysfs", 139, None, 99), _call("ustat", 136, None, 0, BAD)),
+    ),
+    Group(
+        "no process is made for its maker's parent",
+        "It would be a child of the daemon, which would never take it away.",
+        (_call("clone parent", 56, 220, 0x8000 | SIGCHLD),),
+    ),
+    Group(
         "loading kernel modules is refused",
         "A module is the kernel: whoever loads one owns the VM.",
         (
@@ -246,6 +295,12 @@ GROUPS = (
         EAFNOSUPPORT,
     ),
     Group(
+        "of IP's protocols there are TCP, UDP and ICMP only",
+        "Others load little tested code into the kernel.",
+        (_call("socket SCTP", 41, 198, AF_INET, 1, 132),),
+        EPROTONOSUPPORT,
+    ),
+    Group(
         "a socket's family cannot hide in high bits",
         "The kernel ignores those bits: a filter that looks at them can be passed.",
         (
@@ -298,8 +353,10 @@ def _refused(group: Group, facts: Facts) -> Finding:
         if answers[call.name] != group.errno
     ]
     if not tried:
-        # Each machine has one of them at least, or none: then nobody can call it.
-        exists = any(call.number(machine) is None for call in group.calls for machine in MACHINES)
+        # One of the machines may have none of them: then nobody can call them there.
+        exists = any(
+            all(call.number(machine) is None for call in group.calls) for machine in MACHINES
+        )
         return Finding([] if exists else ["none was tried"], "no such call on this machine")
     return Finding(problems, f"{len(tried)} tried, {errorcode[group.errno]}")
 

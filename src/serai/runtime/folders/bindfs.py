@@ -19,7 +19,7 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
 from serai.runtime.folders import mounts
 
 SOURCE, TARGET = "/source", "/target"
-CAPABILITIES = ("SYS_ADMIN", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID")
+CAPABILITIES = ("SYS_ADMIN", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID")
 
 
 def program(path: str, uid: int, place: str, *, writable: bool) -> list[str]:

@@ -10,9 +10,9 @@ be a way out of the sandbox, such as a directory. It opens the sandbox's PID 1 a
 stays right even if the number is used again. It puts all that the payload needs into a Plan.
 
 After. The payload reports on a socket: its PID, its terminal if it has one, and an error if it
-fails. Exec closes the socket. So ``enter`` reads until the end of the socket: no error means that
-the command runs. A payload can be stopped half way, for example by the freezer. Then ``enter``
-kills it after ``timeout`` seconds, and nothing is left running.
+fails. Exec closes the socket. So ``Arrival`` reads until the end of the socket: no error means that
+the command runs. A payload can be stopped half way, for example by the freezer. Then it is killed
+after ``timeout`` seconds, and nothing is left running. The daemon does not wait there (``begin``).
 
 Everything inside is hostile and has the payload's UID. Between the moment when the payload gets
 that UID and exec, it cannot be traced, and only its own three descriptors and that socket are open
@@ -34,7 +34,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ESRCH, errorcode
 from fcntl import F_GETFL, fcntl
@@ -42,8 +42,10 @@ from pathlib import Path
 
 from serai.common import syscalls
 from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
-from serai.runtime.sandbox import usher
+from serai.runtime.sandbox import reaper, usher
 from serai.runtime.settings import Limits
+
+KILLED = 2.0  # seconds in which SIGKILL ends a process, unless it waits for a disk
 
 
 class EnterError(SeraiError):
@@ -127,6 +129,62 @@ class Door:
                     socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
 
 
+class Arrival:
+    """A payload on its way to exec: what it and the usher report until their sockets are closed.
+
+    ``socket`` is readable when there is something for ``read``. ``close`` comes last, always.
+    """
+
+    def __init__(self, ours: socket.socket, command: str) -> None:
+        self.socket = ours
+        self._command = command
+        self._pid = 0
+        self._pidfd: int | None = None
+        self._pty: int | None = None
+        self._failure: EnterError | None = None
+        ours.setblocking(False)
+
+    def read(self) -> bool:
+        """Take what is there, without waiting; whether that was the end."""
+        while True:
+            try:
+                message, fds, _, _ = socket.recv_fds(self.socket, 2048, 1)
+            except BlockingIOError:
+                return False
+            self._pty = fds[0] if fds else self._pty
+            if not message:
+                return True
+            if message[:1] == usher.PID:
+                (self._pid,) = struct.unpack_from("=i", message, 1)
+                self._pidfd = os.pidfd_open(self._pid)
+            elif message[:1] == usher.ERROR:
+                self._failure = _failure(self._command, message)
+
+    def late(self) -> EnterError:
+        """What to raise if it takes too long."""
+        text = f"{self._command} could not be started in time"
+        return EnterError("exec" if self._pid else "join", text, code=TIMEOUT)
+
+    def entered(self) -> Entered:
+        """The payload, which is the caller's from now on. Raises EnterError if there is none."""
+        if self._failure or self._pidfd is None:
+            join = EnterError("join", f"{self._command}: killed before it was started")
+            raise self._failure or join
+        result = Entered(self._pid, self._pidfd, self._pty)
+        self._pidfd = self._pty = None
+        return result
+
+    def close(self) -> Entered | None:
+        """Kill what has not ``entered``. The caller owns what is returned and must reap it."""
+        self.socket.close()
+        if self._pty is not None:
+            os.close(self._pty)
+        if self._pidfd is None:
+            return None
+        os.kill(self._pid, signal.SIGKILL)  # our child, not reaped yet
+        return Entered(self._pid, self._pidfd, None)
+
+
 def load_filters(folder: Path) -> tuple[bytes, ...]:
     """The filters ``baseline`` and ``unix-block`` in ``folder``, the directory of an architecture.
 
@@ -171,6 +229,41 @@ def enter(
     Raises EnterError if the payload could not be executed, or if that took more than ``timeout``
     seconds (a frozen session, for instance: thaw it first). Nothing is left running then.
     """
+    arrival = begin(
+        target, argv, env, cwd, stdio, limits=limits, filters=filters, tty=tty, door=door
+    )
+    deadline = time.monotonic() + timeout
+    try:
+        while not arrival.read():
+            if not _readable(arrival.socket.fileno(), deadline - time.monotonic()):
+                raise arrival.late()
+        return arrival.entered()
+    finally:
+        if stray := arrival.close():
+            _readable(stray.pidfd, KILLED)
+            os.close(stray.pidfd)
+            reaper.take(stray.pid)
+
+
+def _readable(descriptor: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0, timeout * 1000)))
+
+
+def begin(
+    target: Target,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    stdio: tuple[int, int, int] | None,
+    *,
+    limits: Limits,
+    filters: Sequence[bytes],
+    tty: bool = False,
+    door: Door | None = None,
+) -> Arrival:
+    """Send the payload in: the part of ``enter`` that no session can delay."""
     if tty == (stdio is not None):
         raise ValueError("either a terminal or three descriptors")
     for fd in stdio or ():
@@ -180,7 +273,8 @@ def enter(
         stack.callback(os.close, pidfd)
         plan = _plan(target, argv, env, cwd, limits=limits, filters=filters, tty=tty)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stack.enter_context(ours)
+        failed = stack.enter_context(ExitStack())
+        failed.callback(ours.close)
         stack.enter_context(theirs)
         if stdio is None:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -194,8 +288,8 @@ def enter(
             _fork_usher(plan, fds)
         else:
             door.admit(plan, fds)
-        theirs.close()
-        return _await(ours, argv[0], time.monotonic() + timeout)
+        failed.pop_all()
+        return Arrival(ours, argv[0])
 
 
 def _check_stdio(fd: int) -> None:
@@ -295,35 +389,6 @@ def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
     os.waitpid(pid, 0)
 
 
-def _await(ours: socket.socket, command: str, deadline: float) -> Entered:
-    """Read what usher and payload report until their ends of the socket are closed."""
-    pid, pty, failure = 0, None, None
-    poll = select.poll()
-    poll.register(ours, select.POLLIN)
-    try:
-        while True:
-            if not poll.poll(max(0, (deadline - time.monotonic()) * 1000)):
-                late = f"{command} could not be started in time"
-                raise EnterError("exec" if pid else "join", late, code=TIMEOUT)
-            message, fds, _, _ = socket.recv_fds(ours, 2048, 1)
-            pty = fds[0] if fds else pty
-            if not message:
-                break
-            if message[:1] == usher.PID:
-                (pid,) = struct.unpack_from("=i", message, 1)
-            elif message[:1] == usher.ERROR:
-                failure = _failure(command, message)
-        if failure or not pid:
-            raise failure or EnterError("join", f"{command}: killed before it was started")
-        return Entered(pid, os.pidfd_open(pid), pty)
-    except BaseException:
-        if pid:
-            _kill(pid)
-        if pty is not None:
-            os.close(pty)
-        raise
-
-
 def _failure(command: str, message: bytes) -> EnterError:
     number, errno = struct.unpack_from("=Bi", message, 1)
     stage, text = usher.STAGES[number], message[6:].decode(errors="replace")
@@ -333,10 +398,3 @@ def _failure(command: str, message: bytes) -> EnterError:
         "cwd": f"cannot change to the working directory of {command}",
     }.get(stage, f"cannot start {command} ({stage})")
     return EnterError(stage, f"{what}: {why}", errno)
-
-
-def _kill(pid: int) -> None:
-    """Kill and reap a child. One that has ended is only reaped."""
-    with suppress(ProcessLookupError, ChildProcessError):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)

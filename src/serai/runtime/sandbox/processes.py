@@ -29,23 +29,25 @@ def init_of(main: int) -> int | None:
     return None
 
 
-async def ready(main: int, deadline: float = DEADLINE) -> int:
-    """Wait until both ports of the bridge are listened on; returns the sandbox's PID 1.
+async def ready(main: int, *, bridge: bool = True, deadline: float = DEADLINE) -> int:
+    """Wait for the sandbox's PID 1, which is returned, and for both ports of the bridge.
 
-    Raises SeraiError if the sandbox ends or needs more than ``deadline`` seconds.
+    Without ``bridge`` for PID 1 only: in a session that runs already, payloads may have ended the
+    bridge or stopped it. Raises SeraiError if the sandbox ends or needs more than ``deadline`` s.
     """
     end = time.monotonic() + deadline
     init = None
     while True:
         init = init or init_of(main)
         try:
-            if init is not None and _listens(init):
+            if init is not None and (not bridge or _listens(init)):
                 return init
         except OSError:
             # It is ending: reading a zombie's net folder fails with EINVAL.
             init = None
         if time.monotonic() > end:
-            raise SeraiError(f"the bridge did not answer within {deadline:g} s", code=TIMEOUT)
+            what = "the bridge" if bridge else "the sandbox"
+            raise SeraiError(f"{what} did not answer within {deadline:g} s", code=TIMEOUT)
         await asyncio.sleep(0.001)
 
 

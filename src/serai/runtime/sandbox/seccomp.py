@@ -18,7 +18,7 @@ import struct
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
 from pathlib import Path
 
 from serai.common import files
@@ -34,6 +34,13 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 SOCK_DGRAM, SOCK_RAW, SOCK_TYPE_MASK = 2, 3, 0xF
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
+PROTOCOLS = (0, 1, 6, 17, 58)
+"""Any, ICMP, TCP, UDP and ICMPv6: what IPv4 and IPv6 are used with; the rest loads modules."""
+
+S_ISUID, S_ISGID, S_IFMT, S_IFCHR, S_IFBLK = 0o4000, 0o2000, 0o170000, 0o020000, 0o060000
+O_CREAT, O_TMPFILE = 0o100, 0o20000000
+FCHMODAT2 = 452
+CLONE_PARENT = 0x8000
 CLONE_NEWTIME = 0x80  # in clone(2) this bit belongs to the exit signal
 CLONE_NEW = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 """NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
@@ -78,8 +85,32 @@ def _families() -> Iterable[Rule]:
     unlisted = [Arg(0, "eq", family) for family in range(max(allowed)) if family not in allowed]
     for condition in (*unlisted, Arg(0, "gt", max(allowed))):
         yield Rule("family", ("socket", "socketpair"), (condition,), EAFNOSUPPORT)
+    for family in (AF_INET, AF_INET6):
+        others = [Arg(2, "eq", n) for n in range(max(PROTOCOLS)) if n not in PROTOCOLS]
+        for condition in (*others, Arg(2, "gt", max(PROTOCOLS))):
+            yield Rule("protocol", ("socket",), (Arg(0, "eq", family), condition), EPROTONOSUPPORT)
     netlink_other_than_route = (Arg(0, "eq", AF_NETLINK), Arg(2, "gt", 0))
     yield Rule("netlink", ("socket",), netlink_other_than_route, EAFNOSUPPORT)
+
+
+def _modes() -> Iterable[Rule]:
+    """No set-user-ID and set-group-ID bits, and no devices.
+
+    Mounts are nosuid and nodev inside. A file in an attached directory is somebody else's outside,
+    where its mode counts: it would be a program with the rights of the directory's owner. These are
+    the calls of systemd's RestrictSUIDSGID, fchmodat2 being in ``_before``.
+    """
+    for mode in (S_ISUID, S_ISGID):
+        yield Rule("set-id", ("chmod", "fchmod", "creat", "mkdir", "mknod"), (bit(1, mode),))
+        yield Rule("set-id", ("fchmodat", "mkdirat", "mknodat"), (bit(2, mode),))
+        for creates in (O_CREAT, O_TMPFILE):
+            yield Rule("set-id", ("open",), (bit(1, creates), bit(2, mode)))
+            yield Rule("set-id", ("openat",), (bit(2, creates), bit(3, mode)))
+    # Its flags and mode lie in memory, as clone3's; who uses it falls back to openat.
+    yield Rule("set-id", ("openat2",), errno=ENOSYS)
+    for device in (S_IFCHR, S_IFBLK):
+        yield Rule("devices", ("mknod",), (Arg(1, "masked", device, S_IFMT),))
+        yield Rule("devices", ("mknodat",), (Arg(2, "masked", device, S_IFMT),))
 
 
 MOUNT = (
@@ -90,6 +121,7 @@ KERNEL = (
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"),
     *("swapon", "swapoff", "quotactl", "quotactl_fd", "acct", "syslog", "lookup_dcookie"),
     *("settimeofday", "clock_settime", "clock_settime64", "iopl", "ioperm", "modify_ldt"),
+    *("sysfs", "ustat"),
 )
 
 BASELINE: tuple[Rule, ...] = (
@@ -99,6 +131,8 @@ BASELINE: tuple[Rule, ...] = (
     Rule("namespaces", ("unshare",), (bit(0, CLONE_NEWTIME),)),
     # Its flags lie in memory, where a filter can't look; libc falls back to clone(2) on ENOSYS.
     Rule("clone3", ("clone3",), errno=ENOSYS),
+    # The child would be its maker's sibling: a child of the daemon, which knows nothing of it.
+    Rule("clone-parent", ("clone",), (bit(0, CLONE_PARENT),)),
     # A ring does socket(2), openat(2) and so on past every filter.
     Rule("io_uring", ("io_uring_setup", "io_uring_enter", "io_uring_register")),
     Rule("bpf", ("bpf",)),
@@ -112,6 +146,10 @@ BASELINE: tuple[Rule, ...] = (
     *(Rule("terminal", ("ioctl",), (low(1, cmd),)) for cmd in (TIOCSTI, TIOCLINUX, TIOCSETD)),
     Rule("handles", ("name_to_handle_at", "open_by_handle_at")),
     Rule("kernel", KERNEL),
+    # What it takes is one pool for the whole VM (fs.aio-max-nr).
+    Rule("aio", ("io_setup",), errno=ENOSYS),
+    Rule("memory", ("mbind", "move_pages", "process_madvise")),
+    *_modes(),
     *_families(),
 )
 
@@ -135,9 +173,7 @@ def build(name: str, arch: str, *, without: Collection[str] = ()) -> bytes:
     """
     rules = [rule for rule in FILTERS[name] if rule.group not in without]
     program = _compile(rules, arch)
-    if name == "baseline" and "newer" not in without:
-        program = _refuse_newer(arch) + program
-    return program
+    return _before(arch, without) + program if name == "baseline" else program
 
 
 def _compile(rules: Iterable[Rule], arch: str) -> bytes:
@@ -165,21 +201,29 @@ def _compile(rules: Iterable[Rule], arch: str) -> bytes:
         return file.read()
 
 
-def _refuse_newer(arch: str) -> bytes:
-    """Instructions to run before libseccomp's: a system call above NEWEST does not exist (ENOSYS).
+def _before(arch: str, without: Collection[str]) -> bytes:
+    """Instructions to run before libseccomp's, for what it cannot say on every release.
 
-    libseccomp knows no ranges of numbers. Other architectures, and x32's numbers, are left to what
-    follows. The opcodes are those of linux/bpf_common.h, the offsets struct seccomp_data's.
+    It knows no ranges of numbers: a system call above NEWEST does not exist (ENOSYS). Older ones
+    know no fchmodat2. Other architectures, and x32's numbers, are left to what follows. The opcodes
+    are those of linux/bpf_common.h, the offsets struct seccomp_data's.
     """
-    load, equal, greater, ret = 0x20, 0x15, 0x25, 0x06
-    x32_bit, ret_errno = 0x40000000, 0x00050000
+    load, equal, greater, any_bit, ret = 0x20, 0x15, 0x25, 0x45, 0x06
+    x32_bit, ret_errno, mode = 0x40000000, 0x00050000, 16 + 2 * 8
+    newer = [(greater, 0, 1, NEWEST), (ret, 0, 0, ret_errno | ENOSYS)]
+    set_id = [
+        (equal, 0, 3, FCHMODAT2),
+        (load, 0, 0, mode),
+        (any_bit, 0, 1, S_ISUID | S_ISGID),
+        (ret, 0, 0, ret_errno | EPERM),
+    ]
+    rules = [*(() if "newer" in without else newer), *(() if "set-id" in without else set_id)]
     code = [
         (load, 0, 0, 4),
-        (equal, 0, 4, ARCHITECTURES[arch]),
+        (equal, 0, len(rules) + 2, ARCHITECTURES[arch]),
         (load, 0, 0, 0),
-        (greater, 2, 0, x32_bit - 1),
-        (greater, 0, 1, NEWEST),
-        (ret, 0, 0, ret_errno | ENOSYS),
+        (greater, len(rules), 0, x32_bit - 1),
+        *rules,
     ]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 

@@ -7,14 +7,24 @@ import contextlib
 import errno
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serai.common import wait
-from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, SeraiError
-from serai.runtime.sandbox import bwrap, cgroups
-from serai.runtime.sandbox.enter import Door, Entered, EnterError, Target, enter, load_filters
+from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
+from serai.runtime.sandbox import bwrap, cgroups, reaper
+from serai.runtime.sandbox.enter import (
+    KILLED,
+    Arrival,
+    Door,
+    Entered,
+    EnterError,
+    Target,
+    begin,
+    load_filters,
+)
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.sessions import Sessions
 
@@ -24,6 +34,7 @@ SIGNALS = {
 }
 GRACE = 2.0
 ENTER_DEADLINE = 3.0
+SWEEP = 0.1
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -56,12 +67,16 @@ class Payloads:
         self._count = 0
         # Without it each payload would begin as a copy of the whole daemon.
         self._door = Door()
+        self._alive: set[int] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._pause = SWEEP
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._sweep_soon)
 
     def close(self) -> None:
         """Let no more payloads in."""
         self._door.__exit__()
 
-    def start(
+    async def start(
         self,
         name: str,
         argv: Sequence[str],
@@ -80,7 +95,7 @@ class Payloads:
         kind = cgroups.DETACHED if detach else cgroups.EXEC
         cgroup = cgroups.make(running.cgroup, kind + number) if running.cgroup else None
         try:
-            entered = enter(
+            arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
                 argv,
                 {**bwrap.environment(self._sessions.policy, session), **env},
@@ -89,17 +104,28 @@ class Payloads:
                 limits=self._sessions.policy.limits,
                 filters=self._filters,
                 tty=tty,
-                timeout=ENTER_DEADLINE,
                 door=self._door,
             )
+            entered = await self._arrived(arrival)
         except BaseException as error:
             if cgroup is not None:
-                with contextlib.suppress(OSError):
-                    cgroup.rmdir()
+                with contextlib.suppress(OSError, SeraiError):
+                    await cgroups.destroy(cgroup)
             if isinstance(error, EnterError) and error.stage == "exec" and error.errno:
                 error.code = NO_COMMAND if error.errno == errno.ENOENT else NOT_EXECUTABLE
             raise
         return Payload(number, name, entered, cgroup, detach)
+
+    async def _arrived(self, arrival: Arrival) -> Entered:
+        """Wait for exec. Whoever is inside can delay it, so nothing else waits meanwhile."""
+        try:
+            await asyncio.wait_for(_read(arrival), ENTER_DEADLINE)
+            return arrival.entered()
+        except asyncio.TimeoutError:
+            raise arrival.late() from None
+        finally:
+            if stray := arrival.close():
+                await asyncio.wait({self._sessions.keep(self._take(stray))}, timeout=KILLED)
 
     async def finish(
         self, payload: Payload, timeout: float | None, gone: asyncio.Future[None]
@@ -109,7 +135,7 @@ class Payloads:
         It is made to end after ``timeout`` seconds, or when ``gone``, which tells of its client's
         hang-up, is done.
         """
-        ended = asyncio.ensure_future(wait.readable(payload.entered.pidfd))
+        ended = asyncio.ensure_future(self._ended(payload.entered))
         try:
             await asyncio.wait({ended, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
             timed_out = not ended.done() and not gone.done()
@@ -118,6 +144,12 @@ class Payloads:
             if payload.cgroup is None and not payload.detached:
                 # The second best: its group. What left that ends with the session.
                 self.send(payload, signal.SIGKILL)
+            if not ended.done():
+                # It waits for something that no signal ends, such as a disk.
+                self._sessions.keep(
+                    self._take(replace(payload.entered, pidfd=os.dup(payload.entered.pidfd)))
+                )
+                raise SeraiError("the payload does not end, not even by SIGKILL", code=TIMEOUT)
             result = _reap(payload.entered.pid)
         finally:
             ended.cancel()
@@ -144,7 +176,36 @@ class Payloads:
             if payload.cgroup is not None:
                 cgroups.kill(payload.cgroup)
             self.send(payload, signal.SIGKILL)
-            await ended
+            await asyncio.wait({ended}, timeout=KILLED)
+
+    async def _ended(self, entered: Entered) -> None:
+        """Return once a payload has ended, and see to it that its threads let it end."""
+        self._alive.add(entered.pid)
+        try:
+            await wait.readable(entered.pidfd)
+        finally:
+            self._alive.discard(entered.pid)
+
+    async def _take(self, entered: Entered) -> None:
+        """Reap what nobody asks for any more, whenever it ends."""
+        try:
+            await self._ended(entered)
+            reaper.take(entered.pid)
+        finally:
+            os.close(entered.pidfd)
+
+    def _sweep_soon(self) -> None:
+        """A child or one of its threads has ended. Many ends make one sweep."""
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._pause, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        start = time.monotonic()
+        for pid in list(self._alive):
+            reaper.take_threads(pid)
+        # However many threads end, most of the time is others'.
+        self._pause = max(SWEEP, 20 * (time.monotonic() - start))
+        self._sweep = None
 
     async def _clear(self, payload: Payload) -> None:
         if payload.cgroup is None:
@@ -159,8 +220,14 @@ class Payloads:
             raise SeraiError(f"what the payload left behind is not removed: {error}") from error
 
 
+async def _read(arrival: Arrival) -> None:
+    while not arrival.read():
+        await wait.readable(arrival.socket.fileno())
+
+
 def _reap(pid: int) -> Ended:
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return Ended(128 + os.WTERMSIG(status), os.WTERMSIG(status))
+    status = reaper.take(pid)
+    if status is None or os.WIFSIGNALED(status):
+        number = signal.SIGKILL if status is None else os.WTERMSIG(status)
+        return Ended(128 + number, number)
     return Ended(os.WEXITSTATUS(status), None)

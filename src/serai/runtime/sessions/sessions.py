@@ -49,6 +49,8 @@ from serai.runtime.settings import Policy
 
 log = logging.getLogger(__name__)
 TOUCH_EVERY = 60.0
+ADOPT_DEADLINE = 20.0
+"""Seconds after which a session that cannot be put right at the daemon's start is stopped."""
 
 
 def no_fault(point: str) -> None:
@@ -194,13 +196,9 @@ class Sessions:
             await self._supervisor.stop(stranger)
         switching = [each for each in records if each.goal is State.ACTIVE]
         await self._tell_gate([each for each in records if each.name in units])
-        for record in records:
-            main = units.get(record.name) if record.uid in users else None
-            try:
-                await self._put_right(record, main)
-            except (SeraiError, OSError) as error:
-                log.error("session %s is not put right: %s", record.name, error)
-                await self._give_up(record)
+        mains = [units.get(each.name) if each.uid in users else None for each in records]
+        # All at once: none of them can make the others wait.
+        await asyncio.gather(*map(self._adopt, records, mains))
         await self._finish_switch(switching)
         for uid in homes.leftovers(self.paths) - set(users):
             self._delete_later(uid)
@@ -247,6 +245,13 @@ class Sessions:
             log.warning("session %s was not in the registry; its home is taken in", name)
             state = State.ARCHIVED if locked else State.STOPPED
             self.registry.adopt(uid, name, state, time.time())
+
+    async def _adopt(self, record: Record, main: int | None) -> None:
+        try:
+            await asyncio.wait_for(self._put_right(record, main), ADOPT_DEADLINE)
+        except (SeraiError, OSError, asyncio.TimeoutError) as error:
+            log.error("session %s is not put right: %s", record.name, str(error) or "too slow")
+            await self._give_up(record)
 
     async def _put_right(self, record: Record, main: int | None) -> None:
         """Carry one session to its goal, or see that it is where the registry says."""

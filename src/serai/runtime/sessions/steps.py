@@ -76,7 +76,7 @@ class Steps:
         if cgroup is not None:
             for orphan in cgroups.payloads(cgroup):
                 await cgroups.destroy(orphan)
-        await self._watch(record, main)
+        await self._watch(record, main, fresh=False)
         for step in STARTED:
             await self.do(step, record)
 
@@ -110,7 +110,7 @@ class Steps:
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)
-        await self._watch(record, main)
+        await self._watch(record, main, fresh=True)
 
     def share_disk(self) -> None:
         """Limit what sessions that can write now may use. Without a quota they run all the same."""
@@ -146,13 +146,13 @@ class Steps:
             self.share_disk()
             cgroups.thaw(running.cgroup)
 
-    async def _watch(self, record: Record, main: int) -> None:
+    async def _watch(self, record: Record, main: int, *, fresh: bool) -> None:
         """Wait for the sandbox to be ready, and be told when its main process ends."""
         self._let_go(record.uid)
         try:
             pidfd = os.pidfd_open(main)
             try:
-                init = await processes.ready(main)
+                init = await processes.ready(main, bridge=fresh)
             except BaseException:
                 os.close(pidfd)
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from serai.runtime.errors import SeraiError
 from serai.runtime.folders import hints, mounts
 from tests.support.attached_folders import KINDS, OWNER, sh
 from tests.support.fake_vm import Vm
+from tests.support.sandbox import build_filters
 from tests.support.waiting import wait_for
 
 
@@ -137,6 +139,67 @@ def test_no_device_and_no_setuid_program_counts(vm: Vm, name: str, share: Path, 
     uids = done.stdout.decode().split()
     assert len(uids) == 2 and uids[0] == uids[1]
     assert b"Permission denied" in done.stderr
+
+
+SET_ID = """\
+cp /usr/bin/id mnt/outputs/id
+chmod 6755 mnt/outputs/id; chmod u+s mnt/outputs/id; chmod g+s mnt/outputs/id
+python3 - <<'.'
+import ctypes, os
+libc = ctypes.CDLL(None)
+os.chdir("mnt/outputs")
+libc.syscall(452, -100, b"id", 0o6755, 0)
+for number, mode in enumerate((0o6777, 0o4777, 0o2777)):
+    libc.open(b"made%d" % number, os.O_CREAT | os.O_WRONLY, mode)
+    libc.creat(b"created%d" % number, mode)
+    libc.mknod(b"node%d" % number, 0o100000 | mode, 0)
+    libc.mkdir(b"folder%d" % number, mode)
+    how = (ctypes.c_uint64 * 3)(os.O_CREAT | os.O_WRONLY, mode, 0)
+    libc.syscall(437, -100, b"new%d" % number, ctypes.byref(how), 24)
+    unnamed = libc.open(b".", os.O_TMPFILE | os.O_WRONLY, mode)
+    libc.linkat(-100, b"/proc/self/fd/%d" % unnamed, -100, b"linked%d" % number, 0x400)
+libc.mknod(b"whiteout", 0o020666, 0)
+.
+touch mnt/outputs/end
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("owner", [OWNER, 0])
+def test_a_session_leaves_no_set_user_id_program_outside(
+    vm: Vm, name: str, share: Path, kind: str, owner: int
+) -> None:
+    """Outside the mode counts, and the file is the directory's owner's."""
+    os.chown(share, owner, owner)
+    vm.call("attach", name=name, role="outputs", path=str(share), kind=kind)
+    sh(vm, name, SET_ID)
+    assert (share / "end").stat().st_uid == (share / "id").stat().st_uid == owner
+    modes = {path.name: path.lstat().st_mode for path in share.iterdir()}
+    assert not [path for path, mode in modes.items() if mode & (stat.S_ISUID | stat.S_ISGID)]
+    assert not [path for path, mode in modes.items() if stat.S_ISCHR(mode) or stat.S_ISBLK(mode)]
+
+
+def test_it_is_the_filter_that_keeps_the_bits_away(vm: Vm, name: str, share: Path) -> None:
+    """The counterpart: with a filter that lacks the rules, both kinds of mounts let the bits out.
+
+    bindfs has an option --chmod-filter, but it ignores these bits.
+    """
+    baseline = vm.paths.filters() / "baseline.bpf"
+    strong, left = baseline.read_bytes(), {}
+    try:
+        baseline.write_bytes(build_filters("set-id")[0])
+        vm.kill()
+        vm.start()
+        for kind in KINDS:
+            vm.call("attach", name=name, role="outputs", path=str(share), kind=kind)
+            sh(vm, name, f"cp /usr/bin/id mnt/outputs/{kind}; chmod 6755 mnt/outputs/{kind}")
+            left[kind] = (share / kind).stat().st_mode & 0o4000
+            vm.call("detach", name=name, role="outputs")
+    finally:
+        baseline.write_bytes(strong)
+        vm.kill()
+        vm.start()
+    assert left == dict.fromkeys(KINDS, 0o4000)
 
 
 def test_files_of_others_are_nobodys_inside(vm: Vm, name: str, share: Path) -> None:

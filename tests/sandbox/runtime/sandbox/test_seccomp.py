@@ -10,7 +10,7 @@ import json
 import platform
 import socket
 from collections.abc import Iterator
-from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
 from signal import SIGSYS
 
 import pytest
@@ -62,6 +62,27 @@ CALLS: dict[str, dict[str, tuple[int, str]]] = {
         "TIOCLINUX": (EPERM, "call(X(16, 29), 0, 0x541c, b'x')"),
     },
     "handles": {"name_to_handle_at": (EPERM, "call(X(303, 264), -1, BAD, BAD, BAD, 0x7fffffff)")},
+    "clone-parent": {"clone": (EPERM, "child(lambda: clone(0x8011))")},
+    "aio": {"io_setup": (ENOSYS, "call(X(206, 0), 1, BAD)")},
+    "memory": {
+        "mbind": (EPERM, "call(X(237, 235), BAD, 1, 99, 0, 0, 0)"),
+        "move_pages": (EPERM, "call(X(279, 239), 4000000, 1, BAD, BAD, BAD, 99)"),
+        "process_madvise": (EPERM, "call(440, -1, BAD, 1, 0, 0)"),
+    },
+    "set-id": {
+        "fchmod": (EPERM, "call(X(91, 52), -1, 0o4755)"),
+        "fchmodat": (EPERM, "call(X(268, 53), -100, b'/nowhere', 0o2755)"),
+        "openat": (EPERM, "call(X(257, 56), -100, b'/nowhere/x', 0o101, 0o4755)"),
+        "openat, unnamed": (EPERM, "call(X(257, 56), -100, b'/nowhere', 0o20200002, 0o4755)"),
+        "mkdirat": (EPERM, "call(X(258, 34), -100, b'/nowhere/x', 0o2755)"),
+        "mknodat": (EPERM, "call(X(259, 33), -100, b'/nowhere/x', 0o104755, 0)"),
+        "openat2": (ENOSYS, "call(437, -1, BAD, BAD, 0)"),
+    },
+    "devices": {
+        "character": (EPERM, "call(X(259, 33), -100, b'/nowhere/x', 0o020644, 0)"),
+        "block": (EPERM, "call(X(259, 33), -100, b'/nowhere/x', 0o060644, 0)"),
+    },
+    "protocol": {"none": (EPROTONOSUPPORT, "call(X(41, 198), 2, 3, 255)")},
     "kernel": {"settimeofday": (EPERM, "call(X(164, 170), BAD, 0)")},
     "family": {
         "packet": (EAFNOSUPPORT, "call(X(41, 198), 17, 3, 0)"),
