@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from serai.common import stdio
 from serai.common.errors import FAILED, GONE, INVALID_PARAMS, INVALID_REQUEST, PARSE, SeraiError
 
 MAX_LINE = 1 << 20
@@ -102,7 +103,8 @@ class Client:
 
     def __init__(self, path: Path, timeout: float | None = None) -> None:
         """``timeout`` (seconds) is for each wait on the socket. Raises OSError."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = socket.socket(fileno=stdio.above(fresh.detach()))
         self._socket.settimeout(timeout)
         self._buffer = b""
         self._number = 0

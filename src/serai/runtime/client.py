@@ -18,7 +18,10 @@ from typing import Any
 from serai.common import jsonrpc
 from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
-from serai.runtime.errors import unreachable
+from serai.runtime.errors import TOO_LARGE, SeraiError, unreachable
+
+MOST_OUTPUT = 64 << 20
+"""Bytes of a session's that are kept in the caller's memory."""
 
 
 @dataclass(frozen=True)
@@ -46,54 +49,87 @@ class Client(jsonrpc.Client):
             raise unreachable(where, error) from None
 
     def exec(
-        self, name: str, argv: Sequence[str], *, input: bytes = b"", **options: Any
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        limit: int = MOST_OUTPUT,
+        **options: Any,
     ) -> Completed:
         """Run a command in a session with ``input`` on its stdin; returns when it has ended.
 
-        ``options`` are those of the method ``exec``: env, cwd, timeout, tty. Raises SeraiError.
+        ``options`` are those of the method ``exec``: env, cwd, timeout, tty. A command that writes
+        more than ``limit`` bytes is ended. Raises SeraiError (then with TOO_LARGE).
         """
         output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         params = {"name": name, "argv": list(argv), **options}
-        result = self._carry("exec", params, input, lambda name, data: output[name].append(data))
+        result = self._carry(
+            "exec", params, input, lambda name, data: output[name].append(data), limit
+        )
         out, err = (b"".join(output[key]) for key in ("stdout", "stderr"))
         return Completed(**result, stdout=out, stderr=err)
 
     def put(self, name: str, role: str, path: str, data: bytes) -> None:
         """Make ``data`` the file ``path`` (relative) of a role's folder. Raises SeraiError."""
-        self._carry("put", {"name": name, "role": role, "path": path}, data, lambda *_: None)
+        self._carry("put", {"name": name, "role": role, "path": path}, data, lambda *_: None, 0)
 
-    def get(self, name: str, role: str, path: str) -> bytes:
+    def get(self, name: str, role: str, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
         """The content of the file ``path`` of a role's folder. Raises SeraiError."""
-        return self._output("get", name, role, path)
+        return self._output("get", name, role, path, limit)
 
     def ls(self, name: str, role: str, path: str = "") -> list[dict[str, Any]]:
         """The entries of a folder in a role's folder. Raises SeraiError."""
-        return [json.loads(line) for line in self._output("ls", name, role, path).splitlines()]
+        return [
+            json.loads(line)
+            for line in self._output("ls", name, role, path, MOST_OUTPUT).splitlines()
+        ]
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """Call put, get or ls with a descriptor to read or write; no byte passes through here."""
         return self.wait(self.ask(method, {**params, "stdio": "fds"}, [descriptor]))
 
-    def _output(self, method: str, name: str, role: str, path: str) -> bytes:
+    def _output(self, method: str, name: str, role: str, path: str, limit: int) -> bytes:
         output: list[bytes] = []
         params = {"name": name, "role": role, "path": path}
-        self._carry(method, params, b"", lambda _name, data: output.append(data))
+        self._carry(method, params, b"", lambda _name, data: output.append(data), limit)
         return b"".join(output)
 
     def _carry(
-        self, method: str, params: dict[str, Any], input: bytes, take: Callable[[str, bytes], None]
+        self,
+        method: str,
+        params: dict[str, Any],
+        input: bytes,
+        take: Callable[[str, bytes], None],
+        limit: int,
     ) -> Any:
-        """Call a method that streams: give it ``input``, and ``take`` what comes."""
+        """Call a method that streams: give it ``input``, and ``take`` what comes, up to ``limit``.
+
+        What comes is a session's, which may write for ever: it is killed, and no byte more is kept.
+        """
         number = self.ask(method, {**params, "stdio": "stream"})
         chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
-        running, fed = "", None
+        running, fed, room = "", None, limit
         while True:
             message = self.message()
             if message.get("id") == number:
+                if room < 0:
+                    raise SeraiError(
+                        f"more than {limit} bytes were written; the {method} was ended",
+                        "have large output written to a file, or read it from a pipe",
+                        TOO_LARGE,
+                    )
                 return jsonrpc.answered(message)
             event, news = message.get("method"), message.get("params", {})
             if event == "exec.output":
-                take(news["stream"], base64.b64decode(news["data"]))
+                if room < 0:
+                    continue
+                data = base64.b64decode(news["data"])
+                room -= len(data)
+                if room < 0:
+                    self.ask("exec.signal", {"exec": running, "signal": "KILL"})
+                else:
+                    take(news["stream"], data)
             elif event == "exec.started":
                 running = news["exec"]
                 fed = self._feed(running, chunks)

@@ -25,6 +25,10 @@ from serai.runtime.sessions.sessions import Sessions
 CHUNK = 32 << 10
 
 
+def _characters(default: int) -> Any:
+    return setting(default, "the terminal's size in characters", minimum=0, maximum=9999)
+
+
 @dataclass(frozen=True)
 class Exec:
     """A command to run."""
@@ -39,8 +43,8 @@ class Exec:
     stdio: str = setting(
         "stream", "fds: three descriptors come with the message", choices=("fds", "stream", "null")
     )
-    rows: int = 24
-    columns: int = 80
+    rows: int = _characters(24)
+    columns: int = _characters(80)
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Resize:
     """The size of a terminal in characters."""
 
     exec: str
-    rows: int
-    columns: int
+    rows: int = _characters(24)
+    columns: int = _characters(80)
 
 
 @dataclass(eq=False)
@@ -263,7 +267,7 @@ class Executions:
 
 def resize(terminal: int, rows: int, columns: int) -> None:
     """Set a terminal's size in characters: ioctl_tty(2)."""
-    size = struct.pack("HHHH", max(0, min(rows, 9999)), max(0, min(columns, 9999)), 0, 0)
+    size = struct.pack("HHHH", rows, columns, 0, 0)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class Transfers:
     async def _transfer(self, operation: str, c: Connection, r: Request, p: Transfer) -> Any:
         given = list(r.descriptors)
         try:
-            plan = self._plan(operation, p, len(given))
+            plan = self._plan(operation, p, given)
             ends = _ends(operation, given)
             report = os.memfd_create("report")
             try:
@@ -116,13 +117,15 @@ class Transfers:
             os.close(report)
         return {}
 
-    def _plan(self, operation: str, p: Transfer, descriptors: int) -> transfer.Plan:
+    def _plan(self, operation: str, p: Transfer, given: list[int]) -> transfer.Plan:
         wanted = 1 if p.stdio == "fds" else 0
-        if descriptors != wanted:
+        if len(given) != wanted:
             raise SeraiError(
-                f"{wanted} descriptors belong to this message, not {descriptors}",
+                f"{wanted} descriptors belong to this message, not {len(given)}",
                 code=INVALID_PARAMS,
             )
+        if any(_is_connection_to(str(self._sessions.paths.control), each) for each in given):
+            raise SeraiError("a connection to sessiond is no place for files", code=INVALID_PARAMS)
         role = path_roles.find(p.role)
         scope.check(p.path)
         record = self._sessions.registry.get(p.name)
@@ -176,6 +179,15 @@ def _ends(operation: str, given: list[int]) -> Ends:
     os.set_blocking(write, False)
     told, teller = os.pipe2(os.O_CLOEXEC)
     return Ends([read, null, told], input=write, confirm=teller)
+
+
+def _is_connection_to(path: str, descriptor: int) -> bool:
+    """Whether this is a client's end: a file's bytes would be read as the client's requests."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as end:
+            return str(end.getpeername()) == path
+    except OSError:
+        return False
 
 
 def _problem(report: int) -> SeraiError:

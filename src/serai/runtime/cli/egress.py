@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from serai.common.printing import say
 from serai.runtime.client import Client
 from serai.runtime.errors import SeraiError
 
@@ -72,7 +73,7 @@ def audit(client: Client, options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(report))
         elif report["ok"]:
-            print(f"the audit log is whole: {report['entries']} entries")
+            say(f"the audit log is whole: {report['entries']} entries")
         if not report["ok"]:
             raise SeraiError(f"the audit log is not whole: {report['problem']}")
         return 0
@@ -109,24 +110,24 @@ def line(entry: dict[str, Any]) -> str:
 
 def _show_entries(entries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     for entry in entries:
-        print(json.dumps(entry) if options.json else line(entry))
+        say(json.dumps(entry) if options.json else line(entry))
     sys.stdout.flush()
 
 
 def _show_policy(policy: dict[str, Any]) -> None:
-    print(f"profile: {policy['profile']}")
+    say(f"profile: {policy['profile']}")
     for side in ("allow", "deny"):
         for rule in policy[side]:
-            print(f"{side}: {rule}")
+            say(f"{side}: {rule}")
     if policy.get("cut"):
-        print(f"cut: {policy['cut']} connections")
+        say(f"cut: {policy['cut']} connections")
 
 
 def _show_explained(result: dict[str, Any]) -> None:
-    print(f"{result['target']}: {'allowed' if result['allowed'] else 'denied'}")
+    say(f"{result['target']}: {'allowed' if result['allowed'] else 'denied'}")
     if "problem" in result:
-        print(f"  {result['problem']}")
+        say(f"  {result['problem']}")
     for verdict in result["verdicts"]:
         of = f"{verdict['address']}: " if verdict["address"] else ""
         what = "allowed" if verdict["allowed"] else "denied"
-        print(f"  {of}{what} by {verdict['rule']}: {verdict['reason']}")
+        say(f"  {of}{what} by {verdict['rule']}: {verdict['reason']}")

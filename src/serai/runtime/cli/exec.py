@@ -1,25 +1,18 @@
 """``serai exec`` and ``serai shell``: the command that is run most, so it imports next to nothing.
 
-The payload gets this process's own stdin, stdout and stderr. Only what must not be handed in (a
-terminal, a socket, a device) is relayed, by a module that is imported then.
+The payload gets this process's own stdin, stdout and stderr where they are pipes. What must not be
+handed in (a terminal, a socket, a file to write to) is relayed, by a module that is imported then.
 """
 
 from __future__ import annotations
 
-import _signal
+import posix
 import sys
 
-from serai.runtime.cli.exec_core import (
-    Channel,
-    Failure,
-    Options,
-    control,
-    may_be_handed_in,
-    request,
-    status_of,
-)
+from serai.common.printing import clean
+from serai.common.stdio import may_be_handed_in
+from serai.runtime.cli.exec_core import Channel, Failure, Options, control, request, status_of
 
-FORWARDED = {1: "HUP", 2: "INT", 3: "QUIT", 10: "USR1", 12: "USR2", 15: "TERM"}
 USAGE = "usage: serai exec NAME [option ...] -- COMMAND [ARGUMENT ...]"
 HELP = f"""{USAGE}
 
@@ -31,8 +24,9 @@ is ended with it.
   --env K=V     set a variable, as often as wanted
   --cwd DIR     start in DIR (default: the session's home)
   --tty         give it a terminal of the sandbox's own
-  --detach      return at once; the command goes on until it ends or the session is stopped
-  --json        print status, stdout and stderr as JSON when it has ended
+  --detach      return at once; the command goes on until it ends or the session is stopped. Its
+                output goes nowhere: have it write to a file in the session
+  --json        print status, stdout and stderr as JSON when it has ended; at most 64 MiB
 
 Exit status 125: Serai failed; 126: the command cannot be executed; 127: there is no such command.
 """
@@ -73,7 +67,7 @@ def main(arguments: list[str]) -> int:
             return 0
         return run(options)
     except Failure as failure:
-        sys.stderr.write(f"serai: {failure}\n")
+        sys.stderr.write(f"serai: {clean(str(failure))}\n")
         return failure.status
 
 
@@ -84,14 +78,25 @@ def run(options: Options) -> int:
 
         return exec_json.run(options)
     channel = Channel(control())
-    for number, name in FORWARDED.items():
-        _signal.signal(number, lambda *_, name=name: channel.signal(name))
+    channel.take_signals()
+    if options.detach:
+        # Pipes would tie it to their other ends, which wait for it, or end it by going.
+        null = posix.open("/dev/null", posix.O_RDWR)
+        if _is_file(1) or _is_file(2):
+            sys.stderr.write("serai: what a detached command writes is not kept in this file\n")
+        handed = (0 if _is_file(0) and may_be_handed_in(0) else null, null, null)
+        channel.send("exec", request(options, "fds"), answer=True, fds=handed)
+        return status_of(channel.wait())
     if options.tty or not all(map(may_be_handed_in, (0, 1, 2))):
         from serai.runtime.cli import exec_relay  # noqa: PLC0415  # only where something must be relayed
 
         return exec_relay.run(options, channel)
     channel.send("exec", request(options, "fds"), answer=True, fds=(0, 1, 2))
     return status_of(channel.wait())
+
+
+def _is_file(descriptor: int) -> bool:
+    return posix.fstat(descriptor).st_mode & 0o170000 == 0o100000  # noqa: PLR2004  # S_IFREG
 
 
 def _set(options: Options, name: str, value: str) -> None:

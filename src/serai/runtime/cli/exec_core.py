@@ -9,14 +9,19 @@ JSON-RPC by hand; all others have serai.common.jsonrpc.
 from __future__ import annotations
 
 import _json
+import _signal
 import _socket
 import posix
+import select
 import sys
+
+from serai.common import stdio
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without importing typing, which type checkers know
 if TYPE_CHECKING:
     from typing import Any
 
+FORWARDED = {1: "HUP", 2: "INT", 3: "QUIT", 10: "USR1", 12: "USR2", 15: "TERM"}
 CONTROL = "/run/serai/control.sock"
 FAILED = 125  # as timeout(1) and env(1) say that they themselves failed
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -43,10 +48,17 @@ class Options:
 
 
 class Channel:
-    """The connection to sessiond, for one payload."""
+    """The connection to sessiond, for one payload.
+
+    Signals come as bytes from ``signals``, once ``take_signals`` was called. Whoever waits waits
+    for them, too: Python runs a handler between two steps of its own, and a signal that came
+    just before a system call that waits would be noticed after it only.
+    """
 
     def __init__(self, path: str) -> None:
-        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        fresh = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self.socket = _socket.socket(fileno=stdio.above(fresh.detach()))
+        self.signals = -1
         self.exec = ""
         self.received: list[int] = []
         self._buffer = b""
@@ -70,13 +82,35 @@ class Channel:
         except OSError as error:
             raise Failure(f"sessiond does not listen any more: {error.strerror}") from None
 
+    def take_signals(self) -> None:
+        """From now on signals do nothing but wait to be passed on."""
+        self.signals, told = posix.pipe()
+        posix.set_blocking(self.signals, False)
+        posix.set_blocking(told, False)
+        _signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        for number in FORWARDED:
+            _signal.signal(number, lambda *_: None)
+
+    def ready(self, wanted: dict[int, int], timeout: int | None = None) -> dict[int, int]:
+        """What of the descriptors' events has happened; waits, and passes signals on meanwhile."""
+        poll = select.poll()
+        for descriptor, events in {**wanted, self.signals: select.POLLIN}.items():
+            poll.register(descriptor, events)
+        while True:
+            found = dict(poll.poll(timeout))
+            if found.pop(self.signals, 0):
+                for number in posix.read(self.signals, 4096):
+                    self.signal(FORWARDED.get(number, ""))
+            if found or timeout is not None:
+                return found
+
     def signal(self, name: str) -> None:
         """Pass a signal on, at the latest when the payload runs."""
         if not self.exec:
             self._early.append(name)
-            return
-        params = f'{{"exec":{quoted(self.exec)},"signal":"{name}"}}'
-        self.send("exec.signal", params, answer=False)
+        elif name:
+            params = f'{{"exec":{quoted(self.exec)},"signal":"{name}"}}'
+            self.send("exec.signal", params, answer=False)
 
     def wait(self) -> dict[str, Any]:
         """Read until the payload has ended; returns the answer."""
@@ -87,6 +121,7 @@ class Channel:
 
     def read(self) -> dict[str, Any] | None:
         """Read once; the answer to the request if it is among what came. Raises Failure."""
+        self.ready({self.socket.fileno(): select.POLLIN})
         rights = _socket.CMSG_SPACE(4) if hasattr(_socket, "CMSG_SPACE") else 32
         flags = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
         data, ancillary, _, _ = self.socket.recvmsg(65536, rights, flags)
@@ -144,18 +179,6 @@ def request(options: Options, stdio: str, rows: int = 24, columns: int = 80) -> 
         f'"stdio":"{stdio}","rows":{rows},"columns":{columns}',
     ]
     return "{" + ",".join(fields) + "}"
-
-
-def may_be_handed_in(descriptor: int) -> bool:
-    """Whether the payload may hold this descriptor: a pipe, a file, or /dev/null and its like."""
-    try:
-        info = posix.fstat(descriptor)
-    except OSError:
-        return False
-    kind = info.st_mode & 0o170000
-    if kind == 0o020000:  # noqa: PLR2004  # a character device; major 1 is memory: null, zero, full, random
-        return posix.major(info.st_rdev) == 1
-    return kind in (0o010000, 0o100000)
 
 
 def control() -> str:

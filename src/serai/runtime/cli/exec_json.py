@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from serai.runtime.errors import SeraiError
 
 def run(options: Options) -> int:
     """Run the payload; returns its exit status. Raises Failure."""
+    # At once, and not when Python finds the time: see Channel.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     given = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     try:
         with Client(Path(control())) as client:

@@ -15,8 +15,10 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from errno import ECONNRESET, EIO, EPIPE
 
-from serai.runtime.cli.exec_core import Channel, Options, may_be_handed_in, request, status_of
+from serai.common.stdio import may_be_handed_in
+from serai.runtime.cli.exec_core import Channel, Failure, Options, request, status_of
 
 CHUNK = 65536
 END_OF_INPUT = b"\x04"
@@ -33,8 +35,6 @@ def _with_pipes(options: Options, channel: Channel) -> int:
     for own in (0, 1, 2):
         if may_be_handed_in(own):
             handed.append(own)
-        elif options.detach or not _is_open(own):
-            handed.append(os.open(os.devnull, os.O_RDWR))
         else:
             reading, writing = os.pipe()
             handed.append(reading if own == 0 else writing)
@@ -65,43 +65,85 @@ def _with_terminal(options: Options, channel: Channel) -> int:
 
 
 def _copy(channel: Channel, copies: dict[int, int]) -> dict[str, object]:
-    """Copy from keys to values until the payload has ended and its output is written."""
+    """Copy from keys to values until the payload has ended and its output is written.
+
+    Nothing is read before what was read last is written, and nothing waits but for all at once: a
+    payload that does not read must not keep its output, or a signal, from going on.
+    """
     control = channel.socket.fileno()
     answer: dict[str, object] | None = None
+    rests: dict[int, memoryview] = {}
+    problem = ""
     while True:
-        outputs = [source for source in copies if source != 0]
-        if answer is not None and not outputs:
-            return answer
         # Once the payload has ended only what it has written is still of interest.
-        sources = [*copies, control] if answer is None else outputs
-        poll = select.poll()
-        for source in sources:
-            poll.register(source, select.POLLIN)
-        ready = [descriptor for descriptor, _ in poll.poll(None if answer is None else 0)]
-        if answer is not None and not ready:
-            return answer
-        for source in ready:
-            if source == control:
-                answer = channel.read()
-            elif not _copied(source, copies[source]):
-                target = copies.pop(source)
-                if source == 0 and os.isatty(target):
-                    with contextlib.suppress(OSError):
-                        os.write(target, END_OF_INPUT)
-                elif source == 0:
-                    os.close(target)
+        flowing = {key: copies[key] for key in copies if answer is None or key != 0}
+        wanted = {control: select.POLLIN} if answer is None else {}
+        for source, target in flowing.items():
+            end, event = (target, select.POLLOUT) if source in rests else (source, select.POLLIN)
+            wanted[end] = wanted.get(end, 0) | event
+        waits = answer is None or any(source in rests for source in flowing)
+        ready = channel.ready(wanted, None if waits else 0) if flowing or waits else {}
+        if not ready:
+            break
+        if control in ready:
+            answer = channel.read()
+        for source, target in flowing.items():
+            writing = source in rests
+            happened = ready.get(target if writing else source, 0)
+            other = select.POLLIN if writing else select.POLLOUT
+            if source not in copies or not happened & ~other:
+                continue
+            try:
+                if (_written if writing else _was_read)(rests, source, target):
+                    continue
+            except OSError as error:
+                problem = f"what the command wrote is not complete: {error.strerror}"
+            _end(copies, rests, source)
+    assert answer is not None  # noqa: S101  # it waited for that
+    if problem and not answer.get("status"):
+        raise Failure(problem)
+    return answer
 
 
-def _copied(source: int, target: int) -> bool:
-    """Copy once; false at the end of the input, or when nobody takes it any more."""
+def _was_read(rests: dict[int, memoryview], source: int, _target: int) -> bool:
+    """Read once; false at the end."""
+    with contextlib.suppress(OSError):  # a terminal's way to say that it ended
+        if data := os.read(source, CHUNK):
+            rests[source] = memoryview(data)
+    return source in rests
+
+
+def _written(rests: dict[int, memoryview], source: int, target: int) -> bool:
+    """Write once; false if nobody takes it any more. Raises OSError if output is lost otherwise."""
+    rest = rests.pop(source)
     try:
-        data = os.read(source, CHUNK)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(target, rest) :]
-    except OSError:
-        return False
-    return bool(data)
+        # Never more than a pipe surely takes: a write that waits would keep all else waiting.
+        rest = rest[os.write(target, rest[: select.PIPE_BUF]) :]
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        if source == 0 or error.errno in (EPIPE, EIO, ECONNRESET):
+            return False
+        raise
+    if rest:
+        rests[source] = rest
+    return True
+
+
+def _end(copies: dict[int, int], rests: dict[int, memoryview], source: int) -> None:
+    """The input has ended, or nobody takes the output any more: the payload is to notice."""
+    target = copies.pop(source)
+    rests.pop(source, None)
+    if source == 0 and os.isatty(target):
+        with contextlib.suppress(OSError):
+            os.write(target, END_OF_INPUT)
+    elif source == 0:
+        os.close(target)
+    else:
+        if copies.get(0) == source:
+            del copies[0]
+            rests.pop(0, None)
+        os.close(source)
 
 
 def _size() -> tuple[int, int]:
@@ -110,14 +152,6 @@ def _size() -> tuple[int, int]:
             size = os.get_terminal_size(descriptor)
             return size.lines, size.columns
     return 24, 80
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

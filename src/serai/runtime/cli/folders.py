@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 
+from serai.common.printing import say
 from serai.runtime.client import Client
 
 TRANSFERS = {
@@ -57,7 +58,11 @@ def run(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
     elif options.command == "hints":
-        print(result["prompt"] if "prompt" in result else json.dumps(result, indent=1))
+        if "prompt" in result:
+            for line in result["prompt"].splitlines():
+                say(line)
+        else:
+            print(json.dumps(result, indent=1))
     return 0
 
 
@@ -70,7 +75,7 @@ def _transfer(client: Client, options: argparse.Namespace) -> int:
             # Quoted where a name could be taken for something else on a terminal.
             name = entry["name"] if entry["name"].isprintable() else ascii(entry["name"])
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["modified_at"]))
-            print(f"{entry['type']:<7} {size:>12} {when} {name}")
+            say(f"{entry['type']:<7} {size:>12} {when} {name}")
     else:
         client.send(options.command, 0 if options.command == "put" else 1, **keys)
     return 0

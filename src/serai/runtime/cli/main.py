@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serai.common.printing import say
 from serai.runtime.cli import egress, exec, exec_core, folders
 from serai.runtime.client import Client
 from serai.runtime.errors import GONE, SeraiError
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
             method, params, show = (egress.policy_call if policy else _call)(options)
             result = client.call(method, **params)
     except SeraiError as error:
-        print(f"serai: {error}", file=sys.stderr)
+        say(f"serai: {error}", sys.stderr)
         return 3 if error.code == GONE else 1
     except KeyboardInterrupt:
         return 130
@@ -107,7 +108,7 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
             "profile": options.profile,
             "request_id": options.request_id or uuid.uuid4().hex,
         }
-        return "create", params, lambda session: print(session["name"])
+        return "create", params, lambda session: say(session["name"])
     if options.command == "list":
         return "list", {}, _show_list
     if options.command == "show":
@@ -129,7 +130,7 @@ def _shell(name: str) -> int:
     try:
         return exec.run(options)
     except exec_core.Failure as failure:
-        print(f"serai: {failure}", file=sys.stderr)
+        say(f"serai: {failure}", sys.stderr)
         return failure.status
 
 
@@ -149,23 +150,23 @@ def _show_list(result: dict[str, Any]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[4]]).rstrip())
+        say("  ".join([*cells, row[4]]).rstrip())
 
 
 def _show_one(session: dict[str, Any]) -> None:
     labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
     for key, value in {**session, "labels": labels}.items():
         if key == "quota":
-            print(f"quota: {_used(value) if value else 'none is kept'}")
+            say(f"quota: {_used(value) if value else 'none is kept'}")
         elif key == "folders":
             for each in value:
                 mode = "rw" if each["writable"] else "ro"
                 state = each["problem"] or each["mount"] or "not mounted"
-                print(f"{each['role']}: {each['path']} ({mode}, {state})")
+                say(f"{each['role']}: {each['path']} ({mode}, {state})")
         elif key.endswith("_at"):
-            print(f"{key.removesuffix('_at')}: {_when(value)}")
+            say(f"{key.removesuffix('_at')}: {_when(value)}")
         elif value not in (None, ""):
-            print(f"{key}: {value}")
+            say(f"{key}: {value}")
 
 
 def _used(quota: dict[str, int]) -> str:
@@ -177,7 +178,7 @@ def _used(quota: dict[str, int]) -> str:
 def _show_actions(result: dict[str, Any]) -> None:
     for action in result["actions"]:
         verb = "archive" if action["goal"] == "archived" else "remove"
-        print(f"{verb} {action['name']}: {action['reason']}")
+        say(f"{verb} {action['name']}: {action['reason']}")
 
 
 def _silent(_result: Any) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 
 from serai.common.checks import Facts, Result, judge, summary
 from serai.common.paths import Paths
+from serai.common.printing import clean
 from serai.runtime import settings
 from serai.runtime.doctor import collect, tenant
 from serai.runtime.doctor.checks import CHECKS
@@ -56,7 +57,7 @@ def table(results: Sequence[Result], colour: bool) -> str:
             area = each.check.area
             lines += [f"{area}:"]
         mark = f"{good}ok  {off}" if each.ok else f"{bad}FAIL{off}"
-        lines.append(f"  {mark}  {each.check.name.ljust(width)}  {_shown(each.detail)}".rstrip())
+        lines.append(f"  {mark}  {each.check.name.ljust(width)}  {clean(each.detail)}".rstrip())
         if not each.ok:
             lines.append(f"        {each.check.means}")
     failed = sum(not each.ok for each in results)
@@ -91,11 +92,6 @@ def page() -> str:
         title = f"{area[0].upper()}{area[1:]}"
         lines += ["\n".join([f"## {title}", "", "| check | if it fails |", "|---|---|", *rows, ""])]
     return "\n".join(lines)
-
-
-def _shown(text: str) -> str:
-    """What came from inside is not to change the terminal's state."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def main(as_json: bool) -> int:

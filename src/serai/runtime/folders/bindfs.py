@@ -16,6 +16,7 @@ from collections.abc import Sequence
 if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
+from serai.common import stdio
 from serai.runtime.folders import mounts
 
 SOURCE, TARGET = "/source", "/target"
@@ -58,4 +59,5 @@ def main(plan: str) -> None:
 
 
 if __name__ == "__main__":
+    stdio.open_closed()
     main(sys.argv[1])

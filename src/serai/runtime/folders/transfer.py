@@ -21,7 +21,7 @@ from typing import NamedTuple
 if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
-from serai.common import syscalls
+from serai.common import stdio, syscalls
 from serai.runtime.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import scope
 
@@ -237,4 +237,5 @@ def main(plan: str) -> int:
 
 
 if __name__ == "__main__":
+    stdio.open_closed()
     sys.exit(main(sys.argv[1]))

@@ -27,7 +27,6 @@ import resource
 import select
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -37,9 +36,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ESRCH, errorcode
-from fcntl import F_GETFL, fcntl
 from pathlib import Path
 
+from serai.common import stdio as stdio_rules
 from serai.common import syscalls
 from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.sandbox import reaper, usher
@@ -222,7 +221,7 @@ def enter(
 
     ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
     path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
-    a terminal, a directory, a block device or an O_PATH descriptor among them is refused. With
+    only what ``stdio.may_be_handed_in`` lets through is accepted. With
     ``tty`` it must be None, because the terminal comes from the sandbox's own devpts. Without a
     ``door`` the caller itself forks, which takes longer the more memory it has.
 
@@ -293,14 +292,13 @@ def begin(
 
 
 def _check_stdio(fd: int) -> None:
-    """Refuse a way out: a directory (openat), a disk, or the caller's terminal (TIOCSTI)."""
-    kind = os.fstat(fd).st_mode
-    if fcntl(fd, F_GETFL) & getattr(os, "O_PATH", 0):
-        raise EnterError("prepare", "an O_PATH descriptor cannot be a payload's input or output")
-    if stat.S_ISDIR(kind) or stat.S_ISBLK(kind):
-        raise EnterError("prepare", "a directory or a disk cannot be a payload's input or output")
-    if stat.S_ISCHR(kind) and os.isatty(fd):
-        raise EnterError("prepare", "a terminal is never handed to a payload: relay it or use tty")
+    """Refuse a way out: a directory (openat), a disk, the caller's terminal (TIOCSTI), a socket."""
+    if not stdio_rules.may_be_handed_in(fd):
+        raise EnterError(
+            "prepare",
+            "only a pipe, /dev/null or a file opened to be read can be a payload's input or output:"
+            " relay all else, or use tty",
+        )
 
 
 def _open_target(target: Target) -> int:

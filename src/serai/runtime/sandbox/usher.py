@@ -48,7 +48,7 @@ from typing import NamedTuple, NoReturn
 if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
-from serai.common import syscalls
+from serai.common import stdio, syscalls
 
 REPORT, PIDFD, CGROUP = 3, 4, 5
 """The descriptors that a payload has beside its own three, until it executes the command."""
@@ -218,6 +218,7 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    stdio.open_closed()
     syscalls.set_undumpable()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTERM})
     serve(socket.socket(fileno=int(sys.argv[1])))

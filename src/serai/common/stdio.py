@@ -1,0 +1,66 @@
+"""Standard input, output and error: what every program of ours does first, and what may be shared.
+
+``serai exec`` imports it, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import posix
+import sys
+
+STANDARD = (0, 1, 2)
+MEMORY = 1
+"""The major number of /dev/null and its like."""
+
+HARMLESS = frozenset({3, 5, 7, 8, 9})
+"""Minor numbers: null, zero, full, random, urandom. Others are the VM's memory and its log."""
+
+
+def open_closed() -> None:
+    """Open /dev/null on each of 0, 1 and 2 that is closed.
+
+    Else the next socket or file that is opened gets that number, and what is written to standard
+    output goes there: a payload's output into root's connection to sessiond.
+    """
+    for number, name in zip(STANDARD, ("stdin", "stdout", "stderr"), strict=True):
+        try:
+            posix.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one: those below are open by now.
+            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            stream = open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115  # a descriptor
+            setattr(sys, name, stream)
+
+
+def above(descriptor: int) -> int:
+    """The same open file under a number above 2: a library's program may have closed one."""
+    if descriptor not in STANDARD:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, STANDARD[-1] + 1)
+    finally:
+        posix.close(descriptor)
+
+
+def may_be_handed_in(descriptor: int) -> bool:
+    """Whether a payload may hold this descriptor: a pipe, /dev/null and its like, a file to read.
+
+    A payload can open again what it holds, by /proc/self/fd, as far as the file's mode lets it. So
+    a file that is open for writing is not handed in: all of it could be read or changed. Nor is
+    anything that others may write to, and no named pipe that others may open.
+    """
+    try:
+        info, flags = posix.fstat(descriptor), fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    except OSError:
+        return False
+    if flags & posix.O_PATH:
+        return False
+    kind, others = info.st_mode & 0o170000, info.st_mode & 0o007
+    if kind == 0o020000:  # noqa: PLR2004  # a character device
+        return posix.major(info.st_rdev) == MEMORY and posix.minor(info.st_rdev) in HARMLESS
+    if kind == 0o100000:  # noqa: PLR2004  # a regular file
+        return not others & 0o002 and not flags & posix.O_ACCMODE
+    return kind == 0o010000 and not others & 0o006  # noqa: PLR2004  # a pipe
