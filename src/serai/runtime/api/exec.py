@@ -23,10 +23,8 @@ from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 
 CHUNK = 32 << 10
-
-
-def _characters(default: int) -> Any:
-    return setting(default, "the terminal's size in characters", minimum=0, maximum=9999)
+CHARACTERS = {"minimum": 0, "maximum": 9999}
+"""What a terminal may have; 0 says that it is not known: ioctl_tty(2)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Exec:
     stdio: str = setting(
         "stream", "fds: three descriptors come with the message", choices=("fds", "stream", "null")
     )
-    rows: int = _characters(24)
-    columns: int = _characters(80)
+    rows: int = field(default=24, metadata=CHARACTERS)
+    columns: int = field(default=80, metadata=CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class Resize:
     """The size of a terminal in characters."""
 
     exec: str
-    rows: int = _characters(24)
-    columns: int = _characters(80)
+    rows: int = field(metadata=CHARACTERS)
+    columns: int = field(metadata=CHARACTERS)
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common.jsonrpc import Request, notification
-from serai.common.jsonrpc_server import Connection, Handler
+from serai.common.jsonrpc_server import Connection, Handler, credentials
 from serai.common.tables import setting
 from serai.runtime.api.exec import Executions, Stream
 from serai.runtime.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
@@ -124,7 +124,7 @@ class Transfers:
                 f"{wanted} descriptors belong to this message, not {len(given)}",
                 code=INVALID_PARAMS,
             )
-        if any(_is_connection_to(str(self._sessions.paths.control), each) for each in given):
+        if any(map(_leads_here, given)):
             raise SeraiError("a connection to sessiond is no place for files", code=INVALID_PARAMS)
         role = path_roles.find(p.role)
         scope.check(p.path)
@@ -181,11 +181,11 @@ def _ends(operation: str, given: list[int]) -> Ends:
     return Ends([read, null, told], input=write, confirm=teller)
 
 
-def _is_connection_to(path: str, descriptor: int) -> bool:
+def _leads_here(descriptor: int) -> bool:
     """Whether this is a client's end: a file's bytes would be read as the client's requests."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as end:
-            return str(end.getpeername()) == path
+            return credentials(end)[0] == os.getpid()
     except OSError:
         return False
 

@@ -81,6 +81,21 @@ def test_closed_descriptors_give_nobody_the_control_socket(vm: Vm, what: str) ->
         assert set(vm.sessions()) == {"one"}, f"a payload asked sessiond: {closed}"
 
 
+def test_without_that_a_payload_gets_the_control_socket(vm: Vm) -> None:
+    """The command with that step taken out."""
+    script = (vm.root / "serai").read_text()
+    (vm.root / "serai").write_text(
+        script.replace("stdio.open_closed()", "stdio.above = lambda number: number")
+    )
+    try:
+        run_with_closed(vm, (1,), *COMMANDS["exec"])
+        wait_for(lambda: "pwned" in vm.sessions())
+    finally:
+        (vm.root / "serai").write_text(script)
+    vm.call("remove", name="pwned")
+    wait_for(lambda: set(vm.sessions()) == {"one"})
+
+
 READ_ALL = 'print(open("/proc/self/fd/1").read(), file=__import__("sys").stderr)'
 
 
@@ -128,9 +143,10 @@ def test_no_file_to_write_to_and_no_socket_is_taken_by_fds(vm: Vm, tmp_path: Pat
     own = socket.socket(socket.AF_UNIX)
     own.connect(str(vm.paths.control))
     with vm.client() as client, (tmp_path / "w").open("wb") as file, here, there, own:
-        for each, place in itertools.product((here, own, file), range(3)):
+        bad = (here.fileno(), own.fileno(), file.fileno())
+        for each, place in itertools.product(bad, range(3)):
             given = [read, write, write]
-            given[place] = each.fileno()
+            given[place] = each
             params = {"name": "one", "argv": ["echo", EVIL], "stdio": "fds"}
             with pytest.raises(SeraiError, match="only a pipe"):
                 client.wait(client.ask("exec", params, given))
@@ -185,15 +201,15 @@ def test_a_signal_is_never_lost(vm: Vm, way: str, number: signal.Signals) -> Non
     ours, theirs = socket.socketpair()
     read, write = os.pipe()
     options = ["--tty"] if way == "a terminal" else []
+    late = [sys.executable, "-c", LATE, str(CHECKOUT / "src")]
     name = number.name.removeprefix("SIG")
     script = f"trap 'exit 9' {name}; echo ready; while :; do sleep 0.01; done"
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-c", LATE, CHECKOUT / "src", "one", *options, "--"]
-            + ["sh", "-c", script],
+            [*late, "one", *options, "--", "sh", "-c", script],
             env=vm.env,
             stdin=subprocess.DEVNULL,
-            stdout=theirs if way == "a socket" else write,
+            stdout=theirs.fileno() if way == "a socket" else write,
         )
         try:
             seen = ours.recv(100) if way == "a socket" else os.read(read, 100)
@@ -221,8 +237,8 @@ def test_a_payload_that_reads_slowly_keeps_no_output_back(vm: Vm) -> None:
             process = subprocess.Popen(
                 vm.command("exec", "one", "--", "sh", "-c", script),
                 env=vm.env,
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
             )
         ours.settimeout(DEADLINE)
         sender = threading.Thread(target=feed, daemon=True)

@@ -1,0 +1,118 @@
+"""What a session or a member of the group chose comes to a terminal as text, never as control."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.runtime.cli import egress, folders, main
+from serai.runtime.errors import SeraiError
+
+EVIL = "\x1b]0;owned\x07\x9b2J\r\n\u202e"
+FOLDER = {"role": "outputs", "path": EVIL, "writable": True, "problem": EVIL, "mount": None}
+SESSION = {
+    "name": "one",
+    "uid": 2000,
+    "state": "ready",
+    "labels": {EVIL: EVIL},
+    "created_at": 0.0,
+    "home": EVIL,
+    "folders": [FOLDER],
+    "quota": None,
+}
+ENTRY = {
+    "time": "2026-01-01T00:00:00",
+    "session": EVIL,
+    "protocol": "http",
+    "event": "decision",
+    "host": EVIL,
+    "port": 80,
+    "address": EVIL,
+    "allowed": True,
+    "rule": EVIL,
+    "error": EVIL,
+}
+POLICY = {"profile": EVIL, "allow": [EVIL], "deny": [EVIL]}
+VERDICT = {"address": EVIL, "allowed": True, "rule": EVIL, "reason": EVIL}
+EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT]}
+ENTRIES = {"entries": [ENTRY, {"event": EVIL, "time": "", "problem": EVIL}], "last": 1}
+ACTION = {"goal": "removed", "name": EVIL, "reason": EVIL}
+FILE = {"name": EVIL, "type": EVIL, "size": 1, "modified_at": 0.0}
+ANSWERS: dict[str, Any] = {
+    "create": {"name": EVIL},
+    "list": {"sessions": [SESSION]},
+    "show": SESSION,
+    "gc": {"actions": [ACTION]},
+    "hints": {"prompt": EVIL},
+    "policy.show": POLICY,
+    "policy.explain": EXPLAINED,
+    "audit": ENTRIES,
+}
+LINES = [
+    ["create"],
+    ["list"],
+    ["show", "one"],
+    ["gc"],
+    ["hints", "one", "--format", "prompt"],
+    ["hints", "one"],
+    ["policy", "show", "one"],
+    ["policy", "explain", "one", "x"],
+    ["audit"],
+    ["ls", "one", "tmp"],
+]
+
+
+class Client:
+    """Answers as a sessiond whose sessions are hostile; with an error to those it does not know."""
+
+    def __init__(self, *_: object) -> None:
+        self.answers = ANSWERS
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def call(self, method: str, **_: Any) -> Any:
+        if method not in self.answers:
+            raise SeraiError(EVIL, EVIL)
+        return self.answers[method]
+
+    def send(self, *_: object, **__: object) -> None:
+        """The bytes of a list in JSON go past this process."""
+        print(json.dumps(FILE))
+
+    def ls(self, **_: Any) -> list[dict[str, Any]]:
+        return [FILE]
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+@pytest.mark.parametrize("line", [*LINES, ["stop", "one"]], ids=" ".join)
+def test_nothing_that_is_printed_controls_a_terminal(
+    line: list[str],
+    json_too: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(main, "Client", Client)
+    main.main(
+        [line[0], *line[1:2], *json_too, *line[2:]] if line[0] == "policy" else line + json_too
+    )
+    said = capsys.readouterr()
+    assert said.out + said.err
+    assert all(each.isprintable() for each in (said.out + said.err).replace("\n", ""))
+    for printed in said.out.splitlines() if json_too else []:
+        json.loads(printed)
+
+
+@pytest.mark.parametrize("module", [main, egress, folders])
+def test_only_json_is_printed_as_it_is(module: Any) -> None:
+    tree = ast.parse(Path(module.__file__).read_text())
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "print":
+            assert ast.unparse(call.args[0]).startswith("json.dumps("), ast.unparse(call)
