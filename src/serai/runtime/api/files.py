@@ -10,6 +10,7 @@ import contextlib
 import marshal
 import os
 import socket
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -183,11 +184,13 @@ def _ends(operation: str, given: list[int]) -> Ends:
 
 def _leads_here(descriptor: int) -> bool:
     """Whether this is a client's end: a file's bytes would be read as the client's requests."""
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as end:
-            return credentials(end)[0] == os.getpid()
-    except OSError:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
         return False
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        try:
+            return credentials(end)[0] == os.getpid()
+        except OSError:  # of a family that knows no such thing
+            return False
 
 
 def _problem(report: int) -> SeraiError:

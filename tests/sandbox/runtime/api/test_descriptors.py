@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def test_a_signal_is_never_lost(vm: Vm, way: str, number: signal.Signals) -> Non
         try:
             seen = ours.recv(100) if way == "a socket" else os.read(read, 100)
             assert seen.strip() == b"ready"
+            time.sleep(0.5)  # until it surely waits
             process.send_signal(number)
             assert process.wait(DEADLINE) == 9
         finally:
