@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import platform
 import resource
@@ -10,6 +11,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,17 +79,40 @@ class Room:
         filters: Sequence[bytes] | None = None,
     ) -> Result:
         """Run a command to its end; what it writes to either output is one text."""
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
-            given.write(text.encode())
-            given.seek(0)
-            fds = (given.fileno(), written.fileno(), written.fileno())
-            entered = self.start(argv, fds, cwd=cwd, env=env, filters=filters)
-            status = reap(entered, timeout)
-            written.seek(0)
-            return Result(status, written.read().decode(errors="replace"))
+        read, write = os.pipe()
+        with tempfile.NamedTemporaryFile() as named, open(read, "rb", buffering=0) as written:  # noqa: PTH123
+            named.write(text.encode())
+            named.flush()
+            given = os.open(named.name, os.O_RDONLY)
+            try:
+                fds = (given, write, write)
+                entered = self.start(argv, fds, cwd=cwd, env=env, filters=filters)
+            finally:
+                os.close(given)
+                os.close(write)
+            output, ended = bytearray(), threading.Event()
+            reader = threading.Thread(target=_collect, args=(written, output, ended))
+            reader.start()
+            try:
+                status = reap(entered, timeout)
+            finally:
+                ended.set()
+                reader.join()
+            return Result(status, output.decode(errors="replace"))
 
     def python(self, code: str, filters: Sequence[bytes] | None = None) -> Result:
         return self.run(["/usr/bin/python3", "-c", code], filters=filters)
+
+
+def _collect(written: io.FileIO, output: bytearray, ended: threading.Event) -> None:
+    """Read all that there is when the payload has ended; what it left running may hold the pipe."""
+    last = False
+    while not last:
+        last = ended.is_set()
+        while select.select([written], [], [], 0 if last else 0.02)[0]:
+            if not (data := written.read(65536)):
+                return
+            output += data
 
 
 def reap(entered: enter.Entered, timeout: float = 60.0) -> int:
