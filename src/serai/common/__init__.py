@@ -1,1 +1,1 @@
-"""What all parts of Serai use: it knows nothing of sessions, the gate or images."""
+"""What all parts of Serai use: it knows where things lie, but not how they work."""

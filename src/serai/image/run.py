@@ -1,4 +1,4 @@
-"""The one way in which the build host starts child processes.
+"""How the build host starts child processes, but for one pipe (container/container.py).
 
 Arguments are lists, never a shell's text. Every child gets PR_SET_PDEATHSIG (prctl(2)) through
 setpriv(1), so that even ``kill -9`` of this process leaves nothing running.

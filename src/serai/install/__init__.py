@@ -1,1 +1,1 @@
-"""Puts the runtime and the gate where the VM runs them from: programs, units, modules."""
+"""Puts the VM half of Serai where the VM runs them from: programs, units, modules."""

@@ -1,4 +1,4 @@
-"""Puts the runtime where the VM runs it from, out of the wheel that holds it, without pip.
+"""Puts the VM half of Serai where the VM runs it from, out of its wheel, without pip.
 
 Run as ``PYTHONPATH=WHEEL /usr/bin/python3 -m serai.install WHEEL``: Python reads modules
 from a wheel as it is. Prints what it did, or nothing where this very wheel is installed already.

@@ -1,1 +1,1 @@
-"""Programs that are sent into a VM or container and run there on the standard library."""
+"""Programs sent into a VM or container; they run on its Python and what it has of Serai."""

@@ -1,4 +1,4 @@
-"""What both ways of running a payload from the shell share: the connection to sessiond, and words.
+"""What all ways of running a payload from the shell share: the connection to sessiond, and words.
 
 It is imported by the command that is run most, so it imports next to nothing. The interpreter's own
 modules in C (``_socket``, ``_json``, ``posix``) do what ``socket``, ``json`` and ``os`` would do
@@ -36,7 +36,7 @@ class Failure(Exception):  # noqa: N818  # a word of its own, as StopIteration h
 
 
 class Options:
-    """What the command line asks for; ``quick`` reads it."""
+    """What the command line asks for; ``serai.runtime.cli.exec`` reads it."""
 
     def __init__(self) -> None:
         self.name = ""
