@@ -41,13 +41,13 @@ def _credential(text: str) -> str:
 class Limits:
     """Limits of one session."""
 
-    connections: int = setting(512, "connections", minimum=1, maximum=1 << 20)
+    connections: int = setting(512, "connections at once", minimum=1, maximum=1 << 20)
     header_bytes: int = setting(65536, "bytes of a request's head", minimum=1024, maximum=1 << 20)
     denials_per_second: int = setting(
-        50, "denials a second; more are slowed down", minimum=1, maximum=1 << 20
+        50, "denials a second; the gate answers further ones late", minimum=1, maximum=1 << 20
     )
     denials_burst: int = setting(
-        500, "denials that may be saved up and come at once", minimum=1, maximum=1 << 20
+        500, "denials at once before that limit applies", minimum=1, maximum=1 << 20
     )
     lookups: int = setting(8, "names looked up at once", minimum=1, maximum=1024)
 
@@ -57,7 +57,7 @@ class Timeouts:
     """How many seconds the gate waits."""
 
     header: float = setting(30, "for a request's head", minimum=0.1, maximum=3600)
-    dial: float = setting(15, "for a connection to be made", minimum=0.1, maximum=3600)
+    dial: float = setting(15, "to look a name up, and again to connect", minimum=0.1, maximum=3600)
     idle: float = setting(600, "without a byte either way", minimum=0.1, maximum=30 * _DAY)
     half_closed: float = setting(
         60, "without a byte after one side has ended", minimum=0.1, maximum=30 * _DAY
@@ -71,7 +71,7 @@ class Audit:
 
     file_size: int = setting(
         64 << 20,
-        'bytes of a file, or a text such as "64M"; at most half a percent of the disk',
+        'bytes of a file: a number, or a size such as "64M"; at most half a percent of the disk',
         minimum=4096,
         maximum=1 << 40,
         parse=sizes.size,
@@ -81,11 +81,11 @@ class Audit:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where allowed connections go. No value of it is ever shown: it may be a password."""
+    """Where allowed connections go. The values are never printed: one is a password."""
 
     kind: str = setting(
         "direct",
-        "without a proxy, or by one of which kind",
+        "proxy type; `direct` is none",
         choices=("direct", "http", "socks5"),
     )
     address: str = setting(
@@ -94,12 +94,14 @@ class Upstream:
         parse=_address,
         secret=True,
     )
-    username: str = setting("", "who we are to the proxy", parse=_credential, secret=True)
-    password: str = setting("", "its password", parse=_credential, secret=True)
+    username: str = setting("", "user name at the proxy", parse=_credential, secret=True)
+    password: str = setting(
+        "", "password at the proxy; no session sees it", parse=_credential, secret=True
+    )
     resolve: str = setting(
         "",
-        "who looks names up; by default the parent proxy, where there is one. The gate can then"
-        " check the address as well",
+        "who looks names up: the parent proxy (the default with one), or the gate, which then"
+        " checks the addresses too",
         choices=("parent", "gate"),
     )
 

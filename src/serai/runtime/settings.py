@@ -106,7 +106,7 @@ class Policy:
     attachable: tuple[str, ...] = setting(
         ("/mnt", "/srv"), "directories of the VM that can be attached, and all below", parse=_path
     )
-    hostname: str = setting("serai", "the host's name inside", parse=_hostname)
+    hostname: str = setting("serai", "host name inside sessions", parse=_hostname)
     visible: tuple[str, ...] = setting(
         (
             "/usr",

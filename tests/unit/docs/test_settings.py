@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,25 @@ TABLES = (
 
 def test_the_page_about_settings_is_what_the_code_says() -> None:
     assert PAGE.read_text() == settings_page.text(), "run 'invoke docs'"
+
+
+def test_every_variable_of_the_role_stands_at_the_key_that_it_writes() -> None:
+    (file,) = [file for file in settings_page._FILES if file.variables]
+    written, table = {}, ""
+    template = (ROOT / "roles/runtime/templates/session.toml.j2").read_text()
+    for line in template.splitlines():
+        if heading := re.fullmatch(r"\[(\w+)\]", line):
+            table = heading[1]
+        if key := re.match(r"(\w+) = \{\{ (runtime_\w+)", line):
+            written[f"{table}.{key[1]}".lstrip(".")] = key[2]
+        elif loop := re.match(r"\{% for .* in (runtime_\w+)", line):
+            written[table] = loop[1]
+    assert file.variables == written
+    assert set(written.values()) == set(re.findall(r"\bruntime_\w+", template))
+    for name, variable in written.items():
+        assert re.search(
+            rf"^\| `{name.split('.')[-1]}` \|.*\| `{variable}` \|", PAGE.read_text(), re.M
+        )
 
 
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")

@@ -8,7 +8,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from serai.gate import profiles
@@ -24,18 +24,22 @@ _INTRODUCTION = """# Settings
 Written by `invoke docs` from the code that reads the files; a test holds this page against it. All
 four are TOML files below `/etc/serai`. A key that is missing has its default. An unknown key or a
 wrong type is an error that names the file and the key: a limit that is silently ignored is worse
-than none. Roles write the files ([Roles](roles.md)), so make lasting changes with the variables
-named here.
+than none. Roles write the files anew at each build and each `invoke provision`, so make lasting
+changes with the variables that are named here ([Roles](roles.md)).
 """
 
 
 @dataclass(frozen=True)
 class _File:
-    """A settings file: the class that reads it, and ``about`` it."""
+    """A settings file: the class that reads it, and ``about`` it.
+
+    ``variables``: by table and key, the variable of a role that writes it, if each key has its own.
+    """
 
     name: str
     kind: type
     about: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 _FILES = (
@@ -43,7 +47,17 @@ _FILES = (
         "session.toml",
         session_settings.Policy,
         "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` after a "
-        "change: sessions go on. The role `runtime` writes it from `runtime_…`.",
+        "change: sessions go on. The role `runtime` writes the keys that have a variable; the "
+        "others always have their default where that role runs.",
+        variables={
+            "attachable": "runtime_attachable",
+            "environment": "runtime_environment",
+            "resources.memory_max": "runtime_memory_max",
+            "resources.tasks_max": "runtime_tasks_max",
+            "resources.cpu_weight": "runtime_cpu_weight",
+            "resources.io_weight": "runtime_io_weight",
+            "disk.quota": "runtime_disk_quota",
+        },
     ),
     _File(
         "gate.toml",
@@ -79,12 +93,19 @@ def text() -> str:
 def _section(file: _File) -> str:
     lines = [f"\n## {file.name}\n", f"{_wrapped(file.about)}\n"]
     for heading, kind in _tables(file.kind, ""):
-        rows = [_row(kind, entry) for entry in _keys(kind)]
+        rows = [_row(kind, entry, _variable(file, heading, entry.name)) for entry in _keys(kind)]
         if heading:
             lines += [f"### {heading}\n", f"{_prose(kind)}\n"]
         if rows:
-            lines += ["| key | type | default | range | meaning |", "|---|---|---|---|---|", *rows]
-            lines.append("")
+            names = [
+                "key",
+                "type",
+                "default",
+                "range",
+                *(["variable"] if file.variables else []),
+                "meaning",
+            ]
+            lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *rows, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -112,10 +133,21 @@ def _table(hint: Any) -> tuple[type, bool] | None:
     return (inner, several) if dataclasses.is_dataclass(inner) else None  # type: ignore[return-value]
 
 
-def _row(kind: type, entry: dataclasses.Field[Any]) -> str:
+def _row(kind: type, entry: dataclasses.Field[Any], variable: list[str]) -> str:
     meaning = str(entry.metadata["help"]).replace("|", "\\|")
-    cells = [f"`{entry.name}`", _type(_hints(kind)[entry.name]), _default(entry), _range(entry)]
-    return f"| {' | '.join([*cells, meaning])} |"
+    known = _type(_hints(kind)[entry.name])
+    if known == "whole number" and entry.metadata["parse"]:
+        known = "number or size"
+    cells = [f"`{entry.name}`", known, _default(entry), _range(entry), *variable, meaning]
+    return f"| {' | '.join(cells)} |"
+
+
+def _variable(file: _File, heading: str, key: str) -> list[str]:
+    """The cell with the key's variable; none where no key of the file has its own."""
+    if not file.variables:
+        return []
+    name = file.variables.get(f"{heading.strip('[]')}.{key}".lstrip("."))
+    return [f"`{name}`" if name else "none"]
 
 
 def _type(hint: Any) -> str:

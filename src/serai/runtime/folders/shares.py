@@ -44,11 +44,13 @@ def _attachable(role: str) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """What a tag is for. ``writable`` is true, or as is usual for the role."""
+    """The purpose of a tag."""
 
     role: str = setting("", "a path role", parse=_attachable)
-    writable: bool | None = setting(None, "whether it may be written; default: the role's")
-    host_path: str = setting("", "what the person calls its directory")
+    writable: bool | None = setting(
+        None, "whether sessions may write; the default is the path role's, or true without one"
+    )
+    host_path: str = setting("", "its directory on the host, as the person knows it")
 
     def __post_init__(self) -> None:
         if self.writable is None:
