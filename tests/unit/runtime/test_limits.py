@@ -25,7 +25,8 @@ ROLE = ROOT / "roles/runtime"
 LIMITS = [
     each.name for kind in (settings.Limits, settings.Resources) for each in dataclasses.fields(kind)
 ]
-MEMORY = '        "50%",\n        "memory: '
+USUAL, OTHER = settings.Resources().memory_max, "33%"
+MEMORY = f'        "{USUAL}",\n        "memory: '
 
 
 def written(folder: Path, **chosen: object) -> Path:
@@ -42,11 +43,11 @@ def written(folder: Path, **chosen: object) -> Path:
 
 @pytest.fixture
 def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The settings with one line changed: a session has a quarter of the VM's memory."""
+    """The settings with one line changed: a session has a third of the VM's memory."""
     source = Path(settings.__file__).read_text()
     assert source.count(MEMORY) == 1
     path = tmp_path / "changed_settings.py"
-    path.write_text(source.replace(MEMORY, MEMORY.replace("50%", "25%")))
+    path.write_text(source.replace(MEMORY, MEMORY.replace(USUAL, OTHER)))
     spec = importlib.util.spec_from_file_location("changed_settings", path)
     assert spec is not None
     assert spec.loader is not None
@@ -61,8 +62,8 @@ def test_another_default_for_memory_is_one_changed_line(
 ) -> None:
     before = supervisor.drop_in(settings.load(written(tmp_path)))
     after = supervisor.drop_in(changed.load(written(tmp_path)))
-    assert "MemoryMax=50%\n" in before
-    assert after == before.replace("MemoryMax=50%", "MemoryMax=25%")
+    assert f"MemoryMax={USUAL}\n" in before
+    assert after == before.replace(f"MemoryMax={USUAL}", f"MemoryMax={OTHER}")
 
 
 def test_nothing_else_that_ships_has_a_default_of_a_limit() -> None:

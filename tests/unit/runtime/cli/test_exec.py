@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from serai.common import tables
 from serai.runtime.api.exec import Exec
-from serai.runtime.cli import exec, exec_core, main
+from serai.runtime.cli import exec, exec_core, exec_json, main
 
 TEXTS = st.dictionaries(st.text(), st.text(), max_size=2)
 SOURCES = Path(exec.__file__).parents[3]
@@ -94,6 +95,15 @@ def test_the_server_knows_every_parameter() -> None:
     options = exec_core.Options()
     options.name, options.argv = "foo", ["ls"]
     assert tables.read(Exec, json.loads(exec_core.request(options, "fds"))).argv == ["ls"]
+
+
+def test_both_ways_of_asking_have_the_fields_of_the_method() -> None:
+    options = exec_core.Options()
+    fields = [field.name for field in dataclasses.fields(Exec)]
+    asked = json.loads(exec_core.request(options, "fds"))
+    assert sorted(asked) == sorted(fields)
+    of_its_bytes = {"detach", "stdio", "rows", "columns"}
+    assert {*exec_json.parameters(options), *of_its_bytes} == set(fields)
 
 
 JSON = st.recursive(
