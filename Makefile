@@ -1,4 +1,4 @@
-# Thin: `make setup` prepares the machine, every other target is Invoke's task of that name.
+# Thin: `make setup` prepares this host; the other targets are the commonest of Invoke's tasks.
 INVOKE = .venv/bin/invoke
 
 .PHONY: help setup demo test lint images plan build-image verify-image boot clean

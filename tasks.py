@@ -73,7 +73,7 @@ def build_image(
     keep: bool = False,
     twice: bool = False,
 ) -> int:
-    """Build an image into dist/<image>/<version>/ (--keep: leave a failed machine running).
+    """Build an image into dist/<image>/<version>/ (--keep: leave a failed VM running).
 
     --twice: build it twice in the cache, each time from nothing, and compare the results.
     """
@@ -116,7 +116,7 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from;
     --sessions FILE[:raw]: a qcow2, or a raw disk, for /sessions that is kept).
 
-    --cpus 4 --memory 3.8G --disk nvme is the reference's machine; --disk virtio the other bus.
+    --cpus 4 --memory 3.8G --disk nvme is the original system's VM; --disk virtio the other bus.
     """
     shares = parse_shares(share or ())
     if disk not in ("", *get_args(Bus)):
@@ -160,8 +160,7 @@ def try_container(
     _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
 ) -> int:
     """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
-    paths = [Path(path) for path in copy or ()]
-    return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
+    return _container(run, copy, keep)
 
 
 @command(name="machine", iterable=["copy"])
@@ -170,6 +169,10 @@ def try_machine(
 ) -> int:
     """The old name of `invoke container`; it goes with the next release."""
     console.warn("'invoke machine' is called 'invoke container' now; the old name will go")
+    return _container(run, copy, keep)
+
+
+def _container(run: str | None, copy: list[str] | None, keep: bool) -> int:
     paths = [Path(path) for path in copy or ()]
     return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
 
@@ -178,15 +181,15 @@ def try_machine(
     name="provision",
     iterable=["host", "set_"],
     help={
-        "host": "user@address[:port], as often as there are machines",
+        "host": "user@address[:port], as often as there are VMs",
         "inventory": "a file of Ansible's instead, of which --limit is a pattern",
         "image": "with what this image chooses of the roles' variables",
         "key": "the private key to log in with",
         "sudo-password": "a file with the password that sudo asks for",
         "check": "change nothing, say what would be",
         "diff": "show what changes in files",
-        "forks": "so many machines at once",
-        "serial": "so many machines a batch; the next one begins if all went well",
+        "forks": "so many VMs at once",
+        "serial": "so many VMs a batch; the next one begins if all went well",
         "new-host-keys": "trust host keys that are not in known_hosts",
         "set_": "a role's variable, NAME=VALUE",
         "json": "where to write the report",
@@ -209,7 +212,7 @@ def provision_machines(
     set_: list[str] | None = None,
     json: str = "",
 ) -> None:
-    """Apply the image's roles to machines that run (--host USER@ADDR or --inventory FILE)."""
+    """Apply the image's roles to VMs that run (--host USER@ADDR or --inventory FILE)."""
     options = provision.Options(
         hosts=tuple(host or ()),
         inventory=inventory,
@@ -236,13 +239,13 @@ def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
 
 @command(name="compare", positional=["old", "new"])
 def compare_builds(_c: Context, old: str, new: str, *, json: bool = False) -> None:
-    """Show what differs between two folders of builds or releases of an image."""
+    """Show what differs between two directories of builds or releases of an image."""
     changes_md.show(SETTINGS, Path(old), Path(new), as_json=json)
 
 
 @command(name="demo")
 def run_demo(_c: Context) -> int:
-    """Build, boot and verify Debian 12 for this machine's architecture."""
+    """Build, boot and verify Debian 12 for this host's architecture."""
     return demo.demo(SETTINGS)
 
 
@@ -250,7 +253,7 @@ def run_demo(_c: Context) -> int:
     name="release",
     help={
         "version": "what the release is called, for example 1.2.0",
-        "previous": "the folder of the release before, to tell the differences from",
+        "previous": "the directory of the release before, to tell the differences from",
         "sign-key": "an SSH key's file; with a public one the agent is asked",
     },
 )
@@ -271,12 +274,12 @@ def make_release(
 @command(
     name="verify-release",
     help={
-        "folder": "the folder of a release",
+        "folder": "the directory of a release",
         "allowed-signers": "a file with the keys that you trust, see ssh-keygen(1)",
     },
 )
 def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
-    """See that a release's folder is what one of the allowed signers signed; offline."""
+    """See that a release's directory is what one of the allowed signers signed; offline."""
     if not allowed_signers:
         raise BuildError(
             "nothing says whose signature counts",
