@@ -1,4 +1,4 @@
-"""Rules for all layers of tests: a layer is a folder, and a skipped one is never silent."""
+"""Rules for all layers of tests: a layer is a directory, and a skipped one is never silent."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import hypothesis  # noqa: F401
 import pytest
 
+from serai.image.commands.test import LAYERS
 from serai.image.settings import Settings
 
 # A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit
 # that (signal(7)); tests of Ctrl-C mean a program that a person started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LAYERS = ("unit", "sandbox", "container", "vm")
 ROOT = Path(__file__).resolve().parents[1]
 
 

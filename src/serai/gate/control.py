@@ -16,7 +16,8 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Server
 from serai.gate import hosts, profiles
-from serai.gate.audit import writer
+from serai.gate.audit import chain
+from serai.gate.audit.verify import verify
 from serai.gate.gate import Gate
 
 MAX_LINE = 4 << 20
@@ -117,17 +118,15 @@ class Control:
     async def audit(self, p: Audit) -> dict[str, Any]:
         """Entries after one, or the last ones."""
         if p.after is None:
-            entries = await asyncio.to_thread(writer.tail, self._folder, p.limit, p.session)
+            entries = await asyncio.to_thread(chain.tail, self._folder, p.limit, p.session)
         else:
-            entries = await asyncio.to_thread(
-                writer.read, self._folder, p.after, p.limit, p.session
-            )
-        last = await asyncio.to_thread(writer.last_seq, self._folder)
+            entries = await asyncio.to_thread(chain.read, self._folder, p.after, p.limit, p.session)
+        last = await asyncio.to_thread(chain.last_seq, self._folder)
         return {"entries": entries, "last": last}
 
     async def verify(self, _p: Nothing) -> dict[str, Any]:
         """Whether the audit log is whole."""
-        return dataclasses.asdict(await asyncio.to_thread(writer.verify, self._folder))
+        return dataclasses.asdict(await asyncio.to_thread(verify, self._folder))
 
 
 def serve(path: Path, control: Control) -> Server:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.gate.audit import writer
+from serai.gate.audit import chain
+from serai.gate.audit.verify import Report, verify
 from serai.gate.audit.writer import Log
 
 LARGE = 1 << 20
@@ -54,7 +55,7 @@ def paths(folder: Path) -> list[Path]:
 
 
 def events(folder: Path) -> list[str]:
-    return [entry["event"] for entry in writer.read(folder, 0, 1000)]
+    return [entry["event"] for entry in chain.read(folder, 0, 1000)]
 
 
 def edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -62,7 +63,7 @@ def edit(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
 
 
 def problem(folder: Path) -> str:
-    report = writer.verify(folder)
+    report = verify(folder)
     assert report.ok is (report.problem == "")
     return report.problem
 
@@ -75,19 +76,19 @@ def test_a_line_has_number_time_and_the_hash_of_the_one_before(tmp_path: Path) -
     assert json.loads(second)["prev"] == hashlib.sha256(first).hexdigest()
     assert json.loads(second)["time"].endswith("Z")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert writer.verify(tmp_path / "log") == writer.Report(True, 2, 1, 2, "")
+    assert verify(tmp_path / "log") == Report(True, 2, 1, 2, "")
 
 
 def test_a_log_nobody_has_written_is_whole(tmp_path: Path) -> None:
     filled(tmp_path / "log", 0)
-    assert writer.verify(tmp_path / "log") == writer.Report(True, 0, 0, 0, "")
+    assert verify(tmp_path / "log") == Report(True, 0, 0, 0, "")
 
 
 def test_opening_again_continues_the_chain(tmp_path: Path) -> None:
     for _ in range(3):
         filled(tmp_path, 4, SMALL)
-    assert writer.verify(tmp_path) == writer.Report(True, 12, 1, 12, "")
-    assert writer.last_seq(tmp_path) == 12
+    assert verify(tmp_path) == Report(True, 12, 1, 12, "")
+    assert chain.last_seq(tmp_path) == 12
 
 
 def test_there_is_one_writer(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_whatever_an_entry_holds_it_is_one_line(tmp_path: Path) -> None:
     with opened(tmp_path) as log:
         log.append(entry)
     assert problem(tmp_path) == ""
-    [found] = writer.read(tmp_path, 0, 10)
+    [found] = chain.read(tmp_path, 0, 10)
     assert {key: found[key] for key in entry} == entry
 
 
@@ -240,7 +241,7 @@ def test_missing_lines_still_show_after_the_log_goes_on(tmp_path: Path, remove: 
     gone = "entry 7 " if remove == 1 else f"entries {8 - remove} to 7 "
     assert gone in problem(tmp_path)
     assert events(tmp_path)[7 - remove] == "missing"
-    assert writer.read(tmp_path, 7, 1)[0]["seq"] == 8
+    assert chain.read(tmp_path, 7, 1)[0]["seq"] == 8
 
 
 def test_a_changed_last_line_still_shows_after_the_log_goes_on(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_a_torn_line_is_cut_off_and_noted(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     assert problem(tmp_path) == ""
     assert [*events(tmp_path)[3:]] == ["recovered", "decision"]
-    assert writer.read(tmp_path, 3, 1)[0]["lost_bytes"] == 12
+    assert chain.read(tmp_path, 3, 1)[0]["lost_bytes"] == 12
 
 
 def test_a_log_ahead_of_its_head_is_whole(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_a_log_ahead_of_its_head_is_whole(tmp_path: Path) -> None:
     (tmp_path / "head").write_bytes(head)
     assert problem(tmp_path) == ""
     filled(tmp_path, 1)
-    assert writer.verify(tmp_path) == writer.Report(True, 7, 1, 7, "")
+    assert verify(tmp_path) == Report(True, 7, 1, 7, "")
 
 
 def test_a_file_that_was_only_begun_is_no_harm(tmp_path: Path) -> None:
@@ -279,7 +280,7 @@ def test_a_file_that_was_only_begun_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / "audit-0000000000000004.jsonl").touch()
     assert problem(tmp_path) == ""
     filled(tmp_path, 1, SMALL)
-    assert writer.verify(tmp_path) == writer.Report(True, 4, 1, 4, "")
+    assert verify(tmp_path) == Report(True, 4, 1, 4, "")
 
 
 def test_kill_9_at_any_time_leaves_a_chain_that_goes_on(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_kill_9_at_any_time_leaves_a_chain_that_goes_on(tmp_path: Path) -> None:
             said = max([said, *map(int, process.stdout.read().rpartition("\n")[0].split())])
         assert said >= last + count
         filled(tmp_path, 1)
-        report = writer.verify(tmp_path)
+        report = verify(tmp_path)
         assert (report.ok, report.problem) == (True, "")
         assert report.last == report.entries > said
         last = report.last
@@ -314,7 +315,7 @@ def _fill_disk(folder: Path) -> None:
                 log.append({"n": 2})
             assert raised.value.errno in (errno.ENOSPC, errno.EFBIG)
             assert paths(folder)[0].read_bytes() == before
-            assert writer.verify(folder) == writer.Report(True, 1, 1, 1, "")
+            assert verify(folder) == Report(True, 1, 1, 1, "")
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert log.append({"n": 3}) == 2
     log.close()
@@ -325,7 +326,7 @@ def test_a_full_disk_refuses_an_entry_and_leaves_the_log_whole(tmp_path: Path) -
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert writer.verify(tmp_path) == writer.Report(True, 2, 1, 2, "")
+    assert verify(tmp_path) == Report(True, 2, 1, 2, "")
 
 
 def _open_on_full_disk(folder: Path) -> None:
@@ -373,7 +374,7 @@ def test_files_are_bounded_in_size_and_number(tmp_path: Path) -> None:
     found = filled(tmp_path, 100, SMALL * 2, files=3)
     assert len(found) == 3
     assert all(path.stat().st_size <= SMALL * 2 for path in found)
-    report = writer.verify(tmp_path)
+    report = verify(tmp_path)
     assert report.problem == ""
     assert report.entries == report.last - report.first + 1 < 20
     assert "pruned" in events(tmp_path)
@@ -407,12 +408,12 @@ def test_reading_starts_anywhere(tmp_path: Path, file_size: int) -> None:
     count = 20 if file_size == SMALL else 2000
     filled(tmp_path, count, file_size)
     for after in range(0, count, max(1, count // 20)):
-        found = writer.read(tmp_path, after, 7)
+        found = chain.read(tmp_path, after, 7)
         assert [entry["seq"] for entry in found] == [*range(after + 1, count + 1)][:7]
-    assert writer.read(tmp_path, count, 7) == []
+    assert chain.read(tmp_path, count, 7) == []
     for amount in (0, 1, 5, count, count + 1):
         wanted = [*range(1, count + 1)][-amount:] if amount else []
-        assert [entry["seq"] for entry in writer.tail(tmp_path, amount)] == wanted
+        assert [entry["seq"] for entry in chain.tail(tmp_path, amount)] == wanted
 
 
 def test_reading_one_session(tmp_path: Path) -> None:
@@ -420,9 +421,9 @@ def test_reading_one_session(tmp_path: Path) -> None:
         for number in range(20):
             log.append({"session": "ab"[number % 2], "rule": '"session":"a"'})
             log.append({"more": {"session": "a"}})
-    assert [entry["seq"] for entry in writer.read(tmp_path, 4, 3, "a")] == [5, 9, 13]
-    assert [entry["seq"] for entry in writer.tail(tmp_path, 3, "a")] == [29, 33, 37]
-    assert writer.tail(tmp_path, 3, "c") == []
+    assert [entry["seq"] for entry in chain.read(tmp_path, 4, 3, "a")] == [5, 9, 13]
+    assert [entry["seq"] for entry in chain.tail(tmp_path, 3, "a")] == [29, 33, 37]
+    assert chain.tail(tmp_path, 3, "c") == []
 
 
 def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -442,7 +443,7 @@ def test_reading_and_verifying_while_the_log_is_written(tmp_path: Path) -> None:
             for _ in range(20):
                 process.stdout.readline()
             assert problem(tmp_path) == ""
-            found = [entry["seq"] for entry in writer.read(tmp_path, seen, 1000)]
+            found = [entry["seq"] for entry in chain.read(tmp_path, seen, 1000)]
             assert found == [*range(seen + 1, seen + len(found) + 1)]
             seen += len(found)
         process.kill()

@@ -29,20 +29,7 @@ from typing import Any
 
 from serai.common.errors import SeraiError
 from serai.gate.audit import chain
-from serai.gate.audit.chain import (
-    HEAD,
-    MAX_LINE,
-    SPARE,
-    START,
-    Entry,
-    Mark,
-    last_seq,
-    read,
-    tail,
-)
-from serai.gate.audit.verify import Report, verify
-
-__all__ = ["Log", "Report", "last_seq", "read", "tail", "verify"]
+from serai.gate.audit.chain import HEAD, MAX_LINE, SPARE, START, Entry, Mark
 
 # Files that may wait for sync.
 MAX_RETIRED = 4

@@ -39,7 +39,7 @@ class Pin(BaseModel):
 
     @field_validator("sha256")
     @classmethod
-    def _for_every_machine(cls, digests: dict[str, str]) -> dict[str, str]:
+    def _for_every_architecture(cls, digests: dict[str, str]) -> dict[str, str]:
         if set(digests) not in ({"any"}, set(ARCHITECTURES)):
             raise ValueError("it needs one for any architecture, or one for each")
         return digests

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,8 @@ from subprocess import Popen
 from serai.image.errors import BuildError
 from serai.image.run import last_lines, started
 from serai.image.vm.qemu import Share
+from serai.runtime.folders.shares import TAG
 
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")  # QEMU's 9p allows 31 bytes
 WORDS = ("ro", "rw", "virtiofs")
 # No distribution has it in PATH: QEMU's own (to 7.x) and the later one of its own package.
 VIRTIOFSD = (Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd"))
