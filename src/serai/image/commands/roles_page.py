@@ -18,7 +18,7 @@ Written by `invoke docs` from `roles/*/meta/argument_specs.yml`; a test holds it
 image chooses in the table `[variables]` of its file in `images/`, one build with
 `--set variables.NAME=VALUE`, and Ansible in any of its own ways.
 
-The playbooks set one more variable for all roles, `serai_live`: whether this machine runs already.
+The playbooks set one more variable for all roles, `serai_live`: whether this VM runs already.
 Where it does (`provision.yml`), services start and take their new configuration at once; otherwise
 (`image.yml`) they do so at the next boot. A playbook of your own has to set it, too.
 """
