@@ -85,7 +85,7 @@ class Disk:
         maximum=99,
     )
     warn_free: int = setting(
-        15, "percent free below which subscribers are told", minimum=1, maximum=99
+        15, "percent free below which sessiond tells subscribers", minimum=1, maximum=99
     )
     act_free: int = setting(
         0,

@@ -19,7 +19,7 @@ MISSING = {
     "the limit of a session's tasks is the policy's",
     "a session's share of CPU is the policy's",
     "a session's share of the disk is the policy's",
-    "a payload looks into no process it did not start",
+    "a payload can trace only processes that it started",
 }
 # Where the build host is a container, not even root may have as many files as the policy says.
 PERHAPS = {"the limit of open files is the policy's"}
@@ -61,12 +61,12 @@ BREAK = {
     "nsswitch": (
         "cp -a /etc/nsswitch.conf /root/kept; sed -i '/^group/s/ extrausers//' /etc/nsswitch.conf",
         "cp -a /root/kept /etc/nsswitch.conf",
-        {"the system asks for sessions' users"},
+        {"the system looks up sessions' users (nsswitch)"},
     ),
     "a program": (
         "cp -a /usr/lib/serai/bridge /root/kept; echo '#' >>/usr/lib/serai/bridge",
         "cp -a /root/kept /usr/lib/serai/bridge",
-        {"what is installed is what belongs to this version"},
+        {"the installed files belong to this version"},
     ),
     "a profile": (
         "echo 'alow = []' >/etc/serai/policy.d/broken.toml",
@@ -82,12 +82,12 @@ BREAK = {
         "cp -a /etc/serai/session.toml /root/kept;"
         " printf '[resources]\\ntasks_max = 77\\n' >/etc/serai/session.toml",
         "cp -a /root/kept /etc/serai/session.toml",
-        {"sessions' units have the policy's limits"},
+        {"sessions' units have the limits of the settings"},
     ),
     "the control socket": (
         "chmod 666 /run/serai/control.sock",
         "chmod 660 /run/serai/control.sock",
-        {"the control socket is root's and the group's"},
+        {"only root and the group serai can use the control socket"},
     ),
     "the folder of sessions": (
         "chmod 755 /sessions",
@@ -97,7 +97,7 @@ BREAK = {
     "bubblewrap": (
         "chmod g+w /usr/bin/bwrap",
         "chmod g-w /usr/bin/bwrap",
-        {"bubblewrap has no rights of its own"},
+        {"bubblewrap is not setuid and has no capabilities"},
     ),
 }
 

@@ -24,7 +24,7 @@ _INTRODUCTION = """# Settings
 Written by `invoke docs` from the code that reads the files; a test holds this page against it. All
 four are TOML files below `/etc/serai`. A key that is missing has its default. An unknown key or a
 wrong type is an error that names the file and the key: a limit that is silently ignored is worse
-than none. Roles write the files anew at each build and each `invoke provision`, so make lasting
+than none. Roles write the files at each build and each `invoke provision`, so make lasting
 changes with the variables that are named here ([Roles](roles.md)).
 """
 

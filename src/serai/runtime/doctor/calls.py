@@ -108,7 +108,7 @@ GROUPS = (
     ),
     Group(
         "system calls that are newer than the filter do not exist",
-        "Nobody has looked yet at what a newer kernel's calls let a payload do.",
+        "Nobody has checked yet what these calls allow.",
         (Call("listmount", (458, 458), (BAD, 0, 0, 0xFF), real=True),),
         ENOSYS,
     ),
@@ -142,7 +142,7 @@ GROUPS = (
     ),
     Group(
         "userfaultfd is refused",
-        "Stopping the kernel in the middle of a copy is what makes many of its races exploitable.",
+        "Many kernel races become exploitable if a copy can be paused.",
         (_call("userfaultfd", 323, 282, 1),),
     ),
     Group(
@@ -233,7 +233,7 @@ GROUPS = (
     ),
     Group(
         "loading kernel modules is refused",
-        "A module is the kernel: whoever loads one owns the VM.",
+        "A module runs in the kernel: loading one gives control of the VM.",
         (
             _call("init_module", 175, 105, BAD, 0, BAD),
             _call("finit_module", 313, 273, -1, BAD, 0),
@@ -310,7 +310,7 @@ GROUPS = (
         EAFNOSUPPORT,
     ),
     Group(
-        "of netlink there is routing only",
+        "netlink is limited to routing",
         "Netfilter, audit and device events are large parts of the kernel, and tell of the VM.",
         (
             _call("netlink uevent", 41, 198, AF_NETLINK, 3, 15),
@@ -319,12 +319,12 @@ GROUPS = (
         EAFNOSUPPORT,
     ),
     Group(
-        "payloads make no Unix sockets",
+        "payloads cannot make Unix sockets",
         "A service of the VM whose socket becomes visible could be spoken to.",
         (_call("socket AF_UNIX", 41, 198, AF_UNIX, 1, 0),),
     ),
     Group(
-        "payloads make no Unix datagram pairs",
+        "payloads cannot make Unix datagram pairs",
         "One of a pair can be connected to any other Unix socket later.",
         (
             _call("socketpair SOCK_DGRAM", 53, 199, AF_UNIX, 2, 0, BAD),

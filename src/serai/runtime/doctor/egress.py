@@ -76,12 +76,12 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "the gate denies what no rule allows",
             _denied,
-            "A session reaches what nobody allowed it, or the gate is not there at all.",
+            "A session reaches targets that no rule allows, or the gate is missing.",
         ),
         (
             "a denial says what to do",
             _words,
-            "An agent takes policy for an outage and tries on and on.",
+            "An agent takes policy for an outage and keeps trying.",
         ),
         (
             "the gate carries what a rule allows",
@@ -98,7 +98,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             lambda facts: same(
                 facts["egress"]["decisions"], [False, False, True, True], "four of four"
             ),
-            "What sessions reached cannot be found out later.",
+            "Nobody can find out later what sessions reached.",
         ),
     ),
 )

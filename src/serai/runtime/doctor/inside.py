@@ -81,13 +81,13 @@ def _namespace(kind: str, facts: Facts) -> Finding:
 
 
 KINDS = {
-    "cgroup": "Where the session's cgroup lies tells of the VM and of other sessions.",
+    "cgroup": "The cgroup's path discloses other sessions.",
     "ipc": "Shared memory and queues of the VM's are open to payloads.",
     "mnt": "A payload sees the VM's whole file system.",
     "net": "A payload is in the VM's network: it gets out without asking the gate.",
     "pid": "A payload sees all processes of the VM, and may signal those of its UID.",
     "user": "A payload's capabilities, should it get any, would count for the whole VM.",
-    "uts": "A payload sees the VM's name, and in a bad case changes it.",
+    "uts": "A payload can read, or even change, the VM's host name.",
 }
 
 
@@ -123,7 +123,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a payload runs as its session's user",
             _user,
-            "A payload's files belong to somebody else, and so may somebody else's be open to it.",
+            "A payload's files belong to another user, whose files may be open to it.",
         ),
         (
             "a payload is in no other group",
@@ -131,7 +131,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "Everything that such a group may reach is open to a payload.",
         ),
         (
-            "a payload's signals are as they should be",
+            "a payload's signals have their defaults",
             _signals,
             "Programs that rely on a signal, such as a broken pipe's, hang or cannot be stopped.",
         ),
@@ -142,7 +142,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "the bridge has the baseline filter",
             _bridge,
-            "What reaches the bridge, or what it runs, has all system calls.",
+            "An attacker of the bridge has all system calls.",
         ),
     ),
     *section(
@@ -151,7 +151,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a payload has three descriptors and no more",
             lambda facts: same(facts["process"]["descriptors"], [0, 1, 2]),
-            "A descriptor of the daemon's is a way past every wall to what it stands for.",
+            "A leaked descriptor of the daemon gives access past every wall.",
         ),
         (
             "a payload's environment is its own",
@@ -164,7 +164,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "A payload could be stopped by, or type into, a terminal that is not its own.",
         ),
         (
-            "a payload's files are not open to everybody to write",
+            "a payload's new files are not world-writable",
             lambda facts: same(f"{facts['process']['umask']:03o}", "022"),
             "Files that a payload makes can be changed by whoever gets at the home.",
         ),
@@ -174,12 +174,12 @@ CHECKS: tuple[Check[Facts], ...] = (
             "Programs that write to where they are started fail.",
         ),
         (
-            "a payload is killed for want of memory as its session is",
+            "payloads have the session's OOM score",
             _oom,
-            "Where memory is short, the kernel would rather kill something of the VM's.",
+            "When memory is short, the kernel might kill a VM service first.",
         ),
         (
-            "a sandbox knows no user but its own",
+            "a sandbox knows only its own user",
             _map,
             "Files of users of the VM's could be made, or be taken for the payload's own.",
         ),

@@ -96,12 +96,12 @@ CHECKS: tuple[Check[Facts], ...] = (
             for unit, means in SERVICES.items()
         ),
         (
-            "no unit of Serai's has failed",
+            "no Serai unit has failed",
             lambda facts: none_of(facts["units"]["failed"]),
-            "Something was tried and did not work: see the journal.",
+            "A unit failed; its journal says why.",
         ),
         (
-            "nothing of Serai's starts again and again",
+            "no Serai service is in a restart loop",
             _restarts,
             "A service falls and is started again all the time.",
         ),
@@ -110,32 +110,32 @@ CHECKS: tuple[Check[Facts], ...] = (
         "units",
         "installed",
         (
-            "what is installed is what belongs to this version",
+            "the installed files belong to this version",
             lambda facts: none_of(
                 facts["installed"]["different"], f"{facts['installed']['count']} files"
             ),
-            "Files were changed, or half upgraded.",
+            "Files were changed, or an upgrade was interrupted.",
         ),
         (
-            "sessions' units have the policy's limits",
+            "sessions' units have the limits of the settings",
             lambda facts: problem(
                 "" if facts["installed"]["drop_in"] else "the drop-in differs", "as the policy"
             ),
-            "The policy was changed, sessiond not restarted.",
+            "The settings were changed, but sessiond was not restarted.",
         ),
     ),
     *section(
         "units",
         "sockets",
         (
-            "the control socket is root's and the group's",
+            "only root and the group serai can use the control socket",
             lambda facts: same(
                 facts["sockets"]["control"], ["0660", "root", "serai"], "0660, root, serai"
             ),
             "Anybody in the VM may command sessions.",
         ),
         (
-            "the gate's control socket is its own",
+            "only the gate and root can use the gate's control socket",
             lambda facts: same(
                 facts["sockets"]["gate"], ["0600", "serai-gate"], "0600, serai-gate"
             ),
@@ -172,7 +172,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         "users",
         "users",
         (
-            "the system asks for sessions' users",
+            "the system looks up sessions' users (nsswitch)",
             _nsswitch,
             "Sessions' units cannot be started: there is no user.",
         ),
@@ -220,7 +220,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "/sessions is ext4",
             lambda facts: same(facts["disks"]["kind"], "ext4"),
-            "Quotas, or folders of the host, may not work.",
+            "Quotas or attached directories may not work.",
         ),
         *(
             (f"/sessions is mounted {name}", partial(_option, name), means)
@@ -231,7 +231,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             lambda facts: same(
                 facts["disks"]["top"], [f"{SESSIONS_MODE:04o}", 0, 0], "root's, mode 0711"
             ),
-            "Users of the VM can see which sessions there are.",
+            "Users of the VM can see the names of sessions.",
         ),
         (
             "Serai's own folder is root's alone",
@@ -241,7 +241,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "The registry or the audit log can be read or changed.",
         ),
         (
-            "the audit log's folder is the gate's alone",
+            "only the gate can enter the audit log's directory",
             _audit,
             "The audit log can be changed, or not written.",
         ),

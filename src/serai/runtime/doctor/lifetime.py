@@ -62,14 +62,18 @@ CHECKS: tuple[Check[Facts], ...] = (
     *section(
         "lifetime",
         "home",
-        ("a home is its session's alone", _home, "Other users of the VM can read or change it."),
-        ("two sessions have two users", _users, "Sessions can get at each other's files."),
+        (
+            "only its own session can enter a home",
+            _home,
+            "Other users of the VM can read or change it.",
+        ),
+        ("every session has its own user", _users, "Sessions can get at each other's files."),
     ),
     *section(
         "lifetime",
         "payloads",
         (
-            "a payload's status is told",
+            "a payload's exit status is reported",
             lambda facts: same(facts["payloads"]["status"], 7),
             "Failed commands look as if they had worked.",
         ),
@@ -82,7 +86,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a payload ends when its client hangs up",
             partial(_left, "left_by_hang_up"),
-            "Payloads go on that nobody waits for.",
+            "Payloads without a client keep running.",
         ),
         (
             "a detached payload goes on",
@@ -96,7 +100,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "stopping a session ends all of it",
             _stopped,
-            "What runs in a stopped session cannot be seen.",
+            "Processes of a stopped session run unseen.",
         ),
         (
             "a stopped session has no cgroup",
@@ -106,7 +110,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a stopped session has no way out",
             lambda facts: none_of(facts["lifetime"]["published"], "its sockets are gone"),
-            "Somebody else could use its sockets.",
+            "Another user could use its sockets.",
         ),
         (
             "an archived home is locked",

@@ -30,8 +30,8 @@ BOTH_PORTS = f"{bridge.HTTP_PORT} and {bridge.SOCKS_PORT}"
 
 
 REFUSED = {
-    "tcp": ("TCP past the gate goes nowhere", "A payload reaches the net without being asked."),
-    "tcp6": ("IPv6 past the gate goes nowhere", "A payload reaches the net without being asked."),
+    "tcp": ("TCP past the gate goes nowhere", "A payload reaches the network past the gate."),
+    "tcp6": ("IPv6 past the gate goes nowhere", "A payload reaches the network past the gate."),
     "udp": ("UDP past the gate goes nowhere", "Data can leave in packets that no gate sees."),
     "metadata": (
         "a cloud's metadata service is out of reach",
@@ -192,7 +192,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             for key, (name, means) in REFUSED.items()
         ),
         (
-            "names are looked up by the gate alone",
+            "only the gate can look names up",
             _lookup,
             "Data can leave in the names that are asked for.",
         ),
@@ -204,7 +204,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "the VM's own services are out of reach",
             partial(_refused, "vm", "ECONNREFUSED"),
-            "What listens on the VM's loopback trusts whoever comes from there.",
+            "Services on the VM's loopback trust every local client.",
         ),
         (
             "only the bridge listens",
@@ -233,7 +233,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             for path, (wanted, means) in FIXED.items()
         ),
         (
-            "/ shows what a session needs only",
+            "/ shows only what a session needs",
             _top,
             "A folder of the VM's is visible that no policy names.",
         ),
@@ -259,7 +259,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "A payload could change, or halt, the whole VM.",
         ),
         (
-            "the host name is the policy's",
+            "the host name is that of the settings",
             lambda facts: same(facts["files"]["hostname"], facts["wanted"]["hostname"]),
             "The name tells which VM this is.",
         ),
@@ -275,9 +275,9 @@ CHECKS: tuple[Check[Facts], ...] = (
         "files",
         "mounts",
         (
-            "nothing else is mounted",
+            "nothing outside the settings is mounted",
             _mounts,
-            "Something of the VM's is visible that no policy names.",
+            "A directory of the VM is visible that the settings do not list.",
         ),
         (
             "no mount lets set-user-ID programs or devices work",
@@ -289,7 +289,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         "other sessions",
         "others",
         (
-            "only the own home is there",
+            "only the session's own home is visible",
             lambda facts: same(
                 facts["others"]["beside"], [facts["wanted"]["home"].rpartition("/")[2]]
             ),
@@ -313,7 +313,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "Somebody else's processes are visible, or something is left of an earlier payload.",
         ),
         (
-            "a payload looks into no process it did not start",
+            "a payload can trace only processes that it started",
             lambda facts: none_of(facts["others"]["traced"]),
             "A payload could write to the bridge's memory, and so get rid of a filter.",
         ),
@@ -329,12 +329,12 @@ CHECKS: tuple[Check[Facts], ...] = (
         "other sessions",
         "files",
         (
-            "the list of users names the session's own",
+            "the list of users has only the session's user",
             _users,
             "Names of other sessions are visible.",
         ),
         (
-            "the cgroup's path tells nothing",
+            "the cgroup's path discloses nothing",
             _cgroup,
             "Where the session's cgroup lies tells of others.",
         ),

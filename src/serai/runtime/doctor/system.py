@@ -121,28 +121,32 @@ CHECKS: tuple[Check[Facts], ...] = (
             (f"the kernel has {name}", partial(_feature, name), means)
             for name, means in FEATURES.items()
         ),
-        ("the kernel is new enough", _kernel, "System calls that sessions rest on are missing."),
+        ("the kernel is new enough", _kernel, "System calls that sessions need are missing."),
         (
-            "payloads are kept from tracing",
+            "payloads cannot trace other processes",
             _tracing,
             "A payload could get rid of a filter by way of the bridge.",
         ),
-        ("users may make sandboxes", _user_namespaces, "bubblewrap cannot start: no session can."),
+        (
+            "users can make user namespaces",
+            _user_namespaces,
+            "bubblewrap cannot start: no session can.",
+        ),
         ("the kernel has seccomp filters", _seccomp, "No payload can be started."),
         (
-            "cgroup v2 is what there is",
+            "the system uses cgroup v2",
             lambda facts: same(facts["kernel"]["cgroup"], "cgroup2"),
             "Sessions cannot be limited, frozen or ended as a whole.",
         ),
         (
             "swap is off",
             lambda facts: none_of(facts["kernel"]["swaps"]),
-            "What sessions keep in memory is written to the root disk.",
+            "Sessions' memory can be written to the root disk.",
         ),
         (
-            "bubblewrap has no rights of its own",
+            "bubblewrap is not setuid and has no capabilities",
             _setuid,
-            "A hole in bubblewrap would be one in the VM.",
+            "A bug in bubblewrap would give root in the VM.",
         ),
     ),
     *section(

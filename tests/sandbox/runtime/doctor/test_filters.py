@@ -48,7 +48,7 @@ FILTERS: dict[str, str] = {
     "the kernel's log is refused": leave_out("syslog", "lookup_dcookie"),
     "setting the clock is refused": leave_out("settimeofday", "clock_settime"),
     "ports and segments of the processor are refused": leave_out("iopl", "ioperm", "modify_ldt"),
-    "of netlink there is routing only": "groups = ['netlink']",
+    "netlink is limited to routing": "groups = ['netlink']",
     # Only families of 32 bits and less are compared: as the kernel sees them.
     "a socket's family cannot hide in high bits": (
         "seccomp.FILTERS['baseline'] = tuple("
@@ -63,8 +63,8 @@ FILTERS: dict[str, str] = {
         "if rule.group != 'family') + (seccomp.Rule('family', ('socket', 'socketpair'), "
         "(seccomp.Arg(0, 'gt', 1 << 31),), 97),)"
     ),
-    "payloads make no Unix sockets": leave_out("socket", where="unix-block"),
-    "payloads make no Unix datagram pairs": leave_out("socketpair", where="unix-block"),
+    "payloads cannot make Unix sockets": leave_out("socket", where="unix-block"),
+    "payloads cannot make Unix datagram pairs": leave_out("socketpair", where="unix-block"),
     "another ABI's system calls kill the process": "library.KILL_PROCESS = library.ALLOW",
 }
 

@@ -109,7 +109,7 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
         {"a payload holds no capability", "a payload inherits no capability"},
     ),
     "no-new-privs": (without_no_new_privileges, {"a payload gains nothing by executing a program"}),
-    "signals": (left_out("default_signals"), {"a payload's signals are as they should be"}),
+    "signals": (left_out("default_signals"), {"a payload's signals have their defaults"}),
     "groups": (
         replaced("setgroups", lambda _, real=os.setgroups: real([12345]), os),
         {"a payload is in no other group"},
@@ -117,26 +117,29 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "session": (left_out("setsid", os), {"a payload leads a session without a terminal"}),
     "umask": (
         replaced("umask", lambda _, real=os.umask: real(0), os),
-        {"a payload's files are not open to everybody to write"},
+        {"a payload's new files are not world-writable"},
     ),
     "folder": (planned(cwd="/"), {"a payload starts in its home"}),
     "oom": (
         planned(oom_score_adj=b"555"),
-        {"a payload is killed for want of memory as its session is"},
+        {"payloads have the session's OOM score"},
     ),
     "environment": (
         planned(env={**bwrap.environment(possible_policy(), bwrap.Session(
             "blue", UID, UID, Path("/"), Path("/"), Path("/"))), "SECRET": "x"}),
         {"a payload's environment is its own"},
     ),
-    "tracing": (left_out("confine_tracing"), {"a payload looks into no process it did not start"}),
+    "tracing": (
+        left_out("confine_tracing"),
+        {"a payload can trace only processes that it started"},
+    ),
     "uts namespace": (
         replaced("OTHER_NAMESPACES", syscalls.OTHER_NAMESPACES & ~0x4000000),
-        {"a payload has its own uts namespace", "the host name is the policy's"},
+        {"a payload has its own uts namespace", "the host name is that of the settings"},
     ),
     "cgroup namespace": (
         replaced("OTHER_NAMESPACES", syscalls.OTHER_NAMESPACES & ~0x2000000),
-        {"a payload has its own cgroup namespace", "the cgroup's path tells nothing"},
+        {"a payload has its own cgroup namespace", "the cgroup's path discloses nothing"},
     ),
     **{
         f"limit {key}": (
@@ -172,7 +175,10 @@ def test_a_payload_in_the_vm_s_files_is_red_in_files_and_others(
         "/ is read-only",
         "/run shows serai only",
     } <= found
-    assert {"only the own home is there", "another session's files are out of reach"} <= found
+    assert {
+        "only the session's own home is visible",
+        "another session's files are out of reach",
+    } <= found
     areas = {check.area for check in CHECKS if check.name in found}
     assert areas <= {"namespaces", "files", "other sessions", "privileges"}, found
 
@@ -186,7 +192,7 @@ def test_a_payload_among_the_vm_s_users_is_red(
     monkeypatch.setattr(syscalls, "drop_capabilities", lambda _: None)
     assert set(red(vm, room)) == {
         "a payload has its own user namespace",
-        "a sandbox knows no user but its own",
+        "a sandbox knows only its own user",
         "no capability can come back",
         "raw sockets are refused",
         "the kernel's switches are out of reach",
@@ -217,7 +223,7 @@ def test_a_payload_that_is_somebody_else_is_red(vm: Vm) -> None:
         found = red(vm, weak)
     assert set(found) == {
         "a payload runs as its session's user",
-        "a sandbox knows no user but its own",
+        "a sandbox knows only its own user",
     }
 
 

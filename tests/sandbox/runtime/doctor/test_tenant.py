@@ -78,7 +78,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         "    found = reap(pid)\n"
         "    return payloads.Ended(0, None) if found.status == 7 else found\n"
         "payloads._reap = lie",
-        {"a payload's status is told"},
+        {"a payload's exit status is reported"},
     ),
     "no lock": (
         "from serai.runtime.sessions import homes\nhomes.lock = lambda *_: None",
@@ -89,7 +89,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         "def opened(paths, name, uid):\n    make(paths, name, uid)\n"
         "    os.chmod(paths.home(name), 0o755)\n"
         "homes.make = opened",
-        {"a home is its session's alone"},
+        {"only its own session can enter a home"},
     ),
     "sockets stay": (
         "from serai.runtime.sessions import publish\n"

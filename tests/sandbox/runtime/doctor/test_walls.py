@@ -48,15 +48,15 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
     ),
     "VM's name": (
         lambda given: drop("--unshare-uts")(drop("--hostname", "serai")(given)),
-        {"a payload has its own uts namespace", "the host name is the policy's"},
+        {"a payload has its own uts namespace", "the host name is that of the settings"},
     ),
     "another name": (
         swap(("--hostname", "serai"), ("--hostname", "other")),
-        {"the host name is the policy's"},
+        {"the host name is that of the settings"},
     ),
     "VM's cgroup": (
         drop("--unshare-cgroup"),
-        {"a payload has its own cgroup namespace", "the cgroup's path tells nothing"},
+        {"a payload has its own cgroup namespace", "the cgroup's path discloses nothing"},
     ),
     "root writable": (drop("--remount-ro", "/"), {"/ is read-only"}),
     "dev writable": (drop("--remount-ro", "/dev"), {"/dev is read-only"}),
@@ -103,7 +103,7 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
         {"/run/serai shows gate and hints and users only"},
     ),
     "more in sys": (add("--dir", "/sys/kernel"), {"/sys shows devices only"}),
-    "more in root": (add("--dir", "/mnt"), {"/ shows what a session needs only"}),
+    "more in root": (add("--dir", "/mnt"), {"/ shows only what a session needs"}),
     "read-only home": (
         swap(("--bind", "{home}", "{home}"), ("--ro-bind", "{home}", "{home}")),
         {"a session can write its home"},
@@ -124,29 +124,32 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
         {
             "no Unix socket of the VM is visible",
             "/root is the session's own",
-            "nothing else is mounted",
+            "nothing outside the settings is mounted",
         },
     ),
     "secret": (
         add("--ro-bind", "{open}", "/etc/shadow"),
-        {"the VM's secrets are unreadable", "nothing else is mounted"},
+        {"the VM's secrets are unreadable", "nothing outside the settings is mounted"},
     ),
     "switch": (
         add("--bind", "{open}", "/proc/sys/vm/drop_caches"),
-        {"the kernel's switches are out of reach", "nothing else is mounted"},
+        {"the kernel's switches are out of reach", "nothing outside the settings is mounted"},
     ),
-    "mount": (add("--ro-bind", "/srv", "/var/lib/dpkg/info"), {"nothing else is mounted"}),
+    "mount": (
+        add("--ro-bind", "/srv", "/var/lib/dpkg/info"),
+        {"nothing outside the settings is mounted"},
+    ),
     "device mount": (
         swap(("--bind", "{home}", "{home}"), ("--dev-bind", "{home}", "{home}")),
         {"no mount lets set-user-ID programs or devices work"},
     ),
-    "other's name": (add("--dir", "{other}"), {"only the own home is there"}),
+    "other's name": (add("--dir", "{other}"), {"only the session's own home is visible"}),
     "other's home": (
         add("--ro-bind", "{other}", "{other}"),
         {
-            "only the own home is there",
+            "only the session's own home is visible",
             "another session's files are out of reach",
-            "nothing else is mounted",
+            "nothing outside the settings is mounted",
             "no process or descriptor leads to another session",
         },
     ),
@@ -203,6 +206,6 @@ def test_users_of_others_are_seen(vm: Vm, room: Room) -> None:
     before = passwd.read_text()
     passwd.write_text(before + "other:x:1:1::/:/bin/sh\n")
     try:
-        assert set(red(vm, room)) == {"the list of users names the session's own"}
+        assert set(red(vm, room)) == {"the list of users has only the session's user"}
     finally:
         passwd.write_text(before)
