@@ -57,6 +57,7 @@ _FILES = (
             "resources.cpu_weight": "runtime_cpu_weight",
             "resources.io_weight": "runtime_io_weight",
             "disk.quota": "runtime_disk_quota",
+            "disk.act_free": "runtime_act_free",
         },
     ),
     _File(
