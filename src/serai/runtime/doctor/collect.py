@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from serai.common import proc, syscalls
+from serai.common import linux, proc
 from serai.common.paths import Paths
 from serai.install import install
 from serai.runtime import settings
@@ -300,8 +300,8 @@ def kernel(_paths: Paths) -> Part:
     kinds = {each.place: each.kind for each in proc.mounts_of()}
     return {
         "release": os.uname().release,
-        "calls": {name: syscalls.errno_of(name, *words) for name, words in CALLS.items()},
-        "landlock": syscalls.landlock_version(),
+        "calls": {name: linux.errno_of(name, *words) for name, words in CALLS.items()},
+        "landlock": linux.landlock_version(),
         "ptrace_scope": int(text("/proc/sys/kernel/yama/ptrace_scope") or 0),
         "user_namespaces": {name: text(f"/proc/sys/{name.replace('.', '/')}") for name in SYSCTLS},
         "seccomp": text("/proc/sys/kernel/seccomp/actions_avail"),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EBUSY, EINVAL, ENOTCONN, EOPNOTSUPP, EOVERFLOW, EPERM
 
-from serai.common import proc, syscalls, wait
+from serai.common import linux, proc, wait
 from serai.runtime.errors import BUSY, FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.folders import scope
 
@@ -86,10 +86,10 @@ def by_idmap(path: str, sandbox: Sandbox, folder: str, *, writable: bool) -> Non
     """
     source = scope.absolute(path)
     info = os.fstat(source)
-    tree = syscalls.open_tree(source)
+    tree = linux.open_tree(source)
     users = _user_namespace(f"{info.st_uid} {sandbox.uid} 1", f"{info.st_gid} {sandbox.uid} 1")
     try:
-        _restrict(tree, syscalls.MOUNT_IDMAP, users, writable=writable)
+        _restrict(tree, linux.MOUNT_IDMAP, users, writable=writable)
     except OSError as error:
         # EPERM also where the mount has owners of its own already.
         if error.errno in (EINVAL, EOPNOTSUPP, EPERM):
@@ -102,7 +102,7 @@ def by_bindfs(server: int, target: str, sandbox: Sandbox, folder: str, *, writab
     """The same with what the process ``server`` has mounted at ``target`` in its namespace."""
     _join(_await_mount(server, target))
     source = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    tree = syscalls.open_tree(source)
+    tree = linux.open_tree(source)
     _restrict(tree, 0, 0, writable=writable)
     _move_in(tree, sandbox, folder)
 
@@ -115,7 +115,7 @@ def take_out(sandbox: Sandbox, folder: str) -> None:
     with scope.parent(home, folder) as (directory, name):
         os.fchdir(directory)
         try:
-            syscalls.umount2(name)
+            linux.umount2(name)
         except OSError as error:
             if error.errno == EBUSY:
                 hint = "end what has files open in it or works there, then try again"
@@ -133,12 +133,12 @@ def probe(path: str) -> None:
 
 def private_tree(path: str, target: str) -> os.stat_result:
     """Mount the folder ``path`` at ``target`` in a mount namespace that only this process has."""
-    syscalls.unshare(syscalls.MOUNT_NAMESPACE)
-    syscalls.make_mounts_private()
+    linux.unshare(linux.MOUNT_NAMESPACE)
+    linux.make_mounts_private()
     source = scope.absolute(path)
     info = os.fstat(source)
     where = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    syscalls.move_mount(syscalls.open_tree(source), where)
+    linux.move_mount(linux.open_tree(source), where)
     return info
 
 
@@ -147,7 +147,7 @@ def _move_in(tree: int, sandbox: Sandbox, folder: str) -> None:
     home = _open_home(sandbox)
     _make(home, folder, sandbox.uid)
     with scope.folder(home, folder) as target:
-        syscalls.move_mount(tree, target)
+        linux.move_mount(tree, target)
 
 
 def _make(home: int, folder: str, uid: int) -> None:
@@ -172,7 +172,7 @@ def _open_home(sandbox: Sandbox) -> int:
 def _join(pid: int) -> None:
     """Join a process's mount namespace."""
     pidfd = os.pidfd_open(pid)
-    syscalls.join(pidfd, syscalls.MOUNT_NAMESPACE)
+    linux.join(pidfd, linux.MOUNT_NAMESPACE)
     os.close(pidfd)
 
 
@@ -196,8 +196,8 @@ def _await_mount(server: int, target: str) -> int:
 
 
 def _restrict(tree: int, attributes: int, users: int, *, writable: bool) -> None:
-    attributes |= syscalls.MOUNT_NOSUID | syscalls.MOUNT_NODEV
-    syscalls.mount_setattr(tree, attributes | (0 if writable else syscalls.MOUNT_RDONLY), users)
+    attributes |= linux.MOUNT_NOSUID | linux.MOUNT_NODEV
+    linux.mount_setattr(tree, attributes | (0 if writable else linux.MOUNT_RDONLY), users)
 
 
 def _user_namespace(users: str, groups: str) -> int:
@@ -208,7 +208,7 @@ def _user_namespace(users: str, groups: str) -> int:
     if pid == 0:
         os.close(let_go)
         try:
-            syscalls.unshare(syscalls.USER_NAMESPACE)
+            linux.unshare(linux.USER_NAMESPACE)
             os.write(tell, b"y")
         except OSError:
             os.write(tell, b"n")
@@ -243,7 +243,7 @@ def _fork(work: Callable[[], None], report: int) -> int:
 def _child(work: Callable[[], None], report: int) -> None:
     try:
         # What the daemon's next life finds must not change any more.
-        syscalls.die_with_parent()
+        linux.die_with_parent()
         work()
     except SeraiError as error:
         _report(report, type(error).__name__, error.message, error.hint, error.code)

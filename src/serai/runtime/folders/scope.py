@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV
 
-from serai.common import syscalls
+from serai.common import linux
 from serai.runtime.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 
 MAX_PATH, MAX_NAME = 4095, 255
@@ -123,16 +123,16 @@ def _resolve(
     base: int, names: list[str], flags: int, path: str, mode: int = _PATH, *, cross: bool = False
 ) -> int:
     resolve = (
-        syscalls.RESOLVE_BENEATH
-        | syscalls.RESOLVE_NO_SYMLINKS
-        | syscalls.RESOLVE_NO_MAGICLINKS
-        | (0 if cross else syscalls.RESOLVE_NO_XDEV)
+        linux.RESOLVE_BENEATH
+        | linux.RESOLVE_NO_SYMLINKS
+        | linux.RESOLVE_NO_MAGICLINKS
+        | (0 if cross else linux.RESOLVE_NO_XDEV)
     )
     where = os.fsencode("/".join(names) or ".")
     problem = OSError(EAGAIN, os.strerror(EAGAIN))
     for _ in range(RETRIES):
         try:
-            return syscalls.openat2(base, where, flags | mode, resolve)
+            return linux.openat2(base, where, flags | mode, resolve)
         except OSError as error:
             problem = error
             # Something was renamed or mounted while the kernel looked: openat2(2).

@@ -21,7 +21,7 @@ from typing import NamedTuple
 if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
-from serai.common import stdio, syscalls
+from serai.common import linux, stdio
 from serai.runtime.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import scope
 
@@ -142,8 +142,8 @@ def _become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    syscalls.empty_capabilities()
-    syscalls.set_no_new_privileges()
+    linux.empty_capabilities()
+    linux.set_no_new_privileges()
 
 
 @contextlib.contextmanager

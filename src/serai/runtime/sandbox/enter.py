@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from errno import ESRCH, errorcode
 from pathlib import Path
 
+from serai.common import linux
 from serai.common import stdio as stdio_rules
-from serai.common import syscalls
 from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.sandbox import reaper, usher
 from serai.runtime.settings import Limits
@@ -194,7 +194,7 @@ def load_filters(folder: Path) -> tuple[bytes, ...]:
         path = folder / f"{name}.bpf"
         try:
             program = path.read_bytes()
-            syscalls.Filter(program)
+            linux.Filter(program)
         except (OSError, ValueError) as error:
             raise SeraiError(
                 f"cannot use the seccomp filter {path}: {error}",
@@ -367,7 +367,7 @@ def _plan(
         filters=list(filters),
         tty=tty,
         oom_score_adj=oom_score_adj,
-        last_capability=syscalls.last_capability(),
+        last_capability=linux.last_capability(),
     )
 
 
@@ -378,7 +378,7 @@ def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                syscalls.set_undumpable()
+                linux.set_undumpable()
                 usher.admit(plan, fds)
             finally:
                 os._exit(0)

@@ -48,7 +48,7 @@ from typing import NamedTuple, NoReturn
 if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
-from serai.common import stdio, syscalls
+from serai.common import linux, stdio
 
 REPORT, PIDFD, CGROUP = 3, 4, 5
 """The descriptors that a payload has beside its own three, until it executes the command."""
@@ -86,8 +86,8 @@ def admit(plan: Plan, fds: Sequence[int]) -> None:
     descriptors.
     """
     try:
-        syscalls.join(fds[PIDFD], syscalls.PID_NAMESPACE)
-        pid = syscalls.fork_sibling(fds[CGROUP] if len(fds) > CGROUP else None)
+        linux.join(fds[PIDFD], linux.PID_NAMESPACE)
+        pid = linux.fork_sibling(fds[CGROUP] if len(fds) > CGROUP else None)
     except OSError as error:
         _send_error(fds[REPORT], "fork", error)
         return
@@ -100,33 +100,33 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
     """In the child. Processes inside see it, but cannot touch it before it has changed its UID."""
     report, stage = fds[REPORT], "prepare"
     try:
-        syscalls.set_undumpable()
-        syscalls.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
+        linux.set_undumpable()
+        linux.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
         report = REPORT
-        syscalls.close_from(PIDFD + 1)
+        linux.close_from(PIDFD + 1)
         os.umask(0o022)
         os.setgroups([])
         for kind, value in plan.limits:
             _limit(kind, value)
-        syscalls.new_keyring()  # as root, since a user's number of keys is small
+        linux.new_keyring()  # as root, since a user's number of keys is small
         _write("/proc/self/oom_score_adj", plan.oom_score_adj)
         stage = "cgroup"
         if plan.cgroup:
             _write(f"{plan.cgroup}/cgroup.procs", b"0")
         stage = "join"
-        syscalls.join(PIDFD, syscalls.OTHER_NAMESPACES)
-        syscalls.close_from(PIDFD)
+        linux.join(PIDFD, linux.OTHER_NAMESPACES)
+        linux.close_from(PIDFD)
         stage = "drop"
         os.set_inheritable(REPORT, False)
         os.setsid()
-        syscalls.default_signals()
+        linux.default_signals()
         os.setresgid(plan.gid, plan.gid, plan.gid)
         os.setresuid(plan.uid, plan.uid, plan.uid)
         # Nobody inside could trace it before this line: it still has more capabilities than they.
-        syscalls.set_undumpable()
-        syscalls.drop_capabilities(plan.last_capability)
-        syscalls.set_no_new_privileges()
-        syscalls.confine_tracing()
+        linux.set_undumpable()
+        linux.drop_capabilities(plan.last_capability)
+        linux.set_no_new_privileges()
+        linux.confine_tracing()
         if plan.tty:
             stage = "terminal"
             _take_terminal()
@@ -134,7 +134,7 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
         os.chdir(plan.cwd)
         stage = "filter"
         for program in plan.filters:
-            syscalls.Filter(program).install()
+            linux.Filter(program).install()
         stage = "exec"
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _execute(plan)
@@ -158,8 +158,8 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _take_terminal() -> None:
-    master, slave = syscalls.open_terminal()
-    syscalls.take_terminal(slave)
+    master, slave = linux.open_terminal()
+    linux.take_terminal(slave)
     for number in range(3):
         os.dup2(slave, number)
     _send(REPORT, TERMINAL, master)
@@ -219,6 +219,6 @@ def serve(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     stdio.open_closed()
-    syscalls.set_undumpable()
+    linux.set_undumpable()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTERM})
     serve(socket.socket(fileno=int(sys.argv[1])))

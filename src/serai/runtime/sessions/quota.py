@@ -14,7 +14,7 @@ from enum import Enum
 from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
 from pathlib import Path
 
-from serai.common import sizes, syscalls
+from serai.common import linux, sizes
 from serai.runtime.settings import Disk
 
 # linux/quota.h: QCMD(command, USRQUOTA); struct if_dqblk; space is counted in KiB.
@@ -117,7 +117,7 @@ def usage(sessions: Path, uid: int) -> Usage | None:
 def _call(sessions: Path, command: int, uid: int, block: bytearray) -> bytes | None:
     folder = os.open(sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        syscalls.quotactl_fd(folder, command, uid, block)
+        linux.quotactl_fd(folder, command, uid, block)
         return bytes(block)
     except OSError as error:
         if error.errno in _UNKNOWN:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serai.common import syscalls
+from serai.common import linux
 from serai.runtime.doctor import limits, request
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, open_room, possible_policy
@@ -30,7 +30,7 @@ def raise_capabilities(ambient: bool, inheritable: bool) -> Callable[[int], None
         one, all_ = 1 << CAP_CHOWN, 0xFFFFFFFF
         low, high = all_ & ((1 << min(last + 1, 32)) - 1), (1 << max(last - 31, 0)) - 1
         inherit, held = one if inheritable else 0, one if ambient else 0
-        header = (ctypes.c_uint32 * 2)(syscalls._LINUX_CAPABILITY_VERSION_3, 0)
+        header = (ctypes.c_uint32 * 2)(linux._LINUX_CAPABILITY_VERSION_3, 0)
         # What can be inherited has to be in the bounding set when it becomes so.
         libc.capset(header, (ctypes.c_uint32 * 6)(low, low, inherit, high, high, 0))
         for each in range(last + 1):
@@ -44,19 +44,19 @@ def raise_capabilities(ambient: bool, inheritable: bool) -> Callable[[int], None
 
 def without_no_new_privileges(patch: pytest.MonkeyPatch) -> None:
     """Filters and Landlock are bound by the capabilities that are dropped afterwards."""
-    drop_, confine = syscalls.drop_capabilities, syscalls.confine_tracing
-    install = syscalls.Filter.install
+    drop_, confine = linux.drop_capabilities, linux.confine_tracing
+    install = linux.Filter.install
 
     def filter_first(last: int) -> None:
         confine()
         for program in build_filters():
-            install(syscalls.Filter(program))
+            install(linux.Filter(program))
         drop_(last)
 
-    patch.setattr(syscalls, "set_no_new_privileges", lambda: None)
-    patch.setattr(syscalls, "confine_tracing", lambda: None)
-    patch.setattr(syscalls.Filter, "install", lambda _: None)
-    patch.setattr(syscalls, "drop_capabilities", filter_first)
+    patch.setattr(linux, "set_no_new_privileges", lambda: None)
+    patch.setattr(linux, "confine_tracing", lambda: None)
+    patch.setattr(linux.Filter, "install", lambda _: None)
+    patch.setattr(linux, "drop_capabilities", filter_first)
 
 
 def planned(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
@@ -71,11 +71,11 @@ def planned(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return patch
 
 
-def left_out(name: str, of: Any = syscalls) -> Callable[[pytest.MonkeyPatch], None]:
+def left_out(name: str, of: Any = linux) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda monkey: monkey.setattr(of, name, lambda *_: None)
 
 
-def replaced(name: str, new: Any, of: Any = syscalls) -> Callable[[pytest.MonkeyPatch], None]:
+def replaced(name: str, new: Any, of: Any = linux) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda monkey: monkey.setattr(of, name, new)
 
 
@@ -134,11 +134,11 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
         {"a payload can trace only processes that it started"},
     ),
     "uts namespace": (
-        replaced("OTHER_NAMESPACES", syscalls.OTHER_NAMESPACES & ~0x4000000),
+        replaced("OTHER_NAMESPACES", linux.OTHER_NAMESPACES & ~0x4000000),
         {"a payload has its own uts namespace", "the host name is that of the settings"},
     ),
     "cgroup namespace": (
-        replaced("OTHER_NAMESPACES", syscalls.OTHER_NAMESPACES & ~0x2000000),
+        replaced("OTHER_NAMESPACES", linux.OTHER_NAMESPACES & ~0x2000000),
         {"a payload has its own cgroup namespace", "the cgroup's path discloses nothing"},
     ),
     **{
@@ -167,8 +167,8 @@ def test_without_a_step_its_checks_alone_are_red(
 def test_a_payload_in_the_vm_s_files_is_red_in_files_and_others(
     vm: Vm, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = syscalls.OTHER_NAMESPACES & ~0x20000  # CLONE_NEWNS
-    monkeypatch.setattr(syscalls, "OTHER_NAMESPACES", kinds)
+    kinds = linux.OTHER_NAMESPACES & ~0x20000  # CLONE_NEWNS
+    monkeypatch.setattr(linux, "OTHER_NAMESPACES", kinds)
     found = set(red(vm, room))
     assert {
         "a payload has its own mnt namespace",
@@ -187,9 +187,9 @@ def test_a_payload_among_the_vm_s_users_is_red(
     vm: Vm, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outside of the user namespace its UID owns that, and so has all rights over the sandbox."""
-    kinds = syscalls.OTHER_NAMESPACES & ~0x10000000
-    monkeypatch.setattr(syscalls, "OTHER_NAMESPACES", kinds)
-    monkeypatch.setattr(syscalls, "drop_capabilities", lambda _: None)
+    kinds = linux.OTHER_NAMESPACES & ~0x10000000
+    monkeypatch.setattr(linux, "OTHER_NAMESPACES", kinds)
+    monkeypatch.setattr(linux, "drop_capabilities", lambda _: None)
     assert set(red(vm, room)) == {
         "a payload has its own user namespace",
         "a sandbox knows only its own user",
@@ -202,13 +202,13 @@ def test_a_payload_among_the_vm_s_users_is_red(
 def test_a_payload_among_the_vm_s_processes_is_red(
     vm: Vm, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = syscalls.join
+    original = linux.join
 
     def join(pidfd: int, kinds: int) -> None:
-        if kinds != syscalls.PID_NAMESPACE:
+        if kinds != linux.PID_NAMESPACE:
             original(pidfd, kinds)
 
-    monkeypatch.setattr(syscalls, "join", join)
+    monkeypatch.setattr(linux, "join", join)
     status = room.run(request.STATUS)
     # Its own /proc does not know it: nothing can be looked at.
     assert "No such file" in status.output
@@ -243,7 +243,7 @@ def inherited(path: str) -> Iterator[None]:
 def test_a_descriptor_that_is_left_open_is_red(
     vm: Vm, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syscalls, "close_from", lambda _: None)
+    monkeypatch.setattr(linux, "close_from", lambda _: None)
     with inherited("/dev/null"):
         assert set(red(vm, room)) == {"a payload has three descriptors and no more"}
     with inherited(str(vm.secret.parent)):

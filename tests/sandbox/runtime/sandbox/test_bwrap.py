@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.common import bridge, syscalls
+from serai.common import bridge, linux
 from serai.runtime.sandbox import bwrap
 from tests.support.sandbox import (
     Room,
@@ -276,7 +276,7 @@ def test_a_payload_can_not_look_into_the_bridge(
 ) -> None:
     """Its UID is the same, and whoever writes to its memory has got rid of a filter."""
     assert room.python(LOOK).output == ""
-    monkeypatch.setattr(syscalls, "confine_tracing", lambda: None)
+    monkeypatch.setattr(linux, "confine_tracing", lambda: None)
     weak = room.python(LOOK).output.splitlines()
     if Path("/proc/sys/kernel/yama/ptrace_scope").exists():
         pytest.skip("Yama protects it, too")

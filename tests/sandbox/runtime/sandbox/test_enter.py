@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.common import syscalls
+from serai.common import linux
 from serai.runtime.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
@@ -75,9 +75,9 @@ def test_a_payload_has_no_privileges(way: Room) -> None:
 def test_each_step_is_what_takes_privileges_away(
     room: Room, monkeypatch: pytest.MonkeyPatch, step: str, red: set[str]
 ) -> None:
-    monkeypatch.setattr(syscalls, step, lambda *_: None)
+    monkeypatch.setattr(linux, step, lambda *_: None)
     if step == "set_no_new_privileges":
-        monkeypatch.setattr(syscalls, "confine_tracing", lambda: None)
+        monkeypatch.setattr(linux, "confine_tracing", lambda: None)
     # Without no-new-privs and capabilities the kernel takes no filter at all. seccomp(2)
     answer = status(room, () if "Seccomp" in red else None)
     assert {name for name in HARMLESS if answer[name] != HARMLESS[name]} == red
@@ -277,7 +277,7 @@ def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
     read, write = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)
     # Without filters and Landlock: dumpability alone protects the daemon's memory.
-    monkeypatch.setattr(syscalls, "confine_tracing", lambda: None)
+    monkeypatch.setattr(linux, "confine_tracing", lambda: None)
     watcher = room.start(["python3", "-c", WATCH, "5"], (null, write, null), filters=())
     os.close(write)
     with open(read) as file:  # noqa: PTH123
@@ -302,10 +302,10 @@ def test_nobody_reads_the_daemon_s_memory_while_it_enters(
 def test_it_is_dumpability_that_protects_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     def drop_and_open(last: int) -> None:
         original(last)
-        syscalls._libc.prctl(syscalls._PR_SET_DUMPABLE, 1, 0, 0, 0)
+        linux._libc.prctl(linux._PR_SET_DUMPABLE, 1, 0, 0, 0)
 
-    original: Callable[[int], None] = syscalls.drop_capabilities
-    monkeypatch.setattr(syscalls, "drop_capabilities", drop_and_open)
+    original: Callable[[int], None] = linux.drop_capabilities
+    monkeypatch.setattr(linux, "drop_capabilities", drop_and_open)
     assert steal(room, monkeypatch) == "stolen"
 
 
