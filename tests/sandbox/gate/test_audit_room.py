@@ -22,7 +22,7 @@ GATE, SESSION = 8, 2000  # a group that every machine has (mail) stands for the 
 SCRIPT = """
 import json, os, subprocess, sys
 from pathlib import Path
-from serai.gate.audit import writer
+from serai.gate.audit import verify, writer
 
 image, place, gate, session = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 subprocess.run(["mount", "-o", "loop", image, place], check=True)
@@ -68,7 +68,7 @@ def write():
         except OSError as error:
             refused[str(error)] = refused.get(str(error), 0) + 1
     log.close()
-    report = writer.verify(place / "log")
+    report = verify.verify(place / "log")
     found = {"refused": refused, "problem": report.problem, "last": report.last}
     print(json.dumps(found), flush=True)
 

@@ -6,6 +6,7 @@ from functools import partial
 
 from serai.common import bridge
 from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem, same, section
+from serai.runtime.sandbox import bwrap
 
 TREE = [["1", "0", "bwrap"], ["2", "1", "bash"], ["3", "2", "socat"], ["4", "2", "socat"]]
 DEVICES = [
@@ -25,7 +26,9 @@ OWN_MOUNTS = frozenset(
     )
 )
 # bubblewrap hides them where they could be written to.
-COVERED = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+COVERED = frozenset(
+    f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", *bwrap.MASKED)
+)
 BOTH_PORTS = f"{bridge.HTTP_PORT} and {bridge.SOCKS_PORT}"
 
 

@@ -29,6 +29,8 @@ GOLDEN = """\
 --setenv SERAI_BRIDGE 3128:/run/serai/gate/http.sock+1080:/run/serai/gate/socks.sock
 --dev /dev --perms 1777 --tmpfs /dev/shm --remount-ro /dev
 --proc /proc
+--ro-bind-try /dev/null /proc/interrupts --ro-bind-try /dev/null /proc/keys
+--ro-bind-try /dev/null /proc/key-users
 --symlink usr/bin /bin --symlink usr/sbin /sbin --symlink usr/lib /lib --symlink usr/lib64 /lib64
 --ro-bind-try /usr /usr --ro-bind-try /etc /etc
 --perms 1777 --tmpfs /tmp --perms 1777 --tmpfs /var/tmp
