@@ -13,15 +13,16 @@ from serai.runtime.settings import Policy
 DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
 
 # bindfs is root, and reads what hostile sessions ask of it. bubblewrap needs mounts, namespaces and
-# netlink, with which it sets up an empty network. What ProtectKernel*= would hide is not in the
-# root that bindfs gets, and its capabilities are few.
+# netlink, with which it sets up an empty network; glibc looks up an interface's number by a Unix
+# socket. What ProtectKernel*= would hide is not in the root that bindfs gets, and its capabilities
+# are few.
 _NO_CALLS = "@clock @cpu-emulation @debug @keyring @module @obsolete @raw-io @reboot @swap"
 FOLDER_LIMITS: list[tuple[str, tuple[str, Any]]] = [
     ("MemoryMax", ("t", 256 << 20)),
     ("MemorySwapMax", ("t", 0)),
     ("TasksMax", ("t", 64)),
     ("NoNewPrivileges", ("b", True)),
-    ("RestrictAddressFamilies", ("(bas)", (True, ["AF_NETLINK"]))),
+    ("RestrictAddressFamilies", ("(bas)", (True, ["AF_NETLINK", "AF_UNIX"]))),
     ("SystemCallArchitectures", ("as", ["native"])),
     ("SystemCallFilter", ("(bas)", (False, _NO_CALLS.split()))),
     ("SystemCallErrorNumber", ("i", errno.EPERM)),

@@ -27,7 +27,7 @@ def test_what_serves_a_folder_is_limited_and_filtered() -> None:
     assert limits["MemoryMax"] <= 256 << 20
     assert (limits["MemorySwapMax"], limits["TasksMax"]) == (0, 64)
     assert limits["NoNewPrivileges"] is True
-    assert limits["RestrictAddressFamilies"] == (True, ["AF_NETLINK"])
+    assert limits["RestrictAddressFamilies"] == (True, ["AF_NETLINK", "AF_UNIX"])
     allow, calls = limits["SystemCallFilter"]
     assert not allow
     assert {"@module", "@keyring", "@raw-io"} <= set(calls)
