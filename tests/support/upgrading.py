@@ -118,9 +118,9 @@ def upgraded(image: Image, disk: Path, older: VM, sessions: Path, work: Path) ->
 
 def with_faults(image: Image, built: Path, work: Path) -> Path:
     """A copy of the image's disk with faults written into its root file system; debugfs(8)."""
-    disk = work / "disk.raw"
-    run(["qemu-img", "convert", "-O", "raw", built, disk])
-    with offline.opened(disk, work) as root:
+    raw, disk = work / "disk.raw", work / "disk.qcow2"
+    run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", built, raw])
+    with offline.opened(built, work) as root:
         passwd = root.read("/etc/passwd")
         offset = root.offset
     commands = [
@@ -133,7 +133,9 @@ def with_faults(image: Image, built: Path, work: Path) -> Path:
         "mkdir /root/.ssh",
         _put(work, "/root/.ssh/authorized_keys", STRANGER),
     ]
-    run(["debugfs", "-w", "-f", "-", f"{disk}?offset={offset}"], stdin="\n".join(commands) + "\n")
+    run(["debugfs", "-w", "-f", "-", f"{raw}?offset={offset}"], stdin="\n".join(commands) + "\n")
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk])
+    raw.unlink()
     return disk
 
 

@@ -117,12 +117,13 @@ def test_a_session_that_stops_whatever_enters_delays_no_other(vm: Vm, name: str,
         for each in entering:
             each.kill()
             each.wait()
-    assert 125 in [each.returncode for each in entering], "none was stopped: no attack"
-    assert longest < 1.5, "entering takes 3 s at most: others waited for it"
+    # Stopped on its way in, or, a moment later, when it was there: that counts for its own limit.
+    assert {124, 125} & {each.returncode for each in entering}, "none was stopped: no attack"
+    assert longest < 2.5, "entering takes 3 s at most: others waited for it"
 
 
 def start(vm: Vm, name: str) -> subprocess.Popen[bytes]:
-    words = vm.command("exec", name, "--", "true")
+    words = vm.command("exec", name, "--timeout", "5", "--", "true")
     return subprocess.Popen(words, env=vm.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
