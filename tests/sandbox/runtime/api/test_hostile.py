@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from serai.common import proc
+from serai.runtime.client import Client
 from serai.runtime.sandbox import cgroups
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for
@@ -92,9 +93,7 @@ def test_a_session_with_a_hostile_payload_stops_whole(vm: Vm, name: str, kind: s
     inside = cgroups.members(vm.cgroup / name)
     assert inside
     with vm.client() as client:
-        argv = ["/usr/bin/python3", "-c", HOSTILE[kind]]
-        client.call("exec", name=name, argv=argv, detach=True, stdio="null")
-        time.sleep(0.3)
+        run_on(vm, client, name, HOSTILE[kind])
         inside += cgroups.members(vm.cgroup / name)
         assert client.call("stop", name=name)["state"] == "stopped"
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
@@ -103,23 +102,31 @@ def test_a_session_with_a_hostile_payload_stops_whole(vm: Vm, name: str, kind: s
 
 def test_a_session_that_stops_whatever_enters_delays_no_other(vm: Vm, name: str, one: None) -> None:
     with vm.client() as client:
-        argv = ["/usr/bin/python3", "-c", STOPPER]
-        client.call("exec", name=name, argv=argv, detach=True, stdio="null")
-        time.sleep(1)
-    entering = [start(vm, name) for _ in range(3)]
-    longest = 0.0
-    try:
-        while any(each.poll() is None for each in entering):
-            begin = time.monotonic()
-            assert vm.call("show", name="one")["state"] == "ready"
-            longest = max(longest, time.monotonic() - begin)
-    finally:
-        for each in entering:
-            each.kill()
-            each.wait()
+        run_on(vm, client, name, STOPPER)
+    longest, statuses = 0.0, set[int]()
     # Stopped on its way in, or, a moment later, when it was there: that counts for its own limit.
-    assert {124, 125} & {each.returncode for each in entering}, "none was stopped: no attack"
+    for _ in range(20):
+        if statuses & {124, 125}:
+            break
+        entering = [start(vm, name) for _ in range(3)]
+        try:
+            while any(each.poll() is None for each in entering):
+                begin = time.monotonic()
+                assert vm.call("show", name="one")["state"] == "ready"
+                longest = max(longest, time.monotonic() - begin)
+        finally:
+            for each in entering:
+                each.kill()
+                statuses.add(each.wait())
+    assert statuses & {124, 125}, "none was stopped: no attack"
     assert longest < 2.5, "entering takes 3 s at most: others waited for it"
+
+
+def run_on(vm: Vm, client: Client, name: str, program: str) -> None:
+    """Run a program in the session and return when it is at work."""
+    argv = ["/usr/bin/python3", "-c", f"open('at-work', 'w').close()\n{program}"]
+    client.call("exec", name=name, argv=argv, detach=True, stdio="null")
+    wait_for((vm.root / "sessions" / name / "at-work").exists)
 
 
 def start(vm: Vm, name: str) -> subprocess.Popen[bytes]:
