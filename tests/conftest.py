@@ -31,7 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if layer(item) != "unit":
             item.add_marker(layer(item))
-    items.sort(key=lambda item: order[layer(item)])
+    # Whoever asks for ``upgraded`` comes last: it switches off the VM that others share.
+    items.sort(
+        key=lambda item: (order[layer(item)], "upgraded" in vars(item).get("fixturenames", ()))
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
