@@ -152,7 +152,10 @@ def test_a_port_in_use_is_told(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no disk .*; build the image first"), (b"QFI\xfb\0\0\0\x09", "is not a qcow2")],
+    [
+        (None, "there is no disk .*; build the image first"),
+        (b"QFI\xfb\0\0\0\x09", "is not a qcow2"),
+    ],
 )
 def test_a_disk_that_is_none(
     content: bytes | None, message: str, image: Image, settings: Settings, tmp_path: Path
