@@ -58,17 +58,18 @@ def _gone(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "Z"  # only its parent's wait() is missing
 
 
-def _emulator_of(parent: int) -> int:
-    """The process id of a QEMU that runs below ``parent``, 0 while there is none."""
+def _emulators_of(parent: int) -> set[int]:
+    """The process ids of all QEMUs that run below ``parent``."""
+    found = set()
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         try:
             # A dead one may be an orphan that this process inherited from an earlier test.
             name = Path(f"/proc/{child}/comm").read_text()
             if name.startswith("qemu-system") and not _gone(int(child)):
-                return int(child)
+                found.add(int(child))
         except OSError:
             continue
-    return 0
+    return found
 
 
 @contextmanager
@@ -80,8 +81,7 @@ def _parent(image: Image, disk: Path, work: Path) -> Iterator[tuple[subprocess.P
             # The firmware speaks: this QEMU is not the accelerator's probe, and past its start.
             log = work / "serial.log"
             wait_for(lambda: log.exists() and log.stat().st_size > 0, DEADLINE)
-            emulator = _emulator_of(parent.pid)
-            assert emulator > 0
+            (emulator,) = _emulators_of(parent.pid)
             yield parent, emulator
         finally:
             parent.kill()
@@ -107,6 +107,7 @@ def test_a_guest_that_does_not_come_up(
     image: Image, settings: Settings, blank: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
+    others = _emulators_of(os.getpid())  # a VM that other tests share may be up
     said = rf"in time: no answer; the console's last lines: .+; details: {work / 'serial.log'}$"
     with (
         pytest.raises(BuildError, match=said) as caught,
@@ -115,7 +116,7 @@ def test_a_guest_that_does_not_come_up(
         pass
     assert "\x1b" not in str(caught.value)
     assert sorted(path.name for path in work.iterdir()) == ["qemu.log", "serial.log"]
-    assert _emulator_of(os.getpid()) == 0
+    assert _emulators_of(os.getpid()) == others
 
 
 def test_a_guest_that_ends_is_not_waited_for(
