@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from tests.support.sandbox import build_filters
 from tests.support.waiting import wait_for

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import systemd
 from serai.runtime.settings import Policy
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions.gate_client import Gate
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING

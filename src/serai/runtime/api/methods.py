@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
@@ -12,7 +13,6 @@ from serai.runtime.api.egress import Egress
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import Gate

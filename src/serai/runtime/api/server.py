@@ -12,11 +12,11 @@ import socket
 from collections.abc import Callable
 
 from serai.common import files, jsonrpc_server
+from serai.common.errors import SeraiError
 from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import homes, watch
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import Gate

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import linux, proc
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.install import install
 from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import numbers, supervisor
 
 PATIENCE = 60.0

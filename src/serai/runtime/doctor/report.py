@@ -15,12 +15,12 @@ from functools import partial
 from types import FrameType
 
 from serai.common.checks import Facts, Result, judge, summary
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import clean
 from serai.runtime import settings
 from serai.runtime.doctor import collect, tenant
 from serai.runtime.doctor.checks import CHECKS
-from serai.runtime.errors import SeraiError
 
 
 def examine(paths: Paths) -> list[Result]:

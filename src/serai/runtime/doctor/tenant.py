@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import bridge
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
 from serai.runtime.doctor.lifetime import KEPT
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import publish, supervisor
 from serai.runtime.settings import Policy

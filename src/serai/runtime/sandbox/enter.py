@@ -40,7 +40,7 @@ from pathlib import Path
 
 from serai.common import linux
 from serai.common import stdio as stdio_rules
-from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
+from serai.common.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.sandbox import reaper, usher
 from serai.runtime.settings import Limits
 

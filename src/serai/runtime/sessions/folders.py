@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serai.common import proc
+from serai.common.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import bindfs, hints, mounts, path_roles
 from serai.runtime.folders.attachments import Attachment, Attachments
 from serai.runtime.sessions import publish

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import jsonrpc
-from serai.runtime.errors import GONE, SeraiError
+from serai.common.errors import GONE, SeraiError
 from serai.runtime.sessions.registry import Record
 
 DEADLINE = 10.0

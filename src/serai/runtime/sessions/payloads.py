@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serai.common import wait
-from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
+from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
 from serai.runtime.sandbox import bwrap, cgroups, reaper
 from serai.runtime.sandbox.enter import (
     KILLED,

@@ -35,8 +35,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
+from serai.common.errors import WRONG_STATE, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders

@@ -11,8 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups, processes
 from serai.runtime.sessions import homes, publish, quota, users
 from serai.runtime.sessions.folders import Folders

@@ -16,7 +16,7 @@ from typing import Any
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 
 from serai.common import files
-from serai.runtime.errors import TIMEOUT, SeraiError
+from serai.common.errors import TIMEOUT, SeraiError
 from serai.runtime.sessions.supervisor import DROP_IN, FOLDER_LIMITS, drop_in, folder_unit, unit
 from serai.runtime.settings import Policy
 

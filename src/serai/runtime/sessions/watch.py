@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import gc, quota
 from serai.runtime.sessions.quota import Level
 from serai.runtime.settings import Disk

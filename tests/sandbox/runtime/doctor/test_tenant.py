@@ -102,7 +102,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"a removed session's user is gone"},
     ),
     "data stays": (
-        "from serai.runtime.errors import SeraiError\nfrom serai.runtime.sessions import homes\n"
+        "from serai.common.errors import SeraiError\nfrom serai.runtime.sessions import homes\n"
         "async def refuse(*_):\n    raise SeraiError('told to')\n"
         "homes.delete = refuse",
         {"a removed session is gone"},

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from serai.common import linux
-from serai.runtime.errors import TIMEOUT
+from serai.common.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
+from serai.common import errors
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import quota
 from tests.support.fake_vm import opened
 

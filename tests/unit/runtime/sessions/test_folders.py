@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from serai.common import proc
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.settings import Policy

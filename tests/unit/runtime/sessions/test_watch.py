@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import gc, watch
 from serai.runtime.sessions.states import State
 from serai.runtime.settings import Disk
