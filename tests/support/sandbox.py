@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from serai.runtime.sandbox import bwrap, enter
+from serai.common import linux
+from serai.runtime.sandbox import bwrap, enter, reaper, usher
 from serai.runtime.settings import Limits, Policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,31 @@ class Result:
     output: str
 
 
+class Forks(enter.Door):
+    """A door that forks this very process, so that a test can patch what the usher does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        # A signal before the child has dispositions of its own would run this process's handlers.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    linux.set_undumpable()
+                    usher.admit(plan, fds)
+                finally:
+                    os._exit(0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.waitpid(pid, 0)
+
+
 @dataclass(frozen=True)
 class Room:
     """A running sandbox and the filters its payloads get."""
@@ -45,7 +71,7 @@ class Room:
     outer: int
     target: enter.Target
     filters: Sequence[bytes] = field(repr=False)
-    door: enter.Door | None = None
+    door: enter.Door = field(default_factory=Forks)
 
     def start(
         self,
@@ -55,9 +81,12 @@ class Room:
         cwd: str = "",
         env: Mapping[str, str] | None = None,
         filters: Sequence[bytes] | None = None,
+        target: enter.Target | None = None,
+        timeout: float = 10.0,
     ) -> enter.Entered:
-        return enter.enter(
-            self.target,
+        """Run ``argv`` and return once it has been executed; an EnterError leaves nothing."""
+        arrival = enter.begin(
+            target or self.target,
             argv,
             {**bwrap.environment(self.policy, self.session), **(env or {})},
             cwd or str(self.session.home),
@@ -67,6 +96,18 @@ class Room:
             tty=stdio is None,
             door=self.door,
         )
+        end = time.monotonic() + timeout
+        try:
+            while not arrival.read():
+                left = max(0, end - time.monotonic())
+                if not select.select([arrival.socket], [], [], left)[0]:
+                    raise arrival.late()
+            return arrival.entered()
+        finally:
+            if stray := arrival.close():
+                select.select([stray.pidfd], [], [], enter.KILLED)
+                os.close(stray.pidfd)
+                reaper.take(stray.pid)
 
     def run(
         self,

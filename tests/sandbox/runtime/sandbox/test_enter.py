@@ -329,10 +329,7 @@ def test_a_payload_runs_in_its_cgroup(room: Room) -> None:
         cgroup.mkdir()
         target = enter.Target(room.target.pid, room.target.uid, room.target.gid, cgroup)
         try:
-            entered = enter.enter(
-                target, ["/bin/sleep", "60"], {}, "/", (null, null, null),
-                limits=room.policy.limits, filters=room.filters,
-            )  # fmt: skip
+            entered = room.start(["/bin/sleep", "60"], (null, null, null), cwd="/", target=target)
             assert (cgroup / "cgroup.procs").read_text().split() == [str(entered.pid)]
             os.kill(entered.pid, signal.SIGKILL)
             assert reap(entered) == -signal.SIGKILL
@@ -347,10 +344,8 @@ def test_a_session_that_is_gone_is_an_error(room: Room) -> None:
     try:
         for pid in (mine.pid, os.getpid(), 2**22 - 1):
             with pytest.raises(enter.EnterError, match="no session"):
-                enter.enter(
-                    enter.Target(pid, 40002, 40002), ["true"], {}, "/", (null, null, null),
-                    limits=room.policy.limits, filters=room.filters,
-                )  # fmt: skip
+                target = enter.Target(pid, 40002, 40002)
+                room.start(["true"], (null, null, null), target=target)
     finally:
         mine.kill()
         mine.wait()
@@ -407,10 +402,7 @@ def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
     null = os.open("/dev/null", os.O_RDWR)
     before, before_children = open_descriptors(), children()
     with pytest.raises(enter.EnterError, match="in time") as caught:
-        enter.enter(
-            room.target, ["true"], {}, "/", (null, null, null),
-            limits=room.policy.limits, filters=room.filters, timeout=1,
-        )  # fmt: skip
+        room.start(["true"], (null, null, null), timeout=1)
     assert caught.value.code == TIMEOUT
     assert (open_descriptors(), children()) == (before, before_children)
     os.close(null)
