@@ -21,7 +21,7 @@ from pathlib import Path
 
 from serai.common import linux
 from serai.runtime.sandbox import bwrap, enter, reaper, usher
-from serai.runtime.settings import Limits, Policy
+from serai.runtime.settings import Limits, SessionSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIDGE = ROOT / "src/serai/install/programs/bridge"
@@ -67,7 +67,7 @@ class Room:
     """A running sandbox and the filters its payloads get."""
 
     session: bwrap.Session
-    policy: Policy
+    settings: SessionSettings
     outer: int
     target: enter.Target
     filters: Sequence[bytes] = field(repr=False)
@@ -88,10 +88,10 @@ class Room:
         arrival = enter.begin(
             target or self.target,
             argv,
-            {**bwrap.environment(self.policy, self.session), **(env or {})},
+            {**bwrap.environment(self.settings, self.session), **(env or {})},
             cwd or str(self.session.home),
             stdio,
-            limits=self.policy.limits,
+            limits=self.settings.limits,
             filters=self.filters if filters is None else filters,
             tty=stdio is None,
             door=self.door,
@@ -190,10 +190,10 @@ def build_filters(baseline_without: str = "", unix_without: str = "") -> tuple[b
     return one, two
 
 
-def possible_policy() -> Policy:
-    """The default policy with no more open files than this machine's root may ask for."""
+def possible_settings() -> SessionSettings:
+    """The default settings with no more open files than this machine's root may ask for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Policy(limits=Limits(nofile=min(Limits.nofile, most)))
+    return SessionSettings(limits=Limits(nofile=min(Limits.nofile, most)))
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
     for folder in (session.home, session.home / "tmp", session.gate):
         os.chown(folder, uid, uid)
     session.home.chmod(0o700)
-    (session.state / "hosts").write_text(bwrap.hosts(Policy()))
+    (session.state / "hosts").write_text(bwrap.hosts(SessionSettings()))
     (session.state / "users/passwd").write_text(f"{name}:x:{uid}:{uid}::{session.home}:/bin/bash\n")
     (session.state / "users/group").write_text(f"{name}:x:{uid}:\n")
     return session
@@ -226,17 +226,17 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
 @contextmanager
 def open_room(
     session: bwrap.Session,
-    policy: Policy | None = None,
+    settings: SessionSettings | None = None,
     *,
     options: Sequence[str] | None = None,
     filters: tuple[bytes, bytes] | None = None,
 ) -> Iterator[Room]:
     """Start the sandbox and wait until both ports of the bridge are open."""
-    policy = policy or possible_policy()
+    settings = settings or possible_settings()
     baseline, unix_block = filters or build_filters()
     # The bridge must not outlive a test, even if the test machine's PID 1 reaps nobody.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    args = bwrap.encode(bwrap.arguments(policy, session) if options is None else options)
+    args = bwrap.encode(bwrap.arguments(settings, session) if options is None else options)
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as program:
         for file, data in ((given, args), (program, baseline)):
             file.write(data)
@@ -253,7 +253,7 @@ def open_room(
         )
     try:
         target = enter.Target(find_init(process), session.uid, session.gid)
-        yield Room(session, policy, process.pid, target, (baseline, unix_block))
+        yield Room(session, settings, process.pid, target, (baseline, unix_block))
     finally:
         process.kill()
         process.wait()

@@ -10,7 +10,7 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING
 
@@ -55,10 +55,10 @@ class Audit:
     session: str | None = None
 
 
-class Egress:
+class EgressMethods:
     """What clients can ask for about the way out."""
 
-    def __init__(self, sessions: Sessions, gate: Gate) -> None:
+    def __init__(self, sessions: Sessions, gate: GateClient) -> None:
         self._sessions = sessions
         self._gate = gate
         self.table: dict[str, tuple[type, Handler]] = {

@@ -143,7 +143,7 @@ class Transfers:
             role.folder,
             attached,
             # Only the sessions disk is ours to keep free.
-            0 if attached else self._sessions.policy.disk.reserve,
+            0 if attached else self._sessions.settings.disk.reserve,
         )
 
     def _start(

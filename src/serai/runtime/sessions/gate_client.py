@@ -16,7 +16,7 @@ _MOST = 4 << 20
 _PAUSE = 0.02
 
 
-class Gate:
+class GateClient:
     """The gate behind a socket; whatever is asked of it may be asked twice."""
 
     def __init__(self, control: Path, deadline: float = DEADLINE) -> None:

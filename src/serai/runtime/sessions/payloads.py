@@ -98,10 +98,10 @@ class Payloads:
             arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
                 argv,
-                {**bwrap.environment(self._sessions.policy, session), **env},
+                {**bwrap.environment(self._sessions.settings, session), **env},
                 cwd or str(session.home),
                 stdio,
-                limits=self._sessions.policy.limits,
+                limits=self._sessions.settings.limits,
                 filters=self._filters,
                 tty=tty,
                 door=self._door,

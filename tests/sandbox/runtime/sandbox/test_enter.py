@@ -113,14 +113,14 @@ def test_environment_folder_mask_session_and_limits(way: Room) -> None:
         env = way.run(["env"]).output.splitlines()
     finally:
         del os.environ["SERAI_TEST_SECRET"]
-    wanted = bwrap.environment(way.policy, way.session)
+    wanted = bwrap.environment(way.settings, way.session)
     assert sorted(env) == sorted(f"{name}={value}" for name, value in wanted.items())
     assert way.run(["pwd"]).output.strip() == str(way.session.home)
     assert way.run(["pwd"], cwd="/usr").output.strip() == "/usr"
     shown = way.run(
         ["bash", "-c", "umask; ulimit -n; ulimit -u; ulimit -s; ulimit -l; mktemp"],
     ).output.split("\n")
-    limits = way.policy.limits
+    limits = way.settings.limits
     kib = [str(limits.stack >> 10), str(limits.memlock >> 10)]
     assert shown[:5] == ["0022", str(limits.nofile), str(limits.nproc), *kib]
     assert shown[5].startswith(f"{way.session.home}/tmp/")
@@ -378,7 +378,7 @@ def test_ushers_leave_with_their_door(room: Room) -> None:
 def test_print_what_entering_costs(way: Room, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed, not asserted: the budget is checked by the benchmark."""
     null = os.open("/dev/null", os.O_RDWR)
-    options = bwrap.arguments(way.policy, way.session)
+    options = bwrap.arguments(way.settings, way.session)
     bare = ["bwrap", *options, "--", "/bin/true"]
     ours, theirs = [], []
     for _ in range(15):
