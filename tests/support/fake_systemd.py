@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.errors import SeraiError
-from serai.runtime.settings import Policy
+from serai.common.errors import SeraiError
+from serai.runtime.settings import SessionSettings
 
 CGROUPS = Path("/sys/fs/cgroup/unified")
 DEADLINE = 20.0
@@ -31,7 +31,7 @@ class StandIn:
     def __init__(self, root: Path) -> None:
         self._socket = root / "manager.sock"
 
-    async def apply(self, policy: Policy) -> None:
+    async def apply(self, settings: SessionSettings) -> None:
         """Limits are systemd's business, and tested with it."""
 
     async def start(self, name: str) -> int:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from tests.support.sandbox import build_filters
 from tests.support.waiting import wait_for
@@ -61,7 +61,7 @@ class Vm:
         )
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         # However full the machine's own disk is: that is no test's business, but where it says so.
-        self.paths.policy.write_text(
+        self.paths.settings.write_text(
             f'attachable = ["{self.root}/share"]\n'
             f"[limits]\nnofile = {min(524288, most)}\n"
             "[disk]\nreserve = 1\nwarn_free = 1\nact_free = 1\n"

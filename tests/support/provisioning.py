@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.image import ansible
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.container import roots
 from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import Container

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serai.image import digest
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.container import roots
 from serai.image.release import allow, reproduce, tree
 from serai.image.release.allow import Rule, Rules

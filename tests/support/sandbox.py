@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from serai.runtime.sandbox import bwrap, enter
-from serai.runtime.settings import Limits, Policy
+from serai.common import linux
+from serai.runtime.sandbox import bwrap, enter, reaper, usher
+from serai.runtime.settings import Limits, SessionSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIDGE = ROOT / "src/serai/install/programs/bridge"
@@ -36,16 +37,41 @@ class Result:
     output: str
 
 
+class Forks(enter.Door):
+    """A door that forks this very process, so that a test can patch what the usher does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        # A signal before the child has dispositions of its own would run this process's handlers.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    linux.set_undumpable()
+                    usher.admit(plan, fds)
+                finally:
+                    os._exit(0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.waitpid(pid, 0)
+
+
 @dataclass(frozen=True)
 class Room:
     """A running sandbox and the filters its payloads get."""
 
     session: bwrap.Session
-    policy: Policy
+    settings: SessionSettings
     outer: int
     target: enter.Target
     filters: Sequence[bytes] = field(repr=False)
-    door: enter.Door | None = None
+    door: enter.Door = field(default_factory=Forks)
 
     def start(
         self,
@@ -55,18 +81,33 @@ class Room:
         cwd: str = "",
         env: Mapping[str, str] | None = None,
         filters: Sequence[bytes] | None = None,
+        target: enter.Target | None = None,
+        timeout: float = 10.0,
     ) -> enter.Entered:
-        return enter.enter(
-            self.target,
+        """Run ``argv`` and return once it has been executed; an EnterError leaves nothing."""
+        arrival = enter.begin(
+            target or self.target,
             argv,
-            {**bwrap.environment(self.policy, self.session), **(env or {})},
+            {**bwrap.environment(self.settings, self.session), **(env or {})},
             cwd or str(self.session.home),
             stdio,
-            limits=self.policy.limits,
+            limits=self.settings.limits,
             filters=self.filters if filters is None else filters,
             tty=stdio is None,
             door=self.door,
         )
+        end = time.monotonic() + timeout
+        try:
+            while not arrival.read():
+                left = max(0, end - time.monotonic())
+                if not select.select([arrival.socket], [], [], left)[0]:
+                    raise arrival.late()
+            return arrival.entered()
+        finally:
+            if stray := arrival.close():
+                select.select([stray.pidfd], [], [], enter.KILLED)
+                os.close(stray.pidfd)
+                reaper.take(stray.pid)
 
     def run(
         self,
@@ -149,10 +190,10 @@ def build_filters(baseline_without: str = "", unix_without: str = "") -> tuple[b
     return one, two
 
 
-def possible_policy() -> Policy:
-    """The default policy with no more open files than this machine's root may ask for."""
+def possible_settings() -> SessionSettings:
+    """The default settings with no more open files than this machine's root may ask for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Policy(limits=Limits(nofile=min(Limits.nofile, most)))
+    return SessionSettings(limits=Limits(nofile=min(Limits.nofile, most)))
 
 
 @contextmanager
@@ -176,7 +217,7 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
     for folder in (session.home, session.home / "tmp", session.gate):
         os.chown(folder, uid, uid)
     session.home.chmod(0o700)
-    (session.state / "hosts").write_text(bwrap.hosts(Policy()))
+    (session.state / "hosts").write_text(bwrap.hosts(SessionSettings()))
     (session.state / "users/passwd").write_text(f"{name}:x:{uid}:{uid}::{session.home}:/bin/bash\n")
     (session.state / "users/group").write_text(f"{name}:x:{uid}:\n")
     return session
@@ -185,17 +226,17 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
 @contextmanager
 def open_room(
     session: bwrap.Session,
-    policy: Policy | None = None,
+    settings: SessionSettings | None = None,
     *,
     options: Sequence[str] | None = None,
     filters: tuple[bytes, bytes] | None = None,
 ) -> Iterator[Room]:
     """Start the sandbox and wait until both ports of the bridge are open."""
-    policy = policy or possible_policy()
+    settings = settings or possible_settings()
     baseline, unix_block = filters or build_filters()
     # The bridge must not outlive a test, even if the test machine's PID 1 reaps nobody.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    args = bwrap.encode(bwrap.arguments(policy, session) if options is None else options)
+    args = bwrap.encode(bwrap.arguments(settings, session) if options is None else options)
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as program:
         for file, data in ((given, args), (program, baseline)):
             file.write(data)
@@ -212,7 +253,7 @@ def open_room(
         )
     try:
         target = enter.Target(find_init(process), session.uid, session.gid)
-        yield Room(session, policy, process.pid, target, (baseline, unix_block))
+        yield Room(session, settings, process.pid, target, (baseline, unix_block))
     finally:
         process.kill()
         process.wait()

@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.api.server import serve
-from serai.runtime.errors import SeraiError
 from tests.support.fake_systemd import StandIn
 
 

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import systemd
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 MANY = 20
 UNIT = "serai-session@.service"
@@ -43,13 +43,13 @@ async def serve(manager: systemd.Systemd, seen: dict[str, Any]) -> None:
 
 async def use(socket: Path, folder: Path) -> dict[str, Any]:
     """Everything a supervisor has to do, once."""
-    manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-policy.conf")
+    manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-settings.conf")
     seen: dict[str, Any] = {"before": await manager.running()}
     try:
         await manager.start("unlimited")
     except SeraiError as error:
         seen["unlimited"] = str(error)
-    await manager.apply(Policy())
+    await manager.apply(SessionSettings())
     first = await manager.start("brave-dry-owl")
     seen["same"] = await manager.start("brave-dry-owl") == first
     seen["running"] = await manager.running() == {"brave-dry-owl": first}

@@ -12,7 +12,7 @@ from typing import Any
 from serai.common.checks import Facts, judge
 from serai.runtime.doctor import checks, request
 from serai.runtime.sandbox import bwrap
-from tests.support.sandbox import ROOT, Result, Room, open_room, possible_policy
+from tests.support.sandbox import ROOT, Result, Room, open_room, possible_settings
 
 UID, OTHER_UID = 40021, 40022
 MARK = "the neighbour's"
@@ -42,19 +42,19 @@ def red(vm: Vm, room: Room, **options: Any) -> dict[str, str]:
     """The checks that fail in the room, and why."""
     status, result = room.run(request.STATUS, **options), look(vm, room, **options)
     assert result.status == 0, result
-    # Judged by the policy as it should be, whatever the room is given.
-    wanted = request.wanted(possible_policy(), room.session)
+    # Judged by the settings as it should be, whatever the room is given.
+    wanted = request.wanted(possible_settings(), room.session)
     facts = {**request.found(status.output, result.output), "wanted": wanted}
     return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
 def judged(room: Room, status: str, output: str) -> set[str]:
-    facts = {**request.found(status, output), "wanted": request.wanted(room.policy, room.session)}
+    facts = {**request.found(status, output), "wanted": request.wanted(room.settings, room.session)}
     return {each.check.name for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
 def with_options(vm: Vm, change: Callable[[Options], Options], **more: Any) -> dict[str, str]:
-    options = change(bwrap.arguments(possible_policy(), vm.session))
+    options = change(bwrap.arguments(possible_settings(), vm.session))
     with open_room(vm.session, options=options, **more) as weak:
         return red(vm, weak)
 

@@ -77,7 +77,7 @@ WELL: dict[str, Any] = {
         },
         "modules": dict.fromkeys(system.MODULES, ""),
     },
-    "policy": {"memory_max": "50%", "tasks_max": 8192, "cpu_weight": 100, "io_weight": 100}
+    "resources": {"memory_max": "50%", "tasks_max": 8192, "cpu_weight": 100, "io_weight": 100}
     | {"pages": 2},
     "cgroup": {
         "limits": {
@@ -123,7 +123,7 @@ WELL: dict[str, Any] = {
     },
 }
 WELL["cgroup"]["limits"]["memory.max"] = str(
-    sizes.limit("50%", WELL["policy"]["pages"] * os.sysconf("SC_PAGE_SIZE"))
+    sizes.limit("50%", WELL["resources"]["pages"] * os.sysconf("SC_PAGE_SIZE"))
 )
 # Those that judge these facts; what a payload sees is judged in real sandboxes.
 CHECKS = [check for check in ALL if check.part in WELL]

@@ -57,7 +57,8 @@ class Paths:
         return self.run / "users"
 
     @property
-    def policy(self) -> Path:
+    def settings(self) -> Path:
+        """What a session may see and use."""
         return self.root / "etc/serai/session.toml"
 
     @property

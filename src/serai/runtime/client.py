@@ -9,6 +9,7 @@ with Client() as client:
 from __future__ import annotations
 
 import base64
+import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import jsonrpc
+from serai.common.errors import GONE, TOO_LARGE, SeraiError
 from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
-from serai.runtime.errors import TOO_LARGE, SeraiError, unreachable
 
 MOST_OUTPUT = 64 << 20
 """Bytes of a session's that are kept in the caller's memory."""
@@ -33,6 +34,14 @@ class Completed:
     timed_out: bool
     stdout: bytes
     stderr: bytes
+
+
+def unreachable(path: object, error: OSError) -> SeraiError:
+    """What to say when connecting to sessiond's socket ``path`` failed."""
+    hint = "'systemctl start serai-sessiond' starts it; its journal says why it ended"
+    if error.errno == errno.EACCES:
+        hint = "this takes root or the group serai"
+    return SeraiError(f"cannot reach sessiond at {path}: {error.strerror or error}", hint, GONE)
 
 
 class Client(jsonrpc.Client):

@@ -1,4 +1,4 @@
-"""What a session may see and use: one typed policy, read from TOML, with a default for everything.
+"""What a session may see and use: typed settings, read from TOML, with a default for everything.
 
 The file is /etc/serai/session.toml; it has a table a class below.
 """
@@ -97,7 +97,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Policy:
+class SessionSettings:
     """Everything about a session that an administrator decides."""
 
     limits: Limits = setting(Limits(), "limits of a single process")
@@ -131,10 +131,12 @@ class Policy:
                 raise ValueError(f"environment: {name!a} is not a variable's name")
 
 
-def load(path: Path) -> Policy:
-    """The policy in the TOML file ``path``; the default policy if there is no such file.
+def load(path: Path) -> SessionSettings:
+    """The settings in the TOML file ``path``; the defaults if there is no such file.
 
     Raises SeraiError naming the file and the key for anything it does not understand.
     """
     hint = "see session.toml in docs/settings.md"
-    return tables.load(Policy, path, "the session policy", hint=hint, absent=Policy())
+    return tables.load(
+        SessionSettings, path, "the settings of sessions", hint=hint, absent=SessionSettings()
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.container.container import Container
 from serai.image.release.allow import Rule
 from serai.image.vm import seed

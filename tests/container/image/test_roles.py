@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.container import roots
 from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import DEADLINE

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 # There are no cgroup controllers, and systemd-nspawn lets nobody inside make a Landlock domain.
 MISSING = {
     "sessions have all controllers",
-    "the limit of a session's memory is the policy's",
-    "the limit of a session's tasks is the policy's",
-    "a session's share of CPU is the policy's",
-    "a session's share of the disk is the policy's",
+    "the limit of a session's memory is session.toml's",
+    "the limit of a session's tasks is session.toml's",
+    "a session's share of CPU is session.toml's",
+    "a session's share of the disk is session.toml's",
     "a payload can trace only processes that it started",
 }
-# Where the build host is a container, not even root may have as many files as the policy says.
-PERHAPS = {"the limit of open files is the policy's"}
+# Where the build host is a container, not even root may have as many files as session.toml says.
+PERHAPS = {"the limit of open files is session.toml's"}
 
 
 def doctor(container: Container) -> tuple[int, dict[str, Any]]:
@@ -78,7 +78,7 @@ BREAK = {
         "cp -a /root/kept /etc/serai/gate.toml",
         {"the gate's settings can be read"},
     ),
-    "the policy": (
+    "the settings of sessions": (
         "cp -a /etc/serai/session.toml /root/kept;"
         " printf '[resources]\\ntasks_max = 77\\n' >/etc/serai/session.toml",
         "cp -a /root/kept /etc/serai/session.toml",

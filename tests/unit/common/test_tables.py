@@ -16,7 +16,7 @@ from serai.common.tables import setting
 from serai.gate.profiles import Profile
 from serai.gate.settings import Settings
 from serai.runtime.folders.shares import Shares
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 
 def upper(text: str) -> str:
@@ -186,7 +186,7 @@ def schemas(kind: Any) -> Iterator[Any]:
             yield from schemas(inner)
 
 
-@pytest.mark.parametrize("file", [Policy, Settings, Profile, Shares])
+@pytest.mark.parametrize("file", [SessionSettings, Settings, Profile, Shares])
 def test_every_setting_says_what_it_is(file: Any) -> None:
     found = [field for kind in schemas(file) for field in dataclasses.fields(kind)]
     assert found

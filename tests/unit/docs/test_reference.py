@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.runtime import errors
+from serai.common import errors
 from serai.runtime.api.methods import Methods
 from serai.runtime.cli import folders, main
 from serai.runtime.sessions import states

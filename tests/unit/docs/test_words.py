@@ -29,10 +29,6 @@ PLACES = {
     "role": ("runtime/folders/path_roles.py", "image/commands/roles_page.py"),
     "layer": ("image/build",),
 }
-# Still to be renamed; a name that is not there any more may be taken off.
-LEFT = {
-    "runtime/settings.py Policy",
-}
 
 TABLES = "named for a table of a settings file, a definition or a report that people write or read"
 METHODS = "the parameters of the RPC method of that name, on sessiond's socket or the gate's"
@@ -66,8 +62,6 @@ SHARED = {
     "Request": HALVES,
     "Stage": INSIDE,
 }
-# Names that are still to be told apart; one that occurs once by now may be taken off.
-ALIKE = {"Egress", "Failure", "Gate", "Policy"}
 
 
 def classes() -> Iterator[tuple[str, str]]:
@@ -100,7 +94,7 @@ def test_modules_and_rooms_are_named_by_the_words() -> None:
 
 def test_classes_are_named_by_the_words() -> None:
     found = {f"{place} {name}" for place, name in classes() if misplaced(place, name)}
-    assert found - LEFT == set()
+    assert found == set()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +120,7 @@ def test_each_class_has_a_name_of_its_own_or_a_reason() -> None:
     for place, name in classes():
         places[name].append(place)
     several = {name: where for name, where in places.items() if len(where) > 1}
-    assert {name: several[name] for name in several.keys() - SHARED.keys() - ALIKE} == {}
+    assert {name: several[name] for name in several.keys() - SHARED.keys()} == {}
     assert SHARED.keys() - several.keys() == set(), "these need no reason any more"
 
 

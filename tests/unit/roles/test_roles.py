@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from serai.image.build import base_bootstrap
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.commands import roles_page
 from serai.image.definition import definition
 from serai.image.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError, unreachable
+from serai.common.errors import SeraiError
+from serai.runtime.client import Client, unreachable
 
 
 def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_path: Path) -> None:

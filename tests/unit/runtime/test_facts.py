@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from serai.runtime.sandbox import cgroups
-from serai.runtime.sessions import gc, supervisor, users
+from serai.runtime.sessions import retention, supervisor, users
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
-from serai.runtime.settings import Limits, Policy, Resources
+from serai.runtime.settings import Limits, Resources, SessionSettings
 
 V2 = "31 23 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -60,9 +60,9 @@ def test_user_files_are_replaced_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "users").iterdir()) == ["group", "passwd"]
 
 
-def test_the_policy_becomes_limits_of_the_unit() -> None:
-    policy = Policy(Limits(nofile=100), Resources(memory_max="1G", tasks_max=50))
-    lines = supervisor.drop_in(policy).splitlines()
+def test_the_settings_become_limits_of_the_unit() -> None:
+    settings = SessionSettings(Limits(nofile=100), Resources(memory_max="1G", tasks_max=50))
+    lines = supervisor.drop_in(settings).splitlines()
     assert lines[0] == "[Service]"
     assert {"LimitNOFILE=100", "MemoryMax=1G", "TasksMax=50", "CPUWeight=100"} <= set(lines)
 
@@ -84,7 +84,7 @@ def test_age_archives_first_and_removes_what_was_archived() -> None:
         record("just-archived", State.ARCHIVED, used=0, changed=99),
         record("long-archived", State.ARCHIVED, used=0, changed=10),
     ]
-    actions = gc.by_age(records, 100 * DAY, 30)
+    actions = retention.by_age(records, 100 * DAY, 30)
     assert {action.name: action.goal for action in actions} == {
         "old-ready": State.ARCHIVED,
         "old-frozen": State.ARCHIVED,
@@ -99,8 +99,8 @@ def test_room_is_made_from_the_archived_one_used_longest_ago() -> None:
         record("older", State.ARCHIVED, used=2),
         record("kept", State.ARCHIVED, used=0, keep=True),
     ]
-    action = gc.for_room(records, free=5, keep_free=20)
+    action = retention.for_room(records, free=5, keep_free=20)
     assert action is not None
     assert action.name == "older"
-    assert gc.for_room(records, free=20, keep_free=20) is None
-    assert gc.for_room(records[:1], free=5, keep_free=20) is None
+    assert retention.for_room(records, free=20, keep_free=20) is None
+    assert retention.for_room(records[:1], free=5, keep_free=20) is None

@@ -89,7 +89,7 @@ def test_nothing_else_that_ships_has_a_default_of_a_limit() -> None:
 
 
 def test_the_role_writes_what_was_chosen_and_nothing_else(tmp_path: Path) -> None:
-    assert settings.load(written(tmp_path)) == settings.Policy()
+    assert settings.load(written(tmp_path)) == settings.SessionSettings()
     chosen = settings.load(
         written(
             tmp_path,
@@ -102,7 +102,7 @@ def test_the_role_writes_what_was_chosen_and_nothing_else(tmp_path: Path) -> Non
             runtime_environment={"A": 1},
         )
     )
-    assert chosen == settings.Policy(
+    assert chosen == settings.SessionSettings(
         resources=settings.Resources("1G", 10, 20, 30),
         disk=settings.Disk(quota="40%"),
         attachable=("/data",),
@@ -112,7 +112,10 @@ def test_the_role_writes_what_was_chosen_and_nothing_else(tmp_path: Path) -> Non
 
 def test_a_sessions_unit_has_no_limit_of_its_own_and_does_not_start_without_sessionds() -> None:
     keys = {line.split("=")[0] for line in UNIT.splitlines()}
-    limits = {line.split("=")[0] for line in supervisor.drop_in(settings.Policy()).splitlines()[1:]}
+    limits = {
+        line.split("=")[0]
+        for line in supervisor.drop_in(settings.SessionSettings()).splitlines()[1:]
+    }
     assert len(limits - {"MemorySwapMax"}) == len(LIMITS)  # that one is nobody's choice
     assert not keys & limits
     assert f"AssertPathExists={supervisor.DROP_IN}\n" in UNIT

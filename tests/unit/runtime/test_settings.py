@@ -8,11 +8,11 @@ import pytest
 
 from serai.common import tables
 from serai.common.errors import SeraiError
-from serai.runtime.settings import Limits, Policy, load
+from serai.runtime.settings import Limits, SessionSettings, load
 
 
-def test_without_a_file_the_policy_is_the_default(tmp_path: Path) -> None:
-    assert load(tmp_path / "none.toml") == Policy()
+def test_without_a_file_the_settings_are_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path / "none.toml") == SessionSettings()
 
 
 def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
@@ -21,12 +21,12 @@ def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
         'hostname = "room"\nvisible = ["/usr"]\n[limits]\nnofile = 1024\n'
         '[resources]\nmemory_max = "4G"\n[environment]\nTZ = "UTC"\n'
     )
-    policy = load(path)
-    assert policy.limits == dataclasses.replace(Limits(), nofile=1024)
-    assert (policy.hostname, policy.visible) == ("room", ("/usr",))
-    assert policy.resources.memory_max == "4G"
-    assert policy.resources.tasks_max == Policy().resources.tasks_max
-    assert policy.environment == {"TZ": "UTC"}
+    settings = load(path)
+    assert settings.limits == dataclasses.replace(Limits(), nofile=1024)
+    assert (settings.hostname, settings.visible) == ("room", ("/usr",))
+    assert settings.resources.memory_max == "4G"
+    assert settings.resources.tasks_max == SessionSettings().resources.tasks_max
+    assert settings.environment == {"TZ": "UTC"}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_file_overrides_what_it_names(tmp_path: Path) -> None:
         ("hostname = ", "session.toml"),
     ],
 )
-def test_what_a_policy_must_not_say_is_an_error_that_names_it(
+def test_what_the_settings_must_not_say_is_an_error_that_names_it(
     tmp_path: Path, text: str, named: str
 ) -> None:
     path = tmp_path / "session.toml"
@@ -63,7 +63,7 @@ def test_what_a_policy_must_not_say_is_an_error_that_names_it(
         load(path)
 
 
-def test_every_value_of_the_default_policy_is_one_that_a_file_may_say() -> None:
-    plain = dataclasses.asdict(Policy())
+def test_every_default_value_is_one_that_a_file_may_say() -> None:
+    plain = dataclasses.asdict(SessionSettings())
     lists = {key: list(plain[key]) for key in ("visible", "attachable")}
-    assert tables.read(Policy, {**plain, **lists}) == Policy()
+    assert tables.read(SessionSettings, {**plain, **lists}) == SessionSettings()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import base_bootstrap, base_cloudimage, layer, layers, plan
+from serai.image.build import base_bootstrap, base_cloudimage, layer, plan, playbook
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -150,9 +150,9 @@ def _publish(settings: Settings, made: Plan, started: datetime) -> None:
 def _require_sealed(root: offline.RootFs, made: Plan) -> None:
     """Never publish a disk into which the build's own key still opens a way."""
     users = [line.split(":")[0] for line in root.read("/etc/passwd").splitlines()]
-    if layers.BUILD_USER in users:
+    if playbook.BUILD_USER in users:
         raise BuildError(
-            f"{made.image.name} is not sealed: the user {layers.BUILD_USER} is still in it",
+            f"{made.image.name} is not sealed: the user {playbook.BUILD_USER} is still in it",
             hint=f"see {made.stages[-1].folder / 'build.log'} and roles/seal",
         )
 

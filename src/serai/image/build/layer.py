@@ -16,8 +16,8 @@ from queue import Empty, Queue
 from typing import Any
 
 from serai.image import ansible, digest, progress
-from serai.image.build.layers import BUILD_USER
 from serai.image.build.packer_program import Packer, fence, interrupt
+from serai.image.build.playbook import BUILD_USER
 from serai.image.definition import definition
 from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image

@@ -18,7 +18,7 @@ from typing import Any
 
 from serai import __version__
 from serai.image import digest
-from serai.image.build import base_bootstrap, base_cloudimage, layer, layers
+from serai.image.build import base_bootstrap, base_cloudimage, layer, playbook
 from serai.image.definition import variables
 from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
@@ -77,7 +77,7 @@ def make(settings: Settings, image: Image) -> Plan:
     home = settings.cache / "stages" / image.name
     tools = tool_versions(image)
     stages = [_stage(home, BASE, _base_inputs(image, settings, tools))]
-    for each in layers.read(settings):
+    for each in playbook.read(settings):
         chosen = variables.of_roles(settings, image.variables, each.roles)
         inputs = {
             "previous stage": stages[-1].key,

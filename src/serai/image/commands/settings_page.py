@@ -45,7 +45,7 @@ class _File:
 _FILES = (
     _File(
         "session.toml",
-        session_settings.Policy,
+        session_settings.SessionSettings,
         "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` after a "
         "change: sessions go on. The role `runtime` writes the keys that have a variable; the "
         "others always have their default where that role runs.",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.image import ansible
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.container.container import DEADLINE, Container, booted
 from serai.image.errors import BuildError
 from serai.image.run import Argument, last_lines, run, search_path

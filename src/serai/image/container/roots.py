@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.image import cache, console, digest
-from serai.image.build import layers
+from serai.image.build import playbook
 from serai.image.container.ansible_host import AnsibleHost
 from serai.image.definition import definition
 from serai.image.run import run
@@ -48,7 +48,7 @@ def provisioned(settings: Settings, archive: str = "") -> Path:
     one that is made now.
     """
     root = base(settings)
-    for layer in layers.read(settings):
+    for layer in playbook.read(settings):
         recipe = {"below": root.parent.name, "layer": layer.digests, "variables": VARIABLES}
         recipe |= {"archive": archive} if archive else {}
         home = settings.cache / "containers" / layer.name
@@ -82,6 +82,6 @@ def making(settings: Settings, folder: Path) -> Iterator[None]:
 
 def _hook() -> str:
     return f"""set -e; cd "$1"
-        chroot . useradd --create-home --shell /bin/bash {layers.BUILD_USER}
-        echo '{layers.BUILD_USER} ALL=(ALL) NOPASSWD:ALL' >etc/sudoers.d/90-cloud-init-users
+        chroot . useradd --create-home --shell /bin/bash {playbook.BUILD_USER}
+        echo '{playbook.BUILD_USER} ALL=(ALL) NOPASSWD:ALL' >etc/sudoers.d/90-cloud-init-users
         echo machine >etc/hostname; echo 127.0.1.1 machine >>etc/hosts"""

@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import quota
 
 ROGUE, WITNESS = "rogue", "witness"

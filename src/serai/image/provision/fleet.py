@@ -103,7 +103,7 @@ class Batch:
 
 
 @dataclass
-class Failure:
+class HostLost:
     """A host is lost, for the reason that it has by now."""
 
     host: Host
@@ -117,7 +117,7 @@ class Diff:
     text: str
 
 
-News = Batch | Task | Failure | Diff
+News = Batch | Task | HostLost | Diff
 
 
 class Fleet:
@@ -205,7 +205,7 @@ class Fleet:
             return []
         host.state, host.task = status, self._task
         host.why = login(event["why"]) if status == UNREACHABLE else reason(event["why"])
-        return [Failure(host)]
+        return [HostLost(host)]
 
     def _ended(self) -> list[News]:
         if not self._results:

@@ -28,7 +28,7 @@ from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
 from serai.image.definition import definition
 from serai.image.errors import BuildError
-from serai.image.provision.fleet import Batch, Diff, Failure, Fleet, News
+from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News
 from serai.image.run import Argument, last_lines, search_path, started
 from serai.image.settings import Settings
 
@@ -284,7 +284,7 @@ def _tell(news: News) -> None:
     if isinstance(news, Batch):
         rest = f", {news.rest} to follow" if news.rest else ""
         console.say(f"batch {news.number}: {', '.join(news.hosts)}{rest}")
-    elif isinstance(news, Failure):
+    elif isinstance(news, HostLost):
         host = news.host
         where = f" in '{host.task}'" if host.state == "failed" else ""
         text = console.clean(f"  {host.name} {host.state}{where}: {host.why}")

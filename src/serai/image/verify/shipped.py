@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from serai.image import ext4, offline
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.errors import BuildError
 from serai.image.verify.facts import Shipped
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
-from serai.runtime.errors import SeraiError
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING
 
@@ -55,10 +55,10 @@ class Audit:
     session: str | None = None
 
 
-class Egress:
+class EgressMethods:
     """What clients can ask for about the way out."""
 
-    def __init__(self, sessions: Sessions, gate: Gate) -> None:
+    def __init__(self, sessions: Sessions, gate: GateClient) -> None:
         self._sessions = sessions
         self._gate = gate
         self.table: dict[str, tuple[type, Handler]] = {

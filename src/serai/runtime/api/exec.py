@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common import wait
+from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
-from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 

@@ -16,11 +16,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.jsonrpc import Request, notification
 from serai.common.jsonrpc_server import Connection, Handler, credentials
 from serai.common.tables import setting
 from serai.runtime.api.exec import Executions, Stream
-from serai.runtime.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.runtime.folders import path_roles, scope, transfer
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Payload, Payloads
@@ -143,7 +143,7 @@ class Transfers:
             role.folder,
             attached,
             # Only the sessions disk is ours to keep free.
-            0 if attached else self._sessions.policy.disk.reserve,
+            0 if attached else self._sessions.settings.disk.reserve,
         )
 
     def _start(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
-from serai.runtime.api.egress import Egress
+from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.collector import Collector
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -60,7 +60,7 @@ class Methods:
         self,
         sessions: Sessions,
         payloads: Payloads,
-        gate: Gate,
+        gate: GateClient,
         collector: Collector,
         subscribers: Subscribers,
     ) -> None:
@@ -85,7 +85,7 @@ class Methods:
             "exec.resize": (Resize, executions.resize),
             **Transfers(sessions, payloads, executions).table,
             **FolderMethods(sessions, self._shown).table,
-            **Egress(sessions, gate).table,
+            **EgressMethods(sessions, gate).table,
         }
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:

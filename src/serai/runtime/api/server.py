@@ -12,14 +12,14 @@ import socket
 from collections.abc import Callable
 
 from serai.common import files, jsonrpc_server
+from serai.common.errors import SeraiError
 from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
-from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import homes, watch
+from serai.runtime.sessions import disk_watch, homes
 from serai.runtime.sessions.collector import Collector
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions, no_fault
@@ -63,11 +63,11 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    rules = settings.load(paths.policy)
+    rules = settings.load(paths.settings)
     await supervisor.apply(rules)
     homes.prepare(paths)
     registry = Registry(paths.registry)
-    gate = Gate(paths.gate_control)
+    gate = GateClient(paths.gate_control)
     subscribers = jsonrpc_server.Subscribers()
 
     def changed(event: str, record: Record) -> None:
@@ -81,7 +81,7 @@ async def serve(
     server = jsonrpc_server.Server(
         listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
     )
-    sessions.keep(watch.disk(rules.disk, collector, subscribers.announce))
+    sessions.keep(disk_watch.run(rules.disk, collector, subscribers.announce))
     notify("READY=1")
     log.info("ready")
     await stop.wait()

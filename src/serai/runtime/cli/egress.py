@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 
 POLL = 0.5  # seconds
 PAGE = 1000

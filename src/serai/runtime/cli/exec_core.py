@@ -66,7 +66,7 @@ class Channel:
         try:
             self.socket.connect(path)
         except OSError as error:
-            from serai.runtime.errors import unreachable  # noqa: PLC0415  # see above
+            from serai.runtime.client import unreachable  # noqa: PLC0415  # see above
 
             raise Failure(str(unreachable(path, error))) from None
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import SeraiError
 from serai.runtime.cli.exec_core import Failure, Options, control
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 
 
 def run(options: Options) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime.cli import egress, exec, exec_core, folders
 from serai.runtime.client import Client
-from serai.runtime.errors import GONE, SeraiError
 
 SIMPLE = {
     "stop": "end everything in a session; its home stays",

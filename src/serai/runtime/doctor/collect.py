@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import linux, proc
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.install import install
 from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import numbers, supervisor
 
 PATIENCE = 60.0
@@ -64,7 +64,7 @@ def gather(paths: Paths, took: dict[str, float]) -> Part:
         "kernel": kernel,
         "clock": clock,
         "versions": versions,
-        "policy": policy_of,
+        "resources": resources_of,
     }
     return {name: timed(name, partial(part, paths), took) for name, part in parts.items()}
 
@@ -138,7 +138,7 @@ def installed(paths: Paths) -> Part:
             continue
         if not same or mode != file.mode:
             different.append(f"{target} {'differs' if not same else f'has mode {mode:04o}'}")
-    wanted = supervisor.drop_in(settings.load(paths.policy))
+    wanted = supervisor.drop_in(settings.load(paths.settings))
     return {
         "different": different,
         "count": len(install.FILES),
@@ -272,7 +272,7 @@ def settings_read(paths: Paths) -> Part:
     """Why files of settings cannot be read, '' if they can; the gate's modules are its own."""
     found: Part = {"session": ""}
     try:
-        settings.load(paths.policy)
+        settings.load(paths.settings)
     except SeraiError as error:
         found["session"] = str(error)
     for key, path in (("gate", paths.gate_settings), ("profiles", paths.profiles)):
@@ -351,7 +351,7 @@ def versions(_paths: Paths) -> Part:
     }
 
 
-def policy_of(paths: Paths) -> Part:
+def resources_of(paths: Paths) -> Part:
     """What sessions are limited to, and how many pages of memory there are."""
-    resources = settings.load(paths.policy).resources
+    resources = settings.load(paths.settings).resources
     return {**vars(resources), "pages": os.sysconf("SC_PHYS_PAGES")}

@@ -9,7 +9,7 @@ from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem,
 DENIED, OK = 403, 200
 NOT_ALLOWED, CONNECTED = 2, 0  # RFC 1928, section 6
 FILES = {
-    "session": ("the policy of sessions", "sessiond does not start again."),
+    "session": ("the settings of sessions", "sessiond does not start again."),
     "gate": ("the gate's settings", "The gate does not start again."),
     "profiles": ("every profile", "The gate goes on with the profiles it read before."),
 }

@@ -119,7 +119,8 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "sessions' units have the limits of the settings",
             lambda facts: problem(
-                "" if facts["installed"]["drop_in"] else "the drop-in differs", "as the policy"
+                "" if facts["installed"]["drop_in"] else "the drop-in differs",
+                "as session.toml says",
             ),
             "The settings were changed, but sessiond was not restarted.",
         ),

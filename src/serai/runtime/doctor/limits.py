@@ -1,4 +1,4 @@
-"""What a payload and a session may use at most: the policy's limits, as they are in force."""
+"""What a payload and a session may use at most: session.toml's limits, as they are in force."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _control(facts: Facts, name: str) -> str:
 
 
 def _memory(facts: Facts) -> Finding:
-    found, text = _control(facts, "memory.max"), facts["policy"]["memory_max"]
-    wanted = sizes.limit(text, os.sysconf("SC_PAGE_SIZE") * facts["policy"]["pages"])
+    found, text = _control(facts, "memory.max"), facts["resources"]["memory_max"]
+    wanted = sizes.limit(text, os.sysconf("SC_PAGE_SIZE") * facts["resources"]["pages"])
     if wanted is None or found == "max":
         return same(found, "max" if wanted is None else wanted)
     # systemd and kernel round to pages.
@@ -47,7 +47,7 @@ def _memory(facts: Facts) -> Finding:
 
 def _io(facts: Facts) -> Finding:
     found = _control(facts, "io.weight").removeprefix("default ")
-    return same(found, str(facts["policy"]["io_weight"]))
+    return same(found, str(facts["resources"]["io_weight"]))
 
 
 def _own(facts: Facts) -> Finding:
@@ -68,7 +68,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         "limits",
         "limits",
         *(
-            (f"the limit of {what} is the policy's", partial(_limit, key), means)
+            (f"the limit of {what} is session.toml's", partial(_limit, key), means)
             for key, (what, means) in LIMITS.items()
         ),
     ),
@@ -82,22 +82,24 @@ CHECKS: tuple[Check[Facts], ...] = (
             "Switching to another session does not stop the first; what is stopped may go on.",
         ),
         (
-            "the limit of a session's memory is the policy's",
+            "the limit of a session's memory is session.toml's",
             _memory,
             "One session can use up all memory.",
         ),
         (
-            "the limit of a session's tasks is the policy's",
-            lambda facts: same(_control(facts, "pids.max"), str(facts["policy"]["tasks_max"])),
+            "the limit of a session's tasks is session.toml's",
+            lambda facts: same(_control(facts, "pids.max"), str(facts["resources"]["tasks_max"])),
             "A fork bomb hits the whole VM.",
         ),
         (
-            "a session's share of CPU is the policy's",
-            lambda facts: same(_control(facts, "cpu.weight"), str(facts["policy"]["cpu_weight"])),
+            "a session's share of CPU is session.toml's",
+            lambda facts: same(
+                _control(facts, "cpu.weight"), str(facts["resources"]["cpu_weight"])
+            ),
             "A busy session slows all others down.",
         ),
         (
-            "a session's share of the disk is the policy's",
+            "a session's share of the disk is session.toml's",
             _io,
             "A busy session slows all others down.",
         ),

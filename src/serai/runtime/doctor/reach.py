@@ -141,7 +141,9 @@ def _mounts(facts: Facts) -> Finding:
     known = OWN_MOUNTS | COVERED | {facts["wanted"]["home"], *facts["wanted"]["visible"]}
     known |= set(facts["wanted"]["below"])
     strange = [place for place, _, _ in facts["mounts"] if place not in known]
-    return none_of((each for each in strange if not each.startswith("/dev/")), "the policy's alone")
+    return none_of(
+        (each for each in strange if not each.startswith("/dev/")), "those of session.toml alone"
+    )
 
 
 def _nosuid(facts: Facts) -> Finding:
@@ -238,7 +240,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "/ shows only what a session needs",
             _top,
-            "A folder of the VM's is visible that no policy names.",
+            "A folder of the VM's is visible that session.toml does not name.",
         ),
         ("a session can write its home", _home, "Nothing that a payload makes can be kept."),
         (

@@ -15,12 +15,12 @@ from functools import partial
 from types import FrameType
 
 from serai.common.checks import Facts, Result, judge, summary
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import clean
 from serai.runtime import settings
 from serai.runtime.doctor import collect, tenant
 from serai.runtime.doctor.checks import CHECKS
-from serai.runtime.errors import SeraiError
 
 
 def examine(paths: Paths) -> list[Result]:
@@ -38,9 +38,9 @@ def examine(paths: Paths) -> list[Result]:
         took: dict[str, float] = {}
         facts = collect.gather(paths, took)
         try:
-            rules = settings.load(paths.policy)
+            rules = settings.load(paths.settings)
         except SeraiError:
-            rules = settings.Policy()  # that it cannot be read is a finding of its own
+            rules = settings.SessionSettings()  # that it cannot be read is a finding of its own
         facts |= tenant.gather(paths, rules, took)
         # Last: what the throwaway session was allowed and denied is in the log, too.
         facts["audit"] = collect.timed("audit", partial(collect.audit, paths), took)

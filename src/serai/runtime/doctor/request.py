@@ -1,4 +1,4 @@
-"""What the probe is asked, and what it should answer: derived from the policy and the session."""
+"""What the probe is asked, and what it should answer: derived from the settings and the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from serai.common import bridge, proc
 from serai.runtime.doctor import calls, probe, reach
 from serai.runtime.sandbox import bwrap
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 SOURCE = Path(str(probe.__file__)).read_text()
 PARTS = tuple(name for name in probe.PARTS if name != "gate")
@@ -55,18 +55,18 @@ def found(status: str, output: str) -> dict[str, Any]:
     return {**told, "status": {key: value.strip() for key, value in lines}}
 
 
-def wanted(policy: Policy, session: bwrap.Session) -> dict[str, Any]:
+def wanted(settings: SessionSettings, session: bwrap.Session) -> dict[str, Any]:
     """What the facts are compared with."""
-    limits = policy.limits
+    limits = settings.limits
     return {
         "name": session.name,
         "uid": session.uid,
         "home": str(session.home),
-        "environment": bwrap.environment(policy, session),
-        "hostname": policy.hostname,
-        "hosts": bwrap.hosts(policy),
-        "visible": list(policy.visible),
-        "below": _below(policy.visible),
+        "environment": bwrap.environment(settings, session),
+        "hostname": settings.hostname,
+        "hosts": bwrap.hosts(settings),
+        "visible": list(settings.visible),
+        "below": _below(settings.visible),
         "namespaces": {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in probe.KINDS},
         "limits": {
             "NOFILE": limits.nofile,

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import bridge
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
 from serai.runtime.doctor.lifetime import KEPT
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import publish, supervisor
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 LABEL = "serai-doctor"
 PREFIX = "doctor-"
@@ -47,14 +47,14 @@ CONTROLS = ("memory.max", "pids.max", "cpu.weight", "io.weight")
 Part = dict[str, Any]
 
 
-def gather(paths: Paths, policy: Policy, took: dict[str, float]) -> Part:
+def gather(paths: Paths, settings: SessionSettings, took: dict[str, float]) -> Part:
     """Everything that ``PARTS`` names; where a session cannot be made, the reason for each."""
     facts: Part = {}
     try:
         with Client(paths.control, timeout=PATIENCE) as client:
             sweep(client)
             with _sessions(paths, client) as both:
-                visit = _Visit(paths, policy, client, both)
+                visit = _Visit(paths, settings, client, both)
                 visit.all()
                 facts = visit.facts
                 took |= visit.took
@@ -91,10 +91,12 @@ def _sessions(paths: Paths, client: Client) -> Iterator[tuple[Part, Part]]:
 class _Visit:
     """One stay in the session ``rogue``, beside ``neighbour``."""
 
-    def __init__(self, paths: Paths, policy: Policy, client: Client, both: tuple[Part, Part]):
+    def __init__(
+        self, paths: Paths, settings: SessionSettings, client: Client, both: tuple[Part, Part]
+    ):
         self.paths = paths
         self.client = client
-        self.policy = policy
+        self.settings = settings
         self.rogue, self.neighbour = both
         self.name, self.uid = str(self.rogue["name"]), int(self.rogue["uid"])
         self.facts: Part = {}
@@ -103,7 +105,7 @@ class _Visit:
     def all(self) -> None:
         """Part after part; one that fails is the reason why."""
         description = publish.description(self.paths, self.name, self.uid)
-        self.facts["wanted"] = request.wanted(self.policy, description)
+        self.facts["wanted"] = request.wanted(self.settings, description)
         looks = self._part("looks", self._looks)
         for part in ("status", *request.PARTS):
             self.facts[part] = looks if isinstance(looks, str) else looks[part]

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS attachments (

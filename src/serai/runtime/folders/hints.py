@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.folders.mounts import Seen
 from serai.runtime.folders.path_roles import ROLES

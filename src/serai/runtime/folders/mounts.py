@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from errno import EBUSY, EINVAL, ENOTCONN, EOPNOTSUPP, EOVERFLOW, EPERM
 
 from serai.common import linux, proc, wait
-from serai.runtime.errors import BUSY, FAILED, NOT_FOUND, TIMEOUT, SeraiError
+from serai.common.errors import BUSY, FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.folders import scope
 
 # Seconds; in a loaded emulated machine bindfs takes 6 to start.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.common.errors import INVALID_PARAMS, SeraiError
 
 
 @dataclass(frozen=True)

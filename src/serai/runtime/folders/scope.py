@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV
 
 from serai.common import linux
-from serai.runtime.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
+from serai.common.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 
 MAX_PATH, MAX_NAME = 4095, 255
 RETRIES = 64

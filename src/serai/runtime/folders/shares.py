@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from serai.common import tables
+from serai.common.errors import SeraiError
 from serai.common.tables import setting
-from serai.runtime.errors import SeraiError
 from serai.runtime.folders import path_roles
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
 from serai.common import linux, stdio
-from serai.runtime.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
+from serai.common.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import scope
 
 CHUNK = 1 << 20

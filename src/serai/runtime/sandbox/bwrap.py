@@ -1,4 +1,4 @@
-"""A session's sandbox as bubblewrap arguments and an environment: pure functions of the policy.
+"""A session's sandbox as bubblewrap arguments and an environment: pure functions of the settings.
 
 Only options that bubblewrap 0.6.1 (Ubuntu 22.04) knows are used; see bwrap(1).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.common import bridge
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 USERS = "/run/serai/users"
 """Where passwd and group for libnss-extrausers lie, inside as in the VM (its folder is a link)."""
@@ -43,7 +43,7 @@ class Session:
     gate: Path
 
 
-def arguments(policy: Policy, session: Session) -> list[str]:
+def arguments(settings: SessionSettings, session: Session) -> list[str]:
     """bubblewrap's options for ``session``, to be run by the session's user without privileges.
 
     The caller adds ``--seccomp FD``, since a descriptor's number is its business, and the command
@@ -51,19 +51,19 @@ def arguments(policy: Policy, session: Session) -> list[str]:
     """
     return [
         *(f"--unshare-{namespace}" for namespace in ("user", "pid", "net", "ipc", "uts", "cgroup")),
-        *("--hostname", policy.hostname),
+        *("--hostname", settings.hostname),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         # For the bridge: payloads come from outside and bring an environment of their own.
         *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
         *("--setenv", bridge.VARIABLE, bridge.variable()),
-        *_system(policy),
+        *_system(settings),
         *_private(),
         *_own(session),
         *("--remount-ro", "/", "--chdir", str(session.home)),
     ]
 
 
-def _system(policy: Policy) -> Iterable[str]:
+def _system(settings: SessionSettings) -> Iterable[str]:
     """What every session sees of the VM, and the kernel's file systems."""
     # /dev can't be changed, so nobody finds a file where the null device was; shared memory apart.
     yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777"), "--remount-ro", "/dev")  # noqa: S108
@@ -73,7 +73,7 @@ def _system(policy: Policy) -> Iterable[str]:
         yield from ("--ro-bind-try", "/dev/null", f"/proc/{name}")
     for name in MERGED:
         yield from ("--symlink", f"usr/{name}", f"/{name}")
-    for path in policy.visible:
+    for path in settings.visible:
         yield from ("--ro-bind-try", path, path)
 
 
@@ -103,7 +103,7 @@ def _tmpfs(path: str, mode: str) -> Iterable[str]:
     return ("--perms", mode, "--tmpfs", path)
 
 
-def environment(policy: Policy, session: Session) -> dict[str, str]:
+def environment(settings: SessionSettings, session: Session) -> dict[str, str]:
     """The whole environment of a payload; nothing of the daemon's own is in it."""
     home = str(session.home)
     return {
@@ -117,7 +117,7 @@ def environment(policy: Policy, session: Session) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "SERAI_HINTS": f"{HINTS}/hints.json",
         **_proxies(),
-        **policy.environment,
+        **settings.environment,
     }
 
 
@@ -159,6 +159,6 @@ def encode(args: Sequence[str]) -> bytes:
     return b"".join(arg.encode() + b"\0" for arg in args)
 
 
-def hosts(policy: Policy) -> str:
+def hosts(settings: SessionSettings) -> str:
     """The text of ``<state>/hosts``, which a session sees as its /etc/hosts."""
-    return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {policy.hostname}\n"
+    return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {settings.hostname}\n"

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from serai.common import proc
-from serai.runtime.errors import TIMEOUT, SeraiError
+from serai.common.errors import TIMEOUT, SeraiError
 
 DEADLINE = 10.0
 EXEC = "exec-"

@@ -5,7 +5,7 @@ could be attacked. Instead the daemon enters the session from outside, as nsente
 up every right on the way. ``usher`` has the steps between clone and exec and explains their order.
 This module has what comes before and after.
 
-Before. ``enter`` checks the command and the three descriptors. It refuses descriptors that would
+Before. ``begin`` checks the command and the three descriptors. It refuses descriptors that would
 be a way out of the sandbox, such as a directory. It opens the sandbox's PID 1 as a pidfd, which
 stays right even if the number is used again. It puts all that the payload needs into a Plan.
 
@@ -24,14 +24,12 @@ from __future__ import annotations
 import marshal
 import os
 import resource
-import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,8 +38,8 @@ from pathlib import Path
 
 from serai.common import linux
 from serai.common import stdio as stdio_rules
-from serai.runtime.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
-from serai.runtime.sandbox import reaper, usher
+from serai.common.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
+from serai.runtime.sandbox import usher
 from serai.runtime.settings import Limits
 
 KILLED = 2.0  # seconds in which SIGKILL ends a process, unless it waits for a disk
@@ -88,7 +86,7 @@ class Entered:
 
 
 class Door:
-    """An usher that keeps running, so that ``enter`` need not fork its large caller.
+    """An usher that keeps running, so that ``begin`` need not fork its large caller.
 
     A context manager. It starts the usher again if it has died. Any thread may use it.
     """
@@ -204,52 +202,6 @@ def load_filters(folder: Path) -> tuple[bytes, ...]:
     return tuple(filters)
 
 
-def enter(
-    target: Target,
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    cwd: str,
-    stdio: tuple[int, int, int] | None,
-    *,
-    limits: Limits,
-    filters: Sequence[bytes],
-    tty: bool = False,
-    timeout: float = 10.0,
-    door: Door | None = None,
-) -> Entered:
-    """Run ``argv`` in the session ``target``, as its user, and return once it has been executed.
-
-    ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
-    path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
-    only what ``stdio.may_be_handed_in`` lets through is accepted. With
-    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts. Without a
-    ``door`` the caller itself forks, which takes longer the more memory it has.
-
-    Raises EnterError if the payload could not be executed, or if that took more than ``timeout``
-    seconds (a frozen session, for instance: thaw it first). Nothing is left running then.
-    """
-    arrival = begin(
-        target, argv, env, cwd, stdio, limits=limits, filters=filters, tty=tty, door=door
-    )
-    deadline = time.monotonic() + timeout
-    try:
-        while not arrival.read():
-            if not _readable(arrival.socket.fileno(), deadline - time.monotonic()):
-                raise arrival.late()
-        return arrival.entered()
-    finally:
-        if stray := arrival.close():
-            _readable(stray.pidfd, KILLED)
-            os.close(stray.pidfd)
-            reaper.take(stray.pid)
-
-
-def _readable(descriptor: int, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(max(0, timeout * 1000)))
-
-
 def begin(
     target: Target,
     argv: Sequence[str],
@@ -260,9 +212,18 @@ def begin(
     limits: Limits,
     filters: Sequence[bytes],
     tty: bool = False,
-    door: Door | None = None,
+    door: Door,
 ) -> Arrival:
-    """Send the payload in: the part of ``enter`` that no session can delay."""
+    """Send ``argv`` into the session ``target``, as its user, without waiting for it.
+
+    ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
+    path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
+    only what ``stdio.may_be_handed_in`` lets through is accepted. With
+    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts.
+
+    Raises EnterError if the session or the command cannot be what was asked for. What fails
+    later is known from the Arrival.
+    """
     if tty == (stdio is not None):
         raise ValueError("either a terminal or three descriptors")
     for fd in stdio or ():
@@ -283,10 +244,7 @@ def begin(
         if target.cgroup and not plan.cgroup:
             fds.append(os.open(target.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             stack.callback(os.close, fds[-1])
-        if door is None:
-            _fork_usher(plan, fds)
-        else:
-            door.admit(plan, fds)
+        door.admit(plan, fds)
         failed.pop_all()
         return Arrival(ours, argv[0])
 
@@ -369,22 +327,6 @@ def _plan(
         oom_score_adj=oom_score_adj,
         last_capability=linux.last_capability(),
     )
-
-
-def _fork_usher(plan: usher.Plan, fds: Sequence[int]) -> None:
-    # A signal that comes before the child has its own dispositions would run the caller's handlers.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                linux.set_undumpable()
-                usher.admit(plan, fds)
-            finally:
-                os._exit(0)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    os.waitpid(pid, 0)
 
 
 def _failure(command: str, message: bytes) -> EnterError:

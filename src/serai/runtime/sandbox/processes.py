@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from serai.common import bridge, proc
-from serai.runtime.errors import TIMEOUT, SeraiError
+from serai.common.errors import TIMEOUT, SeraiError
 
 DEADLINE = 15.0
 

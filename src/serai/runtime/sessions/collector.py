@@ -1,4 +1,4 @@
-"""Archives and removes sessions that nobody uses, as gc says, so that the disk has room."""
+"""Archives and removes sessions that nobody uses, as retention says, so that the disk has room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
-from serai.runtime.sessions import gc, quota
+from serai.runtime.sessions import quota, retention
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
 
@@ -30,8 +30,10 @@ class Collector:
         """Divide the disk anew among the sessions that can write."""
         self._sessions.share_disk()
 
-    async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
-        """Do by itself what gc says for ``keep_free`` percent of room; ``tell`` hears it before.
+    async def make_room(self, keep_free: float, tell: Callable[[retention.Action], None]) -> None:
+        """Do by itself what retention says for ``keep_free`` percent of room.
+
+        ``tell`` hears of each action before it is taken.
 
         Nothing where there are no quotas: who uses how much is not known then.
         """
@@ -44,25 +46,25 @@ class Collector:
                 return
             disk = os.statvfs(folder)
             needed = (keep_free - self.free()) / 100 * disk.f_blocks * disk.f_frsize
-            for action in gc.to_fit(records, sizes, int(needed)):
+            for action in retention.to_fit(records, sizes, int(needed)):
                 await self._act(action, tell)
             await self._sessions.deleted()
 
     async def collect(
         self, keep_days: float | None, keep_free: float | None, *, dry_run: bool = False
-    ) -> list[gc.Action]:
+    ) -> list[retention.Action]:
         """Archive and remove by age, then remove archived ones for ``keep_free`` percent of room.
 
         None: no such rule. Returns what was done, or with ``dry_run`` what would be.
         """
-        done: list[gc.Action] = []
+        done: list[retention.Action] = []
         async with self._collecting:
             if keep_days is not None:
-                done += gc.by_age(self._sessions.registry.all(), time.time(), keep_days)
+                done += retention.by_age(self._sessions.registry.all(), time.time(), keep_days)
                 for old in done if not dry_run else []:
                     await self._act(old)
             records = self._sessions.registry.all() if keep_free is not None else []
-            while action := gc.for_room(records, self.free(), keep_free or 0):
+            while action := retention.for_room(records, self.free(), keep_free or 0):
                 if not dry_run:
                     await self._act(action)
                     await self._sessions.deleted()
@@ -71,7 +73,7 @@ class Collector:
         return done
 
     async def _act(
-        self, action: gc.Action, tell: Callable[[gc.Action], None] = lambda _: None
+        self, action: retention.Action, tell: Callable[[retention.Action], None] = lambda _: None
     ) -> None:
         """Carry one out, unless somebody wants the session again. It is logged before."""
         state = self._sessions.registry.get(action.name).state

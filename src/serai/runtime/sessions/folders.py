@@ -15,14 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serai.common import proc
+from serai.common.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.runtime.folders import bindfs, hints, mounts, path_roles
 from serai.runtime.folders.attachments import Attachment, Attachments
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.supervisor import Running, Supervisor
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
 KINDS = ("auto", "idmap", "bindfs")
@@ -37,10 +37,14 @@ class Folders:
     """What is attached to every session. The caller lets one operation on a session at a time."""
 
     def __init__(
-        self, paths: Paths, policy: Policy, supervisor: Supervisor, fault: Callable[[str], None]
+        self,
+        paths: Paths,
+        settings: SessionSettings,
+        supervisor: Supervisor,
+        fault: Callable[[str], None],
     ) -> None:
         self._paths = paths
-        self._policy = policy
+        self._settings = settings
         self._supervisor = supervisor
         self._fault = fault
         self._book = Attachments(paths.registry)
@@ -205,13 +209,14 @@ class Folders:
             self._book.put(record.uid, before)
 
     def _allow(self, path: str, *, writable: bool) -> None:
-        """Only folders that the policy names may be attached, and what is below them."""
+        """Only folders that the settings name may be attached, and what is below them."""
         inside = PurePosixPath(path)
-        tops = [top for top in self._policy.attachable if PurePosixPath(top) in inside.parents]
-        if ".." in inside.parts or not (tops or path in self._policy.attachable):
+        tops = [top for top in self._settings.attachable if PurePosixPath(top) in inside.parents]
+        if ".." in inside.parts or not (tops or path in self._settings.attachable):
             raise SeraiError(
                 f"{path[:200]!a} may not be attached",
-                f"'attachable' in {self._paths.policy} names {', '.join(self._policy.attachable)}",
+                f"'attachable' in {self._paths.settings} names "
+                f"{', '.join(self._settings.attachable)}",
                 NOT_PERMITTED,
             )
         if writable and (below := [it.place for it in proc.mounts_of() if inside in parents(it)]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import jsonrpc
-from serai.runtime.errors import GONE, SeraiError
+from serai.common.errors import GONE, SeraiError
 from serai.runtime.sessions.registry import Record
 
 DEADLINE = 10.0
@@ -16,7 +16,7 @@ _MOST = 4 << 20
 _PAUSE = 0.02
 
 
-class Gate:
+class GateClient:
     """The gate behind a socket; whatever is asked of it may be asked twice."""
 
     def __init__(self, control: Path, deadline: float = DEADLINE) -> None:

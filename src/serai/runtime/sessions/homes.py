@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.common import wait
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 
 # "nobody", whose archived homes once were. It is a user, and an owner can open what is shut.
 FORMER = 65534

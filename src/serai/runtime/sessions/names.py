@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.common.errors import INVALID_PARAMS, SeraiError
 
 # useradd(8) takes 32 characters; one less also fits utmp's field with its final NUL.
 MAX_LENGTH = 31

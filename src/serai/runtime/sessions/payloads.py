@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serai.common import wait
-from serai.runtime.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
+from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
 from serai.runtime.sandbox import bwrap, cgroups, reaper
 from serai.runtime.sandbox.enter import (
     KILLED,
@@ -98,10 +98,10 @@ class Payloads:
             arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
                 argv,
-                {**bwrap.environment(self._sessions.policy, session), **env},
+                {**bwrap.environment(self._sessions.settings, session), **env},
                 cwd or str(session.home),
                 stdio,
-                limits=self._sessions.policy.limits,
+                limits=self._sessions.settings.limits,
                 filters=self._filters,
                 tty=tty,
                 door=self._door,

@@ -11,7 +11,7 @@ from serai.common import files
 from serai.common.paths import Paths
 from serai.runtime.sandbox import bwrap
 from serai.runtime.sessions import users
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 GATE_USER = "serai-gate"
 
@@ -28,14 +28,14 @@ def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
     )
 
 
-def session(paths: Paths, policy: Policy, name: str, uid: int) -> None:
+def session(paths: Paths, settings: SessionSettings, name: str, uid: int) -> None:
     """Write everything that a session's start needs. Root's, and readable for the session."""
     folder = paths.session(name)
     _folder(folder, 0o711)
     users.write(folder / "users", [(name, uid)], users.SHELL)
-    files.write(folder / "hosts", bwrap.hosts(policy).encode(), durable=False)
+    files.write(folder / "hosts", bwrap.hosts(settings).encode(), durable=False)
     _hints_folder(folder / "hints", uid)
-    arguments = bwrap.arguments(policy, description(paths, name, uid))
+    arguments = bwrap.arguments(settings, description(paths, name, uid))
     files.write(folder / "args", bwrap.encode(arguments), durable=False)
     gate_folder(paths, name, uid)
 

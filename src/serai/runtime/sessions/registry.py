@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
+from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, numbers
 from serai.runtime.sessions.states import State
 

@@ -35,17 +35,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
+from serai.common.errors import WRONG_STATE, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import WRONG_STATE, SeraiError
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
 from serai.runtime.sessions.steps import Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
 TOUCH_EVERY = 60.0
@@ -68,21 +68,21 @@ class Sessions:
         paths: Paths,
         registry: Registry,
         supervisor: Supervisor,
-        policy: Policy,
-        gate: Gate,
+        settings: SessionSettings,
+        gate: GateClient,
         *,
         changed: Callable[[str, Record], None],
         fault: Callable[[str], None] = no_fault,
     ) -> None:
         self.paths = paths
         self.registry = registry
-        self.policy = policy
+        self.settings = settings
         self._supervisor = supervisor
         self._changed = changed
         self._fault = fault
         self._gate = gate
-        self.folders = Folders(paths, policy, supervisor, fault)
-        self._steps = Steps(paths, policy, supervisor, gate, self.folders, ended=self._main_ended)
+        self.folders = Folders(paths, settings, supervisor, fault)
+        self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from serai.runtime.errors import WRONG_STATE, SeraiError
+from serai.common.errors import WRONG_STATE, SeraiError
 
 
 class State(str, Enum):

@@ -11,16 +11,16 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups, processes
 from serai.runtime.sessions import homes, publish, quota, users
 from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.gate_client import Gate
+from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import STARTED, Step
 from serai.runtime.sessions.supervisor import Running, Supervisor
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ class Steps:
     def __init__(
         self,
         paths: Paths,
-        policy: Policy,
+        settings: SessionSettings,
         supervisor: Supervisor,
-        gate: Gate,
+        gate: GateClient,
         folders: Folders,
         *,
         ended: Callable[[int, Running], None],
     ) -> None:
         self._paths = paths
-        self._policy = policy
+        self._settings = settings
         self._supervisor = supervisor
         self._gate = gate
         self._folders = folders
@@ -106,7 +106,7 @@ class Steps:
         if record.uid not in self._users:
             self._users[record.uid] = record.name
             self._write_users()
-        publish.session(self._paths, self._policy, record.name, record.uid)
+        publish.session(self._paths, self._settings, record.name, record.uid)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)
@@ -116,7 +116,7 @@ class Steps:
         """Limit what sessions that can write now may use. Without a quota they run all the same."""
         writing = self._running.keys() - self._frozen
         try:
-            quota.share(self._paths.sessions, writing, self._policy.disk)
+            quota.share(self._paths.sessions, writing, self._settings.disk)
         except OSError as error:
             log.error("quotas are not set: %s", error)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
 
@@ -42,8 +42,8 @@ class Running:
 class Supervisor(Protocol):
     """Starts and stops sessions' units. Every method may be repeated without harm."""
 
-    async def apply(self, policy: Policy) -> None:
-        """Limit every session's unit as the policy says."""
+    async def apply(self, settings: SessionSettings) -> None:
+        """Limit every session's unit as the settings say."""
 
     async def start(self, name: str) -> int:
         """Start the session's unit unless it runs; returns its main PID. Raises SeraiError."""
@@ -71,10 +71,10 @@ def folder_unit(name: str, role: str) -> str:
     return f"serai-folder-{name}-{role}.service"
 
 
-def drop_in(policy: Policy) -> str:
-    """The settings of every session's unit that come from the policy."""
-    limits, resources = policy.limits, policy.resources
-    settings = {
+def drop_in(settings: SessionSettings) -> str:
+    """What session.toml decides of every session's unit."""
+    limits, resources = settings.limits, settings.resources
+    lines = {
         "LimitNOFILE": limits.nofile,
         "LimitNPROC": limits.nproc,
         "LimitSTACK": limits.stack,
@@ -86,4 +86,4 @@ def drop_in(policy: Policy) -> str:
         "CPUWeight": resources.cpu_weight,
         "IOWeight": resources.io_weight,
     }
-    return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+    return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())

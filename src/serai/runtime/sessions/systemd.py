@@ -16,9 +16,9 @@ from typing import Any
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_method_call
 
 from serai.common import files
-from serai.runtime.errors import TIMEOUT, SeraiError
+from serai.common.errors import TIMEOUT, SeraiError
 from serai.runtime.sessions.supervisor import DROP_IN, FOLDER_LIMITS, drop_in, folder_unit, unit
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 PRIVATE_SOCKET = Path("/run/systemd/private")
 MANAGER = DBusAddress(
@@ -42,8 +42,8 @@ class Systemd:
         # Results of jobs that ended before the reply naming them was read.
         self._ended: dict[str, str] = {}
 
-    async def apply(self, policy: Policy) -> None:
-        text = drop_in(policy)
+    async def apply(self, settings: SessionSettings) -> None:
+        text = drop_in(settings)
         if not self._settings.exists() or self._settings.read_text() != text:
             self._settings.parent.mkdir(parents=True, exist_ok=True)
             files.write(self._settings, text.encode(), durable=False)

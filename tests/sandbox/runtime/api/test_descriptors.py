@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from serai.common.errors import TOO_LARGE, SeraiError
 from serai.common.jsonrpc import call
-from serai.runtime.errors import TOO_LARGE, SeraiError
 from tests.support.fake_vm import CHECKOUT, DEADLINE, PYTHON, Vm, opened
 from tests.support.waiting import wait_for
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
+from serai.common import errors
+from serai.common.errors import SeraiError
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
+from serai.common import errors
+from serai.common.errors import SeraiError
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from serai.common import errors
+from serai.common.errors import SeraiError
 from serai.common.jsonrpc import MAX_LINE
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
 from tests.support.fake_vm import PYTHON, Vm
 from tests.support.waiting import wait_for
 

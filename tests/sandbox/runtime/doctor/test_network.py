@@ -119,7 +119,7 @@ def test_a_name_that_is_resolved_is_red(vm: Vm, room: Room) -> None:
 def test_a_bridge_that_does_not_answer_is_red(vm: Vm, room: Room) -> None:
     """A connection limit in the sandbox's network: the port is there, and nobody gets through."""
     facts = request.found(room.run(request.STATUS).output, look(vm, room).output)
-    facts["wanted"] = request.wanted(room.policy, room.session)
+    facts["wanted"] = request.wanted(room.settings, room.session)
     facts["network"]["bridge"] = ["ECONNREFUSED", ""]
     found = {each.check.name for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
     assert found == {"both ports of the bridge answer"}

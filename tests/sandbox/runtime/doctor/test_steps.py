@@ -16,7 +16,7 @@ import pytest
 from serai.common import linux
 from serai.runtime.doctor import limits, request
 from serai.runtime.sandbox import bwrap, enter, usher
-from tests.support.sandbox import Room, build_filters, open_room, possible_policy
+from tests.support.sandbox import Room, build_filters, open_room, possible_settings
 from tests.support.weak_sandbox import CHECKS, UID, Vm, judged, look, red
 
 CAP_CHOWN = 0  # over its own sandbox only
@@ -80,7 +80,7 @@ def replaced(name: str, new: Any, of: Any = linux) -> Callable[[pytest.MonkeyPat
 
 
 def limited(kind: int) -> Callable[[pytest.MonkeyPatch], None]:
-    """One limit is another one than the policy's."""
+    """One limit is another one than session.toml's."""
 
     def patch(monkey: pytest.MonkeyPatch) -> None:
         original = usher._limit
@@ -125,7 +125,7 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
         {"payloads have the session's OOM score"},
     ),
     "environment": (
-        planned(env={**bwrap.environment(possible_policy(), bwrap.Session(
+        planned(env={**bwrap.environment(possible_settings(), bwrap.Session(
             "blue", UID, UID, Path("/"), Path("/"), Path("/"))), "SECRET": "x"}),
         {"a payload's environment is its own"},
     ),
@@ -144,7 +144,7 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     **{
         f"limit {key}": (
             limited(getattr(__import__("resource"), f"RLIMIT_{key}")),
-            {f"the limit of {limits.LIMITS[key][0]} is the policy's"},
+            {f"the limit of {limits.LIMITS[key][0]} is session.toml's"},
         )
         for key in limits.LIMITS
     },
@@ -217,7 +217,7 @@ def test_a_payload_among_the_vm_s_processes_is_red(
 
 
 def test_a_payload_that_is_somebody_else_is_red(vm: Vm) -> None:
-    options = ["--uid", "0", "--gid", "0", *bwrap.arguments(possible_policy(), vm.session)]
+    options = ["--uid", "0", "--gid", "0", *bwrap.arguments(possible_settings(), vm.session)]
     with pytest.MonkeyPatch.context() as patch, open_room(vm.session, options=options) as weak:
         planned(uid=0, gid=0)(patch)
         found = red(vm, weak)

@@ -34,9 +34,9 @@ def vm() -> Iterator[Vm]:
 
 def examined(vm: Vm) -> dict[str, str]:
     """The checks that fail, and why."""
-    rules = settings.load(vm.paths.policy)
+    rules = settings.load(vm.paths.settings)
     facts = tenant.gather(vm.paths, rules, {})
-    facts["policy"] = collect.policy_of(vm.paths)
+    facts["resources"] = collect.resources_of(vm.paths)
     return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
@@ -102,7 +102,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"a removed session's user is gone"},
     ),
     "data stays": (
-        "from serai.runtime.errors import SeraiError\nfrom serai.runtime.sessions import homes\n"
+        "from serai.common.errors import SeraiError\nfrom serai.runtime.sessions import homes\n"
         "async def refuse(*_):\n    raise SeraiError('told to')\n"
         "homes.delete = refuse",
         {"a removed session is gone"},
@@ -131,12 +131,12 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"a payload's environment is its own"},
     ),
     "an open gate": (
-        "from serai.runtime.sessions.gate_client import Gate\ncall = Gate.call\n"
+        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
         "async def open_all(self, method, **params):\n"
         "    if method == 'open':\n"
         "        params['policy'] = {'allow': ['*', '127.0.0.1']}\n"
         "    return await call(self, method, **params)\n"
-        "Gate.call = open_all",
+        "GateClient.call = open_all",
         {
             "the gate denies what no rule allows",
             "a denial says what to do",
@@ -144,19 +144,19 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         },
     ),
     "rules that do nothing": (
-        "from serai.runtime.sessions.gate_client import Gate\ncall = Gate.call\n"
+        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
         "async def ignore(self, method, **params):\n"
         "    if method == 'change':\n        return {'cut': 0}\n"
         "    return await call(self, method, **params)\n"
-        "Gate.call = ignore",
+        "GateClient.call = ignore",
         {"the gate carries what a rule allows", "every decision is in the audit log"},
     ),
     "wrong explanations": (
-        "from serai.runtime.sessions.gate_client import Gate\ncall = Gate.call\n"
+        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
         "async def lie(self, method, **params):\n"
         "    found = await call(self, method, **params)\n"
         "    return {**found, 'allowed': True} if method == 'explain' else found\n"
-        "Gate.call = lie",
+        "GateClient.call = lie",
         {"the gate explains as it decides"},
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from tests.support.fake_vm import Vm, opened
 
 

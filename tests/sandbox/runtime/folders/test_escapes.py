@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 from tests.support.attached_folders import KINDS, OWNER, sh
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for

@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
+from serai.common import errors
+from serai.common.errors import SeraiError
 from serai.runtime.folders import hints, mounts
 from tests.support.attached_folders import KINDS, OWNER, sh
 from tests.support.fake_vm import Vm

@@ -21,7 +21,7 @@ from tests.support.sandbox import (
     make_session,
     make_top,
     open_room,
-    possible_policy,
+    possible_settings,
 )
 
 UID, OTHER_UID = 40003, 40004
@@ -53,7 +53,7 @@ def room(top: Path) -> Iterator[Room]:
 
 def weakened(room: Room, without: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
     """The sandbox's options, one wall taken out."""
-    options = bwrap.arguments(room.policy, room.session)
+    options = bwrap.arguments(room.settings, room.session)
     for option in without:
         options.remove(option)
     return [*options, *extra]
@@ -255,7 +255,7 @@ def test_no_mount_or_file_tells_of_other_sessions(room: Room) -> None:
     masked = ("/proc/interrupts", "/proc/keys", "/proc/key-users")
     for path in ("/proc/kcore", "/proc/kmsg", "/etc/shadow", *masked):
         assert room.run(["head", "-c", "1", path]).status != 0, path
-    assert room.run(["hostname"]).output == f"{room.policy.hostname}\n"
+    assert room.run(["hostname"]).output == f"{room.settings.hostname}\n"
     assert room.run(["hostname", "mine"]).status != 0
 
 
@@ -301,7 +301,7 @@ def test_no_socket_of_the_vm_lies_in_what_is_visible(room: Room) -> None:
 def test_killing_the_outer_process_ends_everything() -> None:
     with make_top() as own:
         session = make_session(own, "brief", 40005)
-        with open_room(session, possible_policy()) as brief:
+        with open_room(session, possible_settings()) as brief:
             null = os.open("/dev/null", os.O_RDWR)
             entered = brief.start(["sleep", "1000"], (null, null, null))
             os.close(null)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from serai.common import linux
-from serai.runtime.errors import TIMEOUT
+from serai.common.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
 
@@ -113,14 +113,14 @@ def test_environment_folder_mask_session_and_limits(way: Room) -> None:
         env = way.run(["env"]).output.splitlines()
     finally:
         del os.environ["SERAI_TEST_SECRET"]
-    wanted = bwrap.environment(way.policy, way.session)
+    wanted = bwrap.environment(way.settings, way.session)
     assert sorted(env) == sorted(f"{name}={value}" for name, value in wanted.items())
     assert way.run(["pwd"]).output.strip() == str(way.session.home)
     assert way.run(["pwd"], cwd="/usr").output.strip() == "/usr"
     shown = way.run(
         ["bash", "-c", "umask; ulimit -n; ulimit -u; ulimit -s; ulimit -l; mktemp"],
     ).output.split("\n")
-    limits = way.policy.limits
+    limits = way.settings.limits
     kib = [str(limits.stack >> 10), str(limits.memlock >> 10)]
     assert shown[:5] == ["0022", str(limits.nofile), str(limits.nproc), *kib]
     assert shown[5].startswith(f"{way.session.home}/tmp/")
@@ -329,10 +329,7 @@ def test_a_payload_runs_in_its_cgroup(room: Room) -> None:
         cgroup.mkdir()
         target = enter.Target(room.target.pid, room.target.uid, room.target.gid, cgroup)
         try:
-            entered = enter.enter(
-                target, ["/bin/sleep", "60"], {}, "/", (null, null, null),
-                limits=room.policy.limits, filters=room.filters,
-            )  # fmt: skip
+            entered = room.start(["/bin/sleep", "60"], (null, null, null), cwd="/", target=target)
             assert (cgroup / "cgroup.procs").read_text().split() == [str(entered.pid)]
             os.kill(entered.pid, signal.SIGKILL)
             assert reap(entered) == -signal.SIGKILL
@@ -347,10 +344,8 @@ def test_a_session_that_is_gone_is_an_error(room: Room) -> None:
     try:
         for pid in (mine.pid, os.getpid(), 2**22 - 1):
             with pytest.raises(enter.EnterError, match="no session"):
-                enter.enter(
-                    enter.Target(pid, 40002, 40002), ["true"], {}, "/", (null, null, null),
-                    limits=room.policy.limits, filters=room.filters,
-                )  # fmt: skip
+                target = enter.Target(pid, 40002, 40002)
+                room.start(["true"], (null, null, null), target=target)
     finally:
         mine.kill()
         mine.wait()
@@ -383,7 +378,7 @@ def test_ushers_leave_with_their_door(room: Room) -> None:
 def test_print_what_entering_costs(way: Room, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed, not asserted: the budget is checked by the benchmark."""
     null = os.open("/dev/null", os.O_RDWR)
-    options = bwrap.arguments(way.policy, way.session)
+    options = bwrap.arguments(way.settings, way.session)
     bare = ["bwrap", *options, "--", "/bin/true"]
     ours, theirs = [], []
     for _ in range(15):
@@ -407,10 +402,7 @@ def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
     null = os.open("/dev/null", os.O_RDWR)
     before, before_children = open_descriptors(), children()
     with pytest.raises(enter.EnterError, match="in time") as caught:
-        enter.enter(
-            room.target, ["true"], {}, "/", (null, null, null),
-            limits=room.policy.limits, filters=room.filters, timeout=1,
-        )  # fmt: skip
+        room.start(["true"], (null, null, null), timeout=1)
     assert caught.value.code == TIMEOUT
     assert (open_descriptors(), children()) == (before, before_children)
     os.close(null)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 

@@ -1,4 +1,4 @@
-"""A sessions disk that is too full, as the policy sees it."""
+"""A sessions disk that is too full, as session.toml has it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime import errors
-from serai.runtime.errors import SeraiError
+from serai.common import errors
+from serai.common.errors import SeraiError
 from serai.runtime.sessions import quota
 from tests.support.fake_vm import opened
 
@@ -16,8 +16,8 @@ MARKS = "reserve = 1\nwarn_free = 1\nact_free = 1\n"
 
 def test_a_put_does_not_touch_the_reserve() -> None:
     with opened() as vm:
-        text = vm.paths.policy.read_text()
-        vm.paths.policy.write_text(
+        text = vm.paths.settings.read_text()
+        vm.paths.settings.write_text(
             text.replace(MARKS, "reserve = 99\nwarn_free = 1\nact_free = 1\n")
         )
         vm.start()
@@ -42,9 +42,9 @@ def test_no_archive_goes_by_itself(act_free: int) -> None:
             vm.call("create", name=name)
         vm.call("archive", name="old")
         assert vm.stop() == 0
-        text = vm.paths.policy.read_text()
+        text = vm.paths.settings.read_text()
         new = f"reserve = 1\nwarn_free = 99\nact_free = {act_free}\n"
-        vm.paths.policy.write_text(text.replace(MARKS, new))
+        vm.paths.settings.write_text(text.replace(MARKS, new))
         vm.start()
         vm.call("gc", keep_days=None, dry_run=True)  # waits for what collects already
         assert vm.sessions()["old"]["state"] == "archived"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import homes
 
 UID = 2000

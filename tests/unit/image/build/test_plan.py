@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.image.build import build, layers, plan
+from serai.image.build import build, plan, playbook
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
@@ -184,7 +184,7 @@ def test_a_wrong_playbook_is_one_line(project: Settings, playbook: str, said: st
 
 
 def test_the_shipped_layers_end_with_the_seal() -> None:
-    shipped = layers.read(Settings.of({}))
+    shipped = playbook.read(Settings.of({}))
     assert [layer.name for layer in shipped] == ["system", "serai"]
     assert shipped[-1].roles[-1] == "seal"
     assert all("seal" not in layer.roles for layer in shipped[:-1])

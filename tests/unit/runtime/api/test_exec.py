@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.common.jsonrpc_server import Connection
 from serai.runtime.api.exec import Executions, Stream
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.runtime.cli import egress, folders, main
-from serai.runtime.errors import SeraiError
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\n\u202e"
 FOLDER = {"role": "outputs", "path": EVIL, "writable": True, "problem": EVIL, "mount": None}

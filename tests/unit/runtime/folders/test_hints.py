@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.folders import hints, mounts
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.folders.mounts import Seen

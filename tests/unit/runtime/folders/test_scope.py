@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
+from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.runtime.folders import scope
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serai.runtime.errors import SeraiError
+from serai.common.errors import SeraiError
 from serai.runtime.folders import shares
 from serai.runtime.folders.shares import Places, Share
 

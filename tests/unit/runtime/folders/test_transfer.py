@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.errors import NO_ROOM, SeraiError
+from serai.common.errors import NO_ROOM, SeraiError
 from serai.runtime.folders import transfer
 
 

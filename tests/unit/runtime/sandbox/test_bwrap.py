@@ -10,7 +10,7 @@ import pytest
 from serai.common import bridge
 from serai.image.guest import exercise, measure_gate
 from serai.runtime.sandbox import bwrap
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
 
 SESSION = bwrap.Session(
@@ -57,21 +57,23 @@ cap-add cap-drop perms chmod
 
 
 def test_the_options_are_these() -> None:
-    policy = Policy(visible=("/usr", "/etc"))
-    assert bwrap.arguments(policy, SESSION) == [word.replace("+", " ") for word in GOLDEN.split()]
+    settings = SessionSettings(visible=("/usr", "/etc"))
+    assert bwrap.arguments(settings, SESSION) == [word.replace("+", " ") for word in GOLDEN.split()]
 
 
 def test_only_options_of_the_oldest_bubblewrap_are_used() -> None:
-    options = [word[2:] for word in bwrap.arguments(Policy(), SESSION) if word.startswith("--")]
+    options = [
+        word[2:] for word in bwrap.arguments(SessionSettings(), SESSION) if word.startswith("--")
+    ]
     assert set(options) <= set(KNOWN.split())
 
 
-def test_the_policy_decides_hostname_and_what_is_visible() -> None:
-    args = bwrap.arguments(Policy(hostname="vm-7", visible=("/data",)), SESSION)
+def test_the_settings_decide_hostname_and_what_is_visible() -> None:
+    args = bwrap.arguments(SessionSettings(hostname="vm-7", visible=("/data",)), SESSION)
     assert args[args.index("--hostname") + 1] == "vm-7"
     assert args[args.index("/data") - 1 :][:3] == ["--ro-bind-try", "/data", "/data"]
     assert "/usr" not in args
-    assert bwrap.hosts(Policy(hostname="vm-7")).endswith("127.0.1.1 vm-7\n")
+    assert bwrap.hosts(SessionSettings(hostname="vm-7")).endswith("127.0.1.1 vm-7\n")
 
 
 def test_arguments_are_passed_with_a_nul_after_each() -> None:
@@ -82,7 +84,9 @@ def test_arguments_are_passed_with_a_nul_after_each() -> None:
 
 def test_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERAI_TEST_SECRET", "1")
-    env = bwrap.environment(Policy(environment={"LANG": "de_DE.UTF-8", "MINE": "1"}), SESSION)
+    env = bwrap.environment(
+        SessionSettings(environment={"LANG": "de_DE.UTF-8", "MINE": "1"}), SESSION
+    )
     assert env["HOME"] == "/sessions/blue-cat"
     assert env["USER"] == env["LOGNAME"] == "blue-cat"
     assert env["TMPDIR"] == "/sessions/blue-cat/tmp"
@@ -111,4 +115,4 @@ def test_the_programs_have_the_ports_of_the_bridge_from_its_one_home() -> None:
 
 
 def test_the_environment_of_payloads_has_nothing_of_the_bridges() -> None:
-    assert bridge.VARIABLE not in bwrap.environment(Policy(), SESSION)
+    assert bridge.VARIABLE not in bwrap.environment(SessionSettings(), SESSION)

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from serai.common import proc
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.errors import SeraiError
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.folders import Folders
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_what_has_mounts_below_it_is_not_attached_to_be_written(
     monkeypatch.setattr(proc, "mounts_of", lambda: mounted)
     none = cast(Any, None)
     Paths(tmp_path).state.mkdir(parents=True)
-    folders = Folders(Paths(tmp_path), Policy(), none, none)
+    folders = Folders(Paths(tmp_path), SessionSettings(), none, none)
     folders._allow(path, writable=False)
     if not refused:
         folders._allow(path, writable=True)

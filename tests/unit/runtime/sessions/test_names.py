@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serai.runtime.errors import INVALID_PARAMS, SeraiError
+from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions import names
 
 

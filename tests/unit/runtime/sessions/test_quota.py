@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serai.runtime.sessions import quota
-from serai.runtime.settings import Disk, Policy, load
+from serai.runtime.settings import Disk, SessionSettings, load
 
 
 def test_levels() -> None:
@@ -91,4 +91,4 @@ def test_who_can_have_nothing_has_no_unlimited_quota(monkeypatch: pytest.MonkeyP
 
 
 def test_the_default_is_half_the_disk() -> None:
-    assert (Policy().disk.quota, Policy().disk.files) == ("50%", "50%")
+    assert (SessionSettings().disk.quota, SessionSettings().disk.files) == ("50%", "50%")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
+from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, registry
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.states import State

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serai.runtime.errors import WRONG_STATE, SeraiError
+from serai.common.errors import WRONG_STATE, SeraiError
 from serai.runtime.sessions.states import (
     FACTS,
     GOALS,

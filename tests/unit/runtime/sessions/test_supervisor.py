@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 
 from serai.runtime.sessions.supervisor import FOLDER_LIMITS, drop_in
-from serai.runtime.settings import Policy
+from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
 
 UNITS = ROOT / "src/serai/install/units"
@@ -19,7 +19,7 @@ def test_all_sessions_together_leave_memory_and_tasks_to_the_vm() -> None:
 
 
 def test_a_session_gets_no_swap() -> None:
-    assert "MemorySwapMax=0\n" in drop_in(Policy())
+    assert "MemorySwapMax=0\n" in drop_in(SessionSettings())
 
 
 def test_what_serves_a_folder_is_limited_and_filtered() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serai.common.checks import Absent, Check, Finding, the
-from serai.image.build.layers import BUILD_USER
+from serai.image.build.playbook import BUILD_USER
 from serai.image.verify.facts import Evidence
 
 CLOCK = 120.0  # seconds that an emulated machine's clock may be off

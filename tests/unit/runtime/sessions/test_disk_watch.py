@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import gc, watch
+from serai.common.errors import SeraiError
+from serai.runtime.sessions import disk_watch, retention
 from serai.runtime.sessions.states import State
 from serai.runtime.settings import Disk
 
@@ -35,18 +35,20 @@ def watched(
         def share(self) -> None:
             shared.append(last)
 
-        async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
+        async def make_room(
+            self, keep_free: float, tell: Callable[[retention.Action], None]
+        ) -> None:
             assert keep_free == rules.act_free
             made.append(last)
             if broken:
                 raise SeraiError("no")
-            tell(gc.Action("blue", State.STOPPED, "it is large"))
+            tell(retention.Action("blue", State.STOPPED, "it is large"))
 
     def tell(event: str, params: dict[str, Any]) -> None:
         told.append(params["level"] if event == "disk.changed" else f"{event}: {params}")
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch.disk(rules, Measured(), tell, 0))
+        asyncio.run(disk_watch.run(rules, Measured(), tell, 0))
     assert len(shared) == len(measured) + 1
     return told, made
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.runtime.sessions import gc, quota
+from serai.runtime.sessions import quota, retention
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
@@ -21,7 +21,7 @@ def record(uid: int, state: State, used_at: float = 0, **labels: str) -> Record:
 
 
 def acts(records: list[Record], used: dict[int, int], needed: int) -> list[tuple[str, str]]:
-    return [(each.name, each.goal.value) for each in gc.to_fit(records, used, needed)]
+    return [(each.name, each.goal.value) for each in retention.to_fit(records, used, needed)]
 
 
 VICTIM = record(1, State.ARCHIVED)
@@ -76,7 +76,7 @@ class World:
 
 def made(records: list[Record], monkeypatch: pytest.MonkeyPatch, used: Any) -> tuple[World, Any]:
     world = World(records)
-    told: list[gc.Action] = []
+    told: list[retention.Action] = []
     monkeypatch.setattr(quota, "usage", lambda _, uid: used and quota.Usage(used[uid], 0, 1, 0))
     monkeypatch.setattr(quota, "free", lambda _: 1.0)
     collector = Collector(cast(Any, world))

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from serai.runtime.errors import SeraiError
-from serai.runtime.sessions import gc, quota
+from serai.common.errors import SeraiError
+from serai.runtime.sessions import quota, retention
 from serai.runtime.sessions.quota import Level
 from serai.runtime.settings import Disk
 
@@ -25,11 +25,11 @@ class Room(Protocol):
     def share(self) -> None:
         """Divide the disk anew among the sessions that can write."""
 
-    async def make_room(self, keep_free: float, tell: Callable[[gc.Action], None]) -> None:
+    async def make_room(self, keep_free: float, tell: Callable[[retention.Action], None]) -> None:
         """Stop who fills the disk, or remove archives; ``tell`` hears what is done."""
 
 
-async def disk(
+async def run(
     rules: Disk,
     room: Room,
     announce: Callable[[str, dict[str, Any]], None],
@@ -41,7 +41,7 @@ async def disk(
     free, room is made, and each session for which that was the end is announced.
     """
 
-    def acted(action: gc.Action) -> None:
+    def acted(action: retention.Action) -> None:
         told = {"name": action.name, "goal": action.goal.value, "reason": action.reason}
         announce("disk.acted", told)
 
