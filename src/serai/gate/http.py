@@ -36,11 +36,13 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
     loop = asyncio.get_running_loop()
     rest = b""
     while True:
+        method = ""
         try:
             found = await _read_head(client, rest, egress)
             if found is None:
                 return
             head, raw, rest = found
+            method = head.method
             connection.traffic.touched = loop.time()
             if head.connect:
                 await _tunnel(client, connection, egress, head, rest)
@@ -51,7 +53,10 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
         except _Refused as refused:
             if refused.charged:
                 await asyncio.sleep(connection.session.allowance.wait())
-            await loop.sock_sendall(client, refused.response)
+            answer = refused.response
+            if method == "HEAD":  # a client that goes on would read a body as the next answer
+                answer = answer[: answer.index(heads.HEAD_END) + len(heads.HEAD_END)]
+            await loop.sock_sendall(client, answer)
             again = False
         if not again:
             await hang_up(client)

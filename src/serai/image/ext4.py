@@ -159,7 +159,12 @@ def _listings(told: bytes, directories: Iterable[int]) -> Iterator[tuple[int, li
         for start in range(1, len(parts) - 1, 7):
             number, mode, owner, group, name, size = parts[start : start + 6]
             inode = Inode(
-                int(number), int(mode, 8), int(owner), int(group), os.fsdecode(name), int(size or 0)
+                _number(number, 32),
+                _number(mode, 16, base=8),
+                _number(owner, 32),
+                _number(group, 32),
+                os.fsdecode(name),
+                _number(size or b"0", 64),
             )
             if inode.name == ".":
                 directory = inode.number
@@ -171,6 +176,14 @@ def _listings(told: bytes, directories: Iterable[int]) -> Iterator[tuple[int, li
         if asked not in told_of:
             raise BuildError(f"the directory with inode {asked} of the disk cannot be read")
         yield asked, told_of[asked]
+
+
+def _number(told: bytes, bits: int, base: int = 10) -> int:
+    """A number that fits into so many bits; raises ValueError."""
+    number = int(told, base)
+    if not 0 <= number < 1 << bits:
+        raise ValueError
+    return number
 
 
 def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:

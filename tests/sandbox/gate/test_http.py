@@ -176,6 +176,15 @@ def test_responses_without_a_body(gate: Gated, web: Origin) -> None:
     assert any(h.startswith("Content-Length: ") for h in headers)
 
 
+def test_the_gates_own_answers_to_head_have_no_body(gate: Gated, web: Origin) -> None:
+    for place in ("denied.example", f"{web.place}/hang-up"):
+        request = f"HEAD http://{place} HTTP/1.1\r\nHost: {place.partition('/')[0]}\r\n\r\n"
+        status, headers, body = split(gate.ask("blue", request.encode()))
+        assert status.split()[1] in ("403", "502")
+        assert body == b""
+        assert any(h.startswith("Content-Length: ") for h in headers)
+
+
 def test_an_error_of_the_origin_passes_untouched(gate: Gated, web: Origin) -> None:
     assert gate.ask("blue", once(web, "/404")) == (
         b"HTTP/1.1 404 Nothing Here\r\ncontent-LENGTH: 4\r\nX-a: 1\r\nx-A: 2\r\n"

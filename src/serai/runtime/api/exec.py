@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import errno
 import fcntl
 import os
@@ -160,7 +161,8 @@ class Executions:
                 os.close(stream.input)
                 stream.input = None
                 if stream.confirm is not None:
-                    os.write(stream.confirm, b".")
+                    with contextlib.suppress(BrokenPipeError):  # it has failed, and says so itself
+                        os.write(stream.confirm, b".")
         return {}
 
     async def resize(self, c: Connection, _r: Request, p: Resize) -> Any:

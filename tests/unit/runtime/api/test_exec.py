@@ -11,7 +11,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.jsonrpc_server import Connection
-from serai.runtime.api.exec import Executions, Stream
+from serai.runtime.api.exec import Executions, Input, Stream
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
@@ -49,3 +49,22 @@ def test_no_descriptor_stays_open_though_nothing_was_read() -> None:
         assert not is_open(reading)
     finally:
         os.close(writing)
+
+
+def test_the_end_of_the_input_of_a_transfer_that_has_failed_is_no_defect() -> None:
+    (reading, writing), (told, teller) = os.pipe(), os.pipe()
+    os.close(told)  # the transfer has ended already
+    stream = Stream(Payload("1", "one", Entered(0, -1, None), None, False), writing, None, teller)
+
+    async def end() -> None:
+        executions = Executions(cast(Sessions, None), cast(Payloads, Failing()))
+        client = cast(Connection, Client())
+        executions._streams[client, "1"] = stream
+        assert await executions.input(client, cast(Any, None), Input("1", eof=True)) == {}
+
+    try:
+        asyncio.run(end())
+        assert not is_open(writing)
+    finally:
+        os.close(reading)
+        os.close(teller)
