@@ -67,7 +67,7 @@ class Payloads:
         self._count = 0
         # Without it each payload would begin as a copy of the whole daemon.
         self._door = Door()
-        self._alive: set[int] = set()
+        self._alive: set[Entered] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._pause = SWEEP
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._sweep_soon)
@@ -180,11 +180,13 @@ class Payloads:
 
     async def _ended(self, entered: Entered) -> None:
         """Return once a payload has ended, and see to it that its threads let it end."""
-        self._alive.add(entered.pid)
+        self._alive.add(entered)
+        # Of those that ended before, nobody tells us again.
+        reaper.take_threads(entered.pid)
         try:
             await wait.readable(entered.pidfd)
         finally:
-            self._alive.discard(entered.pid)
+            self._alive.discard(entered)
 
     async def _take(self, entered: Entered) -> None:
         """Reap what nobody asks for any more, whenever it ends."""
@@ -201,8 +203,8 @@ class Payloads:
 
     def _sweep_now(self) -> None:
         start = time.monotonic()
-        for pid in list(self._alive):
-            reaper.take_threads(pid)
+        for entered in self._alive:
+            reaper.take_threads(entered.pid)
         # However many threads end, most of the time is others'.
         self._pause = max(SWEEP, 20 * (time.monotonic() - start))
         self._sweep = None
