@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import base_bootstrap, base_cloudimage, layer, plan, playbook
+from serai.image.build import base_bootstrap, base_cloudimage, builds, layer, plan, playbook
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -35,7 +35,7 @@ _BASES: dict[str, Callable[..., None]] = {
 def build(
     settings: Settings, name: str, *, overrides: tuple[str, ...] = (), keep: bool = False
 ) -> Path:
-    """Build the image ``name`` and return its folder below ``dist/``.
+    """Build the image ``name`` and return its folder below ``dist/``, which is the latest then.
 
     Stages whose key is in the cache are not built again; an image that is there already is left
     alone. With ``keep``, a machine in which a layer failed stays up to be looked into.
@@ -48,6 +48,7 @@ def build(
         made = plan.make(settings, image)
         if made.folder.exists():
             console.say(f"{name} {made.version} is built already, nothing has changed")
+            _point(made)
             return made.folder
         _require_room(settings)
         started = datetime.now(timezone.utc)
@@ -58,19 +59,6 @@ def build(
         with console.step("publish"):
             _publish(settings, made, started)
     return made.folder
-
-
-def latest(settings: Settings, name: str) -> Path:
-    """The folder of the newest build of ``name``; raises BuildError if there is none."""
-    link = settings.dist / name / "latest"
-    if not link.is_dir():
-        raise BuildError(f"{name} is not built", hint=f"run 'invoke build-image --image {name}'")
-    return link.resolve()
-
-
-def disk(settings: Settings, name: str) -> Path:
-    """The newest build of ``name``; raises BuildError if there is none."""
-    return latest(settings, name) / layout.disk(name)
 
 
 def base(settings: Settings, image: definition.Image) -> Path:
@@ -144,7 +132,12 @@ def _publish(settings: Settings, made: Plan, started: datetime) -> None:
         manifest = json.dumps(content, indent=2, default=str)
         (folder / layout.MANIFEST).write_text(manifest + "\n")
         (folder / layout.SUMS).write_text(_sums(folder))
-    files.link(made.folder.parent / "latest", made.version)
+    _point(made)
+
+
+def _point(made: Plan) -> None:
+    """Make this build the latest: what is verified, booted and released if nobody says which."""
+    files.link(made.folder.parent / builds.LATEST, made.version)
 
 
 def _require_sealed(root: offline.RootFs, made: Plan) -> None:

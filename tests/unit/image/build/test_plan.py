@@ -190,11 +190,6 @@ def test_the_shipped_layers_end_with_the_seal() -> None:
     assert all("seal" not in layer.roles for layer in shipped[:-1])
 
 
-def test_an_image_that_is_not_built_is_told_with_what_to_do(project: Settings) -> None:
-    with pytest.raises(BuildError, match=r"debian-12-amd64 is not built; run 'invoke build-image"):
-        build.latest(project, "debian-12-amd64")
-
-
 def test_the_base_is_there_once_it_is_in_the_cache(project: Settings) -> None:
     image = definition.load(project, "debian-12-amd64")
     with pytest.raises(BuildError, match=r"debian-12-amd64 is not in the cache; run 'invoke"):
