@@ -44,7 +44,7 @@ def build(
     """
     image = definition.load(settings, name, overrides)
     with ExitStack() as stack:
-        stack.enter_context(cache.locked(settings.cache / "stages" / image.name / ".lock"))
+        stack.enter_context(cache.locked(settings.cache / "builds" / f".{image.name}.lock"))
         made = plan.make(settings, image)
         if made.folder.exists():
             console.say(f"{name} {made.version} is built already, nothing has changed")
@@ -75,11 +75,22 @@ def base(settings: Settings, image: definition.Image) -> Path:
 def _ensure(
     settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
 ) -> None:
-    """Have the result of ``stage`` in the cache."""
-    if stage.cached:
-        console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
-        return
-    cache.sweep(stage.folder.parent)
+    """Have the result of ``stage`` in the cache, marked as one that the image needs."""
+    home = stage.folder.parent
+    cache.sweep(home)
+    with cache.making(stage.folder):
+        # Since the plan another image's build may have made it, or removed it as too old.
+        if (stage.folder / plan.RECORD).is_file():
+            console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        else:
+            _make(settings, image, stage, previous, keep=keep)
+        cache.use(stage.folder, image.name)
+    cache.prune(home, keep=2)
+
+
+def _make(
+    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+) -> None:
     log = settings.cache / "logs" / f"{image.name}-{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
@@ -113,7 +124,6 @@ def _ensure(
         shutil.copyfile(log, folder / "build.log")
         # The record is what marks a stage as finished, so it comes last.
         (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
-    cache.prune(stage.folder.parent, keep=2)
 
 
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:
