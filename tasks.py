@@ -12,7 +12,8 @@ from invoke.tasks import task
 
 from serai.image import console
 from serai.image.bench import bench
-from serai.image.build import base_cloudimage, build
+from serai.image.build import base_cloudimage, builds
+from serai.image.build import build as building
 from serai.image.commands import clean, demo, docs_site, lint, pages, show, test
 from serai.image.container import throwaway
 from serai.image.definition import definition
@@ -34,6 +35,8 @@ from serai.image.vm.share import parse as parse_shares
 
 SETTINGS = Settings.of()
 IMAGE = definition.DEFAULT_IMAGE
+# The option of every task that takes a finished image.
+BUILD = {"build": "the version of a build or release in dist/IMAGE/ (default: the latest build)"}
 
 
 def command(**options: Any) -> Callable[[Callable[..., int | None]], Any]:
@@ -79,27 +82,27 @@ def build_image(
     """
     if twice:
         return reproduce.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
-    folder = build.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
+    folder = building.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
     console.say(str(folder / f"{image}.qcow2"))
     return 0
 
 
-@command()
-def verify_image(_c: Context, image: str = IMAGE) -> int:
+@command(help=BUILD)
+def verify_image(_c: Context, image: str = IMAGE, build: str = "") -> int:
     """Boot the finished image on throwaway overlays and check it."""
-    report = verify(SETTINGS, definition.load(SETTINGS, image), build.latest(SETTINGS, image))
+    found = builds.find(SETTINGS, image, build)
+    report = verify(SETTINGS, found.image, found.folder)
     return 0 if report.ok else 1
 
 
-@command()
-def inspect_image(_c: Context, image: str = IMAGE) -> int:
+@command(help=BUILD)
+def inspect_image(_c: Context, image: str = IMAGE, build: str = "") -> int:
     """Read the finished image without booting it, and say what keeps it from being released."""
-    budget = definition.load(SETTINGS, image).budget
-    disk = build.latest(SETTINGS, image) / f"{image}.qcow2"
-    return inspect.show(inspect.read(disk, SETTINGS.cache), budget)
+    found = builds.find(SETTINGS, image, build)
+    return inspect.show(inspect.read(found.disk, SETTINGS.cache), found.image.budget)
 
 
-@command(name="boot", iterable=["copy", "share"])
+@command(name="boot", iterable=["copy", "share"], help=BUILD)
 def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     image: str = IMAGE,
@@ -111,6 +114,7 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     disk: str = "",
     sessions: str = "",
     base: bool = False,
+    build: str = "",
 ) -> int:
     """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
     --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from;
@@ -124,8 +128,14 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
             f"there is no disk bus {disk!r}", hint=f"one of {', '.join(get_args(Bus))}"
         )
     kept, kept_format = boot.parse_sessions(sessions)
-    loaded = definition.load(SETTINGS, image)
-    root = build.base(SETTINGS, loaded) if base else build.disk(SETTINGS, image)
+    if base and build:
+        raise BuildError("--base is what a build starts from, and --build is a finished one")
+    if base:
+        loaded = definition.load(SETTINGS, image)
+        root = building.base(SETTINGS, loaded)
+    else:
+        found = builds.find(SETTINGS, image, build)
+        loaded, root = found.image, found.disk
     return boot.boot(
         SETTINGS,
         loaded,
@@ -141,16 +151,18 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     )
 
 
-@command(name="describe")
+@command(name="describe", help=BUILD)
 def describe_image(
     _c: Context,
     image: str = IMAGE,
     to: str = "libvirt",
     cpus: int = describe.CPUS,
     memory: str = f"{describe.MEMORY}M",
+    build: str = "",
 ) -> None:
     """Print what another host needs to run the image (--to libvirt, cloud-init or utm)."""
-    loaded = definition.load(SETTINGS, image)
+    known = builds.find(SETTINGS, image, build).image if build else None
+    loaded = known or definition.load(SETTINGS, image)
     mebibytes = definition.megabytes(definition.size(memory))
     print(describe.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
 
@@ -252,19 +264,27 @@ def run_demo(_c: Context) -> int:
 @command(
     name="release",
     help={
+        **BUILD,
         "version": "what the release is called, for example 1.2.0",
         "previous": "the directory of the release before, to tell the differences from",
         "sign-key": "an SSH key's file; with a public one the agent is asked",
     },
 )
 def make_release(
-    _c: Context, version: str, image: str = IMAGE, previous: str = "", sign_key: str = ""
+    _c: Context,
+    version: str,
+    *,
+    image: str = IMAGE,
+    build: str = "",
+    previous: str = "",
+    sign_key: str = "",
 ) -> None:
-    """Make dist/<image>/<version>/ of the newest build, if verify-image passed it."""
+    """Make dist/<image>/<version>/ of the latest build, if verify-image passed it."""
     folder = release.release(
         SETTINGS,
         image,
         version,
+        build=build,
         previous=Path(previous) if previous else None,
         key=Path(sign_key) if sign_key else None,
     )
@@ -290,10 +310,10 @@ def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
     console.say(f"{told}, as signed by {found.signer}")
 
 
-@command(name="formats", help={"to": f"a list of {', '.join(formats.KINDS)}"})
-def write_formats(_c: Context, to: str, image: str = IMAGE) -> None:
-    """Write the newest build in other formats, beside it."""
-    for path in formats.convert(SETTINGS, image, formats.parse(to)):
+@command(name="formats", help={**BUILD, "to": f"a list of {', '.join(formats.KINDS)}"})
+def write_formats(_c: Context, to: str, image: str = IMAGE, build: str = "") -> None:
+    """Write a finished image in other formats, beside it."""
+    for path in formats.convert(SETTINGS, image, formats.parse(to), build):
         console.say(str(path))
 
 

@@ -119,6 +119,7 @@ def manifest() -> dict[str, Any]:
         "finished": "2026-11-21T11:00:00Z",
         "definition": {
             "name": IMAGE,
+            "summary": "a small one",
             "distribution": "debian",
             "release": "12",
             "arch": "amd64",

@@ -1,4 +1,7 @@
-"""Finished stages, kept by content: one folder a key, there whole or not at all."""
+"""Finished stages, kept by content: one directory a key, there whole or not at all.
+
+Several users may share a result: each leaves a mark in it, by which it is kept for that user.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serai.common import files
+from serai.image import console
 from serai.image.errors import BuildError
+
+_USERS = "users"  # in a result: an empty file for each who needed it, as old as the need
 
 
 @contextmanager
@@ -35,17 +41,54 @@ def whole(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed build left half-made in ``folder``; call it under the lock."""
+    """Remove what killed processes left half-made in ``folder``; what has a maker is left alone."""
     for leftover in folder.glob(".*"):
         if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover, _lock(folder / leftover.name[1:].partition(".")[0]))
 
 
-def prune(folder: Path, *, keep: int) -> None:
-    """Remove all but the ``keep`` newest results in ``folder``."""
-    results = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for old in sorted(results, key=lambda path: path.stat().st_mtime)[:-keep]:
-        shutil.rmtree(old)
+@contextmanager
+def making(target: Path) -> Iterator[None]:
+    """Be the only one who makes ``target``; whoever comes meanwhile waits, and may find it made."""
+    with locked(_lock(target), wait=True):
+        yield
+
+
+def _lock(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
+
+
+def use(folder: Path, user: str) -> None:
+    """Mark the result in ``folder`` as what ``user`` needed last."""
+    mark = folder / _USERS / user
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    os.utime(mark)
+
+
+def uses(home: Path, user: str) -> list[Path]:
+    """The marks of ``user`` in the results of ``home``, the newest last."""
+    return sorted(home.glob(f"[!.]*/{_USERS}/{user}"), key=lambda path: path.stat().st_mtime)
+
+
+def prune(home: Path, *, keep: int) -> None:
+    """Remove all but the ``keep`` results in ``home`` that each user needed last.
+
+    Where nobody leaves marks they are the newest.
+    """
+    results = [path for path in home.iterdir() if not path.name.startswith(".")]
+    users = {mark.name for mark in home.glob(f"[!.]*/{_USERS}/*")}
+    kept = {mark.parents[1] for user in users for mark in uses(home, user)[-keep:]}
+    kept = kept or set(sorted(results, key=lambda path: path.stat().st_mtime)[-keep:])
+    for old in set(results) - kept:
+        _remove(old, _lock(old))
+
+
+def _remove(folder: Path, lock: Path) -> None:
+    """Remove ``folder`` and its lock, unless somebody has that."""
+    with suppress(BuildError), locked(lock):
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink()
 
 
 def sync(folder: Path) -> None:
@@ -56,11 +99,11 @@ def sync(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock file, so that two builds never write the same stage at once.
 
-    The kernel drops the lock with the process; a stale lock cannot exist. Raises BuildError if
-    another process holds it.
+    The kernel drops the lock with the process; a stale lock cannot exist. Where another process
+    holds it, this waits for its end or raises BuildError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -68,9 +111,12 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BuildError(
-                    f"another build is using {path.parent}", hint="wait for it, or end it"
-                ) from None
+                if not wait:
+                    raise BuildError(
+                        f"another build is using {path.parent}", hint="wait for it, or end it"
+                    ) from None
+                console.say(f"waiting for another build, which is using {path.parent}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             # Its last holder may have renamed or removed the file after we opened it.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 yield

@@ -1,10 +1,13 @@
-"""Digests of values, files and folders: what the key of a stage is made of."""
+"""Digests of values, files and directories: what the key of a stage is made of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
+
+from serai.image.errors import BuildError
 
 # What programs leave behind beside the files that people write.
 _LEFTOVERS = ("__pycache__", ".pyc", ".swp", "~")
@@ -34,3 +37,36 @@ def of_tree(folder: Path) -> str:
             if path.is_file() and not any(part.endswith(_LEFTOVERS) for part in path.parts)
         ]
     )
+
+
+def of_source(path: Path) -> str:
+    """SHA-256 over all that copying ``path``, somebody's file or directory, would bring.
+
+    These are names, modes, bytes and links. Nothing is left out, and where a link leads is
+    not followed. Raises BuildError for what no image should get: a device, a pipe or a socket, a
+    link out of the directory, and a mode with which others may write or get more rights.
+    """
+    root = path.resolve()
+    found = [root, *sorted(root.rglob("*"))] if root.is_dir() else [root]
+    return of_value([_entry(each, root) for each in found])
+
+
+def _entry(path: Path, root: Path) -> tuple[str, str, str]:
+    """Name, kind with mode, and content of one thing in a directory of somebody's."""
+    name, mode = str(path.relative_to(root)), path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        if not path.resolve().is_relative_to(root):
+            raise BuildError(
+                f"{path} is a link out of {root}", hint="put a copy of the file in its place"
+            )
+        return name, "link", str(path.readlink())
+    if stat.S_ISDIR(mode):
+        return name, "directory", ""  # the roles set its mode
+    if not stat.S_ISREG(mode):
+        raise BuildError(f"{path} is neither a file, a directory nor a link", hint="remove it")
+    if mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH):
+        raise BuildError(
+            f"{path} has the mode {stat.S_IMODE(mode):04o}, and would have it in the image",
+            hint=f"chmod u-s,g-s,o-w {path}",
+        )
+    return name, f"file {stat.S_IMODE(mode):o}", of_file(path)

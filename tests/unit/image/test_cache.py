@@ -67,6 +67,46 @@ def test_only_the_newest_results_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
 
 
+def test_what_several_share_is_kept_for_each_of_them(tmp_path: Path) -> None:
+    marks = {"a": ["one"], "b": ["one", "two"], "c": ["one"], "d": ["two"], "e": []}
+    for age, (name, users) in enumerate(marks.items()):
+        (tmp_path / name).mkdir()
+        for user in users:
+            cache.use(tmp_path / name, user)
+            os.utime(tmp_path / name / "users" / user, (1000 - age, 1000 - age))
+    assert [mark.parents[1].name for mark in cache.uses(tmp_path, "one")] == ["c", "b", "a"]
+    with cache.making(tmp_path / "e"):  # somebody is about to use it
+        cache.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["a", "b", "d", "e"]
+    cache.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["a", "b", "d"]
+
+
+def test_what_has_a_maker_is_not_swept(tmp_path: Path) -> None:
+    with cache.making(tmp_path / "result"), cache.whole(tmp_path / "result"):
+        cache.sweep(tmp_path)
+        assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_who_comes_while_a_result_is_made_waits_and_finds_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from serai.image import cache\n"
+        "with cache.making(Path(sys.argv[1])):\n"
+        "    print(Path(sys.argv[1]).exists(), flush=True)\n"
+    )
+    with cache.making(tmp_path / "result"):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "result")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("waiting for another build")
+        with cache.whole(tmp_path / "result"):
+            pass
+    assert child.communicate()[0] == "True\n"
+
+
 def test_two_builds_do_not_write_the_same_stage(tmp_path: Path) -> None:
     with (
         cache.locked(tmp_path / ".lock"),

@@ -28,7 +28,7 @@ _DATA = Path(__file__).parent / "data" / "bootstrap"
 # The role base has it for an image; the build logs in to the base by it before.
 _NETWORK = Path("roles/base/files/80-dhcp.network")
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when this module or disk.py makes another disk of the same inputs: stages are cached."""
 
 
@@ -76,7 +76,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
         )
     for name in ("mmdebstrap", "sgdisk", "mformat", "mke2fs", "qemu-img", "unshare"):
         tool(name)
-    identity = disk.Identity.of(image.name)
+    identity = _identity(image, settings)
     with _scratch(target.parent) as scratch:
         root = scratch / "root"
         _install(image, root, settings, log)
@@ -126,7 +126,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def _install(image: Image, root: Path, settings: Settings, log: Path) -> None:
     start = log.stat().st_size if log.exists() else 0
-    argv = _isolated(image.arch, _mmdebstrap(image, root))
+    argv = _isolated(image.arch, _mmdebstrap(image, root, settings))
     try:
         run(argv, cwd=settings.root, env={"INITRD": "No"}, log=log)
     except BuildError as error:
@@ -141,15 +141,21 @@ def _install(image: Image, root: Path, settings: Settings, log: Path) -> None:
         raise BuildError(reason.message, hint=reason.hint, log=log) from None
 
 
+def _identity(image: Image, settings: Settings) -> disk.Identity:
+    """That of the disk: by what it is made of, as images that share a base share all of it."""
+    return disk.Identity.of(digest.of_value(inputs(image, settings)))
+
+
 def _last_error(said: str) -> str:
     """The last thing dpkg or apt complained about, shortened: mmdebstrap quotes long commands."""
     lines = re.findall(r"^(?:E|dpkg): (.*error.*|.*fail.*)$", said, re.MULTILINE)
     return str(lines[-1])[:200] if lines else ""
 
 
-def _mmdebstrap(image: Image, root: Path) -> list[str]:
+def _mmdebstrap(image: Image, root: Path, settings: Settings) -> list[str]:
     base = image.bootstrapped()
-    fstab = f"mkdir -p $1/etc && printf '{disk.fstab(disk.Identity.of(image.name))}' > $1/etc/fstab"
+    identity = _identity(image, settings)
+    fstab = f"mkdir -p $1/etc && printf '{disk.fstab(identity)}' > $1/etc/fstab"
     argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     argv += [f"--architectures={image.arch}", "--include=" + ",".join(packages(image))]
     argv += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']

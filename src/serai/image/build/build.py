@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import base_bootstrap, base_cloudimage, layer, plan, playbook
+from serai.image.build import base_bootstrap, base_cloudimage, builds, layer, plan, playbook
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -35,7 +35,7 @@ _BASES: dict[str, Callable[..., None]] = {
 def build(
     settings: Settings, name: str, *, overrides: tuple[str, ...] = (), keep: bool = False
 ) -> Path:
-    """Build the image ``name`` and return its folder below ``dist/``.
+    """Build the image ``name`` and return its folder below ``dist/``, which is the latest then.
 
     Stages whose key is in the cache are not built again; an image that is there already is left
     alone. With ``keep``, a machine in which a layer failed stays up to be looked into.
@@ -44,10 +44,11 @@ def build(
     """
     image = definition.load(settings, name, overrides)
     with ExitStack() as stack:
-        stack.enter_context(cache.locked(settings.cache / "stages" / image.name / ".lock"))
+        stack.enter_context(cache.locked(settings.cache / "builds" / f".{image.name}.lock"))
         made = plan.make(settings, image)
         if made.folder.exists():
             console.say(f"{name} {made.version} is built already, nothing has changed")
+            _point(made)
             return made.folder
         _require_room(settings)
         started = datetime.now(timezone.utc)
@@ -58,19 +59,6 @@ def build(
         with console.step("publish"):
             _publish(settings, made, started)
     return made.folder
-
-
-def latest(settings: Settings, name: str) -> Path:
-    """The folder of the newest build of ``name``; raises BuildError if there is none."""
-    link = settings.dist / name / "latest"
-    if not link.is_dir():
-        raise BuildError(f"{name} is not built", hint=f"run 'invoke build-image --image {name}'")
-    return link.resolve()
-
-
-def disk(settings: Settings, name: str) -> Path:
-    """The newest build of ``name``; raises BuildError if there is none."""
-    return latest(settings, name) / layout.disk(name)
 
 
 def base(settings: Settings, image: definition.Image) -> Path:
@@ -87,11 +75,22 @@ def base(settings: Settings, image: definition.Image) -> Path:
 def _ensure(
     settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
 ) -> None:
-    """Have the result of ``stage`` in the cache."""
-    if stage.cached:
-        console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
-        return
-    cache.sweep(stage.folder.parent)
+    """Have the result of ``stage`` in the cache, marked as one that the image needs."""
+    home = stage.folder.parent
+    cache.sweep(home)
+    with cache.making(stage.folder):
+        # Since the plan another image's build may have made it, or removed it as too old.
+        if (stage.folder / plan.RECORD).is_file():
+            console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        else:
+            _make(settings, image, stage, previous, keep=keep)
+        cache.use(stage.folder, image.name)
+    cache.prune(home, keep=2)
+
+
+def _make(
+    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+) -> None:
     log = settings.cache / "logs" / f"{image.name}-{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
@@ -125,7 +124,6 @@ def _ensure(
         shutil.copyfile(log, folder / "build.log")
         # The record is what marks a stage as finished, so it comes last.
         (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
-    cache.prune(stage.folder.parent, keep=2)
 
 
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:
@@ -144,7 +142,12 @@ def _publish(settings: Settings, made: Plan, started: datetime) -> None:
         manifest = json.dumps(content, indent=2, default=str)
         (folder / layout.MANIFEST).write_text(manifest + "\n")
         (folder / layout.SUMS).write_text(_sums(folder))
-    files.link(made.folder.parent / "latest", made.version)
+    _point(made)
+
+
+def _point(made: Plan) -> None:
+    """Make this build the latest: what is verified, booted and released if nobody says which."""
+    files.link(made.folder.parent / builds.LATEST, made.version)
 
 
 def _require_sealed(root: offline.RootFs, made: Plan) -> None:

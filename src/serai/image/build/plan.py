@@ -1,7 +1,8 @@
 """What a build would do: its stages, each with a key over all that goes into it.
 
 Two builds with equal keys would make the same disk, so a stage whose key is in the cache is not
-built again. Making a plan reads files and asks tools for their versions; it changes nothing.
+built again, whichever image it was made for. Making a plan reads files and asks tools for their
+versions; it changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from serai import __version__
-from serai.image import digest
+from serai.image import cache, digest
 from serai.image.build import base_bootstrap, base_cloudimage, layer, playbook
 from serai.image.definition import variables
 from serai.image.definition.arch import ARCHITECTURES
@@ -74,21 +75,23 @@ class Plan:
 
 def make(settings: Settings, image: Image) -> Plan:
     """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
-    home = settings.cache / "stages" / image.name
     tools = tool_versions(image)
-    stages = [_stage(home, BASE, _base_inputs(image, settings, tools))]
+    stages = [_stage(settings, image, BASE, _base_inputs(image, settings, tools))]
     for each in playbook.read(settings):
         chosen = variables.of_roles(settings, image.variables, each.roles)
         inputs = {
             "previous stage": stages[-1].key,
             "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
-            **{f"variables.{name}": value for name, value in chosen.items()},
+            **{
+                f"variables.{name}": value
+                for name, value in variables.contents(settings, chosen).items()
+            },
             **each.digests,
             **layer.inputs(settings),
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
         }
-        stages.append(_stage(home, each.name, inputs, chosen))
+        stages.append(_stage(settings, image, each.name, inputs, chosen))
     version = f"{__version__}-{stages[-1].key[:8]}"
     return Plan(image, tuple(stages), version, settings.dist / image.name / version)
 
@@ -131,17 +134,22 @@ def _base_inputs(image: Image, settings: Settings, tools: dict[str, str]) -> dic
 
 
 def _stage(
-    home: Path, name: str, inputs: dict[str, object], chosen: dict[str, Any] | None = None
+    settings: Settings,
+    image: Image,
+    name: str,
+    inputs: dict[str, object],
+    chosen: dict[str, Any] | None = None,
 ) -> Stage:
     key = digest.of_value(inputs)
-    folder = home / name / key[:16]
-    why = "" if (folder / RECORD).is_file() else _why(home / name, inputs)
+    home = settings.cache / "stages" / name
+    folder = home / key[:16]
+    why = "" if (folder / RECORD).is_file() else _why(home, image.name, inputs)
     return Stage(name, key, inputs, folder, why, chosen or {})
 
 
-def _why(folder: Path, inputs: dict[str, object]) -> str:
-    """What differs from the newest result there is."""
-    records = sorted(folder.glob(f"[!.]*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+def _why(home: Path, image: str, inputs: dict[str, object]) -> str:
+    """What differs from the newest result that the image has used."""
+    records = [use.parents[1] / RECORD for use in cache.uses(home, image)]
     if not records:
         return "never built here"
     old = json.loads(records[-1].read_text())["inputs"]

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from rich.table import Table
 
 from serai.image import console
+from serai.image.build import builds
 from serai.image.build import plan as plans
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
@@ -17,7 +18,7 @@ def images(settings: Settings) -> None:
     """One line an image: name, state, what it is."""
     for name in definition.names(settings):
         image = definition.load(settings, name)
-        link = settings.dist / name / "latest"
+        link = settings.dist / name / builds.LATEST
         state = link.resolve().name if link.exists() else "not built"
         console.say(f"{name:24} {state:16} {image.summary}")
 

@@ -2,7 +2,8 @@
 
 Every role declares its variables with types and choices in ``meta/argument_specs.yml``; a
 definition is checked against these before anything is built, and a layer's key and Ansible get
-what its own roles declare.
+what its own roles declare. A variable of the type 'path' names a file or a directory on the build
+host, and its content goes into the key; paths in the VM have the type 'str'.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from serai.image import digest
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -51,6 +53,10 @@ class Option:
     type: str
     choices: tuple[object, ...] = ()
     elements: str = ""
+
+    def names_a_source(self, value: object) -> bool:
+        """Whether ``value`` is the path of something on the build host."""
+        return self.type == "path" and value != ""
 
     def complaint(self, value: object) -> str:
         """What is wrong with ``value``, '' if nothing is."""
@@ -95,9 +101,40 @@ def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, s
 def of_roles(
     settings: Settings, chosen: Mapping[str, Any], roles: Collection[str]
 ) -> dict[str, Any]:
-    """Those choices that concern ``roles``."""
+    """Those choices that concern ``roles``, as Ansible gets them: paths are absolute.
+
+    Raises BuildError for a path where there is nothing.
+    """
     known = options(settings) if chosen else {}
-    return {name: value for name, value in chosen.items() if known[name].role in roles}
+    return {
+        name: _found(settings, name, value) if known[name].names_a_source(value) else value
+        for name, value in chosen.items()
+        if known[name].role in roles
+    }
+
+
+def contents(settings: Settings, chosen: Mapping[str, Any]) -> dict[str, object]:
+    """What of these choices goes into a layer: values, and the digest of all that a path names.
+
+    Raises BuildError where what it names cannot go into an image.
+    """
+    known = options(settings) if chosen else {}
+    return {
+        name: {"content": digest.of_source(Path(value))}
+        if known[name].names_a_source(value)
+        else value
+        for name, value in chosen.items()
+    }
+
+
+def _found(settings: Settings, name: str, value: str) -> str:
+    """The absolute path; a relative one begins in the checkout."""
+    path = settings.root / Path(value).expanduser()
+    if not path.exists():
+        raise BuildError(
+            f"variables.{name}: there is no {path}", hint="it is a path on the build host"
+        )
+    return str(path)
 
 
 def packages(settings: Settings, distribution: str, chosen: Mapping[str, Any]) -> list[str]:

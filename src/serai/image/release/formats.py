@@ -17,7 +17,7 @@ from typing import Any
 
 from serai.common import files
 from serai.image import cache, console, layout, offline
-from serai.image.build import build
+from serai.image.build import build, builds
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
@@ -112,17 +112,17 @@ def _write(writer: Callable[[Source, Path], None], source: Source, target: Path)
     files.fsync(target.parent)
 
 
-def convert(settings: Settings, image: str, kinds: Sequence[str]) -> list[Path]:
-    """Write the newest build of ``image`` in each of ``kinds`` beside it, and return the files."""
-    folder = build.latest(settings, image)
+def convert(settings: Settings, image: str, kinds: Sequence[str], version: str = "") -> list[Path]:
+    """Write a build of ``image`` in each of ``kinds`` beside it, and return the files."""
+    finished = builds.find(settings, image, version)
+    folder, disk = finished.folder, finished.disk
     manifest = json.loads((folder / layout.MANIFEST).read_text())
-    disk = folder / layout.disk(image)
     with (
         console.step(f"convert {image} to {', '.join(kinds)}"),
         scratch(settings, image) as work,
         offline.opened(disk, work) as root,
     ):
-        arch, stamp = manifest["definition"]["arch"], time_of(manifest, folder)
+        arch, stamp = finished.image.arch, time_of(manifest, folder)
         source = Source(image, arch, manifest["version"], stamp, disk, root.raw)
         in_parallel(jobs(source, kinds, folder), threading.Event())
     return [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]

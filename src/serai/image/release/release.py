@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import build
-from serai.image.definition import definition, pins
+from serai.image.build import builds
+from serai.image.definition import pins
 from serai.image.definition.definition import Budget
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
@@ -57,16 +57,17 @@ def release(
     image: str,
     version: str,
     *,
+    build: str = "",
     previous: Path | None = None,
     key: Path | None = None,
 ) -> Path:
-    """Make dist/<image>/<version>/ of the newest build of ``image`` and return it.
+    """Make dist/<image>/<version>/ of the latest ``build`` of ``image``, or that one; return it.
 
     ``previous`` is the release to tell the differences from, ``key`` what SHA256SUMS is signed
     with. Raises BuildError, and leaves nothing, unless that build was verified and may be released;
     a version that is there already stays as it is.
     """
-    budget = definition.load(settings, image).budget
+    finished = builds.find(settings, image, build)
     target = settings.dist / image / _require_version(version)
     with cache.locked(settings.dist / image / ".release.lock"):
         if target.exists() or target.is_symlink():
@@ -75,13 +76,13 @@ def release(
         for leftover in target.parent.glob(f".{version}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with console.step("see that this very build was verified"):
-            made = require_verified(build.latest(settings, image), image)
+            made = require_verified(finished.folder, image)
         with (
             formats.scratch(settings, image) as work,
             offline.opened(made.disk, work) as root,
         ):
             with console.step("inspect the disk"):
-                disk = _Disk(root, _require_clean(made, root, budget, work), work)
+                disk = _Disk(root, _require_clean(made, root, finished.image.budget, work), work)
             with cache.whole(target) as folder:
                 with console.step(f"write {image}'s formats and contents"):
                     _fill(settings, made, version, disk, folder)

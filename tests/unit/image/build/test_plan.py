@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from serai.image import cache
 from serai.image.build import build, plan, playbook
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
+IMAGE = "debian-12-amd64"
 PLAYBOOK = """
 - {name: One, hosts: all, tags: [one], roles: [first]}
 - {name: Two, hosts: all, tags: [two], roles: [{role: second, with_x: 1}, third]}
@@ -38,14 +41,15 @@ def project(checkout: Settings) -> Settings:
 
 
 def made(project: Settings, *overrides: str) -> plan.Plan:
-    return plan.make(project, definition.load(project, "debian-12-amd64", overrides))
+    return plan.make(project, definition.load(project, IMAGE, overrides))
 
 
-def finish(stage: plan.Stage) -> None:
+def finish(stage: plan.Stage, image: str = IMAGE) -> None:
     """Put a result for ``stage`` into the cache."""
     stage.folder.mkdir(parents=True)
     record = {"inputs": stage.inputs, "seconds": 1, "tasks": []}
     (stage.folder / plan.RECORD).write_text(json.dumps(record, default=str))
+    cache.use(stage.folder, image)
 
 
 def states(a_plan: plan.Plan) -> dict[str, str]:
@@ -119,6 +123,92 @@ def test_the_builders_machine_is_no_input(project: Settings) -> None:
     assert made(project).version == made(project, "machine.cpus=4", "summary=other").version
 
 
+def test_images_share_the_stages_that_are_the_same(project: Settings) -> None:
+    flavour = f'name = "{IMAGE}-lean"\nsummary = "lean"\nflavour_of = "{IMAGE}"\n'
+    (project.images / f"{IMAGE}-lean.toml").write_text(f"{flavour}[disk]\nbus = 'virtio'\n")
+    one, two = made(project), plan.make(project, definition.load(project, f"{IMAGE}-lean"))
+    assert one.stages[0].folder == two.stages[0].folder
+    assert one.stages[1].folder != two.stages[1].folder
+    finish(one.stages[0])
+    assert plan.make(project, two.image).stages[0].cached
+
+
+def specify(project: Settings, role: str, **types: str) -> None:
+    spec = {"argument_specs": {"main": {"options": {n: {"type": t} for n, t in types.items()}}}}
+    path = project.root / "roles" / role / "meta" / "argument_specs.yml"
+    path.parent.mkdir()
+    path.write_text(json.dumps(spec))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["run.sh: other bytes", "run.sh: mode", "new", "link: elsewhere", "cache~", "deep: empty"],
+)
+def test_all_of_a_directory_that_a_variable_names_is_an_input(
+    project: Settings, tmp_path: Path, change: str
+) -> None:
+    specify(project, "second", second_skills="path", second_prefix="str")
+    skills = tmp_path / "skills"
+    (skills / "deep").mkdir(parents=True)
+    (skills / "run.sh").write_text("echo\n")
+    (skills / "other.sh").write_text("echo\n")
+    (skills / "link").symlink_to("run.sh")
+    chosen = (f"variables.second_skills={skills}", "variables.second_prefix=/not/here")
+    for stage in made(project, *chosen).stages:
+        finish(stage)
+    assert set(states(made(project, *chosen)).values()) == {"cached"}
+    if change == "run.sh: other bytes":
+        (skills / "run.sh").write_text("exit\n")
+    elif change == "run.sh: mode":
+        (skills / "run.sh").chmod(0o755)
+    elif change == "link: elsewhere":
+        (skills / "link").unlink()
+        (skills / "link").symlink_to("other.sh")
+    elif change == "deep: empty":
+        (skills / "deep").rmdir()
+    else:
+        (skills / change).touch()
+    assert states(made(project, *chosen)) == {
+        "base": "cached",
+        "one": "cached",
+        "two": "changed: variables.second_skills",
+    }
+
+
+def test_where_the_directory_lies_is_no_input(project: Settings, tmp_path: Path) -> None:
+    specify(project, "second", second_skills="path")
+    for name in ("one", "two"):
+        (project.root / name).mkdir()
+        (project.root / name / "skill").write_text("the same")
+    versions = {made(project, f"variables.second_skills={name}").version for name in ("one", "two")}
+    assert len(versions) == 1
+    relative = made(project, "variables.second_skills=one").stages[2].chosen
+    assert relative == {"second_skills": str(project.root / "one")}
+    assert made(project, "variables.second_skills=''").stages[2].chosen == {"second_skills": ""}
+
+
+def test_what_cannot_go_into_an_image_fails_in_the_plan(project: Settings, tmp_path: Path) -> None:
+    specify(project, "second", second_skills="path")
+    skills = tmp_path / "skills"
+    chosen = f"variables.second_skills={skills}"
+    with pytest.raises(BuildError, match=rf"variables.second_skills: there is no {skills}; it is"):
+        made(project, chosen)
+    skills.mkdir()
+    (skills / "out").symlink_to("/etc/passwd")
+    with pytest.raises(BuildError, match=rf"{skills}/out is a link out of {skills}; put a copy"):
+        made(project, chosen)
+    (skills / "out").unlink()
+    os.mkfifo(skills / "pipe")
+    with pytest.raises(BuildError, match="pipe is neither a file, a directory nor a link"):
+        made(project, chosen)
+    (skills / "pipe").unlink()
+    (skills / "run").touch()
+    for mode in (0o4755, 0o2755, 0o666):
+        (skills / "run").chmod(mode)
+        with pytest.raises(BuildError, match=rf"run has the mode {mode:04o}, and would have it"):
+            made(project, chosen)
+
+
 def test_leftovers_of_editors_are_no_input(project: Settings) -> None:
     before = made(project).version
     (project.root / "roles" / "first" / "tasks" / ".main.yml.swp").touch()
@@ -188,11 +278,6 @@ def test_the_shipped_layers_end_with_the_seal() -> None:
     assert [layer.name for layer in shipped] == ["system", "serai"]
     assert shipped[-1].roles[-1] == "seal"
     assert all("seal" not in layer.roles for layer in shipped[:-1])
-
-
-def test_an_image_that_is_not_built_is_told_with_what_to_do(project: Settings) -> None:
-    with pytest.raises(BuildError, match=r"debian-12-amd64 is not built; run 'invoke build-image"):
-        build.latest(project, "debian-12-amd64")
 
 
 def test_the_base_is_there_once_it_is_in_the_cache(project: Settings) -> None:

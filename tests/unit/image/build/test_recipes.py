@@ -14,7 +14,7 @@ from serai.image.vm import seed
 
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
-    base_bootstrap: (1, "b510192054ee21b4"),
+    base_bootstrap: (2, "ed4115db56e6bbfd"),
     layer: (1, "f05293ea6d9bb4b9"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {

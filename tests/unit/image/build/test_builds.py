@@ -1,0 +1,70 @@
+"""Which build a command takes: what build-image said last, or the one that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serai.image import layout
+from serai.image.build import build, builds, plan
+from serai.image.definition import definition
+from serai.image.errors import BuildError
+from serai.image.settings import Settings
+from tests.unit.image.build.test_plan import project
+
+__all__ = ["project"]  # the fixture
+
+IMAGE = "debian-12-amd64"
+
+
+def put(settings: Settings, *overrides: str) -> plan.Plan:
+    """A finished build with these values, as `_publish` leaves it."""
+    made = plan.make(settings, definition.load(settings, IMAGE, overrides))
+    made.folder.mkdir(parents=True)
+    manifest = {"image": IMAGE, "definition": made.image.model_dump(mode="json")}
+    (made.folder / layout.MANIFEST).write_text(json.dumps(manifest))
+    return made
+
+
+def test_the_latest_build_is_what_the_last_command_said_it_was(project: Settings) -> None:
+    plain, other = put(project), put(project, "disk.size=12G")
+    for overrides, expected in (((), plain), (("disk.size=12G",), other), ((), plain)):
+        assert build.build(project, IMAGE, overrides=overrides) == expected.folder
+        assert builds.find(project, IMAGE).folder == expected.folder
+
+
+def test_a_build_is_found_by_its_version_with_what_was_chosen_for_it(project: Settings) -> None:
+    plain, other = put(project), put(project, "disk.size=12G", "machine.cpus=4")
+    build.build(project, IMAGE)
+    found = builds.find(project, IMAGE, other.version)
+    assert found.folder == other.folder
+    assert found.image.disk.size == "12G"
+    assert found.image.machine.cpus == 2  # it leaves no trace: the definition's of today
+    assert found.disk == other.folder / f"{IMAGE}.qcow2"
+    assert builds.find(project, IMAGE, "latest").folder == plain.folder
+    assert builds.versions(project, IMAGE) == sorted([plain.version, other.version])
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "..", "../debian-12-amd64", "/etc", "a/b"])
+def test_a_version_that_is_not_there_is_told_with_those_that_are(
+    project: Settings, version: str
+) -> None:
+    made = put(project)
+    with pytest.raises(BuildError) as caught:
+        builds.find(project, IMAGE, version)
+    assert str(caught.value) == f"{IMAGE} has no build {version!r}; there are: {made.version}"
+
+
+def test_an_image_that_is_not_built_is_told_with_what_to_do(project: Settings) -> None:
+    with pytest.raises(BuildError, match=r"debian-12-amd64 is not built; run 'invoke build-image"):
+        builds.find(project, IMAGE)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"definition": {"name": 1}}'])
+def test_a_manifest_that_nobody_can_read_is_one_line(project: Settings, text: str) -> None:
+    made = put(project)
+    Path(made.folder / layout.MANIFEST).write_text(text)
+    with pytest.raises(BuildError, match=r"that this Serai can read; build it again"):
+        builds.find(project, IMAGE, made.version)
