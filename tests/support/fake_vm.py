@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ DEADLINE = 30.0
 class Vm:
     """One stand-in VM below ``root``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, gate_prefix: Sequence[str] = ()) -> None:
+        """``gate_prefix`` is a command to start the gate with."""
         self.root = root
+        self._gate_prefix = gate_prefix
         self.paths = Paths(root)
         self.env = {
             "PATH": os.environ["PATH"],
@@ -90,7 +92,7 @@ class Vm:
         code = "import sys\nfrom pathlib import Path\nfrom serai.gate import server\n"
         code += "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
         self.gate = subprocess.Popen(
-            [PYTHON, "-c", code, str(self.root)],
+            [*self._gate_prefix, PYTHON, "-c", code, str(self.root)],
             cwd=CHECKOUT,
             env=self.env,
             stderr=(self.root / "gate.log").open("ab"),
@@ -186,11 +188,11 @@ class Vm:
 
 
 @contextmanager
-def opened() -> Iterator[Vm]:
+def opened(gate_prefix: Sequence[str] = ()) -> Iterator[Vm]:
     """A VM without a running sessiond; all of it is gone afterwards."""
     root = Path(tempfile.mkdtemp(prefix="serai-vm-"))
     root.chmod(0o755)
-    machine = Vm(root)
+    machine = Vm(root, gate_prefix)
     machine.install_command()
     try:
         yield machine

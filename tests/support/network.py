@@ -73,6 +73,14 @@ def outside(folder: Path) -> Iterator[tuple[int, list[str]]]:
         process.wait()
 
 
+def dns(pid: int) -> socket.socket:
+    """Where a DNS server for the process ``pid``, which runs by now, has to listen."""
+    with inside(pid):
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 53))
+    return udp
+
+
 class Names:
     """A DNS server. ``answers`` has the addresses of a name, one list a look-up of it, the last
     of which is said again and again; a name that is not in it is answered never.

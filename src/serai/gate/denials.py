@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from serai.gate.errors import Denied, Unreachable
-from serai.gate.hosts import Target
+from serai.gate.hosts import Host, Target
 
 SERVER = b"serai-gate"
 _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
@@ -22,8 +22,12 @@ def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, st
         advice = f"The VM's administrator\ncan see the rule with: {ask}"
     elif denial.rule.startswith("own address "):
         ask, advice = "", "Only a rule for\nexactly this address opens an address of this VM."
+    reason, where = denial.reason, ""
+    if _sounds_own(target.host):
+        reason = "to reach your own server, do not use the proxy"
+        where = f"What listens in the session is there, past the proxy: NO_PROXY={target.host}.\n"
     text = (
-        f"Serai's gate denied {target} to session {session}: {denial.reason} ({denial.rule}).\n"
+        f"Serai's gate denied {target} to session {session}: {reason} ({denial.rule}).\n{where}"
         f"This is policy, not an outage: trying again will not help. {advice}\n"
     )
     data = {
@@ -36,6 +40,13 @@ def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, st
         "ask": ask,
     }
     return HTTPStatus.FORBIDDEN, text, data
+
+
+def _sounds_own(host: Host) -> bool:
+    """Whether a client may mean its own session, where it is: the gate is outside of that."""
+    if isinstance(host, str):
+        return "." not in host or host.endswith(".localhost")
+    return host.is_loopback or host.is_unspecified
 
 
 def unreachable(target: Target, failure: Unreachable) -> tuple[HTTPStatus, str, dict[str, Any]]:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import gate_process
 from tests.support.gate_process import Gated, everything
-from tests.support.network import Names, inside, outside
+from tests.support.network import Names, dns, inside, outside
 from tests.support.origins import Origin, serving
 from tests.support.socks import NOT_ALLOWED, UNREACHABLE, socks_request
 from tests.support.waiting import wait_for
@@ -73,9 +73,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         with inside(gate.pid):
             # At the same port, so that only the address tells them apart.
             own = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            udp.bind(("127.0.0.1", 53))
-        names = Names(udp)
+        names = Names(dns(gate.pid))
         with serving(greet, public) as origin, serving(greet, own) as forbidden:
             yield Web(gate, names, origin, [forbidden])
         names.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from serai.gate import denials
 from serai.gate.errors import Denied, Unreachable
-from serai.gate.hosts import Target
+from serai.gate.hosts import Host, Target
 
 TARGET = Target("example.com", 443)
 
@@ -27,6 +28,18 @@ def test_a_denial_says_what_to_ask_for(denial: Denied, ask: str) -> None:
     assert (status, data["ask"], data["rule"]) == (403, ask, denial.rule)
     assert text.splitlines()[0].endswith(f"{denial.reason} ({denial.rule}).")
     assert "policy allow" not in text if "allow" not in ask else text.endswith(f"with: {ask}\n")
+
+
+@pytest.mark.parametrize(
+    "host", ["serai", "localhost", "app.localhost", IPv4Address("127.0.1.1"), IPv6Address("::")]
+)
+def test_who_asks_the_gate_for_its_own_server_is_sent_past_it(host: Host) -> None:
+    target = Target(host, 8000)
+    _, text, data = denials.denied("blue", target, Denied("default deny", "no rule allows it"))
+    own = "to reach your own server, do not use the proxy (default deny)."
+    assert text.splitlines()[0] == f"Serai's gate denied {target} to session blue: {own}"
+    assert f"NO_PROXY={host}." in text
+    assert data["reason"] == "no rule allows it"
 
 
 def test_nothing_is_called_allowed_while_no_decision_can_be_written_down() -> None:

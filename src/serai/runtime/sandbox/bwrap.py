@@ -116,22 +116,30 @@ def environment(settings: SessionSettings, session: Session) -> dict[str, str]:
         "TMPDIR": f"{home}/tmp",  # noqa: S108
         "LANG": "C.UTF-8",
         "SERAI_HINTS": f"{HINTS}/hints.json",
-        **_proxies(),
+        **_proxies(settings.hostname),
         **settings.environment,
     }
 
 
-def _proxies() -> dict[str, str]:
-    """What programs look at to find the bridge; there is no other way out."""
+def _proxies(hostname: str) -> dict[str, str]:
+    """What programs look at to find the bridge; there is no other way out.
+
+    docs/clients.md shows what real clients do with them: `invoke clients` tries that.
+    """
     http, socks = f"http://127.0.0.1:{bridge.HTTP_PORT}", f"socks5h://127.0.0.1:{bridge.SOCKS_PORT}"
+    # The session's own servers. No private ranges: without a direct route they would only fail. No
+    # [::1], at which Python's httpx raises as soon as a client is made.
+    own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]  # noqa: S104 - not bound to
+    # A name counts for all that ends with it: "dev" would keep a whole top-level domain inside.
+    own += [hostname] if hostname == Policy.hostname or not hostname.isalpha() else []
     both_cases = {
         "HTTP_PROXY": http,
         "HTTPS_PROXY": http,
-        "ALL_PROXY": socks,
+        # Not SOCKS: httpx, and what is built on it, raises at that. curl tunnels all but FTP.
+        "ALL_PROXY": http,
         "FTP_PROXY": socks,
-        "GRPC_PROXY": http,  # gRPC knows no SOCKS and would go without a proxy
-        # No private ranges: without a direct route they would only fail.
-        "NO_PROXY": "localhost,127.0.0.1,::1",
+        "GRPC_PROXY": http,
+        "NO_PROXY": ",".join(own),
     }
     through = f"socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}"
     return {

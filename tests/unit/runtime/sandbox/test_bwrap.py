@@ -92,12 +92,21 @@ def test_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert env["TMPDIR"] == "/sessions/blue-cat/tmp"
     assert (env["LANG"], env["MINE"]) == ("de_DE.UTF-8", "1")
     assert "SERAI_TEST_SECRET" not in env
-    for name in ("http", "https"):
+    for name in ("http", "https", "all"):
         assert env[f"{name}_proxy"] == env[f"{name.upper()}_PROXY"] == "http://127.0.0.1:3128"
-    for name in ("ALL_PROXY", "all_proxy", "FTP_PROXY", "ftp_proxy"):
-        assert env[name] == "socks5h://127.0.0.1:1080"
+    assert env["FTP_PROXY"] == env["ftp_proxy"] == "socks5h://127.0.0.1:1080"
     assert env["NODE_USE_ENV_PROXY"] == "1"
     assert not re.search(r"10\.|172\.|192\.", env["NO_PROXY"])
+
+
+def test_a_session_s_own_names_are_reached_without_the_proxy() -> None:
+    def direct(hostname: str) -> list[str]:
+        return bwrap.environment(Policy(hostname=hostname), SESSION)["NO_PROXY"].split(",")
+
+    own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]
+    assert direct("serai") == [*own, "serai"]
+    assert direct("vm-7") == [*own, "vm-7"]
+    assert direct("dev") == own, "names that end in .dev would have no way out"
 
 
 def test_the_programs_have_the_ports_of_the_bridge_from_its_one_home() -> None:

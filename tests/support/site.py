@@ -1,0 +1,206 @@
+"""What clients are tried with: a site with something for each, over http and https.
+
+It has the name origin.test, which the gate finds by a DNS server in a network of its own. The
+session ``free`` may go there, ``walled`` may not. Sessions can also run the site themselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.fake_vm import Vm, opened
+from tests.support.network import Names, dns, outside
+from tests.support.waiting import wait_for
+
+HELLO = "hello from the site"
+PROGRAM = Path(__file__).parent / "peers/site.py"
+ADDRESS = "11.0.0.2"
+OWN_PORT = 8123
+
+
+@dataclass(frozen=True)
+class Site:
+    """``folder`` is seen in sessions too, at the same path: www, ca.pem, site.py and ca.p12."""
+
+    vm: Vm
+    folder: Path
+
+    def run(self, session: str, script: str, *, timeout: float = 120) -> tuple[int, str]:
+        """Run a shell script in an empty directory of a session; its status and all it wrote."""
+        start = 'd=$(mktemp -d) && cd "$d" && eval "$1"; s=$?; cd && rm -rf "$d"; exit $s'
+        argv = self.vm.command("exec", "--timeout", str(timeout), session, "--")
+        done = subprocess.run(
+            [*argv, "bash", "-c", start, "bash", script],
+            env=self.vm.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def own(self, script: str, *, timeout: float = 120) -> tuple[int, str]:
+        """The same in ``free``, beside a server of the session's own at OWN_PORT."""
+        serve = f"python3 {self.folder}/site.py {self.folder}/www :: {OWN_PORT} | (read; cat) &"
+        wait = f"until (: </dev/tcp/127.0.0.1/{OWN_PORT}) 2>/dev/null; do sleep 0.05; done"
+        return self.run("free", f"{serve}\n{wait}\n{script}", timeout=timeout)
+
+
+@contextmanager
+def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
+    """The site, and a VM whose sessions see ``visible`` too."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir="/srv")))
+        folder.chmod(0o755)
+        _certify(folder)
+        _fill(folder / "www")
+        (folder / "site.py").write_text(PROGRAM.read_text())
+        pid, prefix = stack.enter_context(outside(folder))
+        vm = stack.enter_context(opened(gate_prefix=prefix))
+        wait_for(vm.paths.gate_control.exists)
+        assert vm.gate is not None
+        names = Names(dns(vm.gate.pid))
+        stack.callback(names.close)
+        names.answers.update({"origin.test": [[ADDRESS]], "denied.test": [[ADDRESS]]})
+        for port, pem in ((80, []), (443, [str(folder / "site.pem")])):
+            argv = [sys.executable, str(PROGRAM), str(folder / "www"), f"::ffff:{ADDRESS}", str(port)]
+            server = subprocess.Popen(
+                ["nsenter", "--target", str(pid), "--net", *argv, *pem], stdout=subprocess.PIPE
+            )
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"serves\n"
+        _configure(vm, folder, visible)
+        vm.start()
+        for name in ("free", "walled"):
+            vm.call("create", name=name)
+        vm.call("policy.allow", name="free", rules=["origin.test"])
+        yield Site(vm, folder)
+
+
+def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
+    ca = folder / "ca.pem"
+    variables = ("SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+    variables += ("CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT")
+    paths = ["/usr", "/etc", "/opt", str(folder), *visible]
+    lines = [f"visible = {json.dumps(paths)}", "[environment]"]
+    lines += [f'{name} = "{ca}"' for name in variables]
+    text = vm.paths.policy.read_text().partition("[limits]")
+    vm.paths.policy.write_text(
+        "\n".join([text[0] + lines[0], "[limits]" + text[2], *lines[1:]]) + "\n"
+    )
+
+
+def _certify(folder: Path) -> None:
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
+    for argv in (
+        ["-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem"],
+        [
+            *("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=origin.test"),
+            *("-addext", "subjectAltName=DNS:origin.test,DNS:denied.test"),
+            *("-addext", "basicConstraints=critical,CA:FALSE"),
+            *("-keyout", "site.key", "-out", "site.crt"),
+        ],
+    ):
+        subprocess.run(
+            ["openssl", "req", "-x509", *new, *argv], cwd=folder, check=True, capture_output=True
+        )
+    pem = (folder / "site.key").read_text() + (folder / "site.crt").read_text()
+    (folder / "site.pem").write_text(pem)
+    for name in ("site.pem", "site.key", "ca.key"):
+        (folder / name).chmod(0o600)
+
+
+def _fill(www: Path) -> None:
+    """A page, a repository, and a package each for pip, npm, cargo and apt."""
+    www.mkdir()
+    (www / "hello").write_text(f"{HELLO}\n")
+    _repository(www)
+    _wheel(www / "simple/thing")
+    _npm(www / "npm/thing")
+    _crate(www)
+    _apt(www / "apt")
+    (www / "bucket").mkdir()
+
+
+def _repository(www: Path) -> None:
+    work = www.parent / "work"
+    script = (
+        'git init -q "$1" && cd "$1" && cp "$2/hello" file && git add file && '
+        "git -c user.name=o -c user.email=o@origin.test commit -qm first && "
+        'git clone -q --bare . "$2/git/thing.git" && git -C "$2/git/thing.git" update-server-info'
+    )
+    subprocess.run(["sh", "-ec", script, "sh", work, www], check=True, capture_output=True)
+
+
+def _wheel(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    info, name = "thing-1.0.dist-info", "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        wheel.writestr("thing.py", f"print('{HELLO}')\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    (folder / "index.html").write_text(f'<a href="{name}">{name}</a>\n')
+
+
+def _npm(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    manifest = {"name": "thing", "version": "1.0.0"}
+    files = {"package.json": json.dumps(manifest), "index.js": f"console.log('{HELLO}')\n"}
+    data = _tarball("package", files)
+    (folder / "thing-1.0.0.tgz").write_bytes(data)
+    integrity = "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
+    dist = {"integrity": integrity, "tarball": "@SITE@/npm/thing/thing-1.0.0.tgz"}
+    versions = {"1.0.0": {**manifest, "dist": dist}}
+    index = {"name": "thing", "dist-tags": {"latest": "1.0.0"}, "versions": versions}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def _crate(www: Path) -> None:
+    index, crates = www / "crates/th/in", www / "crate"
+    for folder in (index, crates):
+        folder.mkdir(parents=True)
+    files = {
+        "Cargo.toml": '[package]\nname = "thing"\nversion = "1.0.0"\n',
+        "src/lib.rs": f"// {HELLO}\n",
+    }
+    data = _tarball("thing-1.0.0", files)
+    (crates / "thing").write_bytes(data)
+    (www / "crates/config.json").write_text('{"dl": "@SITE@/crate/{crate}"}')
+    entry = {"name": "thing", "vers": "1.0.0", "deps": [], "features": {}, "yanked": False}
+    entry["cksum"] = hashlib.sha256(data).hexdigest()
+    (index / "thing").write_text(json.dumps(entry) + "\n")
+
+
+def _apt(folder: Path) -> None:
+    folder.mkdir()
+    text = f"Package: thing\nVersion: 1\nArchitecture: all\nDescription: {HELLO}\n"
+    text += f"Filename: ./thing.deb\nSize: 1\nSHA256: {'0' * 64}\n"
+    (folder / "Packages.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def _tarball(top: str, files: dict[str, str]) -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"{top}/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return written.getvalue()
