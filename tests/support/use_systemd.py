@@ -43,7 +43,7 @@ async def serve(manager: systemd.Systemd, seen: dict[str, Any]) -> None:
 
 async def use(socket: Path, folder: Path) -> dict[str, Any]:
     """Everything a supervisor has to do, once."""
-    manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-settings.conf")
+    manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-policy.conf")
     seen: dict[str, Any] = {"before": await manager.running()}
     try:
         await manager.start("unlimited")

@@ -10,13 +10,12 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Their sentences stand in the code and in the roles' argument specs.
+# From the code and the roles' argument specs; a row can hold a long value.
 GENERATED = {"doctor.md", "roles.md", "settings.md"}
 PAGES = sorted(
     path
     for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
-    if path.name not in GENERATED
 )
 
 LONGEST_LINE, LONGEST_ROW, MOST_WORDS = 100, 240, 40
@@ -72,7 +71,8 @@ def long_sentences(text: str) -> list[str]:
 def test_a_page_reads_at_first_sight(page: Path) -> None:
     text = page.read_text()
     assert riddles(text) == []
-    assert long_lines(text) == []
+    rows_too = page.name not in GENERATED
+    assert [line for line in long_lines(text) if rows_too or line[0] != "|"] == []
     assert long_sentences(text) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def text(settings: Settings) -> str:
 def _section(path: Path) -> str:
     spec = yaml.safe_load(path.read_text())["argument_specs"]["main"]
     lines = [f"\n## {path.parents[1].name}\n", f"{_prose(spec['short_description'])}.\n"]
-    lines += [f"{_prose(paragraph)}\n" for paragraph in _list(spec.get("description", []))]
+    for paragraph in _list(spec.get("description", [])):
+        lines.append(f"{textwrap.fill(_prose(paragraph), 100, break_on_hyphens=False)}\n")
     options = spec.get("options", {})
     if options:
         lines += ["| variable | type | default | meaning |", "|---|---|---|---|"]

@@ -208,7 +208,7 @@ GROUPS = (
     ),
     Group(
         "io_setup does not exist",
-        "What it takes is one pool for all sessions.",
+        "It takes from one pool for all sessions.",
         (Call("io_setup", (206, 0), (1, BAD), real=True),),
         ENOSYS,
     ),

@@ -166,7 +166,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a payload's new files are not world-writable",
             lambda facts: same(f"{facts['process']['umask']:03o}", "022"),
-            "Files that a payload makes can be changed by whoever gets at the home.",
+            "Files that a payload makes can be changed by every user who reaches the home.",
         ),
         (
             "a payload starts in its home",

@@ -204,7 +204,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "the gate has a user of its own",
             _gate_user,
-            "The gate does not start, or somebody can log in as it.",
+            "The gate does not start, or one can log in as its user.",
         ),
         ("no session is in the group serai", _group, "A session's user may command all sessions."),
     ),
@@ -235,7 +235,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "Users of the VM can see the names of sessions.",
         ),
         (
-            "Serai's own folder is root's alone",
+            "Serai's own directory is root's alone",
             lambda facts: same(
                 facts["disks"]["state"], [f"{STATE_MODE:04o}", 0, 0], "root's, mode 0700"
             ),

@@ -106,7 +106,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a payload has a cgroup of its own",
             _own,
-            "What a payload leaves behind cannot be found and ended.",
+            "The processes that a payload leaves behind cannot be found and ended.",
         ),
     ),
 )

@@ -240,7 +240,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "/ shows only what a session needs",
             _top,
-            "A folder of the VM's is visible that session.toml does not name.",
+            "A directory of the VM is visible that session.toml does not name.",
         ),
         ("a session can write its home", _home, "Nothing that a payload makes can be kept."),
         (
@@ -315,7 +315,7 @@ CHECKS: tuple[Check[Facts], ...] = (
         (
             "a sandbox holds the bridge and the payload only",
             _tree,
-            "Somebody else's processes are visible, or something is left of an earlier payload.",
+            "Processes of others are visible, or something is left of an earlier payload.",
         ),
         (
             "a payload can trace only processes that it started",
@@ -327,7 +327,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             lambda facts: Finding(
                 ["it is there"] if facts["others"]["memory"] else [], "not there"
             ),
-            "What the VM's programs share is open to payloads.",
+            "Payloads can use the memory that the VM's programs share.",
         ),
     ),
     *section(

@@ -77,8 +77,8 @@ whatever happens. Exit status 1 if a check fails.
 `--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
 `"means"` where a check failed. A check whose facts could not be collected fails, and says why.
 
-System calls are really made. What the session's filters let pass is caught by a filter of the
-doctor's own, so a broken sandbox is seen, and not used to restart the VM.
+System calls are really made. A call that the session's filters let pass is caught by a filter of
+the doctor's own, so a broken sandbox is seen, and not used to restart the VM.
 
 There are {count} checks.
 """

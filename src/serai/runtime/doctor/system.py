@@ -19,8 +19,8 @@ FEATURES = {
     "clone3": "Payloads cannot be started inside their cgroup.",
     "pidfd_open": "A session's processes could be mistaken for others.",
     "close_range": "Descriptors of the daemon's could leak to payloads.",
-    "mount_setattr": "Folders of the host cannot be shown with the session's own UID.",
-    "open_tree": "Folders of the host cannot be shown in a running session.",
+    "mount_setattr": "Directories of the host cannot be shown with the session's own UID.",
+    "open_tree": "Directories of the host cannot be shown in a running session.",
 }
 
 

@@ -20,6 +20,7 @@ from serai.image.errors import BuildError
 from serai.image.progress import Event, Note, TaskStarted, TaskTiming
 from serai.image.run import run
 from serai.image.settings import Settings
+from tests.support import packer_builds
 
 FAILING = """\
 echo '1,,ui,say,==> qemu.layer: Starting VM%!(PACKER_COMMA) booting disk image'
@@ -94,19 +95,7 @@ def build(
     image: Image, settings: Settings, folder: Path, *, keep: bool = False
 ) -> tuple[list[TaskTiming], list[Event]]:
     events: list[Event] = []
-    tasks = layer.run_layer(
-        image,
-        settings,
-        accelerator="tcg",
-        disk=folder / "base.qcow2",
-        layer="system",
-        chosen={},
-        target=folder / "result.qcow2",
-        log=folder / "build.log",
-        keep=keep,
-        on_event=events.append,
-    )
-    return tasks, events
+    return packer_builds.build(image, settings, folder, events.append, keep=keep), events
 
 
 def leftovers(settings: Settings, image: Image) -> list[Path]:
@@ -196,17 +185,7 @@ def test_ctrl_c_ends_packer_and_leaves_nothing(
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        layer.run_layer(
-            image,
-            settings,
-            accelerator="tcg",
-            disk=tmp_path / "base.qcow2",
-            layer="system",
-            chosen={},
-            target=tmp_path / "result.qcow2",
-            log=tmp_path / "build.log",
-            on_event=interrupt,
-        )
+        packer_builds.build(image, settings, tmp_path, interrupt)
     assert leftovers(settings, image) == []
     assert str(settings.cache) not in run(["ps", "-eo", "args"]).stdout
 

@@ -62,7 +62,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("disks/options", ["rw", "nosuid"], "/sessions is mounted nodev"),
     ("disks/options", ["ro", "nosuid", "nodev"], "/sessions is mounted rw"),
     ("disks/top", ["0755", 0, 0], "/sessions lists no session"),
-    ("disks/state", ["0755", 0, 0], "Serai's own folder is root's alone"),
+    ("disks/state", ["0755", 0, 0], "Serai's own directory is root's alone"),
     ("disks/audit", ["0700", 0, 0], "only the gate can enter the audit log's directory"),
     ("disks/free/sessions", 3.0, "there is room on the disk of sessions"),
     ("disks/free/sessions files", 3.0, "there is room for files on the disk of sessions"),

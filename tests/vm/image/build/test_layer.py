@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serai.image.run import run
+from tests.conftest import ROOT
 from tests.support.waiting import wait_for
 
 # A disk without an operating system: the machine runs, and its ssh never answers.
@@ -17,24 +18,15 @@ BUILD = """
 import sys
 from pathlib import Path
 from serai.image import console
-from serai.image.build import layer
 from serai.image.definition import definition
 from serai.image.settings import Settings
+from tests.support import packer_builds
 
 folder = Path(sys.argv[1])
 settings = Settings.of({"SERAI_CACHE": str(folder / "cache")})
 with console.reported():
-    layer.run_layer(
-        definition.load(settings, "debian-12-amd64"),
-        settings,
-        accelerator="tcg",
-        disk=folder / "base.qcow2",
-        layer="system",
-        chosen={},
-        target=folder / "result.qcow2",
-        log=folder / "build.log",
-        on_event=lambda event: print(event, flush=True),
-    )
+    image = definition.load(settings, "debian-12-amd64")
+    packer_builds.build(image, settings, folder, lambda event: print(event, flush=True))
 """
 DEADLINE = 60.0
 
@@ -53,6 +45,7 @@ def test_no_machine_outlives_the_build(
     run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "base.qcow2", "10G"])
     with subprocess.Popen(
         [sys.executable, "-c", BUILD, str(tmp_path)],
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as build:
