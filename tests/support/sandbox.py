@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BRIDGE = ROOT / "src/serai/install/programs/bridge"
 DEADLINE = 20.0
 PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,10 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
         name, uid, uid, top / "sessions" / name, top / "state" / name, top / "gate" / name
     )
     state = (session.state / "users", session.state / "hints")
-    for folder in (session.home / "tmp", *state, session.gate):
-        folder.mkdir(parents=True)
-    for folder in (session.home, session.home / "tmp", session.gate):
+    own = [session.home / name for name in ("tmp", *bwrap.PINNED)]
+    for folder in (*own, *state, session.gate):
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (session.home, *own, session.gate):
         os.chown(folder, uid, uid)
     session.home.chmod(0o700)
     (session.state / "hosts").write_text(bwrap.hosts(SessionSettings()))
@@ -234,8 +236,11 @@ def open_room(
     """Start the sandbox and wait until both ports of the bridge are open."""
     settings = settings or possible_settings()
     baseline, unix_block = filters or build_filters()
-    # The bridge must not outlive a test, even if the test machine's PID 1 reaps nobody.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # The bridge must not outlive a test, even if the test machine's PID 1 reaps nobody. Afterwards
+    # orphans of other tests are not this process's, which would leave them zombies.
+    prctl, reaps = ctypes.CDLL(None).prctl, ctypes.c_int()
+    prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(reaps), 0, 0, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     args = bwrap.encode(bwrap.arguments(settings, session) if options is None else options)
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as program:
         for file, data in ((given, args), (program, baseline)):
@@ -257,6 +262,7 @@ def open_room(
     finally:
         process.kill()
         process.wait()
+        prctl(PR_SET_CHILD_SUBREAPER, reaps.value, 0, 0, 0)
 
 
 def find_init(process: subprocess.Popen[bytes]) -> int:

@@ -227,9 +227,9 @@ def landlock_version() -> int:
 def confine_tracing() -> None:
     """Keep this process and its children from looking into processes that they did not start.
 
-    Same UID means that a payload could otherwise write to the memory of the sandbox's PID 1 and of
-    the bridge, which have one filter less. A Landlock domain may trace only what is in it (Landlock
-    documentation, "Ptrace restrictions"). As a domain has to handle something, it handles moving
+    Same UID means that a payload could otherwise write to the memory of the bridge, which has one
+    filter less. A Landlock domain may trace only what is in it (Landlock documentation, "Ptrace
+    restrictions"). As a domain has to handle something, it handles moving
     files between folders, and allows it everywhere. Needs no-new-privs; a kernel without Landlock,
     or with its first version that can't allow that, is left to Yama's ptrace_scope.
     """

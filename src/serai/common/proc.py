@@ -12,9 +12,11 @@ _OCTAL = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of mountinfo: ``device`` is major:minor, ``super_options`` the file system's own."""
+    """A line of mountinfo: ``device`` is major:minor, ``root`` what of the file system is mounted,
+    ``super_options`` are the file system's own."""
 
     device: str
+    root: str
     place: str
     options: tuple[str, ...]
     kind: str
@@ -27,12 +29,12 @@ def mounts(mountinfo: str) -> list[Mount]:
     found = []
     for line in filter(None, mountinfo.split("\n")):  # a place may hold other ends of lines
         before, _, after = line.partition(" - ")
-        device, _, place, options = before.split(" ")[2:6]
+        device, root, place, options = before.split(" ")[2:6]
         kind, source, super_options = after.split(" ", 2)
         for octal, character in _OCTAL:
-            place = place.replace(octal, character)
+            root, place = (text.replace(octal, character) for text in (root, place))
         parts = tuple(options.split(",")), kind, source, tuple(super_options.split(","))
-        found.append(Mount(device, place, *parts))
+        found.append(Mount(device, root, place, *parts))
     return found
 
 

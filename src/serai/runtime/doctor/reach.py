@@ -8,7 +8,7 @@ from serai.common import bridge
 from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem, same, section
 from serai.runtime.sandbox import bwrap
 
-TREE = [["1", "0", "bwrap"], ["2", "1", "bash"], ["3", "2", "socat"], ["4", "2", "socat"]]
+TREE = [["1", "0", "bash"], ["3", "1", "socat"], ["4", "1", "socat"]]
 DEVICES = [
     f"/dev/{name}" for name in ("full", "null", "pts/ptmx", "random", "tty", "urandom", "zero")
 ]
@@ -140,6 +140,7 @@ def _sockets(facts: Facts) -> Finding:
 def _mounts(facts: Facts) -> Finding:
     known = OWN_MOUNTS | COVERED | {facts["wanted"]["home"], *facts["wanted"]["visible"]}
     known |= set(facts["wanted"]["below"])
+    known |= {f"{facts['wanted']['home']}/{name}" for name in bwrap.PINNED}
     strange = [place for place, _, _ in facts["mounts"] if place not in known]
     return none_of(
         (each for each in strange if not each.startswith("/dev/")), "those of session.toml alone"
@@ -159,7 +160,9 @@ def _nosuid(facts: Facts) -> Finding:
 
 def _tree(facts: Facts) -> Finding:
     found = sorted(facts["others"]["processes"], key=lambda row: int(row[0]))
-    return same([" ".join(row) for row in found], [" ".join(row) for row in TREE], "four processes")
+    return same(
+        [" ".join(row) for row in found], [" ".join(row) for row in TREE], "three processes"
+    )
 
 
 def _users(facts: Facts) -> Finding:

@@ -44,7 +44,7 @@ def make(
             continue  # without a folder from outside there is none
         mount = (there or {}).get(it.folder)
         available = at is None or there is None or mount is not None
-        writable = at is None or (at.writable and (mount is None or mount.writable))
+        writable = at.writable and (mount is None or mount.writable) if at else it.writable
         found.append(
             {
                 "role": role,

@@ -47,10 +47,17 @@ class Seen:
 
 
 def seen(mountinfo: str, home: str) -> dict[str, Seen]:
-    """What is mounted in a home, by the path relative to it; from /proc/PID/mountinfo, proc(5)."""
-    found = {}
-    for each in proc.mounts(mountinfo):
+    """What is mounted in a home, by the path relative to it; from /proc/PID/mountinfo, proc(5).
+
+    Not the home's own directories, which are mounted on themselves.
+    """
+    found, all_ = {}, proc.mounts(mountinfo)
+    own = {(it.device, it.root) for it in all_ if it.place == home}
+    for each in all_:
         if each.place.startswith(f"{home}/"):
+            below = each.place[len(home) :]
+            if (each.device, each.root.removesuffix(below)) in own:
+                continue
             writable = "ro" not in each.options and "ro" not in each.super_options
             name = "bindfs" if each.kind.startswith("fuse") else "idmap"
             found[each.place[len(home) + 1 :]] = Seen(name, writable)
@@ -112,7 +119,7 @@ def take_out(sandbox: Sandbox, folder: str) -> None:
     _join(sandbox.init)
     home = _open_home(sandbox)
     # A relative name in an open folder: whatever the session renames, nothing else is unmounted.
-    with scope.parent(home, folder) as (directory, name):
+    with scope.parent(home, folder, cross=True) as (directory, name):
         os.fchdir(directory)
         try:
             linux.umount2(name)
@@ -146,7 +153,8 @@ def _move_in(tree: int, sandbox: Sandbox, folder: str) -> None:
     _join(sandbox.init)
     home = _open_home(sandbox)
     _make(home, folder, sandbox.uid)
-    with scope.folder(home, folder) as target:
+    # Across the home's own mounts; a session makes none.
+    with scope.folder(home, folder, cross=True) as target:
         linux.move_mount(tree, target)
 
 
@@ -155,7 +163,7 @@ def _make(home: int, folder: str, uid: int) -> None:
     names = folder.split("/")
     for depth, name in enumerate(names):
         with (
-            scope.folder(home, "/".join(names[:depth])) as above,
+            scope.folder(home, "/".join(names[:depth]), cross=True) as above,
             contextlib.suppress(FileExistsError),
         ):
             os.mkdir(name, 0o700, dir_fd=above)

@@ -50,10 +50,13 @@ def check(path: str) -> list[str]:
 
 
 @contextmanager
-def folder(base: int, path: str) -> Iterator[int]:
-    """The folder ``path`` below the descriptor ``base``, as an O_PATH descriptor."""
+def folder(base: int, path: str, *, cross: bool = False) -> Iterator[int]:
+    """The folder ``path`` below the descriptor ``base``, as an O_PATH descriptor.
+
+    It lies on the mount of ``base``, unless mounts may be crossed.
+    """
     names = check(path)
-    descriptor = _resolve(base, names, os.O_DIRECTORY, path)
+    descriptor = _resolve(base, names, os.O_DIRECTORY, path, cross=cross)
     try:
         yield descriptor
     finally:
@@ -75,12 +78,13 @@ def file(base: int, path: str) -> int:
 
 
 @contextmanager
-def parent(base: int, path: str) -> Iterator[tuple[int, str]]:
+def parent(base: int, path: str, *, cross: bool = False) -> Iterator[tuple[int, str]]:
     """The folder that ``path`` is in, opened for reading, and the last name of ``path``."""
     names = check(path)
     if not names:
         raise _refused(path or ".", "names no file")
-    opened = _resolve(base, names[:-1], os.O_DIRECTORY | os.O_RDONLY, path, os.O_RDONLY)
+    flags = os.O_DIRECTORY | os.O_RDONLY
+    opened = _resolve(base, names[:-1], flags, path, os.O_RDONLY, cross=cross)
     try:
         yield opened, names[-1]
     finally:

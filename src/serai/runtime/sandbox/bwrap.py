@@ -22,6 +22,13 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
 MASKED = ("interrupts", "keys", "key-users")
 """Files of /proc that cannot be opened inside: they tell of the whole VM, or of its users."""
 
+PINNED = {"mnt": True, "mnt/.skills": True, "mnt/uploads": False, "mnt/.skills/skills": False}
+"""Directories of the home that are mounts of their own, and whether the session can write there.
+
+A mount can be neither renamed nor removed: a session cannot put another directory in the place of
+one that it may only read.
+"""
+
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -53,6 +60,8 @@ def arguments(settings: SessionSettings, session: Session) -> list[str]:
         *(f"--unshare-{namespace}" for namespace in ("user", "pid", "net", "ipc", "uts", "cgroup")),
         *("--hostname", settings.hostname),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        # The bridge itself, since no signal of a payload's ends or stops a PID 1.
+        "--as-pid-1",
         # For the bridge: payloads come from outside and bring an environment of their own.
         *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
         *("--setenv", bridge.VARIABLE, bridge.variable()),
@@ -96,6 +105,9 @@ def _own(session: Session) -> Iterable[str]:
     # A Unix socket on a read-only mount can still be connected to.
     yield from ("--ro-bind", str(session.gate), bridge.GATE)
     yield from ("--bind", str(session.home), str(session.home))
+    for name, writable in PINNED.items():
+        path = str(session.home / name)
+        yield from ("--bind" if writable else "--ro-bind", path, path)
 
 
 def _tmpfs(path: str, mode: str) -> Iterable[str]:

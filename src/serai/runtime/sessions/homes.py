@@ -12,11 +12,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 
 from serai.common import wait
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
+from serai.runtime.sandbox import bwrap
 
 # "nobody", whose archived homes once were. It is a user, and an owner can open what is shut.
 FORMER = 65534
@@ -63,6 +65,35 @@ def make(paths: Paths, name: str, uid: int) -> None:
                 f"cannot put the home at {paths.home(name)}: {error.strerror}",
                 "something is there that belongs to no session",
             ) from error
+
+
+def mend(paths: Paths, name: str, uid: int) -> None:
+    """Make sure of the directories that the sandbox mounts, whatever the session made of them.
+
+    bubblewrap would follow a symlink there, in the VM. Nothing of the session runs.
+    """
+    with _home(paths, name, uid) as home:
+        for path in bwrap.PINNED:
+            above = os.dup(home)
+            for part in path.split("/"):
+                inner = _directory(above, part, uid)
+                os.close(above)
+                above = inner
+            os.close(above)
+
+
+def _directory(above: int, name: str, uid: int) -> int:
+    """The directory ``name``, opened. What is there but is none gets another name."""
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=above)
+    except OSError as error:
+        if error.errno != ENOENT:
+            os.rename(name, f"{name}-{os.urandom(4).hex()}", src_dir_fd=above, dst_dir_fd=above)
+        os.mkdir(name, 0o700, dir_fd=above)
+        os.chown(name, uid, uid, dir_fd=above, follow_symlinks=False)
+        return os.open(name, _FOLDER, dir_fd=above)
+    os.fchmod(inner, os.fstat(inner).st_mode & 0o777 | 0o700)
+    return inner
 
 
 def lock(paths: Paths, name: str, uid: int) -> None:

@@ -11,9 +11,10 @@ session has arrived. Several processes may use one registry at once.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class Registry:
     """One connection to the registry file, which is made if it is not there."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._take_spares()
         try:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -93,9 +96,32 @@ class Registry:
                     "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'"
                 )
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._make_spares()
+
+    def _beside(self) -> Iterator[tuple[Path, Path]]:
+        """The files that SQLite makes at every start and removes at the end, and a spare of each.
+
+        They take an inode each, of which sessions may have taken all if there are no quotas. Blocks
+        are no concern: some are root's.
+        """
+        for end in ("-wal", "-shm"):
+            yield Path(f"{self._path}{end}"), Path(f"{self._path}{end}-spare")
+
+    def _take_spares(self) -> None:
+        for file, spare in self._beside():
+            with suppress(OSError):
+                os.link(spare, file)  # unlike rename, in nothing's place
+                spare.unlink()
+
+    def _make_spares(self) -> None:
+        """Have them for the next start, if there are any inodes now."""
+        for _, spare in self._beside():
+            with suppress(OSError):
+                spare.touch(mode=0o600)
 
     def close(self) -> None:
         self._db.close()
+        self._make_spares()
 
     def add(
         self,

@@ -106,6 +106,7 @@ class Steps:
         if record.uid not in self._users:
             self._users[record.uid] = record.name
             self._write_users()
+        homes.mend(self._paths, record.name, record.uid)
         publish.session(self._paths, self._settings, record.name, record.uid)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)

@@ -93,14 +93,14 @@ def test_nul_and_unknown_roles_and_sessions(vm: Vm) -> None:
 def test_a_roles_folder_that_became_a_symlink_leads_nowhere(vm: Vm, outputs: Path) -> None:
     for target in ("/etc", str(vm.paths.home("two")), "../..", str(vm.root)):
         with vm.client() as client:
-            script = 'rm -rf mnt/uploads; ln -s "$0" mnt/uploads'
+            script = 'rm -rf mnt/.claude; ln -s "$0" mnt/.claude'
             assert client.exec("one", ["/bin/sh", "-c", script, target]).status == 0
             for call in (client.ls, client.get):
                 with pytest.raises(SeraiError, match="symlink"):
-                    call("one", "uploads", "secret")
+                    call("one", "config", "secret")
             with pytest.raises(SeraiError, match="symlink"):
-                client.put("one", "uploads", "planted", b"x")
-    vm.client().exec("one", ["/bin/sh", "-c", "rm mnt/uploads; mkdir mnt/uploads"])
+                client.put("one", "config", "planted", b"x")
+    vm.client().exec("one", ["/bin/sh", "-c", "rm mnt/.claude; mkdir mnt/.claude"])
     assert not list(vm.root.rglob("planted"))
 
 

@@ -201,12 +201,28 @@ def start(vm: Vm, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, env=vm.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+WITHOUT_BRIDGE = """
+import os, signal, socket
+held = {port: socket.socket() for port in (3128, 1080)}
+for pid in (3, 4): os.kill(pid, 9)
+while held:
+    for port in list(held):
+        try: held[port].bind(("127.0.0.1", port)); held.pop(port).detach()
+        except OSError: pass
+open("held", "w").close()
+signal.pause()
+"""
+"""Ends the bridge's processes, and holds its ports without listening on them."""
+
+
 def test_sessions_without_a_bridge_do_not_delay_the_daemon(vm: Vm) -> None:
     names = [vm.call("create")["name"] for _ in range(3)]
     try:
         for name in names:
-            script = "kill -STOP 2; kill -9 3 4"
-            vm.serai("exec", name, "--", "sh", "-c", script)
+            with vm.client() as client:
+                run_on(vm, client, name, WITHOUT_BRIDGE)
+        for name in names:
+            wait_for((vm.root / "sessions" / name / "held").exists)
         vm.kill()
         vm.start()  # in less time than the deadlines of three bridges take, one after another
         assert {vm.sessions()[name]["state"] for name in names} == {"ready"}

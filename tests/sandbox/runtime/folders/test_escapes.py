@@ -11,6 +11,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.runtime.client import Client
+from serai.runtime.sandbox import cgroups
 from tests.support.attached_folders import KINDS, OWNER, sh
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for
@@ -39,11 +40,18 @@ def test_what_cannot_be_attached(vm: Vm, name: str, share: Path, path: str) -> N
     assert vm.call("show", name=name)["folders"] == []
 
 
-def test_a_session_that_moves_the_mount_point_is_told_to_stop(
-    vm: Vm, name: str, share: Path
-) -> None:
+def test_no_session_moves_a_mount_point_or_what_is_above_it(vm: Vm, name: str, share: Path) -> None:
     vm.call("attach", name=name, role="outputs", path=str(share))
-    assert sh(vm, name, "mv mnt elsewhere; mkdir mnt; ln -s / mnt/outputs").status == 0
+    for moved in ("mnt", "mnt/outputs"):
+        done = sh(vm, name, 'mv "$1" elsewhere', moved)
+        assert b"busy" in done.stderr, done
+    vm.call("detach", name=name, role="outputs")
+
+
+def test_a_mount_that_is_gone_is_told(vm: Vm, name: str, share: Path) -> None:
+    vm.call("attach", name=name, role="outputs", path=str(share))
+    inside = ["nsenter", "-m", "-t", str(cgroups.members(vm.cgroup / name)[-1])]
+    subprocess.run([*inside, "umount", vm.paths.home(name) / "mnt/outputs"], check=True)
     with pytest.raises(SeraiError, match="moved it"):
         vm.call("detach", name=name, role="outputs")
     vm.call("stop", name=name)

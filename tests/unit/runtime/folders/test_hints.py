@@ -40,7 +40,8 @@ def test_the_schema_is_one_and_names_every_role() -> None:
 def test_without_folders_there_is_no_workdir() -> None:
     told = roles(hints.make("blue-cat", HOME, {}, {}, {}))
     assert set(told) == set(ROLES) - {"workdir"}
-    assert all(each["available"] and each["writable"] for each in told.values())
+    assert all(each["available"] for each in told.values())
+    assert {role for role, each in told.items() if not each["writable"]} == {"uploads", "skills"}
     assert told["skills"]["path"] == "/sessions/blue-cat/mnt/.skills/skills"
 
 
@@ -87,6 +88,8 @@ MOUNTINFO = """\
 42 40 0:9 / /sessions/blue-cat/mnt/my\\040folder ro,nosuid,nodev - fuse.bindfs serai rw
 43 40 0:9 / /sessions/blue-cat/mnt/uploads rw,nosuid,nodev shared:1 - 9p host ro
 44 40 0:9 / /sessions/blue-catfish/mnt/uploads rw - ext4 /dev/vdb rw
+45 40 8:1 /x/mnt /sessions/blue-cat/mnt rw,nosuid,nodev - ext4 /dev/vdb rw
+46 45 8:1 /x/mnt/.skills/skills /sessions/blue-cat/mnt/.skills/skills ro,nosuid - ext4 /dev/vdb rw
 """
 
 

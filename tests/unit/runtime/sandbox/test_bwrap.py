@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from serai.common import bridge
 from serai.image.guest import exercise, measure_gate
+from serai.runtime.folders.path_roles import ROLES
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
@@ -23,7 +24,7 @@ SESSION = bwrap.Session(
 )
 GOLDEN = """\
 --unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup
---hostname serai --die-with-parent --new-session --cap-drop ALL
+--hostname serai --die-with-parent --new-session --cap-drop ALL --as-pid-1
 --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games
 --setenv LANG C.UTF-8
 --setenv SERAI_BRIDGE 3128:/run/serai/gate/http.sock+1080:/run/serai/gate/socks.sock
@@ -42,6 +43,10 @@ GOLDEN = """\
 --ro-bind /run/serai/sessions/blue-cat/hints /run/serai/hints
 --ro-bind /run/serai/gate/blue-cat /run/serai/gate
 --bind /sessions/blue-cat /sessions/blue-cat
+--bind /sessions/blue-cat/mnt /sessions/blue-cat/mnt
+--bind /sessions/blue-cat/mnt/.skills /sessions/blue-cat/mnt/.skills
+--ro-bind /sessions/blue-cat/mnt/uploads /sessions/blue-cat/mnt/uploads
+--ro-bind /sessions/blue-cat/mnt/.skills/skills /sessions/blue-cat/mnt/.skills/skills
 --remount-ro / --chdir /sessions/blue-cat
 """
 
@@ -112,7 +117,7 @@ def test_a_session_s_own_names_are_reached_without_the_proxy() -> None:
 def test_the_programs_have_the_ports_of_the_bridge_from_its_one_home() -> None:
     for name in ("bridge", "session-start"):
         script = (ROOT / "src/serai/install/programs" / name).read_text()
-        assert not re.search(r"3128|1080|serai/gate", script), name
+        assert not re.search(r"\b(3128|1080)\b|serai/gate", script), name
     assert f"${{{bridge.VARIABLE}:?}}" in (ROOT / "src/serai/install/programs/bridge").read_text()
     for line in Path(exercise.__file__).read_text().splitlines():
         # It runs alone in a machine, and has copies.
@@ -125,3 +130,10 @@ def test_the_programs_have_the_ports_of_the_bridge_from_its_one_home() -> None:
 
 def test_the_environment_of_payloads_has_nothing_of_the_bridges() -> None:
     assert bridge.VARIABLE not in bwrap.environment(SessionSettings(), SESSION)
+
+
+def test_every_directory_that_is_only_read_is_a_mount_and_so_is_what_is_above_it() -> None:
+    readers = {role.folder for role in ROLES.values() if not role.writable}
+    assert {name for name, writable in bwrap.PINNED.items() if not writable} == readers
+    above = {str(each) for name in readers for each in PurePosixPath(name).parents} - {"."}
+    assert above == {name for name, writable in bwrap.PINNED.items() if writable}

@@ -22,7 +22,7 @@ from serai.runtime.settings import SessionSettings
 def test_what_has_mounts_below_it_is_not_attached_to_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, refused: bool
 ) -> None:
-    mounted = [proc.Mount("0:1", place, (), "9p", "a", ()) for place in ("/", "/mnt/host/a")]
+    mounted = [proc.Mount("0:1", "/", place, (), "9p", "a", ()) for place in ("/", "/mnt/host/a")]
     monkeypatch.setattr(proc, "mounts_of", lambda: mounted)
     none = cast(Any, None)
     Paths(tmp_path).state.mkdir(parents=True)
