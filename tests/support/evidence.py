@@ -70,6 +70,15 @@ def a_machine(
             "hostname_file": "serai",
             "address": "127.0.1.1",
         },
+        "apt": {
+            "codename": "bookworm",
+            "sources": [
+                "http://deb.example/debian bookworm main",
+                "http://deb.example/debian bookworm-updates main",
+                "http://deb.example/debian-security bookworm-security main",
+            ],
+        },
+        "listening": ["tcp 0.0.0.0:22", "tcp [::]:22", "udp 10.0.2.15%enp0s2:68"],
         "disks": root_disks,
         "root": {
             "device": partition,

@@ -106,10 +106,25 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [("second.facts.identity.host_keys", {"ssh-ed25519": "d" * 64})],
         [("first.facts.identity.host_keys", {}), ("second.facts.identity.host_keys", {})],
     ],
-    "the host name is set and resolves": [
+    "the host name is the image's and resolves": [
         [(f"{FIRST}.identity.hostname", "localhost")],
         [(f"{FIRST}.identity.hostname_file", "builder")],
         [(f"{FIRST}.identity.address", "")],
+        # the image chose another one
+        [(f"{FIRST}.identity.hostname", "other"), (f"{FIRST}.identity.hostname_file", "other")],
+        [("image.variables", {"toolchain_profile": "standard", "identity_hostname": "acme"})],
+    ],
+    "apt has the release, its updates and its security updates": [
+        [(f"{FIRST}.apt.sources", ["http://mirror.example/debian bookworm main"])],
+        [(f"{FIRST}.apt.sources", [])],
+        [(f"{FIRST}.apt.sources", ["E: The list of sources could not be read."])],
+        [(f"{FIRST}.apt.codename", "trixie")],
+        [("image.base.mirror", "http://deb.example/debian")],
+        [("image.base.security_mirror", "http://deb.example/debian-security")],
+    ],
+    "nothing can be reached from outside but ssh": [
+        [(f"{FIRST}.listening", ["tcp 0.0.0.0:22", "udp 0.0.0.0:5355"])],
+        [(f"{FIRST}.listening", ["tcp [::]:3128"])],
     ],
     "the clock is right and tells UTC": [
         [("first.clock", NOW - 3600)],

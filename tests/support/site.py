@@ -76,7 +76,13 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         stack.callback(names.close)
         names.answers.update({"origin.test": [[ADDRESS]], "denied.test": [[ADDRESS]]})
         for port, pem in ((80, []), (443, [str(folder / "site.pem")])):
-            argv = [sys.executable, str(PROGRAM), str(folder / "www"), f"::ffff:{ADDRESS}", str(port)]
+            argv = [
+                sys.executable,
+                str(PROGRAM),
+                str(folder / "www"),
+                f"::ffff:{ADDRESS}",
+                str(port),
+            ]
             server = subprocess.Popen(
                 ["nsenter", "--target", str(pid), "--net", *argv, *pem], stdout=subprocess.PIPE
             )

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_NAMES = ("cache", "dist", "mirror", "accelerator")
+_NAMES = ("cache", "dist", "mirror", "security_mirror", "accelerator")
 
 
 @dataclass(frozen=True)
 class Settings:
     """``root`` is the checkout, ``cache`` holds finished stages by content, ``dist`` images.
 
-    ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default),
+    ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default), and
+    ``security_mirror`` the one that has its security updates then,
     ``accelerator`` the one QEMU has to use ('' is the fastest that works).
     ``sources`` says for each of the others where it came from.
     """
@@ -25,11 +26,12 @@ class Settings:
     dist: Path
     mirror: str
     sources: Mapping[str, str]
+    security_mirror: str = ""
     accelerator: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
-        """The settings ``environ`` asks for: SERAI_{CACHE,DIST,MIRROR,ACCELERATOR}."""
+        """The settings ``environ`` asks for, each in SERAI_ and its name in capitals."""
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
         given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
         return cls(
@@ -37,6 +39,7 @@ class Settings:
             cache=Path(given["cache"] or Path(user_cache) / "serai").absolute(),
             dist=Path(given["dist"] or root / "dist").absolute(),
             mirror=given["mirror"],
+            security_mirror=given["security_mirror"],
             accelerator=given["accelerator"],
             sources={
                 name: f"SERAI_{name.upper()}" if value else "default"

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -14,6 +16,7 @@ from serai.image.build import base_bootstrap
 from serai.image.build.playbook import BUILD_USER
 from serai.image.commands import roles_page
 from serai.image.definition import definition
+from serai.image.guest import probe
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
@@ -80,6 +83,40 @@ def test_seal_is_the_last_role_of_the_last_layer() -> None:
     plays = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
     assert plays[-1]["roles"][-1] == "seal"
     assert not any("seal" in play["roles"] for play in plays[:-1])
+
+
+CODENAMES = {"Debian": "bookworm", "Ubuntu": "jammy"}
+
+
+@pytest.mark.parametrize("distribution", CODENAMES)
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_an_image_has_sources_for_updates_and_security(
+    distribution: str, machine: str, tmp_path: Path
+) -> None:
+    """As apt itself resolves them, and as verify-image asks it in the booted image."""
+    codename = CODENAMES[distribution]
+    known = {"ansible_facts": {"distribution_release": codename, "architecture": machine}}
+    known |= yaml.safe_load((ROLES / f"seal/vars/{distribution}.yml").read_text())
+    sources = "\n".join(_rendered(line, known) for line in known["seal_distribution_sources"])
+    (tmp_path / "sources.list").write_text(f"{sources}\n")
+    options = {
+        "Dir::Etc::sourcelist": tmp_path / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State::lists": tmp_path,
+    }
+    argv = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    found = probe.apt(*argv)["sources"]
+    suites = {source.split()[1] for source in found}
+    assert suites == {codename, f"{codename}-updates", f"{codename}-security"}
+    assert all(source.startswith("http://") for source in found)
+
+
+def _rendered(text: str, known: dict[str, Any]) -> str:
+    """A template of Ansible's: what it expands to may be one again."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
+    while "{{" in text:
+        text = environment.from_string(text).render(known)
+    return text
 
 
 def test_the_sealing_program_is_plain_shell(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serai.image import digest
+from serai.image import console, digest
 from serai.image.build import disk
 from serai.image.definition.arch import ARCHITECTURES, Arch, native
 from serai.image.definition.definition import Image
@@ -47,6 +48,7 @@ def inputs(image: Image, settings: Settings) -> dict[str, object]:
         "kind": base.kind,
         "suite": base.suite,
         "mirror": base.mirror,
+        "security_mirror": base.security_mirror,
         "arch": image.arch,
         "size": image.disk.size,
         "packages": packages(image),
@@ -73,6 +75,12 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
         raise BuildError(
             f"the base of {image.name} is bootstrapped, which needs root's rights",
             hint="run the same command with sudo",
+        )
+    base = image.bootstrapped()
+    if base.mirror and not base.security_mirror and not base.mirror.startswith("deb "):
+        console.warn(
+            f"{image.name} is built without security updates: SERAI_SECURITY_MIRROR names no "
+            "mirror of them. VMs get them from the sources that the image has."
         )
     for name in ("mmdebstrap", "sgdisk", "mformat", "mke2fs", "qemu-img", "unshare"):
         tool(name)
@@ -106,7 +114,8 @@ def explain(said: str, image: Image) -> BuildError | None:
         reason = fetch[1] if fetch else f"it has no signed suite {base.suite}"
         return BuildError(
             f"{mirror} cannot be used: {reason.strip()}",
-            hint="check the network and the mirror (base.mirror, SERAI_MIRROR), then run it again",
+            hint="check the network and the mirrors (SERAI_MIRROR and SERAI_SECURITY_MIRROR): "
+            f"the first needs {base.suite} and {base.suite}-updates",
         )
     return None
 
@@ -169,7 +178,12 @@ def _mmdebstrap(image: Image, root: Path, settings: Settings) -> list[str]:
     argv += [f'--customize-hook={_DATA}/finish.sh "$1"']
     if triplet:
         argv += [f'--customize-hook={_DATA}/standins.sh off "$1" {triplet}']
-    return [*argv, base.suite, str(root), *([base.mirror] if base.mirror else [])]
+    if not base.mirror:
+        return [*argv, base.suite, str(root)]
+    if not base.mirror.startswith("deb "):  # a whole line says all there is
+        hook = shlex.join([f"{_DATA}/sources.sh", "$1", base.suite, base.security_mirror])
+        argv += ["--setup-hook=" + hook.replace("'$1'", '"$1"')]
+    return [*argv, base.suite, str(root), base.mirror]
 
 
 def _configure(image: Image, root: Path, identity: disk.Identity, settings: Settings) -> None:

@@ -47,7 +47,10 @@ class BootstrapBase(_Table):
 
     kind: Literal["bootstrap"]
     suite: Word
-    mirror: str = ""  # '' is mmdebstrap's own default; SERAI_MIRROR fills it
+    # What the build installs from, not what the image has then (seal_sources). '' is mmdebstrap's
+    # own choice; SERAI_MIRROR and SERAI_SECURITY_MIRROR fill them.
+    mirror: str = ""
+    security_mirror: Annotated[str, StringConstraints(pattern=r"^([a-z+]+://[^\s|&\\]+)?$")] = ""
     packages: Words = ()  # beside those of every base, and of the roles
 
 
@@ -137,9 +140,11 @@ def load_with_sources(
         )
     where = _where(settings, name)
     table, sources, stem = _read(settings, name)
-    if settings.mirror and _at(table, "base.kind") == "bootstrap":
-        _put(table, "base.mirror", settings.mirror)
-        sources["base.mirror"] = "SERAI_MIRROR"
+    if _at(table, "base.kind") == "bootstrap":
+        for key in ("mirror", "security_mirror"):
+            if value := getattr(settings, key):
+                _put(table, f"base.{key}", value)
+                sources[f"base.{key}"] = f"SERAI_{key.upper()}"
     for override in overrides:
         key, value = _override(override)
         _put(table, key, value)

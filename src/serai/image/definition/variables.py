@@ -9,6 +9,7 @@ host, and its content goes into the key; paths in the VM have the type 'str'.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,14 +104,25 @@ def of_roles(
 ) -> dict[str, Any]:
     """Those choices that concern ``roles``, as Ansible gets them: paths are absolute.
 
-    Raises BuildError for a path where there is nothing.
+    A role's defaults may be made of another role's variables. Raises BuildError for a path where
+    there is nothing.
     """
     known = options(settings) if chosen else {}
+    used = _used(settings, roles) if chosen else set()
     return {
         name: _found(settings, name, value) if known[name].names_a_source(value) else value
         for name, value in chosen.items()
-        if known[name].role in roles
+        if known[name].role in roles or name in used
     }
+
+
+def _used(settings: Settings, roles: Collection[str]) -> set[str]:
+    """All words in the values of the roles' defaults, the names of variables among them."""
+    files = (settings.root / "roles" / role / "defaults" / "main.yml" for role in roles)
+    values = [
+        list((yaml.safe_load(path.read_text()) or {}).values()) for path in files if path.exists()
+    ]
+    return set(re.findall(r"\w+", str(values)))
 
 
 def contents(settings: Settings, chosen: Mapping[str, Any]) -> dict[str, object]:

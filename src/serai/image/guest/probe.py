@@ -134,6 +134,28 @@ def superblock(device: str) -> dict[str, Any] | None:
     }
 
 
+def apt(*options: str) -> dict[str, Any]:
+    """What apt would fetch lists of, as it resolves its configuration (apt-get(8))."""
+    form = "$(SITE) $(RELEASE) $(COMPONENT)"
+    # An image has no lists, without which apt names no target but so.
+    asked = ("indextargets", "--no-release-info", "--format", form, "Identifier: Packages")
+    _, told = said("apt-get", *options, *asked)
+    codename = [line for line in text("/etc/os-release").splitlines()
+                if line.startswith("VERSION_CODENAME=")]  # fmt: skip
+    return {
+        "codename": "".join(codename).partition("=")[2].strip('"'),
+        "sources": sorted(set(told.splitlines())),
+    }
+
+
+def listening() -> list[str]:
+    """Protocol and address of each socket that somebody outside can reach (ss(8))."""
+    _, told = said("ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric")
+    found = {(line.split()[0], line.split()[4]) for line in told.splitlines() if line}
+    inside = ("127.", "[::1]", "[::ffff:127.")
+    return sorted(f"{kind} {address}" for kind, address in found if not address.startswith(inside))
+
+
 def disks() -> list[dict[str, Any]]:
     """Every real disk with its partitions."""
     # A partition's START is no column of util-linux 2.37: sysfs has it.
@@ -313,6 +335,8 @@ def main() -> None:
         "boot": boot,
         "system": system,
         "identity": identity,
+        "apt": apt,
+        "listening": listening,
         "disks": disks,
         "root": lambda: mounted("/"),
         "sessions": lambda: sessions(token),

@@ -51,6 +51,13 @@ class Identity(_Facts):
     address: str  # what the own name resolves to
 
 
+class Apt(_Facts):
+    """``sources`` are sites, suites and components that apt would fetch lists of."""
+
+    codename: str
+    sources: list[str]
+
+
 class Partition(_Facts):
     """``type`` is the GUID of the GPT entry."""
 
@@ -138,11 +145,16 @@ class Socat(_Facts):
 
 
 class ProbeFacts(_Facts):
-    """What ``probe`` prints in one boot. ``took`` is seconds by part."""
+    """What ``probe`` prints in one boot. ``took`` is seconds by part.
+
+    ``listening`` are protocol and address of sockets that can be reached from outside.
+    """
 
     boot: Boot
     system: System
     identity: Identity
+    apt: Apt
+    listening: list[str]
     disks: list[Disk]
     root: MountFacts
     sessions: Sessions

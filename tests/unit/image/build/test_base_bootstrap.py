@@ -39,7 +39,13 @@ def test_an_image_s_own_packages_are_added_once() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["disk.size=12G", "base.suite=trixie", "base.mirror=file:///m", 'base.packages=["quota"]'],
+    [
+        "disk.size=12G",
+        "base.suite=trixie",
+        "base.mirror=file:///m",
+        "base.security_mirror=file:///m",
+        'base.packages=["quota"]',
+    ],
 )
 def test_the_key_changes_with_all_that_determines_the_base(override: str) -> None:
     assert _inputs("debian-12-amd64", override) != _inputs("debian-12-amd64")
@@ -48,6 +54,40 @@ def test_the_key_changes_with_all_that_determines_the_base(override: str) -> Non
 @pytest.mark.parametrize("override", ["machine.cpus=4", "disk.sessions=20G", "disk.bus=virtio"])
 def test_the_key_does_not_change_with_the_rest(override: str) -> None:
     assert _inputs("debian-12-amd64", override) == _inputs("debian-12-amd64")
+
+
+FIRST = 'deb [signed-by="/k.gpg"] http://m/debian bookworm main\n'
+
+
+@pytest.mark.parametrize(
+    ("security", "added"),
+    [
+        ("", ""),
+        ("http://s/x", 'deb [signed-by="/k.gpg"] http://s/x bookworm-security main\n'),
+    ],
+)
+def test_a_mirror_is_asked_for_updates_and_the_other_for_security(
+    tmp_path: Path, security: str, added: str
+) -> None:
+    options = (
+        "base.mirror=http://m/debian",
+        *([f"base.security_mirror={security}"] * bool(security)),
+    )
+    argv = base_bootstrap._mmdebstrap(_image("debian-12-amd64", *options), tmp_path, SETTINGS)
+    (hook,) = (each for each in argv if each.startswith("--setup-hook="))
+    sources = tmp_path / "etc/apt/sources.list"
+    sources.parent.mkdir(parents=True)
+    sources.write_text(FIRST)
+    shell = ["sh", "-c", hook.partition("=")[2], "hook", str(tmp_path)]  # as mmdebstrap does
+    subprocess.run(shell, check=True)
+    updates = FIRST.replace("bookworm", "bookworm-updates")
+    assert sources.read_text() == FIRST + updates + added
+
+
+def test_its_own_choice_of_mirrors_and_a_whole_line_are_left_as_they_are(tmp_path: Path) -> None:
+    for options in ((), ('base.mirror="deb [trusted=yes] http://m ./"',)):
+        argv = base_bootstrap._mmdebstrap(_image("debian-12-amd64", *options), tmp_path, SETTINGS)
+        assert not [each for each in argv if each.startswith("--setup-hook")]
 
 
 def test_a_cloud_image_s_base_is_not_bootstrapped() -> None:
@@ -99,7 +139,13 @@ def test_what_is_not_known_is_not_explained() -> None:
 
 def test_the_shell_scripts_parse() -> None:
     scripts = sorted(Path(base_bootstrap.__file__).parent.glob("data/bootstrap/*.sh"))
-    assert {path.stem for path in scripts} == {"essential", "finish", "namespace", "standins"}
+    assert {path.stem for path in scripts} == {
+        "essential",
+        "finish",
+        "namespace",
+        "sources",
+        "standins",
+    }
     for script in scripts:
         assert os.access(script, os.X_OK), script
         subprocess.run(["/bin/sh", "-n", str(script)], check=True)

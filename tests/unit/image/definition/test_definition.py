@@ -153,10 +153,16 @@ def test_a_flavours_name_says_what_it_is_a_flavour_of(checkout: Settings) -> Non
 
 def test_the_mirror_setting_fills_the_base(checkout: Settings) -> None:
     write(checkout, GOOD)
-    settings = Settings.of({"SERAI_MIRROR": "http://mirror.test/debian"}, checkout.root)
+    given = {
+        "SERAI_MIRROR": "http://mirror.test/debian",
+        "SERAI_SECURITY_MIRROR": "http://mirror.test/security",
+    }
+    settings = Settings.of(given, checkout.root)
     image, sources = definition.load_with_sources(settings, "debian-12-amd64")
     assert definition.flat(image)["base.mirror"] == "http://mirror.test/debian"
     assert sources["base.mirror"] == "SERAI_MIRROR"
+    assert definition.flat(image)["base.security_mirror"] == "http://mirror.test/security"
+    assert sources["base.security_mirror"] == "SERAI_SECURITY_MIRROR"
     assert definition.flat(definition.load(checkout, "debian-12-amd64"))["base.mirror"] == ""
 
 

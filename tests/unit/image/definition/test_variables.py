@@ -127,6 +127,22 @@ def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "chosen.json").read_text()) == {"toolchain_profile": "full"}
 
 
+def test_a_role_gets_the_variables_that_its_defaults_are_made_of() -> None:
+    """Otherwise the seal, which is in another layer, would call each image serai."""
+    image = definition.load(HERE, DEBIAN, ["variables.identity_hostname=acme"])
+    chosen = [stage.chosen for stage in plan.make(HERE, image).stages]
+    assert chosen == [{}, {"identity_hostname": "acme"}, {"identity_hostname": "acme"}]
+
+
+def test_every_path_on_the_build_host_has_the_type_by_which_it_is_found() -> None:
+    """Its content is part of a layer's key by that."""
+    for path in HERE.root.glob("roles/*/meta/argument_specs.yml"):
+        main = yaml.safe_load(path.read_text())["argument_specs"]["main"]
+        for name, spec in main.get("options", {}).items():
+            host = "on the controller" in spec["description"]
+            assert host == (spec.get("type") == "path"), name
+
+
 def test_every_variable_is_some_types_and_only_one_roles() -> None:
     known = variables.options(HERE)
     assert {option.type for option in known.values()} <= set(variables._TYPES)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from serai.common.checks import Absent, Check, Finding, the
 from serai.image.build.playbook import BUILD_USER
+from serai.image.definition.definition import BootstrapBase
 from serai.image.verify.facts import Evidence
 
+HOSTNAME = "serai"  # of an image that chooses none: roles/seal/defaults/main.yml
+PORTS = ("22", "68", "546")  # ssh, and a DHCP client's
 CLOCK = 120.0  # seconds that an emulated machine's clock may be off
 
 
@@ -41,9 +44,34 @@ def _hostname(evidence: Evidence) -> Finding:
     problems = []
     if found.hostname in ("", "localhost", "(none)") or found.hostname != found.hostname_file:
         problems.append(f"it is {found.hostname!r}, /etc/hostname says {found.hostname_file!r}")
+    chosen = evidence.image.variables
+    wanted = chosen.get("seal_hostname") or chosen.get("identity_hostname") or HOSTNAME
+    if found.hostname != wanted:
+        problems.append(f"it is {found.hostname!r}, and the image's is {wanted!r}")
     if not found.address:
         problems.append(f"{found.hostname!r} does not resolve")
     return Finding(problems, f"{found.hostname}, {found.address}")
+
+
+def _sources(evidence: Evidence) -> Finding:
+    apt, image = the(evidence.first).facts.apt, evidence.image
+    suites = {source.split()[1] for source in apt.sources if len(source.split()) > 1}
+    wanted = [apt.codename, f"{apt.codename}-updates", f"{apt.codename}-security"]
+    problems = [f"apt has no source of {suite}" for suite in wanted if suite not in suites]
+    own = "\n".join(image.variables.get("seal_sources", ()))
+    if isinstance(image.base, BootstrapBase):
+        problems += [
+            f"apt has the build's mirror, {mirror}"
+            for mirror in (image.base.mirror, image.base.security_mirror)
+            if mirror and mirror not in own and f"{mirror} " in "\n".join(apt.sources)
+        ]
+    return Finding(problems, ", ".join(sorted(suites)))
+
+
+def _listening(evidence: Evidence) -> Finding:
+    machine = the(evidence.first).facts
+    strange = [each for each in machine.listening if each.rpartition(":")[2] not in PORTS]
+    return Finding([f"{each} can be reached" for each in strange], "ssh alone")
 
 
 def _clock(evidence: Evidence) -> Finding:
@@ -113,7 +141,9 @@ def _journal(evidence: Evidence) -> Finding:
 CHECKS: tuple[Check[Evidence], ...] = (
     Check("identity", "every machine gets its own machine-id, and keeps it", _machine_id),
     Check("identity", "every machine gets its own ssh host keys, and keeps them", _host_keys),
-    Check("identity", "the host name is set and resolves", _hostname),
+    Check("identity", "the host name is the image's and resolves", _hostname),
+    Check("apt", "apt has the release, its updates and its security updates", _sources),
+    Check("listening", "nothing can be reached from outside but ssh", _listening),
     Check("system", "the clock is right and tells UTC", _clock),
     Check("system", "swap is off", _swap),
     Check("bwrap", "bwrap runs as an ordinary user", _bwrap),
