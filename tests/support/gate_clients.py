@@ -30,7 +30,7 @@ CLIENTS = [
     Client("curl https", "curl -sS https://origin.test/hello", denied=CONNECT_FAILED),
     Client(
         "curl socks5h",
-        'curl -sSf --proxy socks5h://127.0.0.1:1080 https://origin.test/hello',
+        "curl -sSf --proxy socks5h://127.0.0.1:1080 https://origin.test/hello",
         denied="SOCKS5 connection to origin.test. (2)",
     ),
     Client("wget http", "wget -nv -O- http://origin.test/hello", 80),

@@ -339,7 +339,7 @@ def test_a_parent_proxy_whose_credentials_no_session_sees(
     for url in ("http://origin.test/hello", "https://origin.test/hello"):
         done = inside(container, "free", f"curl -sSf {url}")
         assert done.stdout.strip() == HELLO, done.stderr
-        done = inside(container, "free", f'curl -sSf --proxy socks5h://127.0.0.1:1080 {url}')
+        done = inside(container, "free", f"curl -sSf --proxy socks5h://127.0.0.1:1080 {url}")
         assert done.returncode == 0 or "http:" in url, done.stderr
         done = inside(container, "walled", f"curl -sSf {url}")
         assert done.returncode != 0

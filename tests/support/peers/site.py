@@ -47,7 +47,9 @@ if __name__ == "__main__":
     if pem:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(pem[0])
-        site.socket = context.wrap_socket(site.socket, server_side=True, do_handshake_on_connect=False)
+        site.socket = context.wrap_socket(
+            site.socket, server_side=True, do_handshake_on_connect=False
+        )
         Handler.scheme = "https"
     print("serves", flush=True)
     site.serve_forever()
