@@ -14,7 +14,7 @@ from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, builds
 from serai.image.build import build as building
-from serai.image.commands import clean, demo, docs_site, lint, pages, show, test
+from serai.image.commands import clean, clients, demo, docs_site, lint, pages, show, test
 from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -337,6 +337,12 @@ def docs(_c: Context, site: bool = False) -> None:
         console.say(str(page))
     if site:
         console.say(str(docs_site.build(SETTINGS)))
+
+
+@command(name="clients")
+def try_clients(_c: Context, directory: str = "/srv/serai-clients") -> int:
+    """Try many network clients, installed in DIRECTORY, in sessions; writes docs/clients.md."""
+    return clients.clients(SETTINGS, Path(directory))
 
 
 @command(name="clean")

@@ -220,6 +220,8 @@ def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
         os.chown(folder, uid, uid)
     session.home.chmod(0o700)
     (session.state / "hosts").write_text(bwrap.hosts(SessionSettings()))
+    if Path(bwrap.SSH_CONFIG).exists():
+        (session.state / "ssh_config").write_text(bwrap.ssh_config(SessionSettings()))
     (session.state / "users/passwd").write_text(f"{name}:x:{uid}:{uid}::{session.home}:/bin/bash\n")
     (session.state / "users/group").write_text(f"{name}:x:{uid}:\n")
     return session

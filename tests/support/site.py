@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -40,7 +41,7 @@ class Site:
 
     def run(self, session: str, script: str, *, timeout: float = 120) -> tuple[int, str]:
         """Run a shell script in an empty directory of a session; its status and all it wrote."""
-        start = 'd=$(mktemp -d) && cd "$d" && eval "$1"; s=$?; cd && rm -rf "$d"; exit $s'
+        start = 'w=$(mktemp -d) && cd "$w" && eval "$1"; s=$?; cd && rm -rf "$w"; exit $s'
         argv = self.vm.command("exec", "--timeout", str(timeout), session, "--")
         done = subprocess.run(
             [*argv, "bash", "-c", start, "bash", script],
@@ -84,7 +85,8 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
                 str(port),
             ]
             server = subprocess.Popen(
-                ["nsenter", "--target", str(pid), "--net", *argv, *pem], stdout=subprocess.PIPE
+                ["/usr/bin/nsenter", "--target", str(pid), "--net", *argv, *pem],
+                stdout=subprocess.PIPE,
             )
             stack.callback(server.wait)
             stack.callback(server.kill)
@@ -100,13 +102,13 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
 
 def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     ca = folder / "ca.pem"
-    variables = ("SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-    variables += ("CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT")
+    variables = ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"]
+    variables += ["CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT"]
     paths = ["/usr", "/etc", "/opt", str(folder), *visible]
     lines = [f"visible = {json.dumps(paths)}", "[environment]"]
     lines += [f'{name} = "{ca}"' for name in variables]
-    text = vm.paths.policy.read_text().partition("[limits]")
-    vm.paths.policy.write_text(
+    text = vm.paths.settings.read_text().partition("[limits]")
+    vm.paths.settings.write_text(
         "\n".join([text[0] + lines[0], "[limits]" + text[2], *lines[1:]]) + "\n"
     )
 
@@ -123,8 +125,15 @@ def _certify(folder: Path) -> None:
         ],
     ):
         subprocess.run(
-            ["openssl", "req", "-x509", *new, *argv], cwd=folder, check=True, capture_output=True
+            ["/usr/bin/openssl", "req", "-x509", *new, *argv],
+            cwd=folder,
+            check=True,
+            capture_output=True,
         )
+    if shutil.which("keytool"):
+        store = ["-alias", "test", "-keystore", "ca.p12", "-storepass", "changeit"]
+        argv = ["keytool", "-importcert", "-noprompt", "-file", "ca.pem", *store]
+        subprocess.run(argv, cwd=folder, check=True, capture_output=True)
     pem = (folder / "site.key").read_text() + (folder / "site.crt").read_text()
     (folder / "site.pem").write_text(pem)
     for name in ("site.pem", "site.key", "ca.key"):
@@ -135,12 +144,14 @@ def _fill(www: Path) -> None:
     """A page, a repository, and a package each for pip, npm, cargo and apt."""
     www.mkdir()
     (www / "hello").write_text(f"{HELLO}\n")
+    (www / "hello.json").write_text(json.dumps(HELLO))
     _repository(www)
     _wheel(www / "simple/thing")
     _npm(www / "npm/thing")
     _crate(www)
     _apt(www / "apt")
     (www / "bucket").mkdir()
+    (www / "bucket/hello").write_text(f"{HELLO}\n")
 
 
 def _repository(www: Path) -> None:
@@ -150,7 +161,7 @@ def _repository(www: Path) -> None:
         "git -c user.name=o -c user.email=o@origin.test commit -qm first && "
         'git clone -q --bare . "$2/git/thing.git" && git -C "$2/git/thing.git" update-server-info'
     )
-    subprocess.run(["sh", "-ec", script, "sh", work, www], check=True, capture_output=True)
+    subprocess.run(["/bin/sh", "-ec", script, "sh", work, www], check=True, capture_output=True)
 
 
 def _wheel(folder: Path) -> None:

@@ -25,10 +25,10 @@ OWN_MOUNTS = frozenset(
         "/run/serai/hints",
     )
 )
-# bubblewrap hides them where they could be written to.
+# bubblewrap hides them where they could be written to; the last one only where the VM has ssh.
 COVERED = frozenset(
     f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", *bwrap.MASKED)
-)
+) | {bwrap.SSH_CONFIG}
 BOTH_PORTS = f"{bridge.HTTP_PORT} and {bridge.SOCKS_PORT}"
 
 

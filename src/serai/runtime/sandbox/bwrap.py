@@ -18,6 +18,7 @@ USERS = "/run/serai/users"
 HINTS = "/run/serai/hints"
 """Where hints.json is inside; a folder, since the file is replaced while the session runs."""
 
+SSH_CONFIG = "/etc/ssh/ssh_config"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
 MASKED = ("interrupts", "keys", "key-users")
 """Files of /proc that cannot be opened inside: they tell of the whole VM, or of its users."""
@@ -99,6 +100,8 @@ def _private() -> Iterable[str]:
 def _own(session: Session) -> Iterable[str]:
     """What belongs to this session alone."""
     yield from ("--ro-bind", str(session.state / "hosts"), "/etc/hosts")
+    # Not there if the VM has no ssh: then it has no file either for it to be put over.
+    yield from ("--ro-bind-try", str(session.state / "ssh_config"), SSH_CONFIG)
     yield from ("--ro-bind", str(session.state / "users"), USERS)
     yield from ("--symlink", USERS, "/var/lib/extrausers")
     yield from ("--ro-bind", str(session.state / "hints"), HINTS)
@@ -128,9 +131,21 @@ def environment(settings: SessionSettings, session: Session) -> dict[str, str]:
         "TMPDIR": f"{home}/tmp",  # noqa: S108
         "LANG": "C.UTF-8",
         "SERAI_HINTS": f"{HINTS}/hints.json",
+        # At the end of a program its leaks are looked for by tracing it, which the filter refuses.
+        "LSAN_OPTIONS": "detect_leaks=0",
+        **_git(),
         **_proxies(settings.hostname),
         **settings.environment,
     }
+
+
+def _git() -> dict[str, str]:
+    """Configuration of git: what it leaves to the background is killed with its command, amid its
+    work, and its locks would keep all later ones from it."""
+    keys = ("gc.autoDetach", "maintenance.autoDetach")
+    pairs = {f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(keys)}
+    values = {f"GIT_CONFIG_VALUE_{number}": "false" for number in range(len(keys))}
+    return {"GIT_CONFIG_COUNT": str(len(keys)), **pairs, **values}
 
 
 def _proxies(hostname: str) -> dict[str, str]:
@@ -153,7 +168,6 @@ def _proxies(hostname: str) -> dict[str, str]:
         "GRPC_PROXY": http,
         "NO_PROXY": ",".join(own),
     }
-    through = f"socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}"
     return {
         **both_cases,
         **{name.lower(): value for name, value in both_cases.items()},
@@ -163,7 +177,6 @@ def _proxies(hostname: str) -> dict[str, str]:
         "CLOUDSDK_PROXY_TYPE": "http",
         "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
         "CLOUDSDK_PROXY_PORT": str(bridge.HTTP_PORT),
-        "GIT_SSH_COMMAND": f"ssh -o ProxyCommand='{through}'",
         "NODE_USE_ENV_PROXY": "1",  # without it, Node's fetch ignores all of the above
     }
 
@@ -177,6 +190,20 @@ def encode(args: Sequence[str]) -> bytes:
         if "\0" in arg:
             raise ValueError(f"NUL in the argument {arg!r}")
     return b"".join(arg.encode() + b"\0" for arg in args)
+
+
+def ssh_config(settings: SessionSettings) -> str:
+    """The text of ``<state>/ssh_config``, which a session sees as its /etc/ssh/ssh_config.
+
+    So ssh, scp, rsync and git take the way out, unless ~/.ssh/config or git's core.sshCommand says
+    another. It includes no other file: inside, root's files look like nobody's, and ssh takes no
+    included file of nobody's.
+    """
+    return (
+        f"Host localhost 127.* ::1 0.0.0.0 {settings.hostname}\n    ProxyCommand none\n"
+        "Host *\n    SendEnv LANG LC_*\n    HashKnownHosts yes\n"
+        f"    ProxyCommand socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}\n"
+    )
 
 
 def hosts(settings: SessionSettings) -> str:

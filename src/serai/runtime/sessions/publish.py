@@ -34,6 +34,11 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int) -> Non
     _folder(folder, 0o711)
     users.write(folder / "users", [(name, uid)], users.SHELL)
     files.write(folder / "hosts", bwrap.hosts(settings).encode(), durable=False)
+    ssh_config = folder / "ssh_config"
+    if Path(bwrap.SSH_CONFIG).exists():
+        files.write(ssh_config, bwrap.ssh_config(settings).encode(), durable=False)
+    else:
+        ssh_config.unlink(missing_ok=True)
     _hints_folder(folder / "hints", uid)
     arguments = bwrap.arguments(settings, description(paths, name, uid))
     files.write(folder / "args", bwrap.encode(arguments), durable=False)

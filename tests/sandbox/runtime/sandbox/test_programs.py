@@ -10,7 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.sandbox import Result, Room, make_session, make_top, open_room
+from serai.runtime.sandbox import bwrap
+from tests.support.sandbox import (
+    Result,
+    Room,
+    make_session,
+    make_top,
+    open_room,
+    possible_settings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +116,59 @@ def test_git(room: Room) -> None:
         "git -C ../c log --oneline | wc -l"
     )
     check(room.run(["bash", "-ec", script]), "1")
+
+
+def test_git_packs_in_the_end_and_leaves_no_lock(room: Room) -> None:
+    """Its automatic gc would go to the background, where it is killed with the command."""
+    need("git")
+    script = (
+        "git init -q gc && cd gc && git config user.email a@b && git config user.name a && "
+        "git config gc.auto 50 && mkdir s && for i in $(seq 1500); do echo $i >s/$i; done && "
+        "ls s | sed s,^,s/, | git hash-object -w --stdin-paths >/dev/null && "
+        "git commit -qm one --allow-empty && find .git/objects/pack -name '*.idx' | wc -l && "
+        "find .git -name '*.lock' -o -name gc.pid -o -name 'tmp_*'"
+    )
+    assert room.run(["bash", "-ec", script]).output.splitlines()[-1:] == ["1"]
+
+
+def test_a_program_with_a_sanitizer(room: Room) -> None:
+    need("gcc")
+    script = (
+        "echo 'int puts(const char *); int main(void){return puts(\"ran\") < 0;}' >x.c && "
+        "for kind in address leak undefined; do gcc -fsanitize=$kind -o x x.c && ./x; done"
+    )
+    assert room.run(["bash", "-ec", script]).output == "ran\nran\nran\n"
+
+
+def test_ssh_goes_through_the_gate_whatever_the_vm_has_configured() -> None:
+    need("ssh")
+    with make_top() as top:
+        session, settings = make_session(top, "blue", 40007), possible_settings()
+        site = top / "ssh_config.d"
+        site.mkdir()
+        (site / "site.conf").write_text("Host *\n  ServerAliveInterval 30\n")
+        options = bwrap.arguments(settings, session)
+        # What this machine lacks: the session's user, and a site's own file.
+        passwd = ["--ro-bind", str(session.state / "users/passwd"), "/etc/passwd"]
+        placed = ["--ro-bind", str(site), "/etc/ssh/ssh_config.d"]
+        at = options.index("--remount-ro", options.index("/etc/hosts"))
+        options[at:at] = [*passwd, *placed]
+        with open_room(session, settings, options=options) as room:
+            said = room.run(["ssh", "-G", "example.com"])
+            check(said, "proxycommand socat - PROXY:127.0.0.1:%h:%p,proxyport=3128\n")
+            for name in ("localhost", "127.0.1.1", "::1", "serai"):
+                assert "proxycommand" not in room.run(["ssh", "-G", name]).output, name
+            own = "mkdir .ssh && echo 'ProxyCommand mine' >.ssh/config && ssh -G a.b"
+            check(room.run(["bash", "-ec", own]), "proxycommand mine\n")
+
+
+def test_git_takes_a_repository_s_own_ssh_command(room: Room) -> None:
+    need("git")
+    script = (
+        "git init -q own && cd own && git config core.sshCommand 'echo USED >&2; false' && "
+        "git ls-remote git@origin.test:x"
+    )
+    assert "USED" in room.run(["bash", "-c", script]).output
 
 
 def test_gcc_and_make(room: Room) -> None:

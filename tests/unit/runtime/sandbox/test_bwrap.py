@@ -38,6 +38,7 @@ GOLDEN = """\
 --perms 0755 --tmpfs /run --perms 0755 --tmpfs /home --perms 0700 --tmpfs /root
 --symlink /run /var/run
 --ro-bind /run/serai/sessions/blue-cat/hosts /etc/hosts
+--ro-bind-try /run/serai/sessions/blue-cat/ssh_config /etc/ssh/ssh_config
 --ro-bind /run/serai/sessions/blue-cat/users /run/serai/users
 --symlink /run/serai/users /var/lib/extrausers
 --ro-bind /run/serai/sessions/blue-cat/hints /run/serai/hints
@@ -108,7 +109,7 @@ def test_a_session_s_own_names_are_reached_without_the_proxy() -> None:
     def direct(hostname: str) -> list[str]:
         return bwrap.environment(SessionSettings(hostname=hostname), SESSION)["NO_PROXY"].split(",")
 
-    own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]  # noqa: S104 - not bound to
+    own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]  # noqa: S104
     assert direct("serai") == [*own, "serai"]
     assert direct("vm-7") == [*own, "vm-7"]
     assert direct("dev") == own, "names that end in .dev would have no way out"
