@@ -99,8 +99,8 @@ def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     paths = ["/usr", "/etc", "/opt", str(folder), *visible]
     lines = [f"visible = {json.dumps(paths)}", "[environment]"]
     lines += [f'{name} = "{ca}"' for name in variables]
-    text = vm.paths.policy.read_text().partition("[limits]")
-    vm.paths.policy.write_text(
+    text = vm.paths.settings.read_text().partition("[limits]")
+    vm.paths.settings.write_text(
         "\n".join([text[0] + lines[0], "[limits]" + text[2], *lines[1:]]) + "\n"
     )
 

@@ -131,7 +131,7 @@ def _proxies(hostname: str) -> dict[str, str]:
     # [::1], at which Python's httpx raises as soon as a client is made.
     own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]  # noqa: S104 - not bound to
     # A name counts for all that ends with it: "dev" would keep a whole top-level domain inside.
-    own += [hostname] if hostname == Policy.hostname or not hostname.isalpha() else []
+    own += [hostname] if hostname == SessionSettings.hostname or not hostname.isalpha() else []
     both_cases = {
         "HTTP_PROXY": http,
         "HTTPS_PROXY": http,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from serai.common import proc
+from serai.common.errors import SeraiError
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for

@@ -101,7 +101,7 @@ def test_the_environment_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_session_s_own_names_are_reached_without_the_proxy() -> None:
     def direct(hostname: str) -> list[str]:
-        return bwrap.environment(Policy(hostname=hostname), SESSION)["NO_PROXY"].split(",")
+        return bwrap.environment(SessionSettings(hostname=hostname), SESSION)["NO_PROXY"].split(",")
 
     own = ["localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "::1"]
     assert direct("serai") == [*own, "serai"]
