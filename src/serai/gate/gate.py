@@ -203,15 +203,24 @@ class Gate:
         if session.share.busy:
             # Its connections can wait, too, and the loop is not to look at them all the time.
             loop.remove_reader(listener)
-            session.share.wait(partial(self._watch, listener, session, protocol))
+            session.share.wait(partial(self._accept_in_turn, listener, session, protocol))
             return
+        self._accept_some(listener, session, protocol)
+
+    def _accept_in_turn(self, listener: socket.socket, session: Session, protocol: str) -> None:
+        """At once: in the next turn of the loop the session's other connections are busy again."""
+        if listener.fileno() >= 0:
+            self._watch(listener, session, protocol)
+            self._accept_some(listener, session, protocol)
+
+    def _accept_some(self, listener: socket.socket, session: Session, protocol: str) -> None:
         session.share.begin()
         try:
-            self._accept_some(listener, session, protocol)
+            self._accept_charged(listener, session, protocol)
         finally:
             session.share.end()
 
-    def _accept_some(self, listener: socket.socket, session: Session, protocol: str) -> None:
+    def _accept_charged(self, listener: socket.socket, session: Session, protocol: str) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(_AT_ONCE):
             if session.share.overdue():

@@ -6,6 +6,8 @@ import contextlib
 import re
 import signal
 import socket
+import statistics
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -89,6 +91,101 @@ def test_many_connections_get_no_more_of_a_turn_than_one(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["tunnels", "requests"])
 def test_without_shares_each_connection_gets_a_step_of_every_turn(kind: str) -> None:
     assert busiest_turn("1e9", kind) >= MANY
+
+
+# How much of the gate's time passes while it has a request of red's, in its own words.
+CHARGED = """
+import time
+from serai.gate import gate, share
+share.QUANTUM = QUANTUM or share.QUANTUM
+def begin(self, client, session, protocol, begin=gate.Gate._begin):
+    start, known = time.thread_time(), set(session.connections)
+    begin(self, client, session, protocol)
+    def ended(_):
+        print(session.name, time.thread_time() - start, file=sys.stderr, flush=True)
+    for each in session.connections - known:
+        each.task.add_done_callback(ended)
+gate.Gate._begin = begin
+"""
+
+
+def polite(client: socket.socket) -> None:
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def chunks(client: socket.socket) -> None:
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with contextlib.suppress(OSError):
+        while True:
+            client.sendall(b"1\r\nx\r\n" * 1000)
+
+
+def dearer(quantum: str) -> float:
+    """How many times its own time a small request costs next to a session with many busy ones."""
+    patch = CHARGED.replace("QUANTUM or", f"{quantum} or")
+    with (
+        serving(polite) as server,
+        serving(chunks) as hostile,
+        gate_process.gate("", patch=patch) as gate,
+        ExitStack() as stack,
+    ):
+
+        def request(place: str) -> bytes:
+            head = f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
+            return head.encode()
+
+        def cost() -> float:
+            begin, many = gate.log.stat().st_size, 20
+            for _ in range(many):
+                assert gate.ask("red", request(server.place)).endswith(b"ok")
+
+            def told() -> list[str]:
+                return re.findall(r"^red (\S+)$", gate.log.read_text()[begin:], re.MULTILINE)
+
+            wait_for(lambda: len(told()) == many)
+            return statistics.median(map(float, told()))
+
+        for name in ("blue", "red"):
+            gate.open(name, "127.0.0.1")
+        cost()
+        alone = cost()
+        readers = threading.Event()
+        stack.callback(readers.set)
+        for _ in range(MANY):
+            sock = stack.enter_context(gate.connect("blue"))
+            sock.sendall(request(hostile.place))
+            threading.Thread(target=swallow, args=(sock, readers)).start()
+        wait_for(lambda: gate.call("status")["blue"] == MANY)
+        return cost() / alone
+
+
+def swallow(sock: socket.socket, end: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while not end.is_set() and sock.recv(65536):
+            pass
+
+
+def test_a_session_whose_connections_are_busy_can_open_another() -> None:
+    end = threading.Event()
+    with serving(polite) as server, serving(chunks) as busy, ExitStack() as stack:
+        gate = stack.enter_context(gate_process.gate())
+        gate.open("blue", "127.0.0.1")
+        stack.callback(end.set)
+        for place in [busy.place] * 8 + [server.place]:
+            sock = stack.enter_context(gate.connect("blue"))
+            sock.sendall(f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+            assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+            threading.Thread(target=swallow, args=(sock, end)).start()
+
+
+def test_a_neighbours_request_costs_the_gate_little_more_time() -> None:
+    assert dearer("0") < 5
+
+
+def test_with_long_turns_it_costs_much_more() -> None:
+    assert dearer("0.005") > 10
 
 
 def head(lines: int, *more: str) -> bytes:
