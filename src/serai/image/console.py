@@ -7,6 +7,7 @@ plain line when it ends.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -74,10 +75,25 @@ def reported() -> Iterator[None]:
         fail(str(interrupt) or usual)
         raise SystemExit(130) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        fail(f"the disk is full ({error.filename}); free some room, 'invoke clean --cache' helps")
+        fail(_told(error))
         raise SystemExit(1) from None
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, and what to do about it, in one line."""
+    path = error.filename2 or error.filename
+    where = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes) else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; free some room, 'invoke clean --cache' helps"
+    hints = {
+        errno.EACCES: "it may be root's since a run with sudo: chown it, or use sudo again",
+        errno.EPERM: "it may be root's since a run with sudo: chown it, or use sudo again",
+        errno.ENOENT: "make its directory, or name another one (SERAI_CACHE, SERAI_DIST)",
+        errno.ENOTDIR: "a file is in the place of a directory (SERAI_CACHE, SERAI_DIST)",
+        errno.EROFS: "name another directory (SERAI_CACHE, SERAI_DIST)",
+    }
+    said = f"{where}{error.strerror or error}"
+    return f"{said}; {hints[error.errno]}" if error.errno in hints else said
 
 
 @contextmanager

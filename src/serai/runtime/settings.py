@@ -104,7 +104,9 @@ class SessionSettings:
     resources: Resources = setting(Resources(), "limits of a whole session")
     disk: Disk = setting(Disk(), "the sessions disk")
     attachable: tuple[str, ...] = setting(
-        ("/mnt", "/srv"), "directories of the VM that can be attached, and all below", parse=_path
+        ("/mnt", "/srv", "/usr/local/share/serai/skills"),
+        "directories of the VM that can be attached, and all below",
+        parse=_path,
     )
     hostname: str = setting("serai", "host name inside sessions", parse=_hostname)
     visible: tuple[str, ...] = setting(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from serai.image import console
@@ -62,3 +65,26 @@ def test_what_ansible_and_packer_say_does_not_either(capsys: pytest.CaptureFixtu
 
 def test_tabs_lines_and_letters_are_shown_as_they_are() -> None:
     assert console.clean("a\tb\nç 漢 ✓") == "a\tb\nç 漢 ✓"
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EACCES, "; it may be root's since a run with sudo: chown it, or use sudo again"),
+        (errno.ENOENT, "; make its directory, or name another one (SERAI_CACHE, SERAI_DIST)"),
+        (errno.EIO, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    number: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, console.reported():
+        raise OSError(number, os.strerror(number), "/some/cache")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"serai: /some/cache: {os.strerror(number)}{hint}\n"
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), console.reported():
+        raise OSError(errno.ENOSPC, "No space left on device", "/d")
+    assert "serai: /d: the disk is full; free some room" in capsys.readouterr().err

@@ -84,19 +84,22 @@ def options(settings: Settings) -> dict[str, Option]:
 
 def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """Raise BuildError, naming file and key, for a choice that no role has or that is wrong."""
-    if not chosen:
-        return
-    known = options(settings)
+    known = options(settings) if chosen else {}
     for name, value in chosen.items():
-        where = sources.get(f"variables.{name}", "[variables]")
-        if name in FORMER_LIVE:
-            raise BuildError(f"{where}: variables.{name} {FORMER}")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else "see roles/*/meta/argument_specs.yml"
-            raise BuildError(f"{where}: variables.{name} is no role's variable", hint=hint)
-        if complaint := known[name].complaint(value):
-            raise BuildError(f"{where}: variables.{name} {complaint}")
+        key = f"variables.{name}"
+        check_one(known, name, value, f"{sources.get(key, '[variables]')}: {key}")
+
+
+def check_one(known: Mapping[str, Option], name: str, value: object, where: str) -> None:
+    """The same of one choice, which the message calls ``where``."""
+    if name in FORMER_LIVE:
+        raise BuildError(f"{where} {FORMER}")
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}?" if close else "see roles/*/meta/argument_specs.yml"
+        raise BuildError(f"{where} is no role's variable", hint=hint)
+    if complaint := known[name].complaint(value):
+        raise BuildError(f"{where} {complaint}")
 
 
 def of_roles(

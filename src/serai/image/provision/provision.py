@@ -12,7 +12,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
-from serai.image.definition import definition
+from serai.image.definition import definition, variables
 from serai.image.errors import BuildError
 from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News
 from serai.image.run import Argument, last_lines, search_path, started
@@ -128,6 +128,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
         )
     if options.forks < 0 or options.serial < 0:
         raise BuildError("--forks and --serial are numbers from 1 on")
+    known = variables.options(settings)
     inventory = work / "inventory.yml"
     if options.hosts:
         entries = dict(map(address, options.hosts))
@@ -137,8 +138,9 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     argv: list[Argument] = ["ansible-playbook"]
     if options.image:
         chosen = work / "image.yml"
-        variables = definition.load(settings, options.image).variables
-        chosen.write_text(yaml.safe_dump({"all": {"vars": variables}}))
+        values = definition.load(settings, options.image).variables
+        found = variables.of_roles(settings, values, {each.role for each in known.values()})
+        chosen.write_text(yaml.safe_dump({"all": {"vars": found}}))
         argv += ["--inventory", chosen]
     argv += ["--inventory", inventory]
     if options.limit:
@@ -151,9 +153,8 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     if options.forks:
         argv += ["--forks", str(options.forks)]
     argv += ["--check"] * options.check + ["--diff"] * options.diff
-    values = _values(options)
-    if values:
-        argv += ["--extra-vars", json.dumps(values)]
+    if extra := _values(options, known):
+        argv += ["--extra-vars", json.dumps(extra)]
     if options.new_host_keys:
         argv += ["--ssh-extra-args=-o StrictHostKeyChecking=accept-new"]
     return [*argv, settings.root / PLAYBOOK]
@@ -186,7 +187,8 @@ def summary(fleet: Fleet) -> Table:
     return table
 
 
-def _values(options: Options) -> dict[str, Any]:
+def _values(options: Options, known: Mapping[str, variables.Option]) -> dict[str, Any]:
+    """The variables of --set, checked as those of an image are, and our own for the playbook."""
     values: dict[str, Any] = {}
     for text in options.values:
         name, equals, value = text.partition("=")
@@ -196,6 +198,8 @@ def _values(options: Options) -> dict[str, Any]:
             values[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise BuildError(f"--set {name}: {value!r} is not YAML") from None
+        if not name.startswith("ansible_"):  # how to connect
+            variables.check_one(known, name, values[name], f"--set {name}")
     if options.serial:
         values["provision_serial"] = options.serial
     if options.sudo_password:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files
-from serai.image import cache, console, layout, offline
+from serai.image import cache, console, digest, layout, offline
 from serai.image.build import build, builds
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
-from serai.image.release import oci
+from serai.image.release import oci, sign
 from serai.image.run import last_lines, run, run_confined
 from serai.image.settings import Settings
 
@@ -113,9 +113,14 @@ def _write(writer: Callable[[Source, Path], None], source: Source, target: Path)
 
 
 def convert(settings: Settings, image: str, kinds: Sequence[str], version: str = "") -> list[Path]:
-    """Write a build of ``image`` in each of ``kinds`` beside it, and return the files."""
+    """Write a build of ``image`` in each of ``kinds`` beside it, and return the files.
+
+    SHA256SUMS has them then. Raises BuildError for a release, which never changes.
+    """
     finished = builds.find(settings, image, version)
     folder, disk = finished.folder, finished.disk
+    if (folder / layout.PROVENANCE).exists():
+        raise BuildError(f"{folder} is a release, which never changes", hint="name a build instead")
     manifest = json.loads((folder / layout.MANIFEST).read_text())
     with (
         console.step(f"convert {image} to {', '.join(kinds)}"),
@@ -125,7 +130,11 @@ def convert(settings: Settings, image: str, kinds: Sequence[str], version: str =
         arch, stamp = finished.image.arch, time_of(manifest, folder)
         source = Source(image, arch, manifest["version"], stamp, disk, root.raw)
         in_parallel(jobs(source, kinds, folder), threading.Event())
-    return [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]
+        made = [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]
+        sums = sign.parse((folder / layout.SUMS).read_text(encoding="ascii"))
+        sums |= {path.name: digest.of_file(path) for path in made}
+        cache.write(folder / layout.SUMS, sign.sums(sums))
+    return made
 
 
 @contextmanager

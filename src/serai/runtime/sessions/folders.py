@@ -219,6 +219,10 @@ class Folders:
                 f"{', '.join(self._settings.attachable)}",
                 NOT_PERMITTED,
             )
+        if writable and PurePosixPath("/usr") in inside.parents:
+            raise SeraiError(
+                f"{path[:200]!a} is the VM's own", "attach it read-only", NOT_PERMITTED
+            )
         if writable and (below := [it.place for it in proc.mounts_of() if inside in parents(it)]):
             raise SeraiError(
                 f"{path[:200]!a} has mounts below it, such as {below[0][:200]!a}",

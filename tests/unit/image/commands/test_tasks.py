@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ from tests.conftest import ROOT
 INVOKE = Path(sys.executable).with_name("invoke")
 
 
-def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [str(INVOKE), *arguments]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+def invoke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    argv, env = [str(INVOKE), *arguments], {**os.environ, **variables}
+    return subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def test_a_task_that_succeeds_lets_the_next_one_run() -> None:
@@ -29,6 +30,13 @@ def test_an_error_is_one_line_and_ends_the_run() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("serai: there is no image 'nixos'; the images are: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_directory_that_cannot_be_made_is_one_line() -> None:
+    done = invoke("clean", "--cache", SERAI_DIST="/proc/version/dist", SERAI_CACHE="/proc/version")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("serai: /proc/version")
 
 
 def test_the_old_name_of_a_command_works_and_says_so() -> None:

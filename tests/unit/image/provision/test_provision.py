@@ -122,10 +122,11 @@ def test_check_mode_and_values_reach_the_play(checkout: Settings) -> None:
     tasks = [
         {
             "name": "See",
-            "ansible.builtin.assert": {"that": ["ansible_check_mode", "number == 2"]},
+            "ansible.builtin.assert": {"that": ["ansible_check_mode", "limits_nproc == 2"]},
         }
     ]
-    options = changed(fleet_of(checkout, {"a": {}}, tasks), check=True, values=("number=2",))
+    shutil.copytree(ROOT / "roles/limits", checkout.root / "roles/limits")
+    options = changed(fleet_of(checkout, {"a": {}}, tasks), check=True, values=("limits_nproc=2",))
     assert provision.provision(checkout, options).ok
     with pytest.raises(BuildError, match="a failed"):
         provision.provision(checkout, changed(options, check=False))
@@ -177,6 +178,14 @@ def text(path: Path) -> bytes:
         (Options(hosts=("a",), serial=-1), "from 1 on"),
         (Options(hosts=("a",), values=("no",)), "NAME=VALUE"),
         (Options(hosts=("a",), values=("a=[",)), "not YAML"),
+        (
+            Options(hosts=("a",), values=("runtime_memory_mx=25%",)),
+            "--set runtime_memory_mx is no role's variable; did you mean runtime_memory_max\\?",
+        ),
+        (
+            Options(hosts=("a",), values=("runtime_tasks_max=many",)),
+            "--set runtime_tasks_max must be a int, it is 'many'",
+        ),
         *((Options(hosts=(bad,)), "is not USER@ADDRESS") for bad in (
             "", "-oProxyCommand=x", "a b", "a@b@c", "a:0", "a:99999", "a:ssh", "a/b", "::1",
         )),
@@ -300,6 +309,70 @@ def test_the_playbooks_say_once_whether_the_machine_runs() -> None:
     assert using == {"base", "gate", "hardening", "runtime", "session_disk", "shares"}
     for name in variables.FORMER_LIVE:
         assert not any(name in path.read_text() for path in files), name
+
+
+# --- policies that are withdrawn
+
+
+def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Settings) -> None:
+    folder = checkout.root / "policy.d"
+    folder.mkdir()
+    for name in ("default", "open", "mine"):
+        (folder / f"{name}.toml").touch()
+    role = (ROOT / "roles/gate/tasks/main.yml").read_text()
+    role = role.replace("/etc/serai/policy.d", str(folder))
+    wanted = ("Read which policies", "Remove the policies", "Write the pol", "Note which policies")
+    tasks = [task for task in yaml.safe_load(role) if task["name"].startswith(wanted)]
+    assert len(tasks) == len(wanted)
+    for task in tasks:
+        task.pop("notify", None)
+        for module in ("copy", "template"):
+            arguments = task.get(f"ansible.builtin.{module}", {})
+            for key in ("owner", "group", "validate"):
+                arguments.pop(key, None)
+            if module == "template" and arguments:
+                arguments["src"] = str(ROOT / "roles/gate/templates" / arguments["src"])
+    known = yaml.safe_load((ROOT / "roles/gate/vars/main.yml").read_text())
+    hosts = {"a": {"gate_profiles": {"default": {}, "lab": {}}, **known}}
+    options = fleet_of(checkout, hosts, tasks)
+
+    def applied(**profiles: Any) -> set[str]:
+        hosts["a"]["gate_profiles"] = profiles
+        fleet_of(checkout, hosts, tasks)
+        assert provision.provision(checkout, options).ok
+        return {path.stem for path in folder.glob("*.toml")}
+
+    # 0.1 has left no list, and wrote default and open if nobody said otherwise.
+    assert applied(default={}, lab={}) == {"default", "lab", "mine"}
+    assert applied(default={}) == {"default", "mine"}
+    assert applied(default={}, mine={}) == {"default", "mine"}
+    applied(default={}, mine={})
+    rows = {row["host"]: row for row in report(checkout)["hosts"]}
+    assert rows["a"]["changed"] == 0
+
+
+def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> None:
+    """As the role copies them: modes as they are, links as links."""
+    skills, target = checkout.root / "skills", checkout.root / "target"
+    (skills / "hello").mkdir(parents=True)
+    (skills / "hello/run.sh").write_text("#!/bin/sh\n")
+    (skills / "hello/run.sh").chmod(0o755)
+    (skills / "hello/SKILL.md").write_text("words\n")
+    (skills / "hello/SKILL.md").chmod(0o644)
+    (skills / "run").symlink_to("hello/run.sh")
+    role = (ROOT / "roles/agent/tasks/folders.yml").read_text()
+    (_, task) = yaml.safe_load(role.replace("/usr/local/share/serai", str(target)))
+    for key in ("owner", "group"):
+        task["ansible.builtin.copy"].pop(key)
+    target.mkdir()
+    variables = {"agent_skills": str(skills), "agent_claude": ""}
+    options = fleet_of(checkout, {"a": variables}, [task])
+    for times in (1, 0):
+        assert provision.provision(checkout, options).ok
+        assert [row["changed"] for row in report(checkout)["hosts"]] == [times]
+    assert (target / "skills/hello/run.sh").stat().st_mode & 0o777 == 0o755
+    assert (target / "skills/hello/SKILL.md").stat().st_mode & 0o777 == 0o644
+    assert (target / "skills/run").readlink() == Path("hello/run.sh")
 
 
 # --- whether a machine can be provisioned

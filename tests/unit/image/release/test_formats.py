@@ -27,6 +27,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written[0].parent
 
 
+def test_sha256sums_has_them_beside_what_it_had(made: Path) -> None:
+    names = {line.split()[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
+    assert {f"{IMAGE}.{end}" for end in ("qcow2", "raw.zst", "vhdx", "vmdk", "oci.tar")} <= names
+    argv = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(argv, cwd=made, check=False).returncode == 0
+
+
+def test_a_release_gets_no_more_files(tmp_path: Path) -> None:
+    settings = releases.build(tmp_path)
+    (settings.dist / IMAGE / VERSION / "provenance.json").touch()
+    with pytest.raises(BuildError, match="is a release, which never changes; name a build"):
+        formats.convert(settings, IMAGE, ("vhdx",))
+
+
 def said(*argv: str | Path) -> str:
     return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True).stdout
 
