@@ -102,8 +102,8 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
 
 def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     ca = folder / "ca.pem"
-    variables = ("SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-    variables += ("CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT")
+    variables = ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"]
+    variables += ["CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT"]
     paths = ["/usr", "/etc", "/opt", str(folder), *visible]
     lines = [f"visible = {json.dumps(paths)}", "[environment]"]
     lines += [f'{name} = "{ca}"' for name in variables]
