@@ -45,6 +45,38 @@ def above(descriptor: int) -> int:
         posix.close(descriptor)
 
 
+def status_flags() -> list[tuple[int, int]]:
+    """The open files of standard input, output and error, and their flags: fcntl(2), F_GETFL."""
+    found = []
+    for number in STANDARD:
+        try:
+            found.append((number, fcntl.fcntl(number, fcntl.F_GETFL)))
+        except OSError:
+            continue
+    return found
+
+
+def restore(flags: list[tuple[int, int]]) -> None:
+    """Set the flags as they were: whoever shares an open file shares them, O_NONBLOCK too."""
+    for number, before in flags:
+        if fcntl.fcntl(number, fcntl.F_GETFL) != before:
+            fcntl.fcntl(number, fcntl.F_SETFL, before)
+
+
+def let_reopen(descriptor: int, group: int) -> None:
+    """Let ``group`` open a pipe again by its descriptor, as scripts do with /dev/stderr.
+
+    A pipe is its maker's alone, so a process of another user cannot. Only in the direction that the
+    descriptor has, and only for a pipe without a name: there is no way to it but a descriptor.
+    """
+    if not posix.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:"):
+        return
+    mode = {posix.O_RDONLY: 0o640, posix.O_WRONLY: 0o620}
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & posix.O_ACCMODE
+    posix.chown(descriptor, -1, group)
+    posix.chmod(descriptor, mode.get(flags, 0o660))
+
+
 def may_be_handed_in(descriptor: int) -> bool:
     """Whether a payload may hold this descriptor: a pipe, /dev/null and its like, a file to read.
 

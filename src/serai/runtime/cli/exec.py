@@ -9,6 +9,7 @@ from __future__ import annotations
 import posix
 import sys
 
+from serai.common import stdio
 from serai.common.printing import clean
 from serai.common.stdio import may_be_handed_in
 from serai.runtime.cli.exec_core import Channel, Failure, Options, control, request, status_of
@@ -65,7 +66,11 @@ def main(arguments: list[str]) -> int:
         if options.help:
             sys.stdout.write(HELP)
             return 0
-        return run(options)
+        flags = stdio.status_flags()
+        try:
+            return run(options)
+        finally:
+            stdio.restore(flags)
     except Failure as failure:
         sys.stderr.write(f"serai: {clean(str(failure))}\n")
         return failure.status

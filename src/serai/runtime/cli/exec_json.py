@@ -4,38 +4,51 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from serai.common.errors import SeraiError
-from serai.runtime.cli.exec_core import Failure, Options, control
+from serai.runtime.cli.exec_core import Channel, Failure, Options, control, status_of
+from serai.runtime.cli.exec_relay import MOST_KEPT, Kept, with_pipes
 from serai.runtime.client import Client
 
 
 def run(options: Options) -> int:
     """Run the payload; returns its exit status. Raises Failure."""
-    # At once, and not when Python finds the time: see Channel.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    given = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     try:
-        with Client(Path(control())) as client:
-            if options.detach:
-                started = client.call("exec", **parameters(options), detach=True, stdio="null")
-                print(json.dumps(started))
-                return 0
-            done = client.exec(input=given, **parameters(options))
+        if options.detach or options.tty:
+            with Client(Path(control())) as client:
+                return _by_the_library(options, client)
     except SeraiError as error:
         raise Failure(str(error)) from None
-    shown = {
-        "status": done.status,
-        "signal": done.signal,
-        "timed_out": done.timed_out,
-        "stdout": done.stdout.decode(errors="replace"),
-        "stderr": done.stderr.decode(errors="replace"),
-    }
-    print(json.dumps(shown))
+    channel, kept = Channel(control()), Kept()
+    channel.take_signals()
+    answer = with_pipes(options, channel, kept)
+    if kept.size > MOST_KEPT:
+        raise Failure(
+            f"more than {MOST_KEPT} bytes were written; the exec was ended; have large output"
+            " written to a file, or read it from a pipe"
+        )
+    _show(answer, *kept.outputs.values())
+    return status_of(answer)
+
+
+def _by_the_library(options: Options, client: Client) -> int:
+    if options.detach:
+        print(json.dumps(client.call("exec", **parameters(options), detach=True, stdio="null")))
+        return 0
+    # At once, and not when Python finds the time: see Channel.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    done = client.exec(**parameters(options))
+    answer = {"status": done.status, "signal": done.signal, "timed_out": done.timed_out}
+    _show(answer, done.stdout, done.stderr)
     return done.status
+
+
+def _show(answer: dict[str, Any], stdout: bytes | bytearray, stderr: bytes | bytearray) -> None:
+    texts = {"stdout": stdout, "stderr": stderr}
+    shown = {name: text.decode(errors="replace") for name, text in texts.items()}
+    print(json.dumps({**answer, **shown}))
 
 
 def parameters(options: Options) -> dict[str, Any]:

@@ -16,42 +16,75 @@ import termios
 import tty
 from collections.abc import Iterator
 from errno import ECONNRESET, EIO, EPIPE
+from typing import Any
 
 from serai.common.stdio import may_be_handed_in
 from serai.runtime.cli.exec_core import Channel, Failure, Options, request, status_of
 
 CHUNK = 65536
+MOST_KEPT = 64 << 20
 END_OF_INPUT = b"\x04"
+
+
+class Kept:
+    """What a payload writes to its two outputs, in memory and not more than MOST_KEPT."""
+
+    def __init__(self) -> None:
+        self.outputs = {1: bytearray(), 2: bytearray()}
+        self.sources: dict[int, bytearray] = {}
+        self.size = 0
+
+    def read(self, source: int) -> None:
+        """Read once from one of the sources; one that has ended is none any more."""
+        data = os.read(source, CHUNK)
+        self.size += len(data)
+        if not data:
+            del self.sources[source]
+            os.close(source)
+        elif self.size <= MOST_KEPT:
+            self.sources[source] += data
 
 
 def run(options: Options, channel: Channel) -> int:
     """Run the payload; returns its exit status. Raises Failure."""
-    return _with_terminal(options, channel) if options.tty else _with_pipes(options, channel)
+    return status_of((_with_terminal if options.tty else with_pipes)(options, channel))
 
 
-def _with_pipes(options: Options, channel: Channel) -> int:
+def with_pipes(options: Options, channel: Channel, kept: Kept | None = None) -> dict[str, Any]:
+    """Run the payload without a terminal; the answer. What it writes is ``kept`` if that is given.
+
+    Of standard input nothing is read for the payload that it can read itself. Raises Failure.
+    """
     handed: list[int] = []
     copies: dict[int, int] = {}
     for own in (0, 1, 2):
-        if may_be_handed_in(own):
+        if may_be_handed_in(own) and (own == 0 or kept is None):
             handed.append(own)
+            continue
+        if own == 0 and kept is not None and os.isatty(0):
+            handed.append(os.open(os.devnull, os.O_RDONLY))
+            continue
+        reading, writing = os.pipe()
+        handed.append(reading if own == 0 else writing)
+        if own == 0:
+            copies[0] = writing
+        elif kept is None:
+            copies[reading] = own
         else:
-            reading, writing = os.pipe()
-            handed.append(reading if own == 0 else writing)
-            copies.update({0: writing} if own == 0 else {reading: own})
+            kept.sources[reading] = kept.outputs[own]
     channel.send("exec", request(options, "fds"), answer=True, fds=tuple(handed))
     for descriptor in handed:
         if descriptor > 2:  # noqa: PLR2004  # ours, not the caller's
             os.close(descriptor)
-    return status_of(_copy(channel, copies))
+    return _copy(channel, copies, kept or Kept())
 
 
-def _with_terminal(options: Options, channel: Channel) -> int:
+def _with_terminal(options: Options, channel: Channel) -> dict[str, Any]:
     rows, columns = _size()
     channel.send("exec", request(options, "fds", rows, columns), answer=True)
     while not channel.received:
         if (answer := channel.read()) is not None:
-            return status_of(answer)
+            return answer
     master = channel.received[0]
 
     def resized(*_: object) -> None:
@@ -60,33 +93,37 @@ def _with_terminal(options: Options, channel: Channel) -> int:
 
     signal.signal(signal.SIGWINCH, resized)
     with _raw_mode():
-        answer = _copy(channel, {0: master, master: 1})
-    return status_of(answer)
+        return _copy(channel, {0: master, master: 1}, Kept())
 
 
-def _copy(channel: Channel, copies: dict[int, int]) -> dict[str, object]:
+def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any]:
     """Copy from keys to values until the payload has ended and its output is written.
 
     Nothing is read before what was read last is written, and nothing waits but for all at once: a
     payload that does not read must not keep its output, or a signal, from going on.
     """
     control = channel.socket.fileno()
-    answer: dict[str, object] | None = None
+    answer: dict[str, Any] | None = None
     rests: dict[int, memoryview] = {}
     problem = ""
     while True:
         # Once the payload has ended only what it has written is still of interest.
         flowing = {key: copies[key] for key in copies if answer is None or key != 0}
         wanted = {control: select.POLLIN} if answer is None else {}
+        wanted.update(dict.fromkeys(kept.sources, select.POLLIN))
         for source, target in flowing.items():
             end, event = (target, select.POLLOUT) if source in rests else (source, select.POLLIN)
             wanted[end] = wanted.get(end, 0) | event
         waits = answer is None or any(source in rests for source in flowing)
-        ready = channel.ready(wanted, None if waits else 0) if flowing or waits else {}
+        ready = channel.ready(wanted, None if waits else 0) if wanted else {}
         if not ready:
             break
         if control in ready:
             answer = channel.read()
+        for source in kept.sources.keys() & ready:
+            kept.read(source)
+            if kept.size > MOST_KEPT:
+                channel.signal("KILL")
         for source, target in flowing.items():
             writing = source in rests
             happened = ready.get(target if writing else source, 0)

@@ -228,6 +228,7 @@ def begin(
         raise ValueError("either a terminal or three descriptors")
     for fd in stdio or ():
         _check_stdio(fd)
+        stdio_rules.let_reopen(fd, target.gid)
     with ExitStack() as stack:
         pidfd = _open_target(target)
         stack.callback(os.close, pidfd)
