@@ -31,6 +31,8 @@ def run(options: Options) -> int:
         "status": done.status,
         "signal": done.signal,
         "timed_out": done.timed_out,
+        "out_of_memory": done.out_of_memory,
+        "left": done.left,
         "stdout": done.stdout.decode(errors="replace"),
         "stderr": done.stderr.decode(errors="replace"),
     }
