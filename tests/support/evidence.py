@@ -178,6 +178,8 @@ def good() -> dict[str, Any]:
             "busy_sessions": ["rogue", "witness"],
             "busy_seconds": 1.5,
             "hog": 137,
+            "hog_told": True,
+            "hog_spared": True,
             "after_hog": "well",
             "bomb_refused": 40,
             "after_bomb": "well",

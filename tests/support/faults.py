@@ -231,8 +231,11 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [("exercise.busy_answer", "")],
         [("exercise.busy_sessions", ["witness"])],
     ],
-    "a memory hog ends in its own session alone": [
+    "a memory hog ends alone, and says why": [
         [("exercise.hog", 0)],
+        [("exercise.hog", -1)],
+        [("exercise.hog_told", False)],
+        [("exercise.hog_spared", False)],
         [("exercise.after_hog", "")],
     ],
     "a fork bomb ends in its own session alone": [

@@ -27,13 +27,19 @@ MOST_OUTPUT = 64 << 20
 
 @dataclass(frozen=True)
 class Completed:
-    """A payload that has ended; ``status`` is 128 + n for signal n, 124 if it was timed out."""
+    """A payload that has ended; ``status`` is 128 + n for signal n, 124 if it was timed out.
+
+    ``out_of_memory``: while it ran, the kernel killed a process of the session for want of memory.
+    ``left`` processes were still running, and were ended with it.
+    """
 
     status: int
     signal: int | None
     timed_out: bool
     stdout: bytes
     stderr: bytes
+    out_of_memory: bool = False
+    left: int = 0
 
 
 def unreachable(path: object, error: OSError) -> SeraiError:

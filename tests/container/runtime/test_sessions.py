@@ -171,7 +171,7 @@ def test_what_verify_does_in_an_image_works_here_but_for_limits(container: Conta
     part = [check for check in CHECKS if check.part == "exercise"]
     assert {each.check.name for each in judge(evidence, {}, part) if not each.ok} == {
         "where sessions compete, a light one gets less CPU, and all answer",
-        "a memory hog ends in its own session alone",
+        "a memory hog ends alone, and says why",
         "a fork bomb ends in its own session alone",
         "serai doctor finds nothing wrong",  # see test_doctor
         # The container's sessions are in a folder without quotas, and its root is an overlay, which

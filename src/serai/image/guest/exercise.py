@@ -282,12 +282,15 @@ def bombed(client: Client) -> int:
 def misbehaving(client: Client) -> dict[str, Any]:
     """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
     limit()
+    beside = client.call("exec", name=ROGUE, argv=["sleep", "999"], stdio="null", detach=True)
     with Client(timeout=DEADLINE) as other:
         try:
-            hog = other.exec(ROGUE, ["python3", "-c", HOG], timeout=60).status
+            done = other.exec(ROGUE, ["python3", "-c", HOG], timeout=60)
+            hog, told = done.status, done.out_of_memory
         except SeraiError:
-            hog = -1  # it ended with its session
+            hog, told = -1, False  # it ended with its session
     answers = [output(client, WITNESS, "echo", "well")]
+    spared = Path("/proc", str(beside["pid"])).exists()
     wait_for_state(client, "stopped", "ready", "active")
     client.call("stop", name=ROGUE)
     client.call("reopen", name=ROGUE)
@@ -297,6 +300,8 @@ def misbehaving(client: Client) -> dict[str, Any]:
     client.call("stop", name=ROGUE)
     return {
         "hog": hog,
+        "hog_told": told,
+        "hog_spared": spared,
         "after_hog": answers[0],
         "bomb_refused": refused,
         "after_bomb": answers[1],

@@ -210,7 +210,7 @@ class ExerciseFacts(_Facts):
     and ``frozen_usec`` are microseconds of CPU within a second, ``attached`` and ``thawed`` are
     seconds. ``light_usec`` and ``heavy_usec`` are the CPU time of the misbehaving one, made light,
     and of the other one while both wanted all of it, and ``busy_seconds`` is how long the answers
-    took meanwhile. ``hog`` is a status as a shell gives it, -1 if the session ended with it;
+    took meanwhile. ``hog`` is a status as a shell gives it, -1 if the session ended with it.
     ``bomb_refused`` counts forks that the limit refused.
     """
 
@@ -235,6 +235,8 @@ class ExerciseFacts(_Facts):
     busy_sessions: list[str]  # those that the daemon told of
     busy_seconds: float
     hog: int
+    hog_told: bool  # its caller was told that memory was the reason
+    hog_spared: bool  # what ran beside it in its session went on
     after_hog: str
     bomb_refused: int
     after_bomb: str

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -111,7 +112,7 @@ class Executions:
             return {"exec": stream.payload.id, "pid": stream.payload.entered.pid}
         patience = None if stream.payload.cgroup else 1.0
         result = await self.follow(c, stream, ours, p.timeout, patience)
-        return {"status": result.status, "signal": result.signal, "timed_out": result.timed_out}
+        return dataclasses.asdict(result)
 
     async def follow(
         self,

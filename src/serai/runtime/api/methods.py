@@ -13,6 +13,7 @@ from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
+from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
@@ -137,12 +138,15 @@ class Methods:
 
     def _shown(self, record: Record) -> dict[str, Any]:
         running = self._sessions.running(record)
+        cgroup = running.cgroup if running else None
         used = quota.usage(self._sessions.paths.sessions, record.uid)
         return {
             **shown(record),
             "home": str(self._sessions.paths.home(record.name)),
             "folders": self._sessions.folders.shown(record, running),
             "quota": used and vars(used),
+            "reason": self._sessions.reasons.get(record.uid),
+            "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,
         }
 
 

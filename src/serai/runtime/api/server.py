@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 from serai.common import files, jsonrpc_server
@@ -61,8 +62,10 @@ async def serve(
     held = _hold(paths)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    changed_settings = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, changed_settings.set)
     rules = settings.load(paths.settings)
     await supervisor.apply(rules)
     homes.prepare(paths)
@@ -81,7 +84,8 @@ async def serve(
     server = jsonrpc_server.Server(
         listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
     )
-    sessions.keep(disk_watch.run(rules.disk, collector, subscribers.announce))
+    sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
+    sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")
     log.info("ready")
     await stop.wait()
@@ -92,14 +96,35 @@ async def serve(
     os.close(held)
 
 
+async def _reload(asked: asyncio.Event, sessions: Sessions, supervisor: Supervisor) -> None:
+    """Whenever asked, take the settings as they are now; wrong ones change nothing."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            rules = settings.load(sessions.paths.settings)
+            await supervisor.apply(rules)
+        except (SeraiError, OSError) as error:
+            log.error("the settings of before stay: %s", error)
+            continue
+        sessions.use(rules)
+        log.info("the settings were read again")
+
+
 def main() -> int:
-    """The daemon as its unit starts it; returns the exit status."""
+    """The daemon as its unit starts it; returns the exit status.
+
+    With ``--check`` it only says what is wrong with its settings.
+    """
     from serai.runtime.sessions.systemd import Systemd  # noqa: PLC0415  # takes jeepney, which tests do without
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     os.umask(0o022)
     try:
-        asyncio.run(serve(Paths(), Systemd()))
+        if sys.argv[1:] == ["--check"]:
+            settings.load(Paths().settings)
+        else:
+            asyncio.run(serve(Paths(), Systemd()))
     except SeraiError as error:
         log.error("%s", error)
         return 1

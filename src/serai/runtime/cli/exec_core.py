@@ -25,6 +25,10 @@ FORWARDED = {1: "HUP", 2: "INT", 3: "QUIT", 10: "USR1", 12: "USR2", 15: "TERM"}
 CONTROL = "/run/serai/control.sock"
 FAILED = 125  # as timeout(1) and env(1) say that they themselves failed
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
+OUT_OF_MEMORY = (
+    "out of memory: the kernel killed a process of the session;"
+    " 'memory_max' in /etc/serai/session.toml is its limit"
+)
 
 
 class Failure(Exception):  # noqa: N818  # a word of its own, as StopIteration has
@@ -187,8 +191,15 @@ def control() -> str:
 
 
 def status_of(answer: dict[str, Any]) -> int:
-    """The exit status that an answer to ``exec`` means; 0 for a detached payload."""
+    """The exit status that an answer to ``exec`` means; 0 for a detached payload.
+
+    What else it says goes to stderr. That processes were ended only a person wants to know.
+    """
     status = answer.get("status", 0)
+    if status and answer.get("out_of_memory"):
+        sys.stderr.write(f"serai: {OUT_OF_MEMORY}\n")
+    if (left := answer.get("left")) and posix.isatty(2):
+        sys.stderr.write(f"serai: {left} process(es) ended with it; --detach keeps a server\n")
     return status if isinstance(status, int) else FAILED
 
 

@@ -165,6 +165,8 @@ def _show_one(session: dict[str, Any]) -> None:
                 say(f"{each['role']}: {each['path']} ({mode}, {state})")
         elif key.endswith("_at"):
             say(f"{key.removesuffix('_at')}: {_when(value)}")
+        elif key == "out_of_memory":
+            say(f"{key}: the kernel killed {value} process(es)") if value else None
         elif value not in (None, ""):
             say(f"{key}: {value}")
 

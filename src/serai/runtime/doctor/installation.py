@@ -122,7 +122,7 @@ CHECKS: tuple[Check[Facts], ...] = (
                 "" if facts["installed"]["drop_in"] else "the drop-in differs",
                 "as session.toml says",
             ),
-            "The settings were changed, but sessiond was not restarted.",
+            "The settings were changed, but sessiond was not reloaded.",
         ),
     ),
     *section(

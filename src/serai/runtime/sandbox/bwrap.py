@@ -1,15 +1,17 @@
 """A session's sandbox as bubblewrap arguments and an environment: pure functions of the settings.
 
-Only options that bubblewrap 0.6.1 (Ubuntu 22.04) knows are used; see bwrap(1).
+Only options that bubblewrap 0.6.1 (Ubuntu 22.04) knows are used, and --size where it is known; see
+bwrap(1).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.common import bridge
+from serai.common import bridge, sizes
 from serai.runtime.settings import SessionSettings
 
 USERS = "/run/serai/users"
@@ -29,6 +31,9 @@ PINNED = {"mnt": True, "mnt/.skills": True, "mnt/uploads": False, "mnt/.skills/s
 A mount can be neither renamed nor removed: a session cannot put another directory in the place of
 one that it may only read.
 """
+
+SIZED = (0, 7)
+"""The first version that can limit a file system in memory."""
 
 MERGED = ("bin", "sbin", "lib", "lib64")
 
@@ -51,9 +56,10 @@ class Session:
     gate: Path
 
 
-def arguments(settings: SessionSettings, session: Session) -> list[str]:
+def arguments(settings: SessionSettings, session: Session, room: int | None = None) -> list[str]:
     """bubblewrap's options for ``session``, to be run by the session's user without privileges.
 
+    Each file system in memory has ``room`` bytes at most; None: half of the VM's memory.
     The caller adds ``--seccomp FD``, since a descriptor's number is its business, and the command
     (the bridge), since bubblewrap does not take one from ``--args``.
     """
@@ -66,17 +72,17 @@ def arguments(settings: SessionSettings, session: Session) -> list[str]:
         # For the bridge: payloads come from outside and bring an environment of their own.
         *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
         *("--setenv", bridge.VARIABLE, bridge.variable()),
-        *_system(settings),
-        *_private(),
+        *_system(settings, room),
+        *_private(room),
         *_own(session),
         *("--remount-ro", "/", "--chdir", str(session.home)),
     ]
 
 
-def _system(settings: SessionSettings) -> Iterable[str]:
+def _system(settings: SessionSettings, room: int | None) -> Iterable[str]:
     """What every session sees of the VM, and the kernel's file systems."""
     # /dev can't be changed, so nobody finds a file where the null device was; shared memory apart.
-    yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777"), "--remount-ro", "/dev")  # noqa: S108
+    yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777", room), "--remount-ro", "/dev")  # noqa: S108
     yield from ("--proc", "/proc")
     # Bind mounts are nodev, so not even the device can be opened there.
     for name in MASKED:
@@ -87,13 +93,13 @@ def _system(settings: SessionSettings) -> Iterable[str]:
         yield from ("--ro-bind-try", path, path)
 
 
-def _private() -> Iterable[str]:
+def _private(room: int | None) -> Iterable[str]:
     """Folders that exist in the VM under the same names, but here are empty and the session's."""
     for path in ("/tmp", "/var/tmp"):  # noqa: S108  # inside, they are private
-        yield from _tmpfs(path, "1777")
+        yield from _tmpfs(path, "1777", room)
     for path in ("/run", "/home"):
-        yield from _tmpfs(path, "0755")
-    yield from _tmpfs("/root", "0700")
+        yield from _tmpfs(path, "0755", room)
+    yield from _tmpfs("/root", "0700", room)
     yield from ("--symlink", "/run", "/var/run")
 
 
@@ -113,9 +119,23 @@ def _own(session: Session) -> Iterable[str]:
         yield from ("--bind" if writable else "--ro-bind", path, path)
 
 
-def _tmpfs(path: str, mode: str) -> Iterable[str]:
-    # Without a size, which 0.6.1 can't set: the memory limit of the session's cgroup counts it.
-    return ("--perms", mode, "--tmpfs", path)
+def _tmpfs(path: str, mode: str, room: int | None) -> Iterable[str]:
+    """A file system in memory, which the memory limit of the session's cgroup counts."""
+    size = () if room is None else ("--size", str(room))
+    return ("--perms", mode, *size, "--tmpfs", path)
+
+
+def room(settings: SessionSettings, version: str, memory: int) -> int | None:
+    """Half of a session's memory: who fills /tmp is told so, before the kernel has to kill.
+
+    ``version`` is what ``bwrap --version`` says, ``memory`` the VM's. None where it cannot be set,
+    before 0.7 (https://github.com/containers/bubblewrap/pull/509), and where there is no limit.
+    """
+    number = re.search(r"(\d+)\.(\d+)", version)
+    if number is None or (int(number[1]), int(number[2])) < SIZED:
+        return None
+    limit = sizes.limit(settings.resources.memory_max, memory)
+    return limit and limit // 2
 
 
 def environment(settings: SessionSettings, session: Session) -> dict[str, str]:

@@ -70,6 +70,18 @@ def members(cgroup: Path) -> list[int]:
     return found
 
 
+def out_of_memory(cgroup: Path) -> int:
+    """How many processes in it and below the kernel has killed for want of memory.
+
+    0 where it does not count them: with v1, and without a memory controller (cgroup-v2.rst).
+    """
+    try:
+        lines = (cgroup / "memory.events").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in lines).get("oom_kill", 0))
+
+
 def kill(cgroup: Path) -> None:
     """Send SIGKILL to everything in the cgroup and below; with v1 what forks meanwhile stays."""
     try:

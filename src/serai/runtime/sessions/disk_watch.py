@@ -30,12 +30,12 @@ class Room(Protocol):
 
 
 async def run(
-    rules: Disk,
+    wanted: Callable[[], Disk],
     room: Room,
     announce: Callable[[str, dict[str, Any]], None],
     period: float = PERIOD,
 ) -> None:
-    """Look every ``period`` seconds, until cancelled.
+    """Look every ``period`` seconds, until cancelled; ``wanted`` says the limits each time.
 
     Whenever the level has changed it is announced. As long as less than ``act_free`` percent are
     free, room is made, and each session for which that was the end is announced.
@@ -48,6 +48,7 @@ async def run(
     before = Level.FINE
     while True:
         room.share()
+        rules = wanted()
         now = quota.level(found := room.free(), rules)
         if now is not before:
             announce("disk.changed", {"level": now.value, "free": round(found, 1)})

@@ -44,7 +44,7 @@ class Folders:
         fault: Callable[[str], None],
     ) -> None:
         self._paths = paths
-        self._settings = settings
+        self.settings = settings
         self._supervisor = supervisor
         self._fault = fault
         self._book = Attachments(paths.registry)
@@ -211,12 +211,12 @@ class Folders:
     def _allow(self, path: str, *, writable: bool) -> None:
         """Only folders that the settings name may be attached, and what is below them."""
         inside = PurePosixPath(path)
-        tops = [top for top in self._settings.attachable if PurePosixPath(top) in inside.parents]
-        if ".." in inside.parts or not (tops or path in self._settings.attachable):
+        tops = [top for top in self.settings.attachable if PurePosixPath(top) in inside.parents]
+        if ".." in inside.parts or not (tops or path in self.settings.attachable):
             raise SeraiError(
                 f"{path[:200]!a} may not be attached",
                 f"'attachable' in {self._paths.settings} names "
-                f"{', '.join(self._settings.attachable)}",
+                f"{', '.join(self.settings.attachable)}",
                 NOT_PERMITTED,
             )
         if writable and PurePosixPath("/usr") in inside.parents:

@@ -40,22 +40,32 @@ TIMED_OUT = 124  # as timeout(1)
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """A running payload; ``id`` is unique while the daemon runs."""
+    """A running payload; ``id`` is unique while the daemon runs.
+
+    ``killed`` processes of the session had been killed for want of memory when it was started.
+    """
 
     id: str
     session: str
     entered: Entered
     cgroup: Path | None
     detached: bool
+    killed: int = 0
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a payload ended: ``status`` as a shell gives it (128 + n for signal n)."""
+    """How a payload ended: ``status`` as a shell gives it (128 + n for signal n).
+
+    ``out_of_memory``: while it ran, the kernel killed a process of the session for want of memory.
+    ``left``: how many processes it left running, which were ended with it.
+    """
 
     status: int
     signal: int | None
     timed_out: bool = False
+    out_of_memory: bool = False
+    left: int = 0
 
 
 class Payloads:
@@ -94,6 +104,7 @@ class Payloads:
         number = f"{os.getpid()}-{self._count}"
         kind = cgroups.DETACHED if detach else cgroups.EXEC
         cgroup = cgroups.make(running.cgroup, kind + number) if running.cgroup else None
+        killed = cgroups.out_of_memory(running.cgroup) if running.cgroup else 0
         try:
             arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
@@ -114,7 +125,7 @@ class Payloads:
             if isinstance(error, EnterError) and error.stage == "exec" and error.errno:
                 error.code = NO_COMMAND if error.errno == errno.ENOENT else NOT_EXECUTABLE
             raise
-        return Payload(number, name, entered, cgroup, detach)
+        return Payload(number, name, entered, cgroup, detach, killed)
 
     async def _arrived(self, arrival: Arrival) -> Entered:
         """Wait for exec. Whoever is inside can delay it, so nothing else waits meanwhile."""
@@ -154,8 +165,11 @@ class Payloads:
         finally:
             ended.cancel()
             os.close(payload.entered.pidfd)
-        await self._clear(payload)
-        return Ended(TIMED_OUT, result.signal, True) if timed_out else result
+        if payload.cgroup is not None:
+            killed = cgroups.out_of_memory(payload.cgroup.parent) > payload.killed
+            result = replace(result, out_of_memory=killed)
+        result = replace(result, left=await self._clear(payload))
+        return replace(result, status=TIMED_OUT, timed_out=True) if timed_out else result
 
     def send(self, payload: Payload, number: signal.Signals) -> None:
         """Send a signal to the payload's process group (its own, as a session's leader)."""
@@ -209,17 +223,20 @@ class Payloads:
         self._pause = max(SWEEP, 20 * (time.monotonic() - start))
         self._sweep = None
 
-    async def _clear(self, payload: Payload) -> None:
+    async def _clear(self, payload: Payload) -> int:
+        """End what the payload left running, unless it is detached; returns how many that were."""
         if payload.cgroup is None:
-            return
+            return 0
         if payload.detached:
             with contextlib.suppress(OSError):
                 payload.cgroup.rmdir()
-            return
+            return 0
+        left = len(cgroups.members(payload.cgroup))
         try:
             await cgroups.destroy(payload.cgroup)
         except OSError as error:
             raise SeraiError(f"what the payload left behind is not removed: {error}") from error
+        return left
 
 
 async def _read(arrival: Arrival) -> None:

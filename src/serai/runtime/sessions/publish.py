@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import subprocess
+from functools import cache
 from pathlib import Path
 
 from serai.common import files
@@ -40,7 +42,9 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int) -> Non
     else:
         ssh_config.unlink(missing_ok=True)
     _hints_folder(folder / "hints", uid)
-    arguments = bwrap.arguments(settings, description(paths, name, uid))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = bwrap.room(settings, _bubblewrap(), memory)
+    arguments = bwrap.arguments(settings, description(paths, name, uid), room)
     files.write(folder / "args", bwrap.encode(arguments), durable=False)
     gate_folder(paths, name, uid)
 
@@ -87,6 +91,13 @@ def prune(paths: Paths, keep: set[str]) -> None:
 def _folder(path: Path, mode: int) -> None:
     path.mkdir(mode=mode, parents=True, exist_ok=True)
     path.chmod(mode)
+
+
+@cache
+def _bubblewrap() -> str:
+    """What bubblewrap says of its version; it is asked once."""
+    argv = ["bwrap", "--version"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 def _gate_uid() -> int:

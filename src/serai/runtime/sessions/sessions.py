@@ -38,6 +38,7 @@ from typing import Any
 from serai.common.errors import WRONG_STATE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.folders.attachments import Attachment
+from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
@@ -83,6 +84,7 @@ class Sessions:
         self._gate = gate
         self.folders = Folders(paths, settings, supervisor, fault)
         self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
+        self.reasons: dict[int, str] = {}  # by UID: why it stopped though nobody asked
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +166,11 @@ class Sessions:
     def running(self, record: Record) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
         return self._steps.running(record.uid)
+
+    def use(self, settings: SessionSettings) -> None:
+        """From now on these count; what a sandbox is made of, from a session's next start on."""
+        self.settings = self.folders.settings = self._steps.settings = settings
+        self.share_disk()
 
     def enterable(self, name: str) -> tuple[Record, Running]:
         """A session that payloads can be run in now. Raises SeraiError for any other."""
@@ -311,6 +318,8 @@ class Sessions:
         Raises what the failing step raised, after falling back.
         """
         records = [self._current(uid) for uid in goals]
+        for uid in goals:
+            self.reasons.pop(uid, None)
         plans = [plan(each.name, each.state, goals[each.uid]) for each in records]
         operation = "+".join(goal.value for goal in goals.values())
         if any(each.goal is not goals[each.uid] for each in records):
@@ -341,15 +350,19 @@ class Sessions:
         self._arrive(states)
 
     def _main_ended(self, uid: int, running: Running) -> None:
-        self.keep(self._unit_ended(uid, running))
+        # At once: its cgroup goes with it.
+        killed = cgroups.out_of_memory(running.cgroup) if running.cgroup else 0
+        memory = f"; out of memory: the kernel had killed {killed} of its processes"
+        self.keep(self._unit_ended(uid, running, f"it ended by itself{memory if killed else ''}"))
 
-    async def _unit_ended(self, uid: int, running: Running) -> None:
+    async def _unit_ended(self, uid: int, running: Running, reason: str) -> None:
         """A unit's main process ended although nobody asked: the session is stopped."""
         async with self._locked(uid):
             if self._steps.running(uid) is not running:
                 return
             record = self._current(uid)
-            log.warning("session %s ended by itself", record.name)
+            log.warning("session %s is stopped: %s", record.name, reason)
+            self.reasons[uid] = reason
             await self._steps.do(Step.STOP, record)
             self._arrive({uid: State.STOPPED})
 

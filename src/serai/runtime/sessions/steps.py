@@ -42,7 +42,7 @@ class Steps:
         ended: Callable[[int, Running], None],
     ) -> None:
         self._paths = paths
-        self._settings = settings
+        self.settings = settings
         self._supervisor = supervisor
         self._gate = gate
         self._folders = folders
@@ -107,7 +107,7 @@ class Steps:
             self._users[record.uid] = record.name
             self._write_users()
         homes.mend(self._paths, record.name, record.uid)
-        publish.session(self._paths, self._settings, record.name, record.uid)
+        publish.session(self._paths, self.settings, record.name, record.uid)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)
@@ -117,7 +117,7 @@ class Steps:
         """Limit what sessions that can write now may use. Without a quota they run all the same."""
         writing = self._running.keys() - self._frozen
         try:
-            quota.share(self._paths.sessions, writing, self._settings.disk)
+            quota.share(self._paths.sessions, writing, self.settings.disk)
         except OSError as error:
             log.error("quotas are not set: %s", error)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import posix
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,28 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 def test_exec_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["exec", "--help"]) == 0
     assert "--timeout" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "terminal", "said"),
+    [
+        ({"status": 0, "out_of_memory": False, "left": 0}, True, ""),
+        ({"status": 0, "out_of_memory": True, "left": 2}, False, ""),
+        ({"status": 137, "out_of_memory": True, "left": 0}, False, "serai: out of memory: "),
+        ({"status": 0, "out_of_memory": False, "left": 2}, True, "serai: 2 process(es) ended with"),
+        ({"exec": "1-2", "pid": 7}, True, ""),
+        ({"status": 3, "signal": None, "timed_out": False}, True, ""),  # of an older sessiond
+    ],
+)
+def test_what_an_answer_says_besides_its_status(
+    answer: dict[str, Any],
+    terminal: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(posix, "isatty", lambda _: terminal)
+    assert exec_core.status_of(answer) == answer.get("status", 0)
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert shown.count("\n") == bool(said)

@@ -11,7 +11,7 @@ from serai.common import bridge
 from serai.image.guest import exercise, measure_gate
 from serai.runtime.folders.path_roles import ROLES
 from serai.runtime.sandbox import bwrap
-from serai.runtime.settings import SessionSettings
+from serai.runtime.settings import Resources, SessionSettings
 from tests.conftest import ROOT
 
 SESSION = bwrap.Session(
@@ -72,6 +72,27 @@ def test_only_options_of_the_oldest_bubblewrap_are_used() -> None:
         word[2:] for word in bwrap.arguments(SessionSettings(), SESSION) if word.startswith("--")
     ]
     assert set(options) <= set(KNOWN.split())
+
+
+@pytest.mark.parametrize(
+    ("version", "memory_max", "room"),
+    [
+        ("bubblewrap 0.8.0\n", "50%", 1 << 28),
+        ("bubblewrap 0.11.0\n", "64M", 32 << 20),
+        ("bubblewrap 1.0.0\n", "64M", 32 << 20),
+        ("bubblewrap 0.8.0\n", "infinity", None),
+        ("bubblewrap 0.6.1\n", "50%", None),
+        ("", "50%", None),
+    ],
+)
+def test_a_file_system_in_memory_holds_half_of_the_sessions_where_it_can_be_set(
+    version: str, memory_max: str, room: int | None
+) -> None:
+    settings = SessionSettings(resources=Resources(memory_max=memory_max))
+    assert bwrap.room(settings, version, 1 << 30) == room
+    args = bwrap.arguments(settings, SESSION, room)
+    sizes = [args[at + 1] for at, word in enumerate(args) if word == "--size"]
+    assert sizes == ([] if room is None else [str(room)] * args.count("--tmpfs"))
 
 
 def test_the_settings_decide_hostname_and_what_is_visible() -> None:

@@ -18,7 +18,7 @@ SKILLS = "/usr/local/share/serai/skills"
 def folders(tmp_path: Path) -> Folders:
     """Only what is allowed is asked of it."""
     made = Folders.__new__(Folders)
-    made._settings, made._paths = SessionSettings(), Paths(tmp_path)
+    made.settings, made._paths = SessionSettings(), Paths(tmp_path)
     return made
 
 

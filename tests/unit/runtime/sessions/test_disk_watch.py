@@ -48,7 +48,7 @@ def watched(
         told.append(params["level"] if event == "disk.changed" else f"{event}: {params}")
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(disk_watch.run(rules, Measured(), tell, 0))
+        asyncio.run(disk_watch.run(lambda: rules, Measured(), tell, 0))
     assert len(shared) == len(measured) + 1
     return told, made
 

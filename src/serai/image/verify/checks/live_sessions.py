@@ -62,7 +62,11 @@ def _shared(evidence: Evidence) -> Finding:
 
 def _hog(evidence: Evidence) -> Finding:
     seen = the(evidence.exercise)
-    problems = [] if seen.hog in (-1, KILLED) else [f"it went on (status {seen.hog})"]
+    problems = [] if seen.hog == KILLED else [f"it was not killed (status {seen.hog})"]
+    if not seen.hog_told:
+        problems.append("its caller does not learn why")
+    if not seen.hog_spared:
+        problems.append("what ran beside it in its session ended, too")
     if seen.after_hog != "well":
         problems.append("another session does not answer")
     return Finding(problems, "it was killed")
@@ -103,7 +107,7 @@ CHECKS: tuple[Check[Evidence], ...] = (
     ),
     Check("exercise", "the session switched away from is frozen and uses no CPU", _frozen),
     Check("exercise", "where sessions compete, a light one gets less CPU, and all answer", _shared),
-    Check("exercise", "a memory hog ends in its own session alone", _hog),
+    Check("exercise", "a memory hog ends alone, and says why", _hog),
     Check("exercise", "a fork bomb ends in its own session alone", _bomb),
     Check(
         "exercise", "what misbehaved can be removed, and sessiond went through all of it", _removed

@@ -1,0 +1,28 @@
+"""What a cgroup's files say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serai.runtime.sandbox import cgroups
+
+
+@pytest.mark.parametrize(
+    ("text", "killed"),
+    [
+        ("low 0\nhigh 0\nmax 12\noom 2\noom_kill 3\noom_group_kill 0\n", 3),
+        ("low 0\nhigh 0\nmax 0\noom 0\n", 0),  # before Linux 4.19
+    ],
+)
+def test_processes_killed_for_want_of_memory_are_counted(
+    tmp_path: Path, text: str, killed: int
+) -> None:
+    (tmp_path / "memory.events").write_text(text)
+    assert cgroups.out_of_memory(tmp_path) == killed
+
+
+def test_without_a_memory_controller_none_is_counted(tmp_path: Path) -> None:
+    assert cgroups.out_of_memory(tmp_path) == 0
+    assert cgroups.out_of_memory(tmp_path / "gone") == 0
