@@ -14,7 +14,7 @@ from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, builds
 from serai.image.build import build as building
-from serai.image.commands import clean, clients, demo, docs_site, lint, pages, show, test
+from serai.image.commands import attack, clean, clients, demo, docs_site, lint, pages, show, test
 from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -355,6 +355,32 @@ def clean_up(_c: Context, cache: bool = False) -> None:
 def run_linters(_c: Context) -> None:
     """Run every linter."""
     lint.lint(SETTINGS)
+
+
+@command(
+    name="attack",
+    help={
+        "in": "here (the default), container, or image: a booted one",
+        "target": "a part of an attack's name, or a fuzz target",
+        "seconds": "for how long each fuzz target is fuzzed",
+        "seed": "where the fuzzing begins: a seed, or seed:case",
+        "list": "only list the attacks",
+    },
+)
+def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
+    _c: Context,
+    in_: str = "here",
+    image: str = IMAGE,
+    target: str = "",
+    seconds: float = 5.0,
+    seed: str = "1",
+    list: bool = False,
+) -> int:
+    """Try what somebody hostile would: the threats of docs/security.md, and fuzzing."""
+    if list:
+        attack.show(SETTINGS, in_)
+        return 0
+    return attack.attack(SETTINGS, in_, image, target=target, seconds=seconds, seed=seed)
 
 
 @command(name="test")

@@ -98,21 +98,27 @@ def strict(client: socket.socket) -> None:
 
 
 def _body(stream: BinaryIO, headers: dict[str, str]) -> None:
-    length = int(headers.get("content-length", "0"))
     if "transfer-encoding" not in headers:
-        if len(stream.read(length)) < length:
-            raise EOFError
+        _skip(stream, int(headers.get("content-length", "0")))
         return
     while True:
         if not (line := stream.readline()).endswith(b"\n"):
             raise EOFError
         assert re.fullmatch(rb"[0-9a-fA-F]+\r\n", line), line
         size = int(line, 16)
-        if len(piece := stream.read(size + 2)) < size + 2:
+        _skip(stream, size)
+        if len(end := stream.read(2)) < 2:
             raise EOFError
-        assert piece.endswith(b"\r\n"), piece
+        assert end == b"\r\n", end
         if not size:
             return
+
+
+def _skip(stream: BinaryIO, length: int) -> None:
+    while length:
+        if not (piece := stream.read(min(length, 1 << 16))):
+            raise EOFError
+        length -= len(piece)
 
 
 def requests(place: str) -> list[bytes]:
@@ -132,6 +138,7 @@ def requests(place: str) -> list[bytes]:
 
 
 def test_fuzz_http(gate: Gated, record_property: Record) -> None:
+    """Requests and tunnels at the gate, of any bytes."""
     with serving(strict) as server, serving(_anything) as other:
         place = other.place.encode()
         tunnel = b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (place, place)
@@ -154,6 +161,7 @@ def _anything(client: socket.socket) -> None:
 
 
 def test_fuzz_socks(gate: Gated, record_property: Record) -> None:
+    """SOCKS at the gate, of any bytes."""
     with serving(_anything) as server:
         loopback, port = socket.inet_aton("127.0.0.1"), server.port
         hello = b"\x05\x01\x00"
@@ -205,6 +213,7 @@ def unpredictable(client: socket.socket) -> None:
 
 
 def test_fuzz_origin(gate: Gated, record_property: Record) -> None:
+    """Responses of origin servers, of any bytes."""
     with serving(unpredictable) as server:
 
         def case(dice: random.Random) -> None:

@@ -120,6 +120,7 @@ class Told(offline.RootFs):
 
 
 def test_fuzz_disk(raw: Path, tmp_path: Path, scratch: Path, record_property: Record) -> None:
+    """Disks of any bytes, where they are read without booting."""
     good = raw.read_bytes()
     used = [at for at in range(0, _DISK, _SECTOR) if any(good[at : at + _SECTOR])]
     heads = [at for at in used if at < 34 * _SECTOR or at == _ROOT_AT + 1024 or at == _ESP_AT]
@@ -205,6 +206,7 @@ _FIELDS |= {"header": (100, ">I"), "compression": (104, ">B")}
 
 
 def test_fuzz_formats(raw: Path, tmp_path: Path, scratch: Path, record_property: Record) -> None:
+    """Images of any format and header, where a qcow2 is opened."""
     seeds = images(raw, tmp_path)
     before = everything_below(tmp_path)
 
@@ -298,6 +300,7 @@ def drawn_is_harmless(drawing: str) -> None:
 def test_fuzz_guest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Record
 ) -> None:
+    """Anything that a guest says when it is verified."""
     good = evidence.good()
     guest = Guest()
     vm = cast(VM, guest)

@@ -127,6 +127,7 @@ def descriptors(dice: random.Random, vm: Vm) -> Iterator[list[int]]:
 
 
 def test_fuzz_control(vm: Vm, one: None, record_property: Record) -> None:
+    """Messages and descriptors of any kind at the control socket."""
     for each in VICTIMS:
         vm.call("create", name=each)
 
@@ -230,6 +231,7 @@ def at_work(vm: Vm, one: None) -> Iterator[None]:
 
 
 def test_fuzz_files(vm: Vm, at_work: None, record_property: Record) -> None:
+    """Any paths of put, get and ls, in a session that changes its files meanwhile."""
     victim = vm.root / "sessions" / "secret"
     victim.write_text("the VM's")
     victim.chmod(0o666)

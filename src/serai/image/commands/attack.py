@@ -1,0 +1,189 @@
+"""What `invoke attack` does: all that somebody hostile is known to try, a line for each attack.
+
+Here the attacks are the threats of docs/security.md, by the tests that the page names for them, and
+the fuzz targets, which are the tests called ``test_fuzz_…``. In a container or a booted image they
+are those of ``guest/attack.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from serai.image import console
+from serai.image.build import build
+from serai.image.container import throwaway
+from serai.image.definition import definition
+from serai.image.errors import BuildError
+from serai.image.guest import attack as guest
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.vm import boot
+
+PLACES = ("here", "container", "image")
+_PAGE = "docs/security.md"
+_LAYERS = ("unit", "sandbox")
+_FUZZ = "test_fuzz_"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """``tests`` are the names of those that try it here; ``fuzz`` is a target's name."""
+
+    name: str
+    tests: tuple[str, ...]
+    fuzz: str = ""
+
+    def is_meant(self, target: str) -> bool:
+        """Whether ``target`` is a part of its name, or the fuzz target's."""
+        return target in ("", self.fuzz) if self.fuzz else target.lower() in self.name.lower()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a test's function: why it failed or was skipped, and what it told."""
+
+    problem: str
+    told: dict[str, str]
+
+
+def attack(
+    settings: Settings, place: str, image: str, *, target: str, seconds: float, seed: str
+) -> int:
+    """Try every attack, or those that ``target`` means; the exit status: 0 if all of it held.
+
+    Raises BuildError if there is no such place or target.
+    """
+    if place not in PLACES:
+        raise BuildError(f"attacks are not tried in {place!r}", hint=", ".join(PLACES))
+    if place != "here":
+        return _sent(settings, place, image, target)
+    chosen = [each for each in known(settings) if each.is_meant(target)]
+    if not chosen:
+        raise BuildError(f"there is no attack {target!r}", hint="'invoke attack --list' has all")
+    threats = [each for each in chosen if not each.fuzz]
+    # Without a test's name pytest would run all there are.
+    outcomes = tried(settings, {t for each in threats for t in each.tests}) if threats else {}
+    held = [_say(each, outcomes) for each in threats]
+    for each in chosen:
+        if each.fuzz:
+            found = tried(settings, each.tests, seconds=seconds, seed=seed)
+            held.append(_say(each, found))
+    console.say(f"{sum(held)} held, {len(held) - sum(held)} did not")
+    return 0 if all(held) else 1
+
+
+def show(settings: Settings, place: str) -> None:
+    """List the attacks there are."""
+    if place == "here":
+        for each in known(settings):
+            console.say(f"{f'{each.fuzz}: ' if each.fuzz else ''}{each.name}")
+        return
+    for each_ in guest.ATTACKS:
+        console.say(f"{each_.__name__.replace('_', ' ')}: {each_.__doc__}")
+
+
+def known(settings: Settings) -> list[Attack]:
+    """The attacks that can be tried on this host."""
+    here = _tests(settings)
+    page = (settings.root / _PAGE).read_text()
+    return [*_threats(page, here), *_targets(here)]
+
+
+def _threats(page: str, here: dict[str, tuple[Path, str]]) -> Iterator[Attack]:
+    """The items of the page that name tests, as far as these run on this host."""
+    for item in page.split("\n- **")[1:]:
+        title, _, rest = item.partition("**")
+        rest = rest.split("\n\n")[0]
+        named = re.findall(r"`(test_\w+)`", rest.partition("Tests: ")[2])
+        tests = tuple(name for name in named if name in here and not name.startswith(_FUZZ))
+        if tests:
+            # "Read x** by y." goes on where the bold text ends without a full stop.
+            more = "" if title.endswith(".") else re.split(r"\.\s", rest)[0]
+            yield Attack(" ".join(f"{title}{more}".split()).rstrip("."), tests)
+
+
+def _targets(here: dict[str, tuple[Path, str]]) -> Iterator[Attack]:
+    for name, (_, said) in here.items():
+        if name.startswith(_FUZZ):
+            yield Attack(said, (name,), name.removeprefix(_FUZZ))
+
+
+def _tests(settings: Settings) -> dict[str, tuple[Path, str]]:
+    """Where each test of the layers that need no machine is, and what it says of itself."""
+    return {
+        node.name: (path, (ast.get_docstring(node) or "").partition(".")[0])
+        for layer in _LAYERS
+        for path in sorted((settings.root / "tests" / layer).rglob("test_*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def tried(
+    settings: Settings, tests: Iterable[str], *, seconds: float = 0, seed: str = ""
+) -> dict[str, Outcome]:
+    """The outcome of each of the tests; pytest's own words stay in the cache's logs."""
+    here = _tests(settings)
+    nodes = [f"{here[name][0]}::{name}" for name in sorted(tests)]
+    log = settings.cache / "logs" / "attack.log"
+    fuzzing = {"SERAI_FUZZ_SECONDS": f"{seconds:g}", "SERAI_FUZZ_SEED": seed} if seconds else {}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1"]
+        argv = ["pytest", *options, f"--junitxml={report}", *nodes]
+        done = run(argv, cwd=settings.root, env=fuzzing, log=log, check=False)
+        if not report.exists():
+            raise BuildError(f"pytest ended with {done.returncode} before it began", log=log)
+        return _outcomes(ElementTree.parse(report).getroot())  # noqa: S314 - pytest's own
+
+
+def _outcomes(report: ElementTree.Element) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+    for case in report.iter("testcase"):
+        name = case.get("name", "").partition("[")[0]
+        bad = [each for each in case if each.tag in ("failure", "error", "skipped")]
+        problem = " ".join(f"{bad[0].tag}: {bad[0].get('message', '')}".split()) if bad else ""
+        told = {each.get("name", ""): each.get("value", "") for each in case.iter("property")}
+        earlier = found.get(name, Outcome("", {}))
+        found[name] = Outcome(earlier.problem or problem, earlier.told | told)
+    return found
+
+
+def _say(tried_: Attack, outcomes: dict[str, Outcome]) -> bool:
+    """Print the line of one attack; whether it was held off."""
+    missing = Outcome("it was not run", {})
+    wrong = {
+        name: problem[:300]
+        for name in tried_.tests
+        if (problem := outcomes.get(name, missing).problem)
+    }
+    said = f"{len(tried_.tests)} tests"
+    if tried_.fuzz:
+        told = outcomes.get(tried_.tests[0], missing).told
+        said = ", ".join(f"{key} {value}" for key, value in told.items())
+    told_name = f"{tried_.fuzz}: {tried_.name}" if tried_.fuzz else tried_.name
+    if wrong:
+        told_wrong = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
+        console.fail(f"got through or not tried: {told_name} ({said}): {told_wrong}")
+    else:
+        console.say(f"held: {told_name} ({said})")
+    return not wrong
+
+
+def _sent(settings: Settings, place: str, image: str, target: str) -> int:
+    """The attacks of ``guest/attack.py``, as they run in there."""
+    program = Path(str(guest.__file__))
+    copy = [program, program.with_name("payloads")]
+    command = f"python3 /root/{program.name} '{target}'"
+    if not re.fullmatch(r"[\w ]*", target):
+        raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
+    if place == "container":
+        return throwaway.run(settings, command=command, copy=copy, keep=False)
+    loaded = definition.load(settings, image)
+    return boot.boot(settings, loaded, build.disk(settings, image), run=command, copy=copy)

@@ -1,0 +1,384 @@
+"""Attacks the VM that it runs in, as a hostile session would, and says of each whether it held.
+
+`invoke attack --in container` and `--in image` send this file and its payloads, and start it as
+root: it runs there on the standard library and the installed runtime. It prints a line for each
+attack and ends with status 1 if one got through; its argument is a part of an attack's name.
+
+The functions in ATTACKS are the attacks. Each returns what it achieved, '' if nothing. What `serai
+doctor` looks at is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+sys.path.insert(0, "/usr/lib/serai/python")
+
+from serai.common import proc
+from serai.common.errors import SeraiError
+from serai.common.paths import Paths
+from serai.runtime.client import Client
+
+ROGUE, WITNESS = "rogue", "witness"
+DEADLINE = 120.0
+PATIENCE = 2.5  # seconds for an answer of the daemon's; a payload that enters may take 3
+DAEMONS = ("serai-sessiond.service", "serai-gate.service")
+EVIL = '{"jsonrpc":"2.0","id":1,"method":"create","params":{"name":"pwned"}}'
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c")
+PAYLOADS = Path(__file__).with_name("payloads")
+RESTART = 30.0  # seconds in which the daemon is there again
+
+
+def said(*argv: str, timeout: float = DEADLINE) -> str:
+    """What a command says on both outputs."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=timeout,
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def source(program: str) -> str:
+    return (PAYLOADS / f"{program}.py").read_text()
+
+
+def run(client: Client, program: str, *words: str, name: str = ROGUE) -> str:
+    """What one of the payloads says in a session."""
+    done = client.exec(name, ["python3", "-c", source(program), *words], timeout=60)
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+@contextmanager
+def at_work(client: Client, program: str) -> Iterator[None]:
+    """One of the payloads that say so when they are at work, and then go on."""
+    marker = Paths().home(ROGUE) / "at-work"
+    argv = ["python3", "-c", source(program)]
+    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
+    wait_for(marker.exists)
+    try:
+        yield
+    finally:
+        client.call("stop", name=ROGUE)
+        client.call("reopen", name=ROGUE)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s in vain")
+        time.sleep(0.1)
+
+
+def daemon(unit: str = DAEMONS[0]) -> int:
+    return int(said("systemctl", "show", "-P", "MainPID", unit).strip() or 0)
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """One of root's that may be attached."""
+    path = Path(tempfile.mkdtemp(dir="/srv"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- the attacks
+
+
+def closed_descriptors(client: Client) -> str:
+    """Write into root's connection to sessiond, which took the number of a closed descriptor."""
+    say = 'printf "%s" "$0"; printf "%s" "$0" >&2; cat >/dev/null'
+    for shut in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        for option in ("", "--tty", "--json"):
+            script = f'exec serai exec {ROGUE} {option} -- sh -c "$0" "$1" {shut}'
+            said("sh", "-c", script, say, EVIL)
+    known = [each["name"] for each in client.call("list")["sessions"]]
+    return "a payload has made a session" if "pwned" in known else ""
+
+
+def files_handed_in(_client: Client) -> str:
+    """Read the file that the caller lets a payload write to."""
+    with tempfile.NamedTemporaryFile() as log:
+        log.write(b"SECRET\n")
+        log.flush()
+        os.chmod(log.name, 0o644)  # noqa: PTH101
+        look = 'exec serai exec "$0" -- cat /proc/self/fd/1 >>"$1"'
+        said("sh", "-c", look, ROGUE, log.name)
+        told = Path(log.name).read_text().count("SECRET")
+    return f"the payload read {told - 1} lines" if told > 1 else ""
+
+
+def set_user_id_programs(client: Client) -> str:
+    """Leave a set-user-ID program or a device outside, in an attached directory."""
+    with directory() as path:
+        client.call("attach", name=ROGUE, role="outputs", path=str(path))
+        try:
+            run(client, "set_id")
+        finally:
+            client.call("detach", name=ROGUE, role="outputs")
+        made = path / "made"
+        if not made.exists():
+            return "it could not be tried: nothing was written"
+        return said("find", str(path), "-mindepth", "1", "(", "-perm", "/6000", "-o", *_DEVICES)
+
+
+_DEVICES = ("-type", "c", "-o", "-type", "b", ")")
+
+
+def mount_points(client: Client) -> str:
+    """Remove the VM's mount points through an attached directory."""
+    with directory() as path:
+        (path / "mounted").mkdir()
+        said("mount", "-t", "tmpfs", "none", str(path / "mounted"))
+        try:
+            client.call("attach", name=ROGUE, role="outputs", path=str(path))
+            client.call("detach", name=ROGUE, role="outputs")
+        except SeraiError:
+            return ""
+        finally:
+            said("umount", str(path / "mounted"))
+    return "a directory with mounts below it was attached to be written"
+
+
+def links_in_transfers(client: Client) -> str:
+    """Lead get and put out of the session by links and odd names."""
+    script = "ln -s /etc/shadow tmp/link; ln -s / tmp/root; mkfifo tmp/fifo"
+    client.exec(ROGUE, ["sh", "-c", script])
+    before = Path("/etc/shadow").read_bytes()
+    for path in ("link", "root/etc/shadow", "../../../etc/shadow", "/etc/shadow", "fifo"):
+        with suppress(SeraiError):
+            client.get(ROGUE, "tmp", path)
+            return f"get took {path}"
+        with suppress(SeraiError):
+            client.put(ROGUE, "tmp", path, b"evil")
+            return f"put took {path}"
+    return "" if Path("/etc/shadow").read_bytes() == before else "/etc/shadow has changed"
+
+
+def controls_of_terminals(client: Client) -> str:
+    """Type into root's terminal by the name of a file or a label."""
+    client.exec(ROGUE, ["python3", "-c", "open('tmp/\\x1b[2J', 'w').close()"])
+    told = said("serai", "ls", ROGUE, "tmp") + said("serai", "show", ROGUE)
+    return "an escape was printed" if "\x1b" in told else ""
+
+
+def traced_threads(client: Client) -> str:
+    """Keep an exec and the session from ending by threads that ask to be traced."""
+    for _ in range(5):
+        done = client.exec(ROGUE, ["python3", "-c", source("traced")], timeout=30)
+        if done.timed_out:
+            return "the exec did not end by itself"
+    return _zombies() or _stops(client)
+
+
+def siblings(client: Client) -> str:
+    """Leave children to the daemon."""
+    for _ in range(5):
+        run(client, "siblings")
+    return _zombies() or _stops(client)
+
+
+def _zombies() -> str:
+    def ended() -> list[int]:
+        states = {pid: Path(f"/proc/{pid}/stat") for pid in proc.children(daemon())}
+        return [pid for pid, file in states.items() if file.exists() and ") Z " in file.read_text()]
+
+    with suppress(TimeoutError):
+        wait_for(lambda: not ended(), 10)
+    return f"{len(ended())} zombies are left to sessiond" if ended() else ""
+
+
+def _stops(client: Client) -> str:
+    uid = str(client.call("show", name=ROGUE)["uid"])
+    client.call("stop", name=ROGUE)
+    with suppress(TimeoutError):
+        wait_for(lambda: not said("ps", "-o", "pid=", "-U", uid).strip(), 10)
+    left = said("ps", "-o", "pid=", "-U", uid).split()
+    client.call("reopen", name=ROGUE)
+    return f"{len(left)} processes outlive the session" if left else ""
+
+
+def stopped_on_the_way_in(client: Client) -> str:
+    """Stop whatever enters the session, and with it the daemon."""
+    longest = 0.0
+    with at_work(client, "stopper"):
+        entering = [
+            subprocess.Popen(
+                ["/usr/bin/serai", "exec", ROGUE, "--timeout", "5", "--", "true"],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for _ in range(3)
+        ]
+        end = time.monotonic() + 15
+        while any(each.poll() is None for each in entering) and time.monotonic() < end:
+            begin = time.monotonic()
+            client.call("show", name=WITNESS)
+            longest = max(longest, time.monotonic() - begin)
+        for each in entering:
+            each.kill()
+            each.wait()
+    return f"the daemon answered after {longest:.1f} s" if longest > PATIENCE else ""
+
+
+def all_terminals(client: Client) -> str:
+    """Take all terminals of the VM."""
+    with at_work(client, "terminals"):
+        done = client.exec(WITNESS, ["true"], tty=True, timeout=60)
+    return "" if done.status == 0 else f"another session gets none: status {done.status}"
+
+
+def all_connections(client: Client) -> str:
+    """Take the gate from others by holding connections."""
+    with at_work(client, "connections"):
+        answer = run(client, "ask", name=WITNESS)
+    return "" if " 403 " in answer else f"another session is answered {answer!r}"
+
+
+def noise_at_the_gate(client: Client) -> str:
+    """Bring the gate down by requests with any bytes in them."""
+    before = daemon(DAEMONS[1])
+    seed = random.SystemRandom().randrange(1000)
+    run(client, "noise", str(seed))
+    if daemon(DAEMONS[1]) != before:
+        return f"seed {seed}: it is another process"
+    answer = run(client, "ask", name=WITNESS)
+    return "" if " 403 " in answer else f"seed {seed}: another session is answered {answer!r}"
+
+
+def lines_in_the_journal(client: Client) -> str:
+    """Push others' lines out of the journal by connections that fail."""
+    unit = f"serai-session@{ROGUE}.service"
+    count = ("journalctl", "-q", "--no-pager", "-o", "cat", "-u", unit)
+    before = len(said(*count).splitlines())
+    run(client, "broken_off")
+    more = len(said(*count).splitlines()) - before
+    return f"300 connections made {more} lines" if more > 60 else ""  # noqa: PLR2004 - 50, and some
+
+
+def the_vms_own_addresses(client: Client) -> str:
+    """Reach the VM's own services by a rule for the network that it is in."""
+    found = json.loads(said("ip", "-j", "-4", "address") or "[]")
+    own = [info for each in found for info in each["addr_info"] if info["scope"] == "global"]
+    for info in own:
+        network = ".".join(info["local"].split(".")[:3]) + ".0/24"
+        client.call("policy.allow", name=ROGUE, rules=[network], cut=False)
+        target = f"{info['local']}:22"
+        if client.call("policy.explain", name=ROGUE, target=target)["allowed"]:
+            return f"a rule for {network} opens {target}"
+    return ""
+
+
+def logins_outside(client: Client) -> str:
+    """Run a session's own profile outside its sandbox, when root looks in."""
+    lines = "touch /tmp/serai-attack $HOME/outside"
+    for name in (".profile", ".bash_profile", ".bashrc"):
+        client.exec(ROGUE, ["sh", "-c", 'echo "$1" >"$0"', name, lines])
+    for argv in (("su", "-", ROGUE, "-c", "true"), ("runuser", "-l", ROGUE, "-c", "true")):
+        said(*argv)
+    places = (Path("/tmp/serai-attack"), Paths().home(ROGUE) / "outside")  # noqa: S108
+    ran = [str(place) for place in places if place.exists()]
+    for place in places:
+        place.unlink(missing_ok=True)
+    return f"it ran: {ran}" if ran else ""
+
+
+def archived_homes(client: Client) -> str:
+    """Open an archived home as a user of the VM."""
+    client.exec(ROGUE, ["sh", "-c", "echo SECRET >note; chmod 644 note"])
+    client.call("archive", name=ROGUE)
+    home = Paths().home(ROGUE)
+    told = said(*AS_NOBODY, f"chmod 755 {home}; cat {home}/note; touch {home}/planted")
+    client.call("reopen", name=ROGUE)
+    planted = (home / "planted").exists()
+    return "nobody read or wrote it" if "SECRET" in told or planted else ""
+
+
+def hints_of_others(client: Client) -> str:
+    """Read as a user of the VM where sessions have their directories."""
+    client.call("hints", name=ROGUE)
+    look = f"find {Paths().run}/sessions -name 'hints*' -readable 2>/dev/null"
+    return said(*AS_NOBODY, look).strip()
+
+
+def a_session_without_its_bridge(client: Client) -> str:
+    """Delay the daemon's next start by killing what it could wait for."""
+    client.exec(ROGUE, ["sh", "-c", "kill -STOP 2; kill -9 3 4"])
+    before = daemon()
+    said("systemctl", "kill", "--signal=KILL", DAEMONS[0])
+    begin = time.monotonic()
+
+    def answers() -> bool:
+        with suppress(SeraiError), Client(timeout=DEADLINE) as fresh:
+            return bool(fresh.call("list")) and daemon() != before
+        return False
+
+    wait_for(answers)
+    took = time.monotonic() - begin
+    return f"it took {took:.0f} s" if took > RESTART else ""
+
+
+ATTACKS = (
+    *(closed_descriptors, files_handed_in, set_user_id_programs, mount_points, links_in_transfers),
+    *(controls_of_terminals, traced_threads, siblings, stopped_on_the_way_in, all_terminals),
+    *(all_connections, noise_at_the_gate, lines_in_the_journal, the_vms_own_addresses),
+    *(logins_outside, archived_homes, hints_of_others),
+    a_session_without_its_bridge,  # the last: afterwards it is another daemon
+)
+
+
+def attacked(attack: Callable[[Client], str]) -> str:
+    """What one attack achieved, in a session of its own."""
+    with Client(timeout=DEADLINE) as client:
+        for name in (ROGUE, WITNESS):
+            client.call("create", name=name)
+        try:
+            return attack(client).strip()
+        except (SeraiError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            with Client(timeout=DEADLINE) as fresh:
+                for name in (ROGUE, WITNESS):
+                    fresh.call("remove", name=name)
+                names = {ROGUE, WITNESS}
+                wait_for(lambda: not names & {s["name"] for s in fresh.call("list")["sessions"]})
+
+
+def faults(since: float) -> str:
+    """Tracebacks of the daemons in the journal."""
+    units = [word for unit in DAEMONS for word in ("-u", unit)]
+    told = said("journalctl", "-q", "--no-pager", "-o", "cat", f"--since=@{since:.0f}", *units)
+    return told[-2000:] if "Traceback" in told else ""
+
+
+def main(wanted: str) -> int:
+    broken, begin = 0, time.time()
+    for attack in ATTACKS:
+        name = attack.__name__.replace("_", " ")
+        if wanted in name:
+            found = attacked(attack) or faults(begin)
+            broken += bool(found)
+            tries = (attack.__doc__ or "").splitlines()[0]
+            outcome = f"got through: {found!a}" if found else "held"
+            print(f"{name}: {tries} {outcome}", flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(" ".join(sys.argv[1:])))
