@@ -55,6 +55,7 @@ class Forks(enter.Door):
             if pid == 0:
                 try:
                     linux.set_undumpable()
+                    usher.hide()
                     usher.admit(plan, fds)
                 finally:
                     os._exit(0)

@@ -10,9 +10,9 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from serai.image.errors import BuildError
@@ -77,6 +77,34 @@ class Reader:
         """Each inode with what it holds, in parts that must be taken before the next one's."""
         for batch in _batches(inodes):
             yield from self._contents(batch)
+
+    def copy(self, wanted: Mapping[str, Path]) -> None:
+        """Copy regular files, by their path from the root, to files of ours."""
+        found = self._find({path.strip("/") for path in wanted})
+        inodes = [found.get(path.strip("/")) for path in wanted]
+        regular = [each for each in inodes if each is not None and stat.S_ISREG(each.mode)]
+        if len(regular) < len(wanted):
+            missing = [path for path in wanted if path.strip("/") not in found]
+            raise self._fault(f"{(missing or sorted(wanted))[0]!a} is not a file that is there")
+        self._require_possible(regular)
+        for target, (_, parts) in zip(wanted.values(), self.contents(regular), strict=True):
+            with target.open("wb") as file:
+                file.writelines(parts)
+
+    def _find(self, wanted: Collection[str]) -> dict[str, Inode]:
+        """Those of ``wanted`` that are there, by path. No link is followed."""
+        above = {os.fspath(each) for path in wanted for each in PurePosixPath(path).parents}
+        found: dict[str, Inode] = {}
+        level = {_ROOT: "."}
+        while level:
+            listed = self._list(level)
+            found |= {path: inode for path, inode in listed.items() if path in wanted}
+            level = {
+                inode.number: path
+                for path, inode in listed.items()
+                if path in above and path != "." and stat.S_ISDIR(inode.mode)
+            }
+        return found
 
     def targets(self, links: Sequence[Inode]) -> dict[int, str]:
         """Where symbolic links lead, by the number of the inode."""

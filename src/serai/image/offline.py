@@ -48,21 +48,18 @@ class RootFs:
         commands: Iterable[str],
         *,
         log: Path | None = None,
-        write: Path | None = None,
         largest: int = _ANSWER,
     ) -> subprocess.CompletedProcess[str]:
         """What debugfs says to ``commands``, one a line; each is echoed before its answer.
 
         With ``log`` the answer is appended there byte by byte: names need not be text. A path that
-        is not there is a line on stderr and no failure. ``write`` is a directory that the commands
-        may write to, ``largest`` how many bytes to a file or to ``log``.
+        is not there is a line on stderr and no failure. ``largest`` is how many bytes to ``log``.
 
         Raises BuildError if there is no ext4.
         """
         done = run_confined(
             ["debugfs", "-f", "-", self._device],
             read=[self.raw],
-            write=[write] if write else [],
             largest=largest,
             stdin="".join(commands),
             log=log,

@@ -99,12 +99,11 @@ class Told(offline.RootFs):
         commands: Iterable[str],
         *,
         log: Path | None = None,
-        write: Path | None = None,
         largest: int = 1 << 28,
     ) -> subprocess.CompletedProcess[str]:
         asked = "".join(commands)
         if not self.dice:
-            done = super().ask([asked], log=log, write=write, largest=largest)
+            done = super().ask([asked], log=log, largest=largest)
             self.kept[asked] = log.read_bytes() if log else done.stdout.encode()
             return done
         (dice,) = self.dice

@@ -13,7 +13,7 @@ from serai.image import ext4, offline, run
 from serai.image.errors import BuildError
 from serai.image.release import inspect, tree
 from serai.image.verify import shipped
-from tests.support.disks import clean, packed, put
+from tests.support.disks import PASSWD, clean, packed, put
 
 _ROOT_AT = 1 << 20
 _DISK, _ROOT_BLOCKS = 16 << 20, "14M"
@@ -110,6 +110,27 @@ def test_debugfs_itself_would_write_where_the_disk_says(root: Path, tmp_path: Pa
     confined = ["debugfs", "-R", f'rdump "/etc" "{tmp_path}/again"', device]
     run.run_confined(confined, read=[disk], write=[tmp_path / "again"])
     assert not [path for path in tmp_path.rglob("escaped_01") if target not in path.parents]
+
+
+def test_files_are_copied_by_inode_and_no_path_is_a_command(
+    root: Path, tmp_path: Path, scratch: Path
+) -> None:
+    odd = 'root/a" "b; dump <2>/x'
+    put(root, odd, "content")
+    put(root, "root/huge", "")
+    (root / "root/link").symlink_to("/etc/passwd")
+    disk = a_raw_disk(tmp_path, root)
+    changed(disk, "set_inode_field /root/huge size 8796093022208")
+    with offline.opened(packed(disk), scratch) as opened:
+        reader = ext4.Reader(opened, scratch)
+        for path in (odd, f"/{odd}"):
+            reader.copy({path: scratch / "one", "/etc/passwd": scratch / "two"})
+            assert (scratch / "one").read_text() == "content"
+            assert (scratch / "two").read_text() == PASSWD
+        for path in ("root/link", "root", "root/nothing", "../etc/passwd", "root/huge"):
+            with pytest.raises(BuildError, match="cannot be read"):
+                reader.copy({path: scratch / "three"})
+    assert not (scratch / "three").exists()
 
 
 def test_a_directory_that_is_in_itself_is_listed_once(

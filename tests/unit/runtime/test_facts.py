@@ -45,7 +45,7 @@ def test_a_hierarchy_that_is_not_mounted_does_not_count() -> None:
 
 def test_a_users_lines() -> None:
     line = users.passwd_line("foo", 2000)
-    assert line == "foo:x:2000:2000:Serai session:/sessions/foo:/usr/sbin/nologin\n"
+    assert line == "foo:x:2000:2000:Serai session:/sessions/foo:/nonexistent\n"
     assert users.group_line("foo", 2000) == "foo:x:2000:\n"
 
 

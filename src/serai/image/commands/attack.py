@@ -16,9 +16,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from serai.image import console
-from serai.image.build import build
+from serai.image.build import builds
 from serai.image.container import throwaway
-from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.guest import attack as guest
 from serai.image.run import run
@@ -185,5 +184,5 @@ def _sent(settings: Settings, place: str, image: str, target: str) -> int:
         raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
     if place == "container":
         return throwaway.run(settings, command=command, copy=copy, keep=False)
-    loaded = definition.load(settings, image)
-    return boot.boot(settings, loaded, build.disk(settings, image), run=command, copy=copy)
+    found = builds.find(settings, image)
+    return boot.boot(settings, found.image, found.disk, run=command, copy=copy)

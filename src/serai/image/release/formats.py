@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files
-from serai.image import cache, console, digest, layout, offline
+from serai.image import cache, console, digest, ext4, layout, offline
 from serai.image.build import build, builds
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
 from serai.image.release import oci, sign
-from serai.image.run import last_lines, run, run_confined
+from serai.image.run import run, run_confined
 from serai.image.settings import Settings
 
 
@@ -176,11 +176,11 @@ def direct_boot(root: offline.RootFs, image: str, folder: Path) -> None:
     """
     kernel, initrd, options = first_entry(root.read("/boot/grub/grub.cfg"))
     targets = {kernel: folder / f"{image}.vmlinuz", initrd: folder / f"{image}.initrd"}
-    commands = (f'dump "{path}" "{target}"\n' for path, target in targets.items())
-    done = root.ask(commands, write=folder, largest=root.size)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        ext4.Reader(root, Path(work)).copy(targets)
     for path, target in targets.items():
-        if not target.is_file() or not target.stat().st_size:
-            raise BuildError(f"{path} cannot be read from the disk: {last_lines(done.stderr)}")
+        if not target.stat().st_size:
+            raise BuildError(f"{path} on the disk is empty")
         target.chmod(0o644)
     (folder / f"{image}.cmdline").write_text(f"{options}\n")
 

@@ -31,7 +31,7 @@ from packageurl import PackageURL
 from pydantic import BaseModel, ValidationError
 
 from serai import __version__
-from serai.image import offline
+from serai.image import ext4, offline
 from serai.image.definition.pins import Pin
 from serai.image.errors import BuildError
 from serai.image.release.tree import Entry
@@ -213,16 +213,11 @@ def _is_wanted(path: str) -> bool:
 def _copies(root: offline.RootFs, paths: list[str], scratch: Path) -> Iterator[dict[str, Path]]:
     """Copies of the files at ``paths``, by path."""
     for path in paths:
-        # debugfs(8) has no way to write these in a command.
-        if '"' in path or not path.isprintable():
+        if not path.isprintable():
             raise BuildError(f"a file on the disk has an odd name: {path!a}")
     with tempfile.TemporaryDirectory(dir=scratch.resolve()) as folder:
         copies = {path: Path(folder) / str(number) for number, path in enumerate(paths)}
-        commands = (f'dump "/{path}" "{copy}"\n' for path, copy in copies.items())
-        root.ask(commands, write=Path(folder), largest=root.size)
-        for path, copy in copies.items():
-            if not copy.is_file():
-                raise BuildError(f"/{path} cannot be read from the disk")
+        ext4.Reader(root, Path(folder)).copy(copies)
         yield copies
 
 

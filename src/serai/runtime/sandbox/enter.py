@@ -242,7 +242,7 @@ def begin(
             stack.callback(os.close, null)
             stdio = (null, null, null)
         fds = [*stdio, theirs.fileno(), pidfd]
-        if target.cgroup and not plan.cgroup:
+        if target.cgroup:
             fds.append(os.open(target.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             stack.callback(os.close, fds[-1])
         door.admit(plan, fds)
@@ -311,7 +311,7 @@ def _plan(
     return usher.Plan(
         uid=target.uid,
         gid=target.gid,
-        cgroup=str(target.cgroup) if target.cgroup and not unified else "",
+        move=target.cgroup is not None and not unified,
         argv=list(argv),
         candidates=[argv[0]] if "/" in argv[0] else lookup,
         env=dict(env),

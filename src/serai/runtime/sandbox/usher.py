@@ -17,6 +17,8 @@ The idea. A small process, the usher, does the forking. Three processes take par
 The order in ``_payload`` is the security of it. From the fork on, processes inside can see the
 payload, and they are hostile. So the payload:
 
+- begins with the usher's root, which is that of /proc: its table of mounts, which everybody may
+  read, shows nothing of the VM before it shows the sandbox's;
 - is not dumpable until exec, and until it drops its capabilities it has more than they have, so
   they cannot trace it;
 - closes every descriptor that it no longer needs: after the join it has only its own three and
@@ -60,14 +62,13 @@ STAGES = ("prepare", "fork", "cgroup", "join", "drop", "terminal", "cwd", "filte
 class Plan(NamedTuple):
     """A payload. It has only types that marshal can write.
 
-    ``cgroup`` is a directory of cgroup v1 to move to. It is empty with v2, where the cgroup is a
-    descriptor. ``candidates`` are the paths to try for the command, ``limits`` are pairs for
-    setrlimit(2).
+    With cgroup v1 it has to ``move`` to its cgroup. ``candidates`` are the paths to try for the
+    command, ``limits`` are pairs for setrlimit(2).
     """
 
     uid: int
     gid: int
-    cgroup: str
+    move: bool
     argv: list[str]
     candidates: list[str]
     env: dict[str, str]
@@ -79,15 +80,22 @@ class Plan(NamedTuple):
     last_capability: int
 
 
+def hide() -> None:
+    """Take the root of /proc for this process and its children: nothing else is needed here."""
+    os.chroot("/proc")
+    os.chdir("/")
+
+
 def admit(plan: Plan, fds: Sequence[int]) -> None:
-    """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP with v2.
+    """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP or none.
 
     The payload's PID, its terminal and its errors are sent to REPORT. The caller keeps its
     descriptors.
     """
     try:
         linux.join(fds[PIDFD], linux.PID_NAMESPACE)
-        pid = linux.fork_sibling(fds[CGROUP] if len(fds) > CGROUP else None)
+        born = len(fds) > CGROUP and not plan.move
+        pid = linux.fork_sibling(fds[CGROUP] if born else None)
     except OSError as error:
         _send_error(fds[REPORT], "fork", error)
         return
@@ -103,16 +111,17 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
         linux.set_undumpable()
         linux.move(zip(fds, range(len(fds)), strict=True), above=max(64, *fds))
         report = REPORT
-        linux.close_from(PIDFD + 1)
+        linux.close_from(len(fds))
         os.umask(0o022)
         os.setgroups([])
         for kind, value in plan.limits:
             _limit(kind, value)
         linux.new_keyring()  # as root, since a user's number of keys is small
-        _write("/proc/self/oom_score_adj", plan.oom_score_adj)
+        _write("self/oom_score_adj", plan.oom_score_adj)
         stage = "cgroup"
-        if plan.cgroup:
-            _write(f"{plan.cgroup}/cgroup.procs", b"0")
+        if plan.move:
+            _write("cgroup.procs", b"0", CGROUP)
+        linux.close_from(PIDFD + 1)
         stage = "join"
         linux.join(PIDFD, linux.OTHER_NAMESPACES)
         linux.close_from(PIDFD)
@@ -180,8 +189,8 @@ def _execute(plan: Plan) -> NoReturn:
     raise denied or FileNotFoundError(ENOENT, os.strerror(ENOENT))
 
 
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def _write(path: str, data: bytes, below: int | None = None) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=below)
     try:
         os.write(fd, data)
     finally:
@@ -220,5 +229,6 @@ def serve(connection: socket.socket) -> None:
 if __name__ == "__main__":
     stdio.open_closed()
     linux.set_undumpable()
+    hide()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTERM})
     serve(socket.socket(fileno=int(sys.argv[1])))

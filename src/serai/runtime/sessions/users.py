@@ -12,8 +12,13 @@ from pathlib import Path
 from serai.common import files
 
 SHELL = "/bin/bash"
-NO_LOGIN = "/usr/sbin/nologin"
-"""The shell of these users in the VM: whatever their home says is for inside."""
+NO_LOGIN = "/nonexistent"
+"""The shell of these users in the VM: whatever their home says is for inside.
+
+With one that exists, nologin too, sshd would let in who wrote ~/.ssh/authorized_keys, at least for
+forwarding, which is a way around the gate. One that does not exist it refuses, whatever its
+settings are.
+"""
 
 
 def passwd_line(name: str, uid: int, shell: str = NO_LOGIN) -> str:
