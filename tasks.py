@@ -244,9 +244,14 @@ def provision_machines(
 
 
 @command(name="bench")
-def run_bench(_c: Context, only: str | None = None, check: bool = False) -> int:
-    """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1)."""
-    return bench.bench(SETTINGS, only=only, check=check)
+def run_bench(
+    _c: Context, only: str | None = None, check: bool = False, image: str | None = None
+) -> int:
+    """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1).
+
+    In a container; with --image what one session at its worst does to others, in a booted image.
+    """
+    return bench.bench(SETTINGS, only=only, check=check, image=image)
 
 
 @command(name="compare", positional=["old", "new"])

@@ -10,7 +10,7 @@ import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # PyDLL keeps the interpreter's lock during a call: the child of a clone() finds it held by itself.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -20,6 +20,8 @@ _libc.syscall.restype = ctypes.c_long
 NUMBERS = {
     "open_tree": 428,
     "move_mount": 429,
+    "fsconfig": 431,
+    "fspick": 433,
     "pidfd_open": 434,
     "clone3": 435,
     "close_range": 436,
@@ -45,6 +47,7 @@ OTHER_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x
 MOUNT_RDONLY, MOUNT_NOSUID, MOUNT_NODEV, MOUNT_IDMAP = 0x1, 0x2, 0x4, 0x100000  # linux/mount.h
 _OPEN_TREE_CLONE, _MOVE_EMPTY_PATHS, _AT_EMPTY_PATH = 0x1, 0x4 | 0x40, 0x1000
 _MS_PRIVATE, _MS_REC, _UMOUNT_NOFOLLOW = 1 << 18, 1 << 14, 8
+_AT_FDCWD, _FSPICK_HERE, _FSCONFIG_STRING, _FSCONFIG_RECONFIGURE = -100, 0x1 | 0x2 | 0x4, 1, 7
 # linux/openat2.h
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
 
@@ -140,6 +143,20 @@ def mount_setattr(tree: int, attributes: int, users: int = 0) -> None:
 def move_mount(tree: int, target: int) -> None:
     """Put a mount at the open directory ``target``; move_mount(2)."""
     _call("move_mount", tree, b"", target, b"", ctypes.c_uint(_MOVE_EMPTY_PATHS))
+
+
+def reconfigure(path: str, options: Mapping[str, str]) -> None:
+    """Give the file system that is mounted at ``path`` all its options anew; fsconfig(2).
+
+    ``path`` is no symlink, and may lie in the mount namespace of another process (/proc/PID/root).
+    """
+    picked = _call("fspick", _AT_FDCWD, os.fsencode(path), ctypes.c_uint(_FSPICK_HERE))
+    try:
+        for name, value in options.items():
+            _call("fsconfig", picked, _FSCONFIG_STRING, name.encode(), value.encode(), 0)
+        _call("fsconfig", picked, _FSCONFIG_RECONFIGURE, None, None, 0)
+    finally:
+        os.close(picked)
 
 
 def umount2(path: str) -> None:

@@ -7,10 +7,12 @@ import contextlib
 import time
 from pathlib import Path
 
-from serai.common import bridge, proc
+from serai.common import bridge, linux, proc
 from serai.common.errors import TIMEOUT, SeraiError
 
 DEADLINE = 15.0
+TERMINALS = 512
+"""Each costs about 20 KiB that the kernel counts for nobody: pts(4), "max"."""
 
 
 def init_of(main: int) -> int | None:
@@ -27,6 +29,15 @@ def init_of(main: int) -> int | None:
     if not Path(f"/proc/{main}").exists():
         raise SeraiError("the sandbox ended while it was starting")
     return None
+
+
+def limit_terminals(init: int) -> None:
+    """Let the sandbox have so many terminals and no more. Raises OSError.
+
+    bubblewrap knows no option for it. Its /dev is read-only, so this is its own devpts.
+    """
+    options = {"mode": "620", "ptmxmode": "666", "max": str(TERMINALS)}
+    linux.reconfigure(f"/proc/{init}/root/dev/pts", options)
 
 
 async def ready(main: int, *, bridge: bool = True, deadline: float = DEADLINE) -> int:

@@ -13,6 +13,7 @@ from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
 
 log = logging.getLogger(__name__)
+MOST = 3  # sessions that are named when the disk is nearly full
 
 
 class Collector:
@@ -25,6 +26,24 @@ class Collector:
     def free(self) -> float:
         """How much of the sessions disk is free, in percent."""
         return quota.free(self._sessions.paths.sessions)
+
+    def free_files(self) -> float:
+        """How many more files it can have, in percent."""
+        return quota.free_files(self._sessions.paths.sessions)
+
+    def users(self) -> str:
+        """Who uses most of the disk and of its files, in words."""
+        folder, records = self._sessions.paths.sessions, self._sessions.registry.all()
+        try:
+            found = {each.name: quota.usage(folder, each.uid) for each in records}
+        except OSError as error:
+            return f"who uses it is not known: {error}"
+        known = {name: used for name, used in found.items() if used is not None}
+        most = sorted(known, key=lambda name: known[name].bytes, reverse=True)[:MOST]
+        many = sorted(known, key=lambda name: known[name].files, reverse=True)[:MOST]
+        told = [f"{name} has {known[name].bytes >> 20} MiB" for name in most]
+        told += [f"{name} has {known[name].files} files" for name in many]
+        return ", ".join(told) or "who uses it is not known without quotas"
 
     def share(self) -> None:
         """Divide the disk anew among the sessions that can write."""

@@ -22,6 +22,12 @@ class Room(Protocol):
     def free(self) -> float:
         """How much is free, in percent."""
 
+    def free_files(self) -> float:
+        """How many more files there may be, in percent of all."""
+
+    def users(self) -> str:
+        """Who uses most, in words."""
+
     def share(self) -> None:
         """Divide the disk anew among the sessions that can write."""
 
@@ -49,11 +55,16 @@ async def run(
     while True:
         room.share()
         rules = wanted()
-        now = quota.level(found := room.free(), rules)
+        found, files = room.free(), room.free_files()
+        now = quota.level(least := min(found, files), rules)
         if now is not before:
-            announce("disk.changed", {"level": now.value, "free": round(found, 1)})
+            announce("disk.changed", {"level": now.value, "free": round(least, 1)})
             if now is not Level.FINE:
-                log.warning("the sessions disk is %s: %.1f %% free", now.value, found)
+                told = (now.value, found, files, room.users())
+                log.warning(
+                    "the sessions disk is %s: %.1f %% of it and %.1f %% of its files are free; %s",
+                    *told,
+                )
         if found < rules.act_free:
             try:
                 await room.make_room(rules.act_free, acted)

@@ -56,6 +56,12 @@ def free(sessions: Path) -> float:
     return 100.0 * disk.f_bavail / max(disk.f_blocks, 1)
 
 
+def free_files(sessions: Path) -> float:
+    """How many more files it can have, in percent; all where it counts none."""
+    disk = os.statvfs(sessions)
+    return 100.0 * disk.f_favail / disk.f_files if disk.f_files else 100.0
+
+
 def share(sessions: Path, uids: Collection[int], disk: Disk) -> bool:
     """Limit the sessions that can write, so that what all of them may take is there.
 

@@ -154,6 +154,7 @@ class Steps:
             pidfd = os.pidfd_open(main)
             try:
                 init = await processes.ready(main, bridge=fresh)
+                processes.limit_terminals(init)
             except BaseException:
                 os.close(pidfd)
                 raise

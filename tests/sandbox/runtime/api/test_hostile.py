@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.runtime.client import Client
 from serai.runtime.sandbox import cgroups
+from serai.runtime.sandbox.processes import TERMINALS
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for
 
@@ -187,6 +189,41 @@ def test_a_payload_that_is_given_up_is_still_taken_away(weakened: Vm) -> None:
     with weakened.client() as client, pytest.raises(SeraiError, match="does not end"):
         client.exec("one", ["/usr/bin/python3", "-c", LASTING], timeout=1)
     wait_for(lambda: left(weakened) == before)
+
+
+OPENER = f"""
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:] * 2)
+try:
+    for count in range({TERMINALS + 50}): os.openpty()
+except OSError as error: print(count, error.errno)
+else: print("no end")
+"""
+LIMITLESS = """
+from serai.runtime.sandbox import processes
+processes.limit_terminals = lambda init: None
+"""
+
+
+def opened(vm: Vm) -> bytes:
+    """What a session says that opens terminals, where another one opens one as well."""
+    name = vm.call("create")["name"]
+    try:
+        with vm.client() as client:
+            said = client.exec(name, ["/usr/bin/python3", "-c", OPENER], timeout=20).stdout
+            assert client.exec("one", ["true"], timeout=20, tty=True).status == 0
+        return said.strip()
+    finally:
+        vm.call("remove", name=name)
+
+
+def test_a_session_has_so_many_terminals(vm: Vm, one: None) -> None:
+    assert opened(vm) == b"%d %d" % (TERMINALS, ENOSPC)
+
+
+@pytest.mark.parametrize("weakened", [LIMITLESS], indirect=True, ids=["limitless"])
+def test_without_that_it_has_all_of_the_vms(weakened: Vm) -> None:
+    assert opened(weakened) == b"no end"
 
 
 def run_on(vm: Vm, client: Client, name: str, program: str) -> None:

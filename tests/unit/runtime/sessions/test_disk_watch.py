@@ -15,7 +15,7 @@ RULES = Disk(warn_free=20, act_free=10)
 
 
 def watched(
-    measured: list[float], rules: Disk = RULES, *, broken: bool = False
+    measured: list[float], rules: Disk = RULES, *, broken: bool = False, files: float = 100
 ) -> tuple[list[str], list[float]]:
     """The levels that are told of, and at which measurements room was made."""
     told: list[str] = []
@@ -31,6 +31,12 @@ def watched(
             if last < 0:
                 raise asyncio.CancelledError
             return last
+
+        def free_files(self) -> float:
+            return files
+
+        def users(self) -> str:
+            return "blue has it all"
 
         def share(self) -> None:
             shared.append(last)
@@ -56,6 +62,17 @@ def watched(
 def test_every_change_is_told_once() -> None:
     told, _ = watched([50, 19, 18, 9, 8, 15, 30, 31], broken=True)
     assert told == ["low", "very low", "low", "fine"]
+
+
+def test_a_disk_without_room_for_files_is_full_but_removing_bytes_is_no_help() -> None:
+    assert watched([50, 40], files=8) == (["very low"], [])
+
+
+def test_the_log_says_who_uses_it(caplog: pytest.LogCaptureFixture) -> None:
+    watched([50, 19], files=30)
+    assert caplog.messages == [
+        "the sessions disk is low: 19.0 % of it and 30.0 % of its files are free; blue has it all"
+    ]
 
 
 def test_what_is_done_to_a_session_is_told() -> None:
