@@ -116,19 +116,21 @@ MORE = (
     ),
     Client(
         "npm",
-        "npm install --silent --fetch-retries=0 --cache c --registry $site/npm/ thing"
+        "npm install --cafile=$SSL_CERT_FILE --fetch-retries=0 --cache c"
+        " --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
         "npm --version",
     ),
     Client(
         "pnpm",
-        "$d/bin/node $d/bin/pnpm add --fetch-retries 0 --store-dir s --registry $site/npm/ thing"
+        "$d/bin/pnpm add --fetch-retries 0 --store-dir s --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
-        "$d/bin/node $d/bin/pnpm --version",
+        "$d/bin/pnpm --version",
     ),
     Client(
         "yarn",
-        "$d/bin/yarn add --silent --cache-folder c --registry $site/npm/ thing"
+        "YARN_CAFILE=$SSL_CERT_FILE $d/bin/yarn add --non-interactive --cache-folder c"
+        " --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
         "$d/bin/yarn --version",
     ),
@@ -184,16 +186,17 @@ MORE = (
         'thing = { version = \\"1\\", registry = \\"x\\" }\\n"'
         " >Cargo.toml && export CARGO_HOME=$PWD/h CARGO_NET_RETRY=0"
         " CARGO_REGISTRIES_X_INDEX=sparse+$site/crates/"
-        " && $d/bin/cargo fetch && cat h/registry/src/*/thing-1.0.0/src/lib.rs",
-        "$d/bin/cargo --version",
+        " && PATH=$d/rust/bin:$PATH cargo fetch && cat h/registry/src/*/thing-1.0.0/src/lib.rs",
+        "$d/rust/bin/cargo --version",
     ),
     Client(
         "apt",
         'mkdir -p s/lists/partial c/archives/partial && echo "deb [trusted=yes] $site/apt ./" >l'
-        " && o='-o Dir::State=s -o Dir::Cache=c -o Dir::Etc::SourceList=l -o Debug::NoLocking=1"
+        " && o='-o Dir::State=s -o Dir::Cache=c -o Debug::NoLocking=1"
         " -o Dir::Etc::SourceParts=/none -o Acquire::Retries=0 -o APT::Sandbox::User='"
         ' && o="$o -o Acquire::https::CaInfo=$SSL_CERT_FILE"'
-        ' && o="-o Dir=$PWD $o" && apt-get $o update && apt-cache $o show thing',
+        ' && o="-o Dir=$PWD -o Dir::Etc::SourceList=$PWD/l $o" && apt-get $o update'
+        " && apt-cache $o show thing",
         "apt --version",
     ),
     Client("gh", "GH_TOKEN=x $d/bin/gh api $site/hello.json", "$d/bin/gh --version"),
@@ -225,10 +228,10 @@ def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str]
     def free(scheme: str) -> str:
         return answer(*where.run("free", f"{start}site={scheme}://origin.test; {client.command}"))
 
-    command = f'{start}for h in {" ".join(hosts)}; do echo "@$h@"; site=http://$h:{OWN_PORT}; '
+    command = f'{start}for h in {" ".join(hosts)}; do echo "=@=$h=@="; site=http://$h:{OWN_PORT}; '
     command += f"rm -rf o; mkdir o; (cd o; {client.command}); done"
     _, said = where.own(command, timeout=300)
-    parts = said.split("@")
+    parts = said.split("=@=")
     own = {host: answer(0, parts[parts.index(host) + 1]) for host in hosts}
     _, denied = where.run("walled", f"{start}site=https://origin.test; {client.command}")
     _, version = where.run("free", f"{start}{client.version}")

@@ -159,6 +159,14 @@ RAW = {
     "/hang-up": b"",
     "/garbage": b"220 mail.example.com ESMTP\n",
     "/half": b"HTTP/1.1 200 OK\nContent-Length: 100\n\nonly this",
+    "/space": b"HTTP/1.1 200 OK\nContent Type: text/html\nDate: now\n\nok",
+    "/slash": b"HTTP/1.1 200 OK\nget-ban/forum.php: no support\nDate: now\n\nok",
+    "/nocolon": b"HTTP/1.1 200 OK\nTrying to read config\nDate: now\n\nok",
+    "/colon": b"HTTP/1.1 200 OK\nServer : x\nDate: now\n\nok",
+    "/identity": b"HTTP/1.1 200 OK\nTransfer-Encoding: identity\nDate: now\n\nok",
+    "/length": b"HTTP/1.1 200 OK\nContent-Length : 2\n\nok",
+    "/bighead": b"HTTP/1.1 200 OK\n" + b"X: %s\n" % (b"y" * 700) * 100 + b"\nok",
+    "/icy": b"ICY 200 OK\n\nok",
     "/half-chunked": b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nonly \n5\nth",
 }
 

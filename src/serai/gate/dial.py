@@ -11,18 +11,20 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import itertools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 from serai.gate import hosts
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address
-from serai.gate.relay import within
 
 MOST_ADDRESSES = 8
-_EACH = 5.0  # seconds for one of several addresses
+NEXT = 0.25
+"""Seconds until the next address is tried beside those before (RFC 8305, section 5)."""
 _PAUSE = 0.01  # seconds
 
 Resolve = Callable[[str], Awaitable[list[Address]]]
@@ -50,9 +52,20 @@ def resolver(executor: Executor) -> Resolve:
             address = canonical(str(place[0]).partition("%")[0])
             if address not in found:
                 found.append(address)
-        return found[:MOST_ADDRESSES]
+        return interleaved(found)[:MOST_ADDRESSES]
 
     return resolve
+
+
+def interleaved(addresses: Sequence[Address]) -> list[Address]:
+    """First of one family and then of the other, so that a broken one hides nothing (RFC 8305, 4).
+
+    The order within a family stays, and the family of the first address comes first.
+    """
+    first = [each for each in addresses if each.version == addresses[0].version]
+    second = [each for each in addresses if each.version != addresses[0].version]
+    pairs = itertools.zip_longest(first, second)
+    return [each for pair in pairs for each in pair if each is not None]
 
 
 def canonical(text: str) -> Address:
@@ -83,18 +96,52 @@ def is_own(address: Address) -> bool:
 
 
 async def dial(addresses: Sequence[Address], port: int) -> tuple[socket.socket, Address]:
-    """Connect to the first address that answers. Raises Unreachable with the last failure."""
+    """Connect to the address that answers first; each next one is tried a moment after the last.
+
+    Raises Unreachable with the last failure. The caller bounds the time.
+    """
+    left = list(addresses)
+    attempts: dict[asyncio.Task[socket.socket], Address] = {}
     failure = Unreachable(Unreachable.NO_ADDRESS, "there is no address")
-    for address in addresses:
-        alone = address == addresses[-1]
-        try:
-            attempt = connect(_family(address), (str(address), port))
-            return await (attempt if alone else within(_EACH, attempt)), address
-        except asyncio.TimeoutError:
-            failure = Unreachable(Unreachable.TIMEOUT, f"{address}: no answer")
-        except OSError as error:
-            failure = unreachable(error, str(address))
+    try:
+        while left or attempts:
+            if left:
+                address = left.pop(0)
+                attempt = connect(_family(address), (str(address), port))
+                if not left and not attempts:  # as mostly: no task is needed
+                    return await _answered(attempt, address), address
+                attempts[asyncio.create_task(_answered(attempt, address))] = address
+            done, _ = await asyncio.wait(
+                attempts, timeout=NEXT if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                try:
+                    sock = task.result()
+                except Unreachable as error:
+                    failure = error
+                    del attempts[task]
+                else:
+                    return sock, attempts.pop(task)
+    finally:
+        await _let_go(attempts)
     raise failure
+
+
+async def _answered(attempt: Coroutine[Any, Any, socket.socket], address: Address) -> socket.socket:
+    """The attempt's socket. Raises Unreachable."""
+    try:
+        return await attempt
+    except OSError as error:
+        raise unreachable(error, str(address)) from None
+
+
+async def _let_go(attempts: Iterable[asyncio.Task[socket.socket]]) -> None:
+    """End attempts that are not needed any more; some may have come through meanwhile."""
+    for task in attempts:
+        task.cancel()
+    for result in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(result, socket.socket):
+            result.close()
 
 
 async def connect(family: int, place: tuple[str, int] | str) -> socket.socket:

@@ -188,7 +188,8 @@ class Exchange:
             length = await self._whole_head()
         data = bytes(self._unread[:length])
         del self._unread[:length]
-        return data
+        waiting = self._origin.their_state is h11.SEND_RESPONSE
+        return responses.readable(data) if waiting else data
 
     async def _whole_head(self) -> int:
         """Wait for a response's head; returns its length, or all that has come at the end."""

@@ -33,6 +33,11 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 # The RFC also allows zeros in front, which some programs read as octal; no client sends any.
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
+_HIGH = re.compile(rb"[\x80-\xff]")
+# A request line whose path alone has bytes that are not ASCII: its three parts, without the blanks.
+_HIGH_PATH = re.compile(
+    rb"([!-~]+ http://[!-.0->@-~]*)([/?][!-~\x80-\xff]*)( HTTP/1\.[01])", re.IGNORECASE
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
@@ -87,6 +92,19 @@ def head_length(data: bytes | bytearray, searched: int = 0) -> int | None:
     if found[0] == b"\n":
         raise BadRequest("a line of the head ends in LF without CR")
     return found.end()
+
+
+def encoded(head: bytes) -> bytes:
+    """``head``, the bytes of whose path that are not ASCII are written with %.
+
+    curl sends them as they were typed. They have this one meaning (RFC 3986, 2.5); ``check``
+    refuses them everywhere else.
+    """
+    line, end, rest = head.partition(b"\r\n")
+    if line.isascii() or not (found := _HIGH_PATH.fullmatch(line)):
+        return head
+    path = _HIGH.sub(lambda byte: b"%%%02X" % byte[0][0], found[2])
+    return found[1] + path + found[3] + end + rest
 
 
 def check_size(data: bytes | bytearray, length: int | None, most: int) -> None:
@@ -234,7 +252,7 @@ def _absolute_target(text: str) -> tuple[Target, str]:
     if scheme is None or not rest.startswith("://"):
         _refuse(f"{_shown(text)} is not an address; a proxy is asked for http://host/path")
     if scheme[0].lower() == "https":
-        _refuse("https is not asked for by address; use CONNECT host:443")
+        _refuse("https is not asked for by address; use CONNECT host:443 (axios does from 1.16 on)")
     if scheme[0].lower() != "http":
         _refuse(f"the scheme {_shown(scheme[0])} is not carried, only http; CONNECT for the rest")
     if "#" in text:

@@ -78,7 +78,7 @@ async def _read_head(
             length = heads.head_length(data, searched)
             heads.check_size(data, length, limits.header_bytes)
             if length is not None:
-                raw = bytes(data[:length])
+                raw = heads.encoded(bytes(data[:length]))
                 return heads.check(raw), raw, bytes(data[length:])
         except TooLarge as error:
             raise _too_large(error) from None
@@ -160,7 +160,7 @@ async def _request(
                 return False, b""
             if exchange.fault:
                 raise _bad_request(exchange.fault) from None
-            text = f"{head.target} hung up or does not speak HTTP: {error}.\n"
+            text = f"{head.target} gave no answer that can be passed on: {error}.\n"
             raise _Refused(denials.response(HTTPStatus.BAD_GATEWAY, text)) from None
         finally:
             egress.closed(connection, exchange.fault or error)

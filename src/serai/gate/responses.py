@@ -7,6 +7,7 @@ that frame a message, and writes at most one.
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from http import HTTPStatus
 
@@ -26,6 +27,12 @@ _HOP_BY_HOP = frozenset(
         *(b"proxy-connection", b"te", b"trailer", b"upgrade"),
     )
 )
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A line that does not start as a header does, or the header that `readable` drops.
+_ODD = re.compile(
+    rb"\n(?![!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t]|\r?\n|\Z)|\ntransfer-encoding[ \t]*:[ \t]*identity",
+    re.IGNORECASE,
+)
 _UPGRADE = frozenset((b"connection", b"upgrade"))
 
 
@@ -36,6 +43,38 @@ class Body(Enum):
     LENGTH = auto()
     CHUNKED = auto()
     CLOSE = auto()
+
+
+def readable(head: bytes) -> bytes:
+    """A head as it came, without the lines that are no headers, as curl and browsers read it.
+
+    What does not say where the body ends may go: ours is framed anew. A line that looks as if it
+    did, such as "Content-Length : 5", stays, and the whole answer is refused for it.
+    """
+    if not _ODD.search(head):
+        return head
+    first, *lines = head.split(b"\n")
+    kept, line = [first], b""
+    for came in lines:
+        folded = came[:1] in (b" ", b"\t")  # it goes on with the line before
+        line = (line and came) if folded else _header(came)
+        if line or not came:
+            kept.append(line)
+    return b"\n".join(kept)
+
+
+def _header(line: bytes) -> bytes:
+    """The line as it goes on; nothing for one that is no header."""
+    name, colon, value = line.partition(b":")
+    bare = name.strip()
+    if bare.lower() in _FRAMING:
+        # There is no coding "identity" any more: RFC 9112, 7.
+        return b"" if value.strip().lower() == b"identity" else line
+    if not line.strip():
+        return line
+    # RFC 9112, 5.1: blanks before the colon are to be removed.
+    name = name.rstrip()
+    return name + colon + value if colon and _NAME.fullmatch(name) else b""
 
 
 def body(method: str, version: str, event: Event) -> Body:

@@ -303,7 +303,32 @@ def test_an_origin_that_breaks_off_looks_like_it(
         assert body.startswith(b"5\r\nonly ")
         assert not body.endswith(b"0\r\n\r\n")
     else:
-        assert b"hung up or does not speak HTTP" in body
+        assert b"gave no answer that can be passed on" in body
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *[(path, "200") for path in ("/space", "/slash", "/nocolon", "/colon", "/identity")],
+        *[(path, "502") for path in ("/length", "/bighead", "/icy")],
+    ],
+)
+def test_answers_that_browsers_take(gate: Gated, web: Origin, path: str, status: str) -> None:
+    first, headers, body = split(gate.ask("blue", once(web, path)))
+    assert first.split(" ")[1] == status
+    if status == "200":
+        assert b"ok" in body and {"Date: now"} <= set(headers)
+    else:
+        assert b"gave no answer that can be passed on" in body
+
+
+def test_a_path_that_is_not_ascii_arrives_encoded(gate: Gated, web: Origin) -> None:
+    for method, body in (("GET", b""), ("POST", b"body")):
+        length = [f"Content-Length: {len(body)}"] if body else []
+        asked = once(web, "/gr\u00f6\u00dfe", *length, method=method, body=body)
+        seen = json.loads(split(gate.ask("blue", asked))[2])
+        assert seen["line"] == f"{method} /gr%C3%B6%C3%9Fe HTTP/1.1"
+        assert seen["length"] == len(body)
 
 
 def test_a_client_that_breaks_off_in_a_body_takes_the_origin_along(gate: Gated) -> None:

@@ -79,6 +79,11 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         names.close()
 
 
+def closed(web: Web) -> list[str]:
+    """The addresses that connections had in the end."""
+    return [each["address"] for each in web.gate.entries(event="closed")]
+
+
 @pytest.fixture(autouse=True)
 def fresh(web: Web) -> None:
     web.gate.open("blue", "*.test", "127.0.0.2")
@@ -91,7 +96,7 @@ def test_a_name_leads_to_a_public_address(web: Web) -> None:
     status, body = web.get("good.test")
     assert (status, body.decode()) in ((200, PUBLIC), (200, PUBLIC6))
     assert web.decision()["host"] == "good.test"
-    assert web.decision()["address"] == body.decode()
+    wait_for(lambda: closed(web)[-1:] == [body.decode()])
     assert web.get("GOOD.Test.") == (200, body)
     assert web.socks(b"good.test") == 0
     # Not allowed by name: nobody is asked.
@@ -159,6 +164,14 @@ def test_of_many_addresses_only_the_allowed_are_tried(web: Web) -> None:
     # Nothing answers at the first one.
     web.names.answers["two.test"] = [["11.0.0.77", PUBLIC]]
     assert web.get("two.test")[0] in (200, 504)
+
+
+def test_dead_addresses_of_one_family_do_not_hide_the_other(web: Web) -> None:
+    """They are tried side by side, and those that the system prefers alternate with the others."""
+    web.names.answers["six.test"] = [[*(f"2a00::dead:{n}" for n in range(12)), PUBLIC]]
+    assert web.get("six.test") == (200, PUBLIC.encode())
+    assert web.decision()["address"] == "2a00::dead:0"  # the first that was judged
+    wait_for(lambda: closed(web)[-1:] == [PUBLIC])
 
 
 def test_a_second_answer_changes_nothing(web: Web) -> None:

@@ -52,6 +52,37 @@ def test_a_refusal_says_what_to_do(line: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "goes"),
+    [
+        ("GET http://example.com/größe?ä=ö HTTP/1.1", "/gr%C3%B6%C3%9Fe?%C3%A4=%C3%B6"),
+        ("POST HTTP://example.com?ä HTTP/1.1", "/?%C3%A4"),
+        ("GET http://example.com/%C3%B6 HTTP/1.1", "/%C3%B6"),
+    ],
+)
+def test_a_path_that_is_not_ascii_is_encoded(line: str, goes: str) -> None:
+    raw = f"{line}\r\n{HOST}\r\n\r\n".encode()
+    assert heads.check(heads.encoded(raw)).path == goes
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "GET http://größe.example/ HTTP/1.1",
+        "CONNECT größe.example:443 HTTP/1.1",
+        "GET https://example.com/größe HTTP/1.1",
+        "GÉT http://example.com/ HTTP/1.1",
+        "GET http://example.com/ö HTTP/1.1 ö",
+        "GET http://example.com/ö\u0085 HTTP/1.1\rX: 1",
+    ],
+)
+def test_everything_else_that_is_not_ascii_is_refused(raw: str) -> None:
+    with pytest.raises(BadRequest):
+        heads.check(heads.encoded(f"{raw}\r\n{HOST}\r\n\r\n".encode()))
+    with pytest.raises(BadRequest):
+        heads.check(head("GET http://example.com/\xe4 HTTP/1.1", HOST))
+
+
+@pytest.mark.parametrize(
     ("address", "host", "target", "path"),
     [
         ("http://example.com", "example.com", "example.com:80", "/"),

@@ -24,6 +24,35 @@ def lines(head: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        ("Content Type: text/html", ""),
+        ("get-ban/forum.php: userdata not support", ""),
+        ("Trying to read config", ""),
+        ("Transfer-Encoding: identity", ""),
+        ("transfer-encoding :Identity ", ""),
+        ("Odd one: 1\r\n  folded\r\nX: 2\r\n 3", "X: 2\r\n 3"),
+        (": nameless", ""),
+        ("Set-Cookie : a=b", "Set-Cookie: a=b"),
+        # Nothing is wrong with these.
+        ("X-A_b: 1\r\nY:\r\nZ: a: b", "X-A_b: 1\r\nY:\r\nZ: a: b"),
+        # These say where the body ends, or seem to: h11 refuses them.
+        ("Content-Length : 3", "Content-Length : 3"),
+        (" Transfer-Encoding: chunked", " Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: identity, chunked", "Transfer-Encoding: identity, chunked"),
+        ("Content-Length", "Content-Length"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_lines_that_are_no_headers_go_and_what_frames_stays(came: str, goes: str, end: str) -> None:
+    def head(lines: str) -> bytes:
+        text = "\r\n".join(["HTTP/1.1 200 OK", *([lines] if lines else []), "A: 1", "", ""])
+        return text.replace("\r\n", end).encode()
+
+    assert responses.readable(head(came)) == head(goes)
+
+
+@pytest.mark.parametrize(
     ("asked", "status", "headers", "framing", "said"),
     [
         ("GET 1.1", 200, LENGTH, Body.LENGTH, ["Content-Length: 5"]),

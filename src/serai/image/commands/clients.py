@@ -1,7 +1,7 @@
 """What `invoke clients` does: install many clients, try them in sessions, write docs/clients.md.
 
 It asks the registries of Python and npm for the newest of each. What else there is to try has to
-be in DIRECTORY/bin: cargo, gh, and gohello (`tests/support/peers/hello.go`, built).
+be there: bin/gh, bin/gohello (`tests/support/peers/hello.go`, built), rust/bin/cargo and rustc.
 """
 
 from __future__ import annotations

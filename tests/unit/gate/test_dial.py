@@ -1,0 +1,81 @@
+"""The order in which addresses are tried, and that the first answer counts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+import pytest
+
+from serai.gate import dial
+from serai.gate.errors import Unreachable
+from serai.gate.hosts import Address
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("", ""),
+        ("1.0.0.1 1.0.0.2", "1.0.0.1 1.0.0.2"),
+        ("::1 ::2 ::3 1.0.0.1", "::1 1.0.0.1 ::2 ::3"),
+        ("1.0.0.1 1.0.0.2 ::1 ::2 ::3", "1.0.0.1 ::1 1.0.0.2 ::2 ::3"),
+    ],
+)
+def test_families_alternate_and_keep_their_order(given: str, wanted: str) -> None:
+    addresses = [ip_address(each) for each in given.split()]
+    assert dial.interleaved(addresses) == [ip_address(each) for each in wanted.split()]
+
+
+def dialled(
+    monkeypatch: pytest.MonkeyPatch, outcomes: dict[str, str]
+) -> tuple[str, list[str], list[socket.socket]]:
+    """Where a dial ends, the addresses that were tried, and all sockets that were made.
+
+    An address "answers", "refuses", or is "silent".
+    """
+    tried: list[str] = []
+    made: list[socket.socket] = []
+
+    async def connect(_family: int, place: tuple[str, int]) -> socket.socket:
+        tried.append(place[0])
+        if outcomes[place[0]] == "silent":
+            await asyncio.get_running_loop().create_future()
+        if outcomes[place[0]] == "refuses":
+            raise ConnectionRefusedError(111, "refused")
+        made.append(socket.socket())
+        return made[-1]
+
+    async def run() -> str:
+        addresses: list[Address] = [ip_address(each) for each in outcomes]
+        try:
+            sock, address = await dial.dial(addresses, 80)
+        except Unreachable as failure:
+            return failure.kind
+        sock.close()
+        return str(address)
+
+    monkeypatch.setattr(dial, "connect", connect)
+    monkeypatch.setattr(dial, "NEXT", 0)
+    return asyncio.run(run()), tried, made
+
+
+def test_silence_and_refusals_do_not_keep_the_next_address_from_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes = {"::1": "silent", "1.0.0.1": "refuses", "::2": "silent", "1.0.0.2": "answers"}
+    reached, tried, made = dialled(monkeypatch, outcomes)
+    assert (reached, tried) == ("1.0.0.2", list(outcomes))
+    assert all(sock.fileno() == -1 for sock in made)
+
+
+def test_all_that_answer_at_once_but_one_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, _, made = dialled(monkeypatch, {"1.0.0.1": "answers", "1.0.0.2": "answers"})
+    assert reached in ("1.0.0.1", "1.0.0.2")
+    assert all(sock.fileno() == -1 for sock in made)
+
+
+def test_the_last_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, tried, _ = dialled(monkeypatch, {"1.0.0.1": "refuses", "1.0.0.2": "refuses"})
+    assert (reached, len(tried)) == (Unreachable.REFUSED, 2)
+    assert dialled(monkeypatch, {})[0] == Unreachable.NO_ADDRESS
