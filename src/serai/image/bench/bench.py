@@ -19,9 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.image import cache, console
-from serai.image.build import build
+from serai.image.build import builds
 from serai.image.container import container, peers, roots
-from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.guest.measure_fairness import ATTACKS
 from serai.image.settings import Settings
@@ -132,9 +131,9 @@ def _booted(
 ) -> Iterator[Callable[[Path], str]]:
     """What runs a group's program in a throwaway machine; it returns what that writes to stdout."""
     if image is not None:
-        loaded, disk = definition.load(settings, image), build.disk(settings, image)
+        found = builds.find(settings, image)
         with vm.booted(
-            loaded, disk, settings=settings, work=work, sessions_size=SESSIONS_DISK
+            found.image, found.disk, settings=settings, work=work, sessions_size=SESSIONS_DISK
         ) as guest:
             finish_boot(guest)
 

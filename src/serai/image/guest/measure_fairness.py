@@ -268,7 +268,7 @@ def wait_for(condition: Callable[[], bool], deadline: float = DEADLINE) -> bool:
 
 def execs(client: Any) -> list[float]:
     """Seconds of each exec of true in the witness; -1 for one that failed."""
-    from serai.runtime.errors import SeraiError  # noqa: PLC0415  # not for the servers
+    from serai.common.errors import SeraiError  # noqa: PLC0415  # not for the servers
 
     took = []
     for _ in range(EXECS):
@@ -284,7 +284,7 @@ def execs(client: Any) -> list[float]:
 
 def requests(client: Any) -> list[float]:
     """Seconds of each small request of the witness."""
-    from serai.runtime.errors import SeraiError  # noqa: PLC0415  # not for the servers
+    from serai.common.errors import SeraiError  # noqa: PLC0415  # not for the servers
 
     try:
         done = client.exec(WITNESS, ["python3", "-c", ASK], timeout=REQUESTS * PATIENCE)

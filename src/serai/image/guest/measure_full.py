@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common.errors import SeraiError
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 
 SESSIONS = Path("/sessions")
 KEPT, ROGUES, WITNESS = ("kept-1", "kept-2"), ("rogue-1", "rogue-2"), "witness"

@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common.errors import SeraiError
 from serai.runtime.client import Client
-from serai.runtime.errors import SeraiError
 
 ROGUE, WITNESS = "rogue", "witness"
 DEADLINE = 120.0
