@@ -370,6 +370,7 @@ def run_linters(_c: Context) -> None:
         "seconds": "for how long each fuzz target is fuzzed",
         "seed": "where the fuzzing begins: a seed, or seed:case",
         "list": "only list the attacks",
+        **BUILD,
     },
 )
 def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
@@ -380,12 +381,15 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     seconds: float = 5.0,
     seed: str = "1",
     list: bool = False,
+    build: str = "",
 ) -> int:
     """Try what somebody hostile would: the threats of docs/security.md, and fuzzing."""
     if list:
         attack.show(SETTINGS, in_)
         return 0
-    return attack.attack(SETTINGS, in_, image, target=target, seconds=seconds, seed=seed)
+    if in_ == "here":
+        return attack.attack(SETTINGS, target, seconds=seconds, seed=seed)
+    return attack.send(SETTINGS, in_, target, image=image, build=build)
 
 
 @command(name="test")

@@ -44,24 +44,18 @@ class Attack:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a test's function: why it failed or was skipped, and what it told."""
+class Tried:
+    """A test's function that was run: why it failed or was skipped, and what it told."""
 
     problem: str
     told: dict[str, str]
 
 
-def attack(
-    settings: Settings, place: str, image: str, *, target: str, seconds: float, seed: str
-) -> int:
+def attack(settings: Settings, target: str, *, seconds: float, seed: str) -> int:
     """Try every attack, or those that ``target`` means; the exit status: 0 if all of it held.
 
-    Raises BuildError if there is no such place or target.
+    Raises BuildError if there is no such target.
     """
-    if place not in PLACES:
-        raise BuildError(f"attacks are not tried in {place!r}", hint=", ".join(PLACES))
-    if place != "here":
-        return _sent(settings, place, image, target)
     chosen = [each for each in known(settings) if each.is_meant(target)]
     if not chosen:
         raise BuildError(f"there is no attack {target!r}", hint="'invoke attack --list' has all")
@@ -126,7 +120,7 @@ def _tests(settings: Settings) -> dict[str, tuple[Path, str]]:
 
 def tried(
     settings: Settings, tests: Iterable[str], *, seconds: float = 0, seed: str = ""
-) -> dict[str, Outcome]:
+) -> dict[str, Tried]:
     """The outcome of each of the tests; pytest's own words stay in the cache's logs."""
     here = _tests(settings)
     nodes = [f"{here[name][0]}::{name}" for name in sorted(tests)]
@@ -142,31 +136,31 @@ def tried(
         return _outcomes(ElementTree.parse(report).getroot())  # noqa: S314 - pytest's own
 
 
-def _outcomes(report: ElementTree.Element) -> dict[str, Outcome]:
-    found: dict[str, Outcome] = {}
+def _outcomes(report: ElementTree.Element) -> dict[str, Tried]:
+    found: dict[str, Tried] = {}
     for case in report.iter("testcase"):
         name = case.get("name", "").partition("[")[0]
         bad = [each for each in case if each.tag in ("failure", "error", "skipped")]
         problem = " ".join(f"{bad[0].tag}: {bad[0].get('message', '')}".split()) if bad else ""
         told = {each.get("name", ""): each.get("value", "") for each in case.iter("property")}
-        earlier = found.get(name, Outcome("", {}))
-        found[name] = Outcome(earlier.problem or problem, earlier.told | told)
+        earlier = found.get(name, Tried("", {}))
+        found[name] = Tried(earlier.problem or problem, earlier.told | told)
     return found
 
 
-def _say(tried_: Attack, outcomes: dict[str, Outcome]) -> bool:
+def _say(which: Attack, outcomes: dict[str, Tried]) -> bool:
     """Print the line of one attack; whether it was held off."""
-    missing = Outcome("it was not run", {})
+    missing = Tried("it was not run", {})
     wrong = {
         name: problem[:300]
-        for name in tried_.tests
+        for name in which.tests
         if (problem := outcomes.get(name, missing).problem)
     }
-    said = f"{len(tried_.tests)} tests"
-    if tried_.fuzz:
-        told = outcomes.get(tried_.tests[0], missing).told
+    said = f"{len(which.tests)} tests"
+    if which.fuzz:
+        told = outcomes.get(which.tests[0], missing).told
         said = ", ".join(f"{key} {value}" for key, value in told.items())
-    told_name = f"{tried_.fuzz}: {tried_.name}" if tried_.fuzz else tried_.name
+    told_name = f"{which.fuzz}: {which.name}" if which.fuzz else which.name
     if wrong:
         told_wrong = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
         console.fail(f"got through or not tried: {told_name} ({said}): {told_wrong}")
@@ -175,14 +169,19 @@ def _say(tried_: Attack, outcomes: dict[str, Outcome]) -> bool:
     return not wrong
 
 
-def _sent(settings: Settings, place: str, image: str, target: str) -> int:
-    """The attacks of ``guest/attack.py``, as they run in there."""
+def send(settings: Settings, place: str, target: str, *, image: str, build: str) -> int:
+    """Try those of ``guest/attack.py`` in a container or a booted image; its exit status.
+
+    Raises BuildError if there is no such place, or it does not come up.
+    """
+    if place not in PLACES:
+        raise BuildError(f"attacks are not tried in {place!r}", hint=", ".join(PLACES))
+    if not re.fullmatch(r"[\w ]*", target):
+        raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
     program = Path(str(guest.__file__))
     copy = [program, program.with_name("payloads")]
     command = f"python3 /root/{program.name} '{target}'"
-    if not re.fullmatch(r"[\w ]*", target):
-        raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
     if place == "container":
         return throwaway.run(settings, command=command, copy=copy, keep=False)
-    found = builds.find(settings, image)
+    found = builds.find(settings, image, build)
     return boot.boot(settings, found.image, found.disk, run=command, copy=copy)
