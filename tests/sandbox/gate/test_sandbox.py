@@ -127,6 +127,22 @@ def test_no_session_opens_another_s_sockets(vm: Vm) -> None:
     assert got.stdout.split() == [str(errno.EACCES)] * 3 + [paths[-1]]
 
 
+def test_with_modes_that_let_all_in_they_are_reached(vm: Vm) -> None:
+    folder = vm.paths.run / "gate/red"
+    uid = vm.sessions()["blue"]["uid"]
+    setpriv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    argv = [*setpriv, "/usr/bin/python3", "-c", CONNECT, str(folder / "http.sock")]
+    modes = {path: path.stat().st_mode for path in (folder, folder / "http.sock")}
+    for path in modes:
+        path.chmod(0o777)
+    try:
+        got = subprocess.run(argv, check=True, capture_output=True, text=True)
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert got.stdout.split() == [argv[-1]]
+
+
 @pytest.mark.parametrize("way", [tunnel, socks_tunnel])
 def test_the_end_of_one_side_passes_the_bridge(vm: Vm, way: object) -> None:
     assert callable(way)

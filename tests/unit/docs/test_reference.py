@@ -19,6 +19,9 @@ DOCS = ROOT / "docs"
 TESTS = DOCS.with_name("tests")
 
 
+NAMES = r"`test_\w+`(,\s+`test_\w+`)*\."
+
+
 class Nowhere:
     """Stands for the sessions, which describing the methods does not take."""
 
@@ -73,9 +76,22 @@ def test_the_security_page_names_whole_tests_for_every_threat() -> None:
     threats = page.split("\n- **")[1:]
     assert len(threats) > 25
     for threat in threats:
-        _, separator, tests = threat.partition("Tests: ")
+        _, separator, tests = threat.partition("\n  Tests: ")
         assert separator, threat
-        assert re.match(r"`test_\w+`", tests), threat
+        tests, reason, why = tests.partition("\n  No counterpart: ")
+        tests, separator, without = tests.partition("\n  Without it: ")
+        assert re.fullmatch(NAMES, tests), threat
+        assert reason or separator, threat
+        assert re.match(NAMES if separator else r"[^`.]{20,}\.", without or why), threat
+
+
+def test_every_pool_that_the_page_calls_raised_is_in_the_roles_settings() -> None:
+    page = (DOCS / "security.md").read_text().split("\n## Pools")[1].split("\n## ")[0]
+    settings = (ROOT / "roles/limits/templates/sysctl.conf.j2").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("|") and "the role `limits`" in row]
+    raised = [name for row in rows for name in re.findall(r"`((?:net|fs|kernel)\.[\w.-]+)`", row)]
+    assert len(rows) >= 3
+    assert [name for name in raised if f"\n{name} = " not in settings] == []
 
 
 def test_the_index_lists_every_decision_by_its_title() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.gate.audit import chain
+from serai.gate.audit import chain, writer
+from serai.gate.audit import verify as verify_module
 from serai.gate.audit.verify import Report, verify
 from serai.gate.audit.writer import Log
 
@@ -134,6 +135,16 @@ def test_every_changed_line_shows(tmp_path: Path) -> None:
 
         edit(path, change)
         assert f"{line} was changed" in problem(folder)
+
+
+def test_without_the_chain_a_changed_line_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (chain, verify_module, writer):
+        monkeypatch.setattr(module, "sha256", lambda _: hashlib.sha256(b""))
+    path = filled(tmp_path, 9)[0]
+    edit(path, lambda lines: [line.replace(b"decision", b"Decision") for line in lines])
+    assert problem(tmp_path) == ""
 
 
 @pytest.mark.parametrize("key", ["seq", "prev", "time"])

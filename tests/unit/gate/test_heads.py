@@ -36,6 +36,19 @@ def test_what_may_have_two_meanings_is_refused(case: str) -> None:
     assert str(raised.value).isascii()
 
 
+def test_without_it_h11_reads_many_of_them_as_requests() -> None:
+    """One of the two ways, and not always the one that the origin server takes."""
+    read = []
+    for case, text in REFUSED.items():
+        try:
+            connection = h11.Connection(h11.SERVER)
+            connection.receive_data(text)
+            read += [case] if isinstance(connection.next_event(), h11.Request) else []
+        except h11.RemoteProtocolError:
+            pass
+    assert {"CL.TE", "CL.CL equal"} <= set(read)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -14,6 +14,7 @@ import pytest
 
 from serai.common import errors
 from serai.common.errors import SeraiError
+from serai.runtime.folders import transfer
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
@@ -166,6 +167,21 @@ def test_what_the_session_may_not_do_a_transfer_may_not(vm: Vm, outputs: Path) -
             with pytest.raises(SeraiError, match="Permission denied"):
                 call()
     (outputs / "closed").chmod(0o700)
+
+
+def test_it_is_the_users_rights_that_keep_a_transfer_from_it(
+    vm: Vm,
+    outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    (outputs / "roots").write_text("root's")
+    (outputs / "roots").chmod(0o600)
+    uid = vm.sessions()["one"]["uid"]
+    plan = transfer.Plan("get", "roots", str(vm.paths.sessions), "one", uid, "mnt/outputs")
+    monkeypatch.setattr(transfer, "_become", lambda *_: None)
+    transfer.run(plan)
+    assert capfdbinary.readouterr().out == b"root's"
 
 
 def test_states(vm: Vm) -> None:

@@ -6,6 +6,8 @@ import ctypes
 import json
 import os
 import re
+import select
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from errno import ECONNREFUSED, ENETUNREACH
@@ -308,3 +310,17 @@ def test_killing_the_outer_process_ends_everything() -> None:
         assert result is not None
         assert result.si_status == 9
         os.close(entered.pidfd)
+
+
+def test_it_is_an_option_of_bubblewraps_that_ends_it() -> None:
+    with make_top() as own:
+        session = make_session(own, "brief", 40005)
+        options = bwrap.arguments(possible_settings(), session)
+        options.remove("--die-with-parent")
+        with open_room(session, options=options) as weak:
+            init = os.pidfd_open(weak.target.pid)
+        ended, _, _ = select.select([init], [], [], 0)
+        assert not ended
+        signal.pidfd_send_signal(init, signal.SIGKILL)
+        os.waitpid(weak.target.pid, 0)
+        os.close(init)

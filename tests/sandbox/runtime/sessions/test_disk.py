@@ -33,6 +33,18 @@ def test_a_put_does_not_touch_the_reserve() -> None:
             client.put("one", "uploads", "file", b"x")
 
 
+def test_without_a_reserve_a_put_takes_what_is_there() -> None:
+    """The least that can be set, as on the disk that the test before calls full."""
+    with opened() as vm:
+        text = vm.paths.settings.read_text()
+        vm.paths.settings.write_text(text.replace(MARKS, "reserve = 1\n"))
+        vm.start()
+        vm.call("create", name="one")
+        with vm.client() as client:
+            client.put("one", "uploads", "file", b"x")
+            assert client.get("one", "uploads", "file") == b"x"
+
+
 @pytest.mark.parametrize("act_free", [0, 99])
 def test_no_archive_goes_by_itself(act_free: int) -> None:
     """By default never; with a limit not because of what others have, nor without quotas."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.common import linux
 from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.runtime.folders import scope
 
@@ -66,6 +67,14 @@ def test_every_way_in_refuses_it_by_name(base: int, path: str) -> None:
             way(base, path)
         assert caught.value.code == INVALID_PARAMS
         assert len(str(caught.value)) < 400
+
+
+def test_it_is_openat2_that_keeps_a_path_inside(base: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bit in ("BENEATH", "NO_SYMLINKS", "NO_MAGICLINKS", "NO_XDEV"):
+        monkeypatch.setattr(linux, f"RESOLVE_{bit}", 0)
+    opened = scope.file(base, "out/secret")
+    assert os.read(opened, 10) == b"secret"
+    os.close(opened)
 
 
 @pytest.mark.parametrize("path", ["out/new", "to-sub/new", "../new", "/new", "loop/new", "a\0b"])

@@ -38,6 +38,15 @@ def test_what_all_may_have_together_is_there(used: list[int]) -> None:
     assert sum(max(each, part) for each in used) + part <= max(95, sum(used))
 
 
+def test_without_shares_two_sessions_may_have_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_two() -> int:
+        return 2 * quota._part("50%", 5, 100, 0, [0, 0])
+
+    assert of_two() < 95
+    monkeypatch.setattr(quota, "fair", lambda _, room: room)
+    assert of_two() == 100
+
+
 def test_the_next_session_finds_room_however_many_fill_theirs() -> None:
     used: list[int] = []
     for _ in range(8):
