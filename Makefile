@@ -1,7 +1,9 @@
-# Thin: `make setup` prepares this host; the other targets are the commonest of Invoke's tasks.
+# Thin: `make setup` prepares this host; every other target is the task of Invoke's of that name, and
+# IMAGE=X and ARGS="--more options" are passed to it.
 INVOKE = .venv/bin/invoke
 
-.PHONY: help setup demo test lint images plan build-image verify-image boot clean
+.PHONY: help setup test
+.SUFFIXES:
 
 help: setup
 	@$(INVOKE) --list
@@ -10,10 +12,10 @@ setup:
 	@./scripts/setup
 
 test: setup
-	@$(INVOKE) test --lint
+	@$(INVOKE) test --lint $(ARGS)
 
-demo lint images clean: setup
-	@$(INVOKE) $@
+# Otherwise the next rule would be for this file too.
+Makefile: ;
 
-plan build-image verify-image boot: setup
-	@$(INVOKE) $@ $(if $(IMAGE),--image $(IMAGE))
+%: setup
+	@$(INVOKE) $@ $(if $(IMAGE),--image $(IMAGE)) $(ARGS)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from invoke.context import Context
-from invoke.tasks import task
 
 from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, builds
 from serai.image.build import build as building
 from serai.image.commands import attack, clean, clients, demo, docs_site, lint, pages, show, test
+from serai.image.commands.options import command
 from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -28,43 +26,27 @@ from serai.image.release import (
     verify_release,
 )
 from serai.image.settings import Settings
-from serai.image.verify.verify import verify
+from serai.image.verify.verify import content, verify
 from serai.image.vm import boot, describe
 from serai.image.vm.qemu import Bus
 from serai.image.vm.share import parse as parse_shares
 
 SETTINGS = Settings.of()
 IMAGE = definition.DEFAULT_IMAGE
-# The option of every task that takes a finished image.
-BUILD = {"build": "the version of a build or release in dist/IMAGE/ (default: the latest build)"}
-
-
-def command(**options: Any) -> Callable[[Callable[..., int | None]], Any]:
-    """An Invoke task whose errors are one line on stderr and whose result is the exit status."""
-
-    def wrap(function: Callable[..., int | None]) -> Any:
-        @functools.wraps(function)
-        def guarded(*arguments: Any, **keywords: Any) -> None:
-            with console.reported():
-                status = function(*arguments, **keywords)
-            if status:  # 0 must return, for Invoke to go on with the next task
-                raise SystemExit(status)
-
-        return task(**options)(guarded)
-
-    return wrap
 
 
 @command()
-def images(_c: Context) -> None:
+def images(_c: Context, *, json: bool = False) -> None:
     """List the images there are."""
-    show.images(SETTINGS)
+    show.images(SETTINGS, as_json=json)
 
 
 @command(iterable=["set_"])
-def plan(_c: Context, image: str = IMAGE, set_: list[str] | None = None) -> None:
+def plan(
+    _c: Context, *, image: str = IMAGE, set_: list[str] | None = None, json: bool = False
+) -> None:
     """Show every resolved value and stage of a build; changes nothing."""
-    show.plan(SETTINGS, image, tuple(set_ or ()))
+    show.plan(SETTINGS, image, tuple(set_ or ()), as_json=json)
 
 
 @command(iterable=["set_"])
@@ -75,36 +57,40 @@ def build_image(
     set_: list[str] | None = None,
     keep: bool = False,
     twice: bool = False,
+    json: bool = False,
 ) -> int:
-    """Build an image into dist/<image>/<version>/ (--keep: leave a failed VM running).
-
-    --twice: build it twice in the cache, each time from nothing, and compare the results.
-    """
+    """Build an image into dist/<image>/<version>/."""
+    if twice and json:
+        raise BuildError("--json tells of a build, and --twice leaves none")
     if twice:
         return reproduce.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
-    folder = building.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
-    console.say(str(folder / f"{image}.qcow2"))
+    building.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
+    show.built(builds.find(SETTINGS, image), as_json=json)
     return 0
 
 
-@command(help=BUILD)
-def verify_image(_c: Context, image: str = IMAGE, build: str = "") -> int:
+@command()
+def verify_image(_c: Context, *, image: str = IMAGE, build: str = "", json: bool = False) -> int:
     """Boot the finished image on throwaway overlays and check it."""
     found = builds.find(SETTINGS, image, build)
     report = verify(SETTINGS, found.image, found.folder)
+    if json:
+        console.tell_program(content(report))
     return 0 if report.ok else 1
 
 
-@command(help=BUILD)
-def inspect_image(_c: Context, image: str = IMAGE, build: str = "") -> int:
+@command()
+def inspect_image(_c: Context, *, image: str = IMAGE, build: str = "", json: bool = False) -> int:
     """Read the finished image without booting it, and say what keeps it from being released."""
     found = builds.find(SETTINGS, image, build)
-    return inspect.show(inspect.read(found.disk, SETTINGS.cache), found.image.budget)
+    disk = inspect.read(found.disk, SETTINGS.cache)
+    return inspect.show(found, disk, as_json=json)
 
 
-@command(name="boot", iterable=["copy", "share"], help=BUILD)
-def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
+@command(name="boot", iterable=["copy", "share"])
+def boot_image(
     _c: Context,
+    *,
     image: str = IMAGE,
     run: str | None = None,
     copy: list[str] | None = None,
@@ -115,13 +101,11 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
     sessions: str = "",
     base: bool = False,
     build: str = "",
+    json: bool = False,
 ) -> int:
-    """Boot the finished image on a throwaway overlay (--run CMD as root, --copy PATH to /root,
-    --share TAG=DIR[:ro|:virtiofs] at /mnt/host/TAG; --base: the disk that it is built from;
-    --sessions FILE[:raw]: a qcow2, or a raw disk, for /sessions that is kept).
-
-    --cpus 4 --memory 3.8G --disk nvme is the original system's VM; --disk virtio the other bus.
-    """
+    """Boot the finished image on a throwaway overlay, and wait until it switches off."""
+    if json and run is not None:
+        raise BuildError("--json tells how to get in, and --run prints what its command prints")
     shares = parse_shares(share or ())
     if disk not in ("", *get_args(Bus)):
         raise BuildError(
@@ -148,10 +132,11 @@ def boot_image(  # noqa: PLR0917 - Invoke makes an option of each
         cpus=cpus or None,
         memory=definition.size(memory) if memory else None,
         bus=disk or None,  # type: ignore[arg-type]  # seen to above
+        as_json=json,
     )
 
 
-@command(name="describe", help=BUILD)
+@command(name="describe")
 def describe_image(
     _c: Context,
     image: str = IMAGE,
@@ -160,7 +145,7 @@ def describe_image(
     memory: str = f"{describe.MEMORY}M",
     build: str = "",
 ) -> None:
-    """Print what another host needs to run the image (--to libvirt, cloud-init or utm)."""
+    """Print what another host needs to run the image."""
     known = builds.find(SETTINGS, image, build).image if build else None
     loaded = known or definition.load(SETTINGS, image)
     mebibytes = definition.megabytes(definition.size(memory))
@@ -171,7 +156,7 @@ def describe_image(
 def try_container(
     _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
 ) -> int:
-    """Boot a container with the same roles (--run CMD as root, --copy PATH to /root, --keep)."""
+    """Boot a container with the same roles, for a shell or a command."""
     return _container(run, copy, keep)
 
 
@@ -189,24 +174,7 @@ def _container(run: str | None, copy: list[str] | None, keep: bool) -> int:
     return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
 
 
-@command(
-    name="provision",
-    iterable=["host", "set_"],
-    help={
-        "host": "user@address[:port], as often as there are VMs",
-        "inventory": "a file of Ansible's instead, of which --limit is a pattern",
-        "image": "with what this image chooses of the roles' variables",
-        "key": "the private key to log in with",
-        "sudo-password": "a file with the password that sudo asks for",
-        "check": "change nothing, say what would be",
-        "diff": "show what changes in files",
-        "forks": "so many VMs at once",
-        "serial": "so many VMs a batch; the next one begins if all went well",
-        "new-host-keys": "trust host keys that are not in known_hosts",
-        "set_": "a role's variable, NAME=VALUE",
-        "json": "where to write the report",
-    },
-)
+@command(name="provision", iterable=["host", "set_"])
 def provision_machines(
     _c: Context,
     *,
@@ -223,7 +191,7 @@ def provision_machines(
     new_host_keys: bool = False,
     set_: list[str] | None = None,
     json: str = "",
-) -> None:
+) -> int:
     """Apply the image's roles to VMs that run (--host USER@ADDR or --inventory FILE)."""
     options = provision.Options(
         hosts=tuple(host or ()),
@@ -240,17 +208,15 @@ def provision_machines(
         values=tuple(set_ or ()),
         report=json,
     )
-    provision.provision(SETTINGS, options)
+    fleet = provision.provision(SETTINGS, options)
+    return 2 if check and fleet.changed else 0
 
 
 @command(name="bench")
 def run_bench(
     _c: Context, only: str | None = None, check: bool = False, image: str | None = None
 ) -> int:
-    """Measure sessions against the budgets into bench.json (--only GROUP, --check: status 1).
-
-    In a container; with --image what one session at its worst does to others, in a booted image.
-    """
+    """Measure sessions against the budgets into bench.json, in a container or a booted image."""
     return bench.bench(SETTINGS, only=only, check=check, image=image)
 
 
@@ -266,15 +232,7 @@ def run_demo(_c: Context) -> int:
     return demo.demo(SETTINGS)
 
 
-@command(
-    name="release",
-    help={
-        **BUILD,
-        "version": "what the release is called, for example 1.2.0",
-        "previous": "the directory of the release before, to tell the differences from",
-        "sign-key": "an SSH key's file; with a public one the agent is asked",
-    },
-)
+@command(name="release")
 def make_release(
     _c: Context,
     version: str,
@@ -296,13 +254,7 @@ def make_release(
     console.say(str(folder))
 
 
-@command(
-    name="verify-release",
-    help={
-        "folder": "the directory of a release",
-        "allowed-signers": "a file with the keys that you trust, see ssh-keygen(1)",
-    },
-)
+@command(name="verify-release")
 def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
     """See that a release's directory is what one of the allowed signers signed; offline."""
     if not allowed_signers:
@@ -315,11 +267,13 @@ def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
     console.say(f"{told}, as signed by {found.signer}")
 
 
-@command(name="formats", help={**BUILD, "to": f"a list of {', '.join(formats.KINDS)}"})
-def write_formats(_c: Context, to: str, image: str = IMAGE, build: str = "") -> None:
+@command(name="formats")
+def write_formats(
+    _c: Context, to: str, *, image: str = IMAGE, build: str = "", json: bool = False
+) -> None:
     """Write a finished image in other formats, beside it."""
-    for path in formats.convert(SETTINGS, image, formats.parse(to), build):
-        console.say(str(path))
+    found = builds.find(SETTINGS, image, build)
+    show.formats(found, formats.convert(SETTINGS, found, formats.parse(to)), as_json=json)
 
 
 @command()
@@ -330,14 +284,14 @@ def update_base(_c: Context, image: str = IMAGE) -> None:
 
 
 @command()
-def pins(_c: Context) -> int:
+def pins(_c: Context, *, json: bool = False) -> int:
     """List the pinned versions whose review date has passed (status 1 if there are any)."""
-    return show.pins(SETTINGS)
+    return show.pins(SETTINGS, as_json=json)
 
 
 @command()
 def docs(_c: Context, site: bool = False) -> None:
-    """Write the generated pages of docs/ (--site: then their site, dist/site/)."""
+    """Write the generated pages of docs/."""
     for page in pages.write(SETTINGS):
         console.say(str(page))
     if site:
@@ -352,7 +306,7 @@ def try_clients(_c: Context, directory: str = "/srv/serai-clients") -> int:
 
 @command(name="clean")
 def clean_up(_c: Context, cache: bool = False) -> None:
-    """Remove dist/ (--cache: the cached stages and downloads too)."""
+    """Remove the builds in dist/, but no release and nothing that no build made."""
     clean.clean(SETTINGS, cache=cache)
 
 
@@ -362,17 +316,7 @@ def run_linters(_c: Context) -> None:
     lint.lint(SETTINGS)
 
 
-@command(
-    name="attack",
-    help={
-        "in": "here (the default), container, or image: a booted one",
-        "target": "a part of an attack's name, or a fuzz target",
-        "seconds": "for how long each fuzz target is fuzzed",
-        "seed": "where the fuzzing begins: a seed, or seed:case",
-        "list": "only list the attacks",
-        **BUILD,
-    },
-)
+@command(name="attack")
 def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     in_: str = "here",
@@ -394,5 +338,5 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
 
 @command(name="test")
 def run_tests(_c: Context, layer: str = "", lint: bool = False) -> int:
-    """Run the tests (--layer unit, sandbox, container or vm; --lint: the linters first)."""
+    """Run the tests."""
     return test.test(SETTINGS, layer, linted=lint)

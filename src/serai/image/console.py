@@ -7,6 +7,7 @@ plain line when it ends.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -25,6 +26,9 @@ _WIDTH = None if sys.stdout.isatty() else 160
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
+
+# Ansible's own task before a role.
+_ARGUMENTS = "Validating arguments against arg spec"
 
 # What no text holds or what would show it in another order than it is read: control characters
 # (ESC among them; not tab and line end), bytes that are no UTF-8 (PEP 383), and Unicode's marks of
@@ -97,6 +101,23 @@ def _told(error: OSError) -> str:
 
 
 @contextmanager
+def aside(*, asked: bool) -> Iterator[None]:
+    """What is said to people goes to stderr, if ``asked``: stdout is for a program."""
+    global out  # noqa: PLW0603 - there is one stdout
+    before = out
+    try:
+        out = err if asked else out
+        yield
+    finally:
+        out = before
+
+
+def tell_program(value: object) -> None:
+    """One value on stdout, as JSON in ASCII: docs/json.md has what each key means."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
 def step(name: str, durations: dict[str, float] | None = None) -> Iterator[None]:
     """Show ``name`` while the block runs and how long it took; note the seconds in ``durations``.
 
@@ -129,8 +150,13 @@ def show_event(event: Event) -> None:
 
 
 def show_timing(name: str, status: str, told: str, took: float) -> None:
-    """A line for an Ansible task: its worst ``status``, in the words ``told``, after ``took`` s."""
-    style = {"failed": "red", "unreachable": "red", "changed": "yellow", "skipped": "dim"}
+    """A line for an Ansible task: its worst ``status``, in the words ``told``, after ``took`` s.
+
+    None for what nobody waits for: a skipped task, or Ansible's look at a role's arguments.
+    """
+    if status == "skipped" or (status != "failed" and _ARGUMENTS in name):
+        return
+    style = {"failed": "red", "unreachable": "red", "changed": "yellow"}
     out.print(
         f"  {clean(name)} ({clean(told)}, {seconds(took)})", style=style.get(status), markup=False
     )

@@ -1,41 +1,57 @@
-"""What `invoke images`, `plan` and `pins` print."""
+"""What `invoke images`, `plan`, `build-image`, `formats` and `pins` print."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from serai.image import console
+from serai.image import console, layout
 from serai.image.build import builds
 from serai.image.build import plan as plans
+from serai.image.build.builds import Finished
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
+from serai.image.release import sign
 from serai.image.settings import Settings
 
 
-def images(settings: Settings) -> None:
+def images(settings: Settings, *, as_json: bool) -> None:
     """One line an image: name, state, what it is."""
+    found = []
     for name in definition.names(settings):
         image = definition.load(settings, name)
         link = settings.dist / name / builds.LATEST
-        state = link.resolve().name if link.exists() else "not built"
-        console.say(f"{name:24} {state:16} {image.summary}")
+        about = {key: getattr(image, key) for key in ("summary", "distribution", "release", "arch")}
+        latest = link.resolve().name if link.exists() else None
+        found.append({"image": name, "latest": latest, **about})
+    if as_json:
+        console.tell_program(found)
+        return
+    for each in found:
+        console.say(f"{each['image']:24} {each['latest'] or 'not built':16} {each['summary']}")
 
 
-def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:
+def plan(settings: Settings, name: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Every value with its source, every tool's version, every stage with its key."""
     image, sources = definition.load_with_sources(settings, name, overrides)
     made = plans.make(settings, image)
+    found = {key: (value, sources[key]) for key, value in definition.flat(image).items()}
+    found |= {key: (value, source) for key, value, source in settings.resolved()}
+    versions = plans.tool_versions(image)
+    if as_json:
+        console.tell_program(_planned(made, found, versions))
+        return
     console.say(f"{name} {made.version}")
     values = _table("value", "is", "from")
-    for key, value in definition.flat(image).items():
-        values.add_row(key, _text(value), sources[key])
-    for key, value, source in settings.resolved():
+    for key, (value, source) in found.items():
         values.add_row(key, _text(value), source)
     console.out.print(values)
     tools = _table("tool", "version")
-    for tool, version in plans.tool_versions(image).items():
+    for tool, version in versions.items():
         tools.add_row(tool, version)
     console.out.print(tools)
     stages = _table("stage", "key", "state")
@@ -46,16 +62,78 @@ def plan(settings: Settings, name: str, overrides: tuple[str, ...]) -> None:
     console.say(f"result: {made.folder} {state}")
 
 
-def pins(settings: Settings) -> int:
+def built(finished: Finished, *, as_json: bool) -> None:
+    """Where the disk is that a build made."""
+    if as_json:
+        console.tell_program({**_named(finished), **_file(finished, finished.disk)})
+    else:
+        console.say(str(finished.disk))
+
+
+def formats(finished: Finished, made: Sequence[Path], *, as_json: bool) -> None:
+    """The files of other formats, one line each."""
+    if as_json:
+        console.tell_program(
+            {**_named(finished), "files": [_file(finished, path) for path in made]}
+        )
+        return
+    for path in made:
+        console.say(str(path))
+
+
+def pins(settings: Settings, *, as_json: bool) -> int:
     """One line for each pin past its review date; 1 if there is one."""
-    found = pinned.read(settings)
-    late = pinned.overdue(found, datetime.now(timezone.utc).date())
+    found, today = pinned.read(settings), datetime.now(timezone.utc).date()
+    late = pinned.overdue(found, today)
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "version": pin.version,
+                "reason": pin.reason,
+                "link": pin.link,
+                "review": str(pin.review),
+                "overdue": pin.review < today,
+            }
+            for name, pin in found.items()
+        ]
+        console.tell_program(rows)
+        return 1 if late else 0
     for line in late:
         console.warn(line)
     if not late:
         first = min(pin.review for pin in found.values())
         console.say(f"{len(found)} pins, none past its review date; the next is {first}")
     return 1 if late else 0
+
+
+def _planned(
+    made: plans.Plan, found: dict[str, tuple[object, str]], tools: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "image": made.image.name,
+        "version": made.version,
+        "folder": str(made.folder),
+        "built": made.folder.exists(),
+        "values": [
+            {"name": key, "value": value, "source": source}
+            for key, (value, source) in found.items()
+        ],
+        "tools": [{"name": name, "version": version} for name, version in tools.items()],
+        "stages": [
+            {"name": stage.name, "key": stage.key, "cached": stage.cached, "why": stage.why}
+            for stage in made.stages
+        ],
+    }
+
+
+def _named(finished: Finished) -> dict[str, str]:
+    return {"image": finished.image.name, "version": finished.folder.name}
+
+
+def _file(finished: Finished, path: Path) -> dict[str, Any]:
+    sums = sign.parse((finished.folder / layout.SUMS).read_text(encoding="ascii"))
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": sums[path.name]}
 
 
 def _table(*columns: str) -> Table:

@@ -169,6 +169,11 @@ class Fleet:
         """Whether all went well on every machine there is."""
         return bool(self.hosts) and all(host.state == OK for host in self.hosts.values())
 
+    @property
+    def changed(self) -> int:
+        """How many tasks changed something, or would have."""
+        return sum(host.counts["changed"] for host in self.hosts.values())
+
     def report(self) -> dict[str, Any]:
         """All of it as data."""
         return {"ok": self.ok, "hosts": [host.row() for host in self.hosts.values()]}

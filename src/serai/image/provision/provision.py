@@ -37,8 +37,6 @@ _CALLBACKS = Path(__file__).with_name("callbacks")
 _KEEP = 20  # logs of earlier runs
 _GRACE = 20.0  # seconds for Ansible to end after Ctrl-C
 _POLL = 0.1
-# Ansible's own task before a role; it takes no time, and tells nothing unless it fails.
-_ARGUMENTS = "Validating arguments against arg spec"
 _ADDRESS = re.compile(r"(?:([^@\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[^@:\s\[\]/]+)(?::(\d{1,5}))?")
 _PORTS = range(1, 65536)
 
@@ -295,7 +293,7 @@ def _tell(news: News) -> None:
         console.out.print(text, style="red", markup=False)
     elif isinstance(news, Diff):
         console.say(f"{news.host}\n{news.text}")
-    elif _ARGUMENTS not in news.name:
+    else:
         console.show_timing(news.name, news.status, news.told(), news.seconds)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from serai.common import files
 from serai.image import cache, console, digest, ext4, layout, offline
-from serai.image.build import build, builds
+from serai.image.build import build
+from serai.image.build.builds import Finished
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
@@ -112,13 +113,12 @@ def _write(writer: Callable[[Source, Path], None], source: Source, target: Path)
     files.fsync(target.parent)
 
 
-def convert(settings: Settings, image: str, kinds: Sequence[str], version: str = "") -> list[Path]:
-    """Write a build of ``image`` in each of ``kinds`` beside it, and return the files.
+def convert(settings: Settings, finished: Finished, kinds: Sequence[str]) -> list[Path]:
+    """Write a finished image in each of ``kinds`` beside it, and return the files.
 
     SHA256SUMS has them then. Raises BuildError for a release, which never changes.
     """
-    finished = builds.find(settings, image, version)
-    folder, disk = finished.folder, finished.disk
+    image, folder, disk = finished.image.name, finished.folder, finished.disk
     if (folder / layout.PROVENANCE).exists():
         raise BuildError(f"{folder} is a release, which never changes", hint="name a build instead")
     manifest = json.loads((folder / layout.MANIFEST).read_text())

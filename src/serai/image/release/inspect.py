@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serai.image import console, offline
+from serai.image.build.builds import Finished
 from serai.image.definition.definition import Budget
 from serai.image.release import allow, tree
 from serai.image.release.tree import Entry
@@ -82,9 +83,20 @@ def inspect(disk: Disk, budget: Budget) -> list[Refusal]:
     return sorted(found, key=lambda finding: (finding.rule, finding.path, finding.words))
 
 
-def show(disk: Disk, budget: Budget) -> int:
-    """Say why ``disk`` must not be released, a line each; 1 if it must not."""
-    found = inspect(disk, budget)
+def show(finished: Finished, disk: Disk, *, as_json: bool) -> int:
+    """Say why the image's ``disk`` must not be released, a line each; 1 if it must not."""
+    found = inspect(disk, finished.image.budget)
+    if as_json:
+        console.tell_program(
+            {
+                "image": finished.image.name,
+                "version": finished.folder.name,
+                "paths": len(disk.entries),
+                "image_bytes": disk.image_bytes,
+                "root_bytes": disk.root_bytes,
+                "findings": [asdict(finding) for finding in found],
+            }
+        )
     for finding in found:
         console.fail(f"{finding.rule}: {finding.path} {finding.words}".replace(":  ", ": "))
     console.say(

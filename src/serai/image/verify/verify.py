@@ -333,9 +333,9 @@ def _verified(found: Digests | str) -> str:
     return "" if isinstance(found, str) or found.before != found.after else found.after
 
 
-def write(report: Report, target: Path) -> None:
-    """Write verify.json, whole or not at all."""
-    content = {
+def content(report: Report) -> dict[str, object]:
+    """What verify.json holds."""
+    return {
         "image": report.image,
         "version": report.version,
         "sha256": report.sha256,
@@ -343,7 +343,11 @@ def write(report: Report, target: Path) -> None:
         "facts": report.facts,
         **summary(report.checks, digits=1),
     }
-    cache.write(target, json.dumps(content, indent=2) + "\n")
+
+
+def write(report: Report, target: Path) -> None:
+    """Write verify.json, whole or not at all."""
+    cache.write(target, json.dumps(content(report), indent=2) + "\n")
 
 
 def show(report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ def boot(
     memory: Size | None = None,
     bus: Bus | None = None,
     shares: Sequence[Share] = (),
+    as_json: bool = False,
 ) -> int:
     """Boot ``disk``, copy ``copy`` to /root, and run ``run`` there or wait until it switches off.
 
@@ -67,7 +69,7 @@ def boot(
     ):
         if copy:
             vm.ssh.copy(copy, "/root")
-        status = _look(vm) if run is None else _run(vm, run)
+        status = _look(vm, as_json=as_json) if run is None else _run(vm, run)
         if sessions is not None:
             vm.shutdown()
         return status
@@ -88,9 +90,12 @@ def _run(vm: VM, command: str) -> int:
     return vm.ssh.stream(command)
 
 
-def _look(vm: VM) -> int:
+def _look(vm: VM, *, as_json: bool) -> int:
     """Tell how to get in, and wait until it switches off or somebody has seen enough."""
     _tell(vm)
+    if as_json:
+        console.tell_program(told(vm))
+        sys.stdout.flush()  # who reads it has something to do while we wait
     try:
         vm.wait()
     except KeyboardInterrupt:
@@ -104,6 +109,20 @@ def finish_boot(vm: VM) -> str:
     wait = f"timeout {WHOLE_BOOT:g} systemctl is-system-running --wait"
     said = vm.ssh.run(wait, check=False, timeout=WHOLE_BOOT + _ANSWER).stdout
     return said.strip() or "still starting"
+
+
+def told(vm: VM) -> dict[str, object]:
+    """How to get in, for a program."""
+    return {
+        "image": vm.guest.name,
+        "boot_seconds": round(vm.boot_seconds, 1),
+        "ssh": replace(vm.ssh, control="").argv(),
+        "port": vm.ssh.port,
+        "user": vm.ssh.user,
+        "key": str(vm.ssh.key),
+        "console": str(vm.serial_socket),
+        "log": str(vm.serial_log),
+    }
 
 
 def _tell(vm: VM) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.image.build import builds
 from serai.image.errors import BuildError
 from serai.image.release import formats, oci
 from serai.image.settings import Settings
@@ -20,7 +21,7 @@ from tests.support.releases import IMAGE, VERSION
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a build with all formats beside it."""
     settings = releases.build(tmp_path_factory.mktemp("formats"))
-    written = formats.convert(settings, IMAGE, formats.KINDS)
+    written = formats.convert(settings, builds.find(settings, IMAGE), formats.KINDS)
     ends = ("raw.zst", "vhdx", "vmdk", "oci.tar")
     assert [path.name for path in written] == [f"{IMAGE}.{end}" for end in ends]
     assert not [path for path in (settings.cache / "release").iterdir() if path.is_dir()]
@@ -38,7 +39,7 @@ def test_a_release_gets_no_more_files(tmp_path: Path) -> None:
     settings = releases.build(tmp_path)
     (settings.dist / IMAGE / VERSION / "provenance.json").touch()
     with pytest.raises(BuildError, match="is a release, which never changes; name a build"):
-        formats.convert(settings, IMAGE, ("vhdx",))
+        formats.convert(settings, builds.find(settings, IMAGE), ("vhdx",))
 
 
 def said(*argv: str | Path) -> str:

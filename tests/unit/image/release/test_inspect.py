@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from serai.image.build.builds import Finished
 from serai.image.definition import definition
 from serai.image.definition.definition import Budget
 from serai.image.release import inspect
@@ -106,9 +107,11 @@ def test_a_disk_over_its_budget_says_by_how_much() -> None:
 
 
 def test_what_is_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert inspect.show(GOOD, LIMIT) == 0
+    image = definition.load(Settings.of({}), "debian-12-amd64").model_copy(update={"budget": LIMIT})
+    finished = Finished(Path("/1"), image)
+    assert inspect.show(finished, GOOD, as_json=False) == 0
     assert capsys.readouterr().out == "9 paths, 10 MiB, 100 MiB used; 0 findings\n"
-    assert inspect.show(replace(GOOD, root_bytes=101 << 20), LIMIT) == 1
+    assert inspect.show(finished, replace(GOOD, root_bytes=101 << 20), as_json=False) == 1
     said = "serai: budget: the root file system holds 101 MiB, of 100 allowed\n"
     assert capsys.readouterr().err == said
 

@@ -1,0 +1,113 @@
+"""The options of Invoke's tasks, in words: `invoke TASK --help` prints them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from invoke.tasks import task
+
+from serai.image import console
+from serai.image.release import formats
+
+# Options that mean the same in each task.
+SHARED = {
+    "build": "the version of a build or release in dist/IMAGE/ (default: the latest build)",
+    "copy": "a file or directory to copy to /root first; may be repeated",
+    "image": "the name of an image, as `invoke images` lists them",
+    "json": "print JSON (docs/json.md); what is for people goes to stderr",
+    "run": "a command to run as root, whose exit status is the task's",
+    "set_": "KEY=VALUE for a value of the definition; may be repeated",
+}
+OWN: dict[str, dict[str, str]] = {
+    "attack": {
+        "in_": "here (the default), container, or image: a booted one",
+        "target": "a part of an attack's name, or a fuzz target",
+        "seconds": "for how long each fuzz target is fuzzed",
+        "seed": "where the fuzzing begins: a seed, or seed:case",
+        "list": "only list the attacks",
+    },
+    "bench": {
+        "image": "measure in this image, booted, what one session at its worst does to others",
+        "only": "one group of measurements",
+        "check": "exit status 1 if a budget is exceeded",
+    },
+    "boot": {
+        "share": "TAG=DIR[:ro|:virtiofs], a directory of the host for /mnt/host/TAG; repeatable",
+        "cpus": "how many processors; 4 are the original system's",
+        "memory": "how much memory, for example 3.8G",
+        "disk": "the bus of the disks, nvme or virtio",
+        "sessions": "FILE[:raw], a qcow2 or a raw disk for /sessions that is kept",
+        "base": "boot the disk that the image is built from",
+    },
+    "build-image": {
+        "keep": "leave the VM running in which a layer failed",
+        "twice": "build it twice from nothing in the cache, and compare the results",
+    },
+    "clean": {"cache": "remove finished stages, downloads and logs too"},
+    "clients": {"directory": "where the clients are installed"},
+    "compare": {
+        "old": "a directory of a build or a release",
+        "new": "the one to compare with it",
+    },
+    "container": {"keep": "stay in a shell after --run"},
+    "describe": {
+        "to": "libvirt, cloud-init or utm",
+        "cpus": "how many processors",
+        "memory": "how much memory, for example 3.8G",
+    },
+    "docs": {"site": "make their site too, dist/site/"},
+    "formats": {"to": f"a list of {', '.join(formats.KINDS)}"},
+    "machine": {"keep": "stay in a shell after --run"},
+    "provision": {
+        "host": "user@address[:port], as often as there are VMs",
+        "inventory": "a file of Ansible's instead, of which --limit is a pattern",
+        "limit": "a pattern of the inventory's VMs",
+        "image": "with what this image chooses of the roles' variables",
+        "key": "the private key to log in with",
+        "sudo_password": "a file with the password that sudo asks for",
+        "check": "change nothing; exit status 2 if something would change",
+        "diff": "show what changes in files",
+        "forks": "so many VMs at once",
+        "serial": "so many VMs a batch; the next one begins if all went well",
+        "new_host_keys": "trust host keys that are not in known_hosts",
+        "set_": "a role's variable, NAME=VALUE; may be repeated",
+        "json": "the file for the report (docs/json.md)",
+    },
+    "release": {
+        "version": "what the release is called, for example 1.2.0",
+        "previous": "the directory of the release before, to tell the differences from",
+        "sign_key": "an SSH key's file; with a public one the agent is asked",
+    },
+    "test": {
+        "layer": "unit, sandbox, container or vm",
+        "lint": "run the linters first",
+    },
+    "verify-release": {
+        "folder": "the directory of a release",
+        "allowed_signers": "a file with the keys that you trust, see ssh-keygen(1)",
+    },
+}
+
+
+def command(**options: Any) -> Callable[[Callable[..., int | None]], Any]:
+    """An Invoke task whose errors are one line on stderr and whose result is the exit status."""
+
+    def wrap(function: Callable[..., int | None]) -> Any:
+        name = options.get("name", function.__name__.replace("_", "-"))
+        parameters = list(inspect.signature(function).parameters)[1:]
+        words = {**SHARED, **OWN.get(name, {})}
+
+        @functools.wraps(function)
+        def guarded(*arguments: Any, **keywords: Any) -> None:
+            with console.reported(), console.aside(asked=keywords.get("json") is True):
+                status = function(*arguments, **keywords)
+            if status:  # 0 must return, for Invoke to go on with the next task
+                raise SystemExit(status)
+
+        told = {each: words[each] for each in parameters if each in words}
+        return task(**options, help=told)(guarded)
+
+    return wrap
