@@ -5,16 +5,57 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import posix
 import sys
+
+from serai.common.printing import clean
+
+TYPE_CHECKING = False  # see serai.runtime.cli.exec_core
+if TYPE_CHECKING:
+    from types import TracebackType
 
 STANDARD = (0, 1, 2)
 MEMORY = 1
 """The major number of /dev/null and its like."""
 
+REFUSED = {
+    errno.EPERM: "this takes root",
+    errno.EACCES: "this takes root",
+    errno.ENOENT: "'serai doctor' says what is missing of Serai",
+    errno.ENOTDIR: "'serai doctor' says what is wrong with Serai's files",
+    errno.EROFS: "nothing can be written there",
+    errno.ENOSPC: "make room, or write elsewhere",
+    errno.EDQUOT: "make room, or write elsewhere",
+    errno.EIO: "the disk or the terminal is gone",
+}
+"""What no program of ours is the cause of, and what to do about it."""
+
 HARMLESS = frozenset({3, 5, 7, 8, 9})
 """Minor numbers: null, zero, full, random, urandom. Others are the VM's memory and its log."""
+
+
+def begin() -> None:
+    """What every program of ours does first."""
+    open_closed()
+    sys.excepthook = _end
+
+
+def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in one line what the system refused. Any other exception is a defect of ours."""
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads it any more, as after head(1), and what is still unwritten is to be no error.
+        posix.dup2(posix.open("/dev/null", posix.O_WRONLY), 1)
+    elif isinstance(error, OSError) and error.errno in REFUSED:
+        name = sys.argv[0].rpartition("/")[2]
+        what = "" if error.filename is None else f"{error.filename}: "
+        line = clean(f"{what}{error.strerror}; {REFUSED[error.errno]}")
+        sys.stderr.write(f"{name}: {line}\n")
+        if error.filename is None:  # else Python tries to write the rest once more
+            posix.dup2(posix.open("/dev/null", posix.O_WRONLY), 1)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def open_closed() -> None:

@@ -71,7 +71,7 @@ def main(paths: Paths | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         asyncio.run(_serve_and_exit(paths or Paths()))
-    except (SeraiError, OSError) as error:
+    except SeraiError as error:
         log.error("%s", error)
         return 1
     return 0

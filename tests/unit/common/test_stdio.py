@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_every_program_opens_what_is_closed_before_all_else(name: str) -> None:
     text = (PROGRAMS / name).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     if "python" in text.splitlines()[0]:
-        assert lines[2:4] == ["from serai.common import stdio", "stdio.open_closed()"]
+        assert lines[2:4] == ["from serai.common import stdio", "stdio.begin()"]
     else:
         tried = [line for line in lines if line != "set -eu"][:3]
         assert tried == [f"[ -e /proc/$$/fd/{n} ] || exec {n}<>/dev/null" for n in range(3)]
@@ -123,3 +124,49 @@ def test_what_is_started_by_its_path_does_so_too(path: str) -> None:
     assert text.rpartition('if __name__ == "__main__":\n')[2].startswith(
         "    stdio.open_closed()\n"
     )
+
+
+def ended(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A program of ours that runs ``code``."""
+    begin = "import sys; sys.path.insert(0, sys.argv[1]); sys.argv[0] = '/usr/bin/serai'\n"
+    begin += "from serai.common import stdio; stdio.begin()\n"
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    argv = [sys.executable, "-ISc", begin + code, str(SOURCES)]
+    return subprocess.run(argv, check=False, text=True, timeout=60, **given)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise PermissionError(13, 'Permission denied', '/run/x')", "/run/x: Permission denied; "),
+        ("open('/no/such')", "/no/such: No such file or directory; 'serai doctor' "),
+        ("open('/dev/null/x')", "/dev/null/x: Not a directory; "),
+        ("raise OSError(28, 'No space left on device', '/x\\x1b[2J')", "/x?[2J: No space left on"),
+        ("import subprocess; subprocess.run(['no-such-program'])", "no-such-program: No such file"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(code: str, said: str) -> None:
+    done = ended(code)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"serai: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = ended("print('x'); sys.stdout.flush()", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "serai: No space left on device; make room, or write elsewhere\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = ended("print('x' * 100_000); sys.stdout.flush()", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "raise OSError(9, 'Bad file descriptor')"])
+def test_a_defect_keeps_its_traceback(code: str) -> None:
+    assert "Traceback" in ended(code).stderr

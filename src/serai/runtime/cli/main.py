@@ -75,11 +75,11 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
         if options.command == "doctor":
             from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
 
-            return report.main(options.json)
+            return _flushed(report.main(options.json))
         with Client(Path(exec_core.control())) as client:
             if options.command in {"audit", *folders.COMMANDS}:
                 run = egress.audit if options.command == "audit" else folders.run
-                return run(client, options)
+                return _flushed(run(client, options))
             policy = options.command == "policy"
             method, params, show = (egress.policy_call if policy else _call)(options)
             result = client.call(method, **params)
@@ -88,15 +88,17 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
         return 3 if error.code == GONE else 1
     except KeyboardInterrupt:
         return 130
-    try:
-        if options.json:
-            print(json.dumps(result))
-        else:
-            show(result)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 0
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return _flushed(0)
+
+
+def _flushed(status: int) -> int:
+    """The exit status, when all is written; what cannot be is no success, and is said in words."""
+    sys.stdout.flush()
+    return status
 
 
 def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:

@@ -86,7 +86,7 @@ def test_without_that_a_payload_gets_the_control_socket(vm: Vm) -> None:
     """The command with that step taken out."""
     script = (vm.root / "serai").read_text()
     (vm.root / "serai").write_text(
-        script.replace("stdio.open_closed()", "stdio.above = lambda number: number")
+        script.replace("stdio.begin()", "stdio.above = lambda number: number")
     )
     try:
         run_with_closed(vm, (1,), *COMMANDS["exec"])
