@@ -84,7 +84,7 @@ def _result(check: Check[_F], facts: _F, seconds: float) -> Result:
         finding = check.find(facts)
     except Absent as reason:
         return Result(check, False, f"not seen: {reason}", seconds)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         # What a machine out of order answers may have any shape.
         return Result(check, False, f"not seen: {type(error).__name__} {error}", seconds)
     ok = not finding.problems

@@ -67,6 +67,13 @@ def test_facts_of_an_unknown_shape_pass_no_check(shape: object) -> None:
     assert results[0].detail
 
 
+def test_a_number_too_large_to_reckon_with_passes_no_check() -> None:
+    check: Check[int] = Check("a", "b", lambda told: Finding([], f"{told / 3:.0f}"))
+    (result,) = judge(10**400, {}, [check])
+    assert not result.ok
+    assert "OverflowError" in result.detail
+
+
 def test_a_mistake_of_a_check_is_not_hidden() -> None:
     check: Check[None] = Check("a", "b", lambda _: Finding([], str(1 / 0)))
     with pytest.raises(ZeroDivisionError):

@@ -15,7 +15,7 @@ from serai.image.definition.definition import Image
 class _Facts(BaseModel):
     """Nothing is guessed: a key too many or too few means that probe and facts disagree."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Boot(_Facts):

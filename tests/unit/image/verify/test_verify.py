@@ -27,6 +27,7 @@ from serai.image.verify.facts import Digests
 from serai.image.verify.verify import Report
 from serai.image.vm.vm import VM
 from tests.conftest import ROOT
+from tests.support import evidence
 from tests.support.reports import BOOT
 
 
@@ -202,6 +203,15 @@ class FakeSsh:
 class FakeMachine:
     def __init__(self, output: str) -> None:
         self.ssh = FakeSsh(output)
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_json_does_not_have_is_no_fact(seconds: str) -> None:
+    """It would be none of verify.json either."""
+    told = json.dumps(evidence.good()["first"]["facts"])
+    machine = FakeMachine(told.replace('"took": {"boot": 5.0}', f'"took": {{"boot": {seconds}}}'))
+    with pytest.raises(BuildError, match=r"make no sense: took\.boot: .* finite number"):
+        verify.probed(cast(VM, machine))
 
 
 @pytest.mark.parametrize("output", ["", "Welcome!", "{}", '{"boot": 1}'])
