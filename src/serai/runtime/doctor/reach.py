@@ -147,6 +147,18 @@ def _mounts(facts: Facts) -> Finding:
     )
 
 
+def _pinned(facts: Facts) -> Finding:
+    options = {place: options.split(",") for place, options, _ in facts["mounts"]}
+    problems = []
+    for name, writable in bwrap.PINNED.items():
+        found = options.get(f"{facts['wanted']['home']}/{name}")
+        if found is None:
+            problems.append(f"{name} is not a mount")
+        elif not writable and "ro" not in found:
+            problems.append(f"{name} can be written")
+    return Finding(problems, ", ".join(name for name, yes in bwrap.PINNED.items() if not yes))
+
+
 def _nosuid(facts: Facts) -> Finding:
     odd = []
     for place, options, kind in facts["mounts"]:
@@ -286,6 +298,11 @@ CHECKS: tuple[Check[Facts], ...] = (
             "nothing outside the settings is mounted",
             _mounts,
             "A directory of the VM is visible that the settings do not list.",
+        ),
+        (
+            "a session can only read its uploads and skills",
+            _pinned,
+            "A payload could change, or replace, files that come from outside.",
         ),
         (
             "no mount lets set-user-ID programs or devices work",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.runtime.sandbox import bwrap
 from tests.support.sandbox import Room
 from tests.support.weak_sandbox import CHECKS, Options, Vm, red, with_options
 
@@ -108,6 +109,14 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
         swap(("--bind", "{home}", "{home}"), ("--ro-bind", "{home}", "{home}")),
         {"a session can write its home"},
     ),
+    "writable uploads": (
+        swap(("--ro-bind", "{home}/mnt/uploads"), ("--bind", "{home}/mnt/uploads")),
+        {"a session can only read its uploads and skills"},
+    ),
+    "uploads to replace": (
+        drop("--bind", "{home}/mnt", "{home}/mnt"),
+        {"a session can only read its uploads and skills"},
+    ),
     "one more device": (
         swap(
             ("--remount-ro", "/dev"),
@@ -180,6 +189,7 @@ def test_without_a_wall_its_checks_alone_are_red(vm: Vm, tmp_path: Path, name: s
         "folder": folder,
     }
     marked = {str(path): f"{{{key}}}" for key, path in places.items()}
+    marked |= {f"{vm.session.home}/{name}": f"{{home}}/{name}" for name in bwrap.PINNED}
     real = {mark: path for path, mark in marked.items()}
 
     def changed(given: Options) -> Options:
