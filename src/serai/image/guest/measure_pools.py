@@ -120,11 +120,12 @@ def memory() -> int:
 
 
 def charged() -> int:
-    """MiB that the rogue is charged for."""
+    """MiB that the rogue is charged for; none if it has ended."""
     unit = f"serai-session@{ROGUE}.service"
     show = ["/usr/bin/systemctl", "show", "-P", "ControlGroup", unit]
     cgroup = subprocess.check_output(show, text=True).strip()
-    return int(Path(f"/sys/fs/cgroup{cgroup}/memory.current").read_text()) >> 20
+    file = Path(f"/sys/fs/cgroup{cgroup}/memory.current")
+    return int(file.read_text()) >> 20 if cgroup and file.exists() else 0
 
 
 def attempt(action: Callable[[], Any]) -> str:
