@@ -214,10 +214,13 @@ def provision_machines(
 
 @command(name="bench")
 def run_bench(
-    _c: Context, only: str | None = None, check: bool = False, image: str | None = None
+    _c: Context, only: str | None = None, check: bool = False, image: str = "", build: str = ""
 ) -> int:
     """Measure sessions against the budgets into bench.json, in a container or a booted image."""
-    return bench.bench(SETTINGS, only=only, check=check, image=image)
+    if build and not image:
+        raise BuildError("--build is the version of an image: name that with --image")
+    found = builds.find(SETTINGS, image, build) if image else None
+    return bench.bench(SETTINGS, only=only, check=check, image=found)
 
 
 @command(name="compare", positional=["old", "new"])

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.image import cache, console
-from serai.image.build import builds
+from serai.image.build.builds import Finished
 from serai.image.container import container, peers, roots
 from serai.image.errors import BuildError
 from serai.image.guest.measure_fairness import ATTACKS
@@ -97,7 +97,9 @@ class Row:
     ok: bool | None
 
 
-def bench(settings: Settings, *, only: str | None, check: bool, image: str | None = None) -> int:
+def bench(
+    settings: Settings, *, only: str | None, check: bool, image: Finished | None = None
+) -> int:
     """Measure, write bench.json in the checkout, print the table; 1 if a budget is exceeded.
 
     In a container, or in a finished ``image``. Raises BuildError for an unknown group, or if
@@ -127,13 +129,12 @@ def bench(settings: Settings, *, only: str | None, check: bool, image: str | Non
 
 @contextmanager
 def _booted(
-    settings: Settings, image: str | None, group: str, work: Path
+    settings: Settings, image: Finished | None, group: str, work: Path
 ) -> Iterator[Callable[[Path], str]]:
     """What runs a group's program in a throwaway machine; it returns what that writes to stdout."""
     if image is not None:
-        found = builds.find(settings, image)
         with vm.booted(
-            found.image, found.disk, settings=settings, work=work, sessions_size=SESSIONS_DISK
+            image.image, image.disk, settings=settings, work=work, sessions_size=SESSIONS_DISK
         ) as guest:
             finish_boot(guest)
 

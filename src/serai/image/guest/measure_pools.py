@@ -12,6 +12,7 @@ import base64
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ def call(result):
     if result == -1: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 def take():
-    %s
+%s
 taken, why = 0, "a minute"
 try:
     while time.monotonic() < end:
@@ -107,6 +108,11 @@ POOLS = {
 }
 
 
+def program(pool: str) -> str:
+    """What the rogue runs."""
+    return TAKE % textwrap.indent(textwrap.dedent(POOLS[pool]).strip(), "    ")
+
+
 def memory() -> int:
     """MiB that the VM has left."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -114,11 +120,12 @@ def memory() -> int:
 
 
 def charged() -> int:
-    """MiB that the rogue is charged for."""
+    """MiB that the rogue is charged for; none if it has ended."""
     unit = f"serai-session@{ROGUE}.service"
     show = ["/usr/bin/systemctl", "show", "-P", "ControlGroup", unit]
     cgroup = subprocess.check_output(show, text=True).strip()
-    return int(Path(f"/sys/fs/cgroup{cgroup}/memory.current").read_text()) >> 20
+    file = Path(f"/sys/fs/cgroup{cgroup}/memory.current")
+    return int(file.read_text()) >> 20 if cgroup and file.exists() else 0
 
 
 def attempt(action: Callable[[], Any]) -> str:
@@ -134,7 +141,7 @@ def attempt(action: Callable[[], Any]) -> str:
 def taken(client: Client, pool: str) -> list[dict[str, Any]]:
     """What one session got of a pool, what it cost, and what fails for others."""
     before, own = memory(), charged()
-    argv = ["python3", "-c", TAKE % POOLS[pool].strip("\n")]
+    argv = ["python3", "-c", program(pool)]
     number = client.ask("exec", {"name": ROGUE, "argv": argv, "stdio": "stream"})
     count, why = first_output(client, number)
     lost = before - memory() - (charged() - own)

@@ -12,7 +12,7 @@ from serai.common.errors import TIMEOUT, SeraiError
 
 DEADLINE = 15.0
 TERMINALS = 512
-"""Each costs about 20 KiB that the kernel counts for nobody: pts(4), "max"."""
+"""Each costs about 25 KiB that the kernel counts for nobody: pts(4), "max"."""
 
 
 def init_of(main: int) -> int | None:

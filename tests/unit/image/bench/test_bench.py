@@ -11,7 +11,14 @@ import pytest
 
 from serai.image.bench import bench
 from serai.image.errors import BuildError
-from serai.image.guest import measure, measure_folders, measure_gate
+from serai.image.guest import (
+    measure,
+    measure_fairness,
+    measure_folders,
+    measure_full,
+    measure_gate,
+    measure_pools,
+)
 from serai.image.settings import Settings
 
 
@@ -38,11 +45,37 @@ def test_a_budget_is_a_ratio_or_without_a_baseline_a_value(
 
 
 def test_every_budget_is_measured_by_that_name() -> None:
-    assert set(bench.GROUPS) == {*measure.GROUPS, "folders", "gate"}
+    assert set(bench.GROUPS) == {*measure.GROUPS, "folders", "gate", "fairness"}
     assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
     assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
     for what in ("read", "write"):
         assert f"{measure_folders.TOLD[what]}, idmapped" in bench.BUDGETS
+
+
+def test_what_a_hostile_session_runs_is_python() -> None:
+    for attack in measure_fairness.ATTACKS.values():
+        compile(measure_fairness.INSIDE + attack, "attack", "exec")
+    for pool in measure_pools.POOLS:
+        compile(measure_pools.program(pool), "pool", "exec")
+    for program in (
+        measure_fairness.ASK,
+        measure_full.MAKE,
+        measure_full.FILL,
+        measure_full.ASK % 1,
+    ):
+        compile(program, "program", "exec")
+
+
+def test_a_digest_tells_of_every_byte_and_mode(tmp_path: Path) -> None:
+    found = set()
+    (tmp_path / "folder").mkdir()
+    for change in ("a", "b"):
+        (tmp_path / "folder/file").write_text(change)
+        found.add(measure_full.digest(tmp_path))
+    (tmp_path / "folder/file").chmod(0o600)
+    found.add(measure_full.digest(tmp_path))
+    (tmp_path / "folder/file").unlink()
+    assert len(found | {measure_full.digest(tmp_path)}) == 4
 
 
 def test_an_unknown_group_is_told(checkout: Settings) -> None:
