@@ -351,6 +351,18 @@ def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Setting
     assert rows["a"]["changed"] == 0
 
 
+def test_a_change_of_a_limit_ends_no_connected_command() -> None:
+    """A restart of sessiond does, so only an upgrade and a cut-off run restart it."""
+    tasks = yaml.safe_load((ROOT / "roles/runtime/tasks/main.yml").read_text())
+    (settings,) = (task for task in tasks if task["name"] == "Write the settings of sessions")
+    assert settings["notify"] == "Reload sessiond"
+    handlers = yaml.safe_load((ROOT / "roles/runtime/handlers/main.yml").read_text())
+    states = {each["name"]: each["ansible.builtin.systemd_service"]["state"] for each in handlers}
+    assert states == {"Restart sessiond": "restarted", "Reload sessiond": "reloaded"}
+    told = {task.get("notify") for task in tasks}
+    assert "Restart sessiond" not in told
+
+
 def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> None:
     """As the role copies them: modes as they are, links as links."""
     skills, target = checkout.root / "skills", checkout.root / "target"
