@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -433,6 +434,20 @@ def test_a_former_variable_is_refused_and_not_ignored(name: str) -> None:
     assert sentence.startswith(f"{name} is no variable any more: ")
     with pytest.raises(BuildError, match=f"variables.{name} is no variable any more"):
         definition.load(Settings.of({}, ROOT), "debian-12-amd64", [f"variables.{name}=true"])
+
+
+def test_a_misspelt_variable_of_an_inventory_is_refused() -> None:
+    names = ["runtime_memory_mx", "my_own", "runtime_notes_of_ours", "runtime_memory_max"]
+    assert preflight.problems(GOOD, has_password=False, names=names) == [
+        "runtime_memory_mx is no role's variable; did you mean runtime_memory_max?"
+    ]
+
+
+def test_no_name_that_roles_use_among_themselves_is_taken_for_a_mistake() -> None:
+    texts = [path.read_text() for path in (ROOT / "roles").rglob("*.yml")]
+    words = {word for text in texts for word in re.findall(r"\b[a-z]+_\w+\b", text)}
+    assert "gate_former" in words
+    assert preflight.misspelt(words) == []
 
 
 @pytest.mark.parametrize(
