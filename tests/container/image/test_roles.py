@@ -65,6 +65,9 @@ def test_a_sealed_machine_knows_nothing_of_the_build(guest: AnsibleHost) -> None
     for folder in ("lib/apt/lists", "tmp", "backups", "log/journal"):
         assert not list((var / folder).glob("*")), folder
     assert not (var / "lib/systemd/random-seed").exists()
+    sources = (etc / "apt/sources.list").read_text()
+    for suite in ("bookworm", "bookworm-updates", "bookworm-security"):
+        assert f" {suite} main\n" in sources
     for path in etc.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert BUILD_USER.encode() not in path.read_bytes(), path

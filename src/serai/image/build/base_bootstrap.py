@@ -105,6 +105,11 @@ def explain(said: str, image: Image) -> BuildError | None:
             f"the disk is full while {image.name} is bootstrapped",
             hint="free 4 GiB; 'invoke clean --cache' helps",
         )
+    if scheme := re.search(r"/apt/methods/(\S+) could not be found|invalid mirror: (.*)", said):
+        return BuildError(
+            f"{mirror} is none: apt knows no {scheme[1] or scheme[2]!r}",
+            hint="it begins with http://, https:// or file:// (base.mirror, SERAI_MIRROR)",
+        )
     if missing:
         return BuildError(
             f"{mirror} has no package {missing[1]} in {base.suite} for {image.arch}",

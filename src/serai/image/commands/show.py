@@ -48,7 +48,7 @@ def plan(settings: Settings, name: str, overrides: tuple[str, ...], *, as_json: 
     console.say(f"{name} {made.version}")
     values = _table("value", "is", "from")
     for key, (value, source) in found.items():
-        values.add_row(key, _text(value), source)
+        values.add_row(key, _text(key, value), source)
     console.out.print(values)
     tools = _table("tool", "version")
     for tool, version in versions.items():
@@ -143,7 +143,17 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
+# What an empty value means.
+_EMPTY = {
+    "accelerator": "(the fastest that works, found by trying)",
+    "base.mirror": "(mmdebstrap's own choice)",
+    "mirror": "(mmdebstrap's own choice)",
+    "base.security_mirror": "(none)",
+    "security_mirror": "(none)",
+}
+
+
+def _text(key: str, value: object) -> str:
+    if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
-    return str(value) if value != "" else "(the tools' default)"
+    return str(value) if value != "" else _EMPTY.get(key, "(empty)")

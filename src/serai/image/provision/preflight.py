@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection
 
 from serai.image.definition import variables
+from serai.image.settings import Settings
 
 SYSTEMS = ("ubuntu-22.04", "debian-12")
 """Those that the roles are for, as ID and VERSION_ID of os-release(5)."""
+
+_CLOSE = 0.9  # how alike two names are of which one is a mistake; no two of the roles' own are
 
 
 def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list[str]:
@@ -32,4 +36,18 @@ def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list
     if found.get("python") == "no":
         sentences.append("python3 is missing; install it: apt-get install python3")
     sentences += [f"{name} {variables.FORMER}" for name in variables.FORMER_LIVE if name in names]
+    return sentences + misspelt(names)
+
+
+def misspelt(names: Collection[str]) -> list[str]:
+    """A sentence for each name that nobody reads and that is all but a role's variable.
+
+    An inventory has variables of its own, so only what begins as a role's does is looked at.
+    """
+    known = variables.options(Settings.of())
+    roles = tuple({f"{option.role}_" for option in known.values()})
+    sentences = []
+    for name in sorted(set(names) - set(known) - set(variables.FORMER_LIVE)):
+        if name.startswith(roles) and (close := difflib.get_close_matches(name, known, 1, _CLOSE)):
+            sentences.append(f"{name} is no role's variable; did you mean {close[0]}?")
     return sentences

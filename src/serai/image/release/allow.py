@@ -50,9 +50,10 @@ class Rules:
         return (rule for rule, _ in self._rules)
 
 
-def load(name: str) -> Rules:
-    """The list of that name that belongs to us."""
-    return parse(_DATA / f"{name}.txt")
+def load(name: str, distribution: str = "") -> Rules:
+    """The list of that name that belongs to us, and what the distribution has beside it."""
+    own = _DATA / f"{name}-{distribution}.txt"
+    return Rules([*parse(_DATA / f"{name}.txt"), *(parse(own) if own.exists() else ())])
 
 
 def parse(path: Path) -> Rules:

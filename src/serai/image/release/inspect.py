@@ -69,13 +69,16 @@ def of_root(root: offline.RootFs, disk: Path, work: Path) -> Disk:
     )
 
 
-def inspect(disk: Disk, budget: Budget) -> list[Refusal]:
-    """Why ``disk`` must not be released, sorted; empty where it may be."""
+def inspect(disk: Disk, budget: Budget, distribution: str = "") -> list[Refusal]:
+    """Why ``disk`` must not be released, sorted; empty where it may be.
+
+    What is allowed anywhere is, and what images of ``distribution`` have beside it.
+    """
     rules: tuple[Callable[[], Iterator[Refusal]], ...] = (
         lambda: _at_rest(disk.shipped),
         lambda: _refused(disk.entries),
-        lambda: _writable(disk.entries),
-        lambda: _privileged(disk.entries),
+        lambda: _writable(disk.entries, distribution),
+        lambda: _privileged(disk.entries, distribution),
         lambda: _owners(disk.entries),
         lambda: _too_large(disk, budget),
     )
@@ -85,7 +88,7 @@ def inspect(disk: Disk, budget: Budget) -> list[Refusal]:
 
 def show(finished: Finished, disk: Disk, *, as_json: bool) -> int:
     """Say why the image's ``disk`` must not be released, a line each; 1 if it must not."""
-    found = inspect(disk, finished.image.budget)
+    found = inspect(disk, finished.image.budget, finished.image.distribution)
     if as_json:
         console.tell_program(
             {
@@ -125,8 +128,8 @@ def _refused(entries: list[Entry]) -> Iterator[Refusal]:
             yield Refusal(f"/{entry.path}", "secrets", rule.reason)
 
 
-def _writable(entries: list[Entry]) -> Iterator[Refusal]:
-    rules = allow.load("writable")
+def _writable(entries: list[Entry], distribution: str) -> Iterator[Refusal]:
+    rules = allow.load("writable", distribution)
     for entry in entries:
         if entry.type == "l" or not entry.mode & _OTHERS_WRITE:
             continue
@@ -139,8 +142,8 @@ def _writable(entries: list[Entry]) -> Iterator[Refusal]:
             yield Refusal(f"/{entry.path}", "writable", words)
 
 
-def _privileged(entries: list[Entry]) -> Iterator[Refusal]:
-    rules = allow.load("privileged")
+def _privileged(entries: list[Entry], distribution: str) -> Iterator[Refusal]:
+    rules = allow.load("privileged", distribution)
     for entry in entries:
         if entry.type != "f":
             continue

@@ -13,7 +13,7 @@ from typing import Any
 from serai.image import cache, console, digest, layout, offline
 from serai.image.build import builds
 from serai.image.definition import pins
-from serai.image.definition.definition import Budget
+from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
 from serai.image.release import (
@@ -82,7 +82,7 @@ def release(
             offline.opened(made.disk, work) as root,
         ):
             with console.step("inspect the disk"):
-                disk = _Disk(root, _require_clean(made, root, finished.image.budget, work), work)
+                disk = _Disk(root, _require_clean(made, root, finished.image, work), work)
             with cache.whole(target) as folder:
                 with console.step(f"write {image}'s formats and contents"):
                     _fill(settings, made, version, disk, folder)
@@ -127,10 +127,10 @@ def require_verified(folder: Path, image: str) -> Build:
     return Build(folder, image, disk, manifest, verdict)
 
 
-def _require_clean(made: Build, root: offline.RootFs, budget: Budget, work: Path) -> list[Entry]:
+def _require_clean(made: Build, root: offline.RootFs, image: Image, work: Path) -> list[Entry]:
     """The disk's file manifest; raises BuildError if the disk must not be released."""
     disk = inspect.of_root(root, made.disk, work)
-    findings = inspect.inspect(disk, budget)
+    findings = inspect.inspect(disk, image.budget, image.distribution)
     for finding in findings[:_MOST_FINDINGS]:
         console.say(f"  {finding.rule}: {finding.path or made.image}: {finding.words}")
     if findings:

@@ -99,6 +99,10 @@ def test_a_cloud_image_s_base_is_not_bootstrapped() -> None:
     ("said", "expected"),
     [
         (
+            "E: The method driver /usr/lib/apt/methods/gopher could not be found.\n",
+            "the package mirror is none: apt knows no 'gopher'",
+        ),
+        (
             "E: Failed to fetch http://m/pool/a.deb  Connection failed\nE: mmdebstrap failed\n",
             "the package mirror cannot be used: Connection failed",
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -351,6 +352,18 @@ def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Setting
     assert rows["a"]["changed"] == 0
 
 
+def test_a_change_of_a_limit_ends_no_connected_command() -> None:
+    """A restart of sessiond does, so only an upgrade and a cut-off run restart it."""
+    tasks = yaml.safe_load((ROOT / "roles/runtime/tasks/main.yml").read_text())
+    (settings,) = (task for task in tasks if task["name"] == "Write the settings of sessions")
+    assert settings["notify"] == "Reload sessiond"
+    handlers = yaml.safe_load((ROOT / "roles/runtime/handlers/main.yml").read_text())
+    states = {each["name"]: each["ansible.builtin.systemd_service"]["state"] for each in handlers}
+    assert states == {"Restart sessiond": "restarted", "Reload sessiond": "reloaded"}
+    told = {task.get("notify") for task in tasks}
+    assert "Restart sessiond" not in told
+
+
 def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> None:
     """As the role copies them: modes as they are, links as links."""
     skills, target = checkout.root / "skills", checkout.root / "target"
@@ -421,6 +434,20 @@ def test_a_former_variable_is_refused_and_not_ignored(name: str) -> None:
     assert sentence.startswith(f"{name} is no variable any more: ")
     with pytest.raises(BuildError, match=f"variables.{name} is no variable any more"):
         definition.load(Settings.of({}, ROOT), "debian-12-amd64", [f"variables.{name}=true"])
+
+
+def test_a_misspelt_variable_of_an_inventory_is_refused() -> None:
+    names = ["runtime_memory_mx", "my_own", "runtime_notes_of_ours", "runtime_memory_max"]
+    assert preflight.problems(GOOD, has_password=False, names=names) == [
+        "runtime_memory_mx is no role's variable; did you mean runtime_memory_max?"
+    ]
+
+
+def test_no_name_that_roles_use_among_themselves_is_taken_for_a_mistake() -> None:
+    texts = [path.read_text() for path in (ROOT / "roles").rglob("*.yml")]
+    words = {word for text in texts for word in re.findall(r"\b[a-z]+_\w+\b", text)}
+    assert "gate_former" in words
+    assert preflight.misspelt(words) == []
 
 
 @pytest.mark.parametrize(

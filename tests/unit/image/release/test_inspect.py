@@ -106,6 +106,23 @@ def test_a_disk_over_its_budget_says_by_how_much() -> None:
     assert inspect.inspect(disk, Budget()) == [], "no budget, no limit"
 
 
+UBUNTUS = [
+    Entry("usr/bin/pkexec", "f", 0o4755, 0, 0, 4, "00"),
+    Entry("usr/bin/ping", "f", 0o755, 0, 0, 4, "00", "01000002002" + "0" * 29),
+    Entry("var/crash", "d", 0o1777, 0, 0),
+]
+
+
+def test_what_ubuntu_has_is_allowed_to_ubuntu_alone() -> None:
+    disk = replace(GOOD, entries=UBUNTUS)
+    assert inspect.inspect(disk, LIMIT, "ubuntu") == []
+    paths = [f"/{entry.path}" for entry in UBUNTUS]
+    for other in ("", "debian"):
+        assert sorted(each.path for each in inspect.inspect(disk, LIMIT, other)) == sorted(paths)
+    strange = replace(GOOD, entries=[Entry("usr/bin/pkexec", "f", 0o6755, 0, 0, 4, "00")])
+    assert len(inspect.inspect(strange, LIMIT, "ubuntu")) == 1
+
+
 def test_what_is_found_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     image = definition.load(Settings.of({}), "debian-12-amd64").model_copy(update={"budget": LIMIT})
     finished = Finished(Path("/1"), image)
