@@ -123,7 +123,7 @@ MORE = (
     ),
     Client(
         "pnpm",
-        "$d/bin/pnpm add --fetch-retries 0 --store-dir s --registry $site/npm/ thing"
+        "npm_config_fetch_retries=0 $d/bin/pnpm add --store-dir s --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
         "$d/bin/pnpm --version",
     ),
