@@ -77,5 +77,7 @@ def _transfer(client: Client, options: argparse.Namespace) -> int:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["modified_at"]))
             say(f"{entry['type']:<7} {size:>12} {when} {name}")
     else:
-        client.send(options.command, 0 if options.command == "put" else 1, **keys)
+        result = client.send(options.command, 0 if options.command == "put" else 1, **keys)
+        if options.command == "put" and options.json:
+            print(json.dumps(result))
     return 0

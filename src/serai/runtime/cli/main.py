@@ -24,6 +24,8 @@ SIMPLE = {
     "remove": "end a session for good and delete its data",
 }
 SHELL = ["bash", "-l"]
+AS_THEY_ARE = {"get", "shell"}
+"""Commands whose output is somebody's bytes, and never JSON."""
 Show = Callable[[Any], None]
 
 
@@ -34,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name not in AS_THEY_ARE:
+            made.add_argument("--json", action="store_true", help="print the result as JSON")
         if named:
             made.add_argument("name", metavar="NAME")
         return made

@@ -113,13 +113,14 @@ GROUPS = (
         ENOSYS,
     ),
     Group(
-        "io_uring is refused",
+        "io_uring does not exist",
         "A ring makes system calls past every filter.",
         (
-            _call("io_uring_setup", 425, SAME, 1, 0),
-            _call("io_uring_enter", 426, SAME, -1, 0, 0, 0, 0, 0),
-            _call("io_uring_register", 427, SAME, -1, 99, 0, 0),
+            Call("io_uring_setup", (425, 425), (1, BAD), real=True),
+            Call("io_uring_enter", (426, 426), (-1, 0, 0, 0, 0, 0), real=True),
+            Call("io_uring_register", (427, 427), (-1, 99, 0, 0), real=True),
         ),
+        ENOSYS,
     ),
     Group(
         "bpf is refused",

@@ -133,8 +133,9 @@ BASELINE: tuple[Rule, ...] = (
     Rule("clone3", ("clone3",), errno=ENOSYS),
     # The child would be its maker's sibling: a child of the daemon, which knows nothing of it.
     Rule("clone-parent", ("clone",), (bit(0, CLONE_PARENT),)),
-    # A ring does socket(2), openat(2) and so on past every filter.
-    Rule("io_uring", ("io_uring_setup", "io_uring_enter", "io_uring_register")),
+    # A ring does socket(2), openat(2) and so on past every filter. ENOSYS, as a kernel without it
+    # says: on EPERM runtimes abort that otherwise do without (tokio before 11/2025, eio, libxev).
+    Rule("io_uring", ("io_uring_setup", "io_uring_enter", "io_uring_register"), errno=ENOSYS),
     Rule("bpf", ("bpf",)),
     Rule("keyring", ("keyctl", "add_key", "request_key")),
     Rule("perf", ("perf_event_open",)),

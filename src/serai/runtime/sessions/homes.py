@@ -6,10 +6,12 @@ a session wrote is never walked while anything could still change it, and never 
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOENT
@@ -19,6 +21,11 @@ from serai.common import wait
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sandbox import bwrap
+from serai.runtime.sessions import names
+from serai.runtime.sessions.registry import FIRST_UID, Registry
+from serai.runtime.sessions.states import State
+
+log = logging.getLogger(__name__)
 
 # "nobody", whose archived homes once were. It is a user, and an owner can open what is shut.
 FORMER = 65534
@@ -219,3 +226,22 @@ def _opened(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def take_in(paths: Paths, registry: Registry) -> None:
+    """Homes of which the registry knows nothing: it was restored from an older copy."""
+    homes = found(paths)
+    known = {record.name for record in registry.all() if record.state != State.REMOVING}
+    uids = {uid for uid, _ in homes.values()} | leftovers(paths)
+    if uids:
+        registry.reserve_uids(max(uids))
+    for name, (uid, locked) in homes.items():
+        if name in known or uid < FIRST_UID or registry.by_uid(uid) is not None:
+            continue
+        try:
+            names.check(name)
+        except SeraiError:
+            continue
+        log.warning("session %s was not in the registry; its home is taken in", name)
+        state = State.ARCHIVED if locked else State.STOPPED
+        registry.adopt(uid, name, state, time.time())

@@ -42,7 +42,7 @@ from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
+from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
 from serai.runtime.sessions.steps import Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
@@ -191,7 +191,7 @@ class Sessions:
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
         homes.prepare(self.paths)
-        self._take_in_homes()
+        homes.take_in(self.paths, self.registry)
         self.registry.prune_requests(time.time())
         records = self.registry.all()
         users = {each.uid: each.name for each in records if each.state != State.REMOVING}
@@ -202,7 +202,7 @@ class Sessions:
         for stranger in units.keys() - set(users.values()):
             await self._supervisor.stop(stranger)
         switching = [each for each in records if each.goal is State.ACTIVE]
-        await self._tell_gate([each for each in records if each.name in units])
+        await self._steps.tell_gate([each for each in records if each.name in units])
         mains = [units.get(each.name) if each.uid in users else None for each in records]
         # All at once: none of them can make the others wait.
         await asyncio.gather(*map(self._adopt, records, mains))
@@ -223,35 +223,6 @@ class Sessions:
         self._steps.let_go()
         self.folders.close()
         self.registry.close()
-
-    async def _tell_gate(self, running: list[Record]) -> None:
-        """These sessions run, by these policies, and no others."""
-        try:
-            await self._gate.call("keep", names=[record.name for record in running])
-            for record in running:
-                publish.gate_folder(self.paths, record.name, record.uid)
-                await self._gate.open(record)
-        except SeraiError as error:
-            # It keeps what it was told last; what runs goes on without a way out at worst.
-            log.error("%s", error)
-
-    def _take_in_homes(self) -> None:
-        """Homes of which the registry knows nothing: it was restored from an older copy."""
-        found = homes.found(self.paths)
-        known = {record.name for record in self.registry.all() if record.state != State.REMOVING}
-        uids = {uid for uid, _ in found.values()} | homes.leftovers(self.paths)
-        if uids:
-            self.registry.reserve_uids(max(uids))
-        for name, (uid, locked) in found.items():
-            if name in known or uid < FIRST_UID or self.registry.by_uid(uid) is not None:
-                continue
-            try:
-                names.check(name)
-            except SeraiError:
-                continue
-            log.warning("session %s was not in the registry; its home is taken in", name)
-            state = State.ARCHIVED if locked else State.STOPPED
-            self.registry.adopt(uid, name, state, time.time())
 
     async def _adopt(self, record: Record, main: int | None) -> None:
         try:

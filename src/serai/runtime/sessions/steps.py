@@ -70,6 +70,17 @@ class Steps:
         for uid in list(self._running):
             self._let_go(uid)
 
+    async def tell_gate(self, running: list[Record]) -> None:
+        """These sessions run, by these policies, and no others."""
+        try:
+            await self._gate.call("keep", names=[record.name for record in running])
+            for record in running:
+                publish.gate_folder(self._paths, record.name, record.uid)
+                await self._gate.open(record)
+        except SeraiError as error:
+            # It keeps what it was told last; what runs goes on without a way out at worst.
+            log.error("%s", error)
+
     async def take_over(self, record: Record, main: int) -> None:
         """Adopt a running unit. Payloads whose client went with the daemon before are ended."""
         cgroup = cgroups.of(main)

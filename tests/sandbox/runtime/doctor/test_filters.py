@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -27,7 +28,7 @@ FILTERS: dict[str, str] = {
     "setns is refused": leave_out("setns"),
     "clone3 does not exist": "groups = ['clone3']",
     "system calls that are newer than the filter do not exist": "groups = ['newer']",
-    "io_uring is refused": "groups = ['io_uring']",
+    "io_uring does not exist": "groups = ['io_uring']",
     "bpf is refused": "groups = ['bpf']",
     "kernel keyrings are refused": "groups = ['keyring']",
     "perf_event_open is refused": "groups = ['perf']",
@@ -99,7 +100,9 @@ def test_a_single_call_that_is_let_through_is_named(
 ) -> None:
     found = red(vm, room, filters=edited(leave_out(call)))
     assert set(found) == {group}
-    assert found[group] == f"{call}: ENOSYS"
+    # The doctor's own filter catches it, unless it does not exist either: then it is really made.
+    real = group.endswith("not exist")
+    assert re.fullmatch(f"{call}: {'E(FAULT|BADF|INVAL)' if real else 'ENOSYS'}", found[group])
 
 
 def test_one_filter_with_the_rules_of_both_is_one_too_few(vm: Vm, room: Room) -> None:

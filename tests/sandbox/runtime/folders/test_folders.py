@@ -56,6 +56,36 @@ def test_no_device_and_no_setuid_program_counts(vm: Vm, name: str, share: Path, 
     assert b"Permission denied" in done.stderr
 
 
+WATCH = """\
+import ctypes, os
+libc = ctypes.CDLL(None)
+fd = libc.inotify_init1(0)
+assert libc.inotify_add_watch(fd, b"mnt/outputs", 0x100) > 0
+open("watches", "w").close()
+seen = b""
+while b"last" not in seen:
+    seen += os.read(fd, 4096)
+print("outside" if b"outside" in seen else "nothing")
+"""
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("idmap", "outside"), ("bindfs", "nothing")])
+def test_what_watchers_see_of_changes_from_outside(
+    vm: Vm, name: str, share: Path, kind: str, seen: str
+) -> None:
+    """As docs/folders.md says: inotify(7) knows nothing of what a FUSE file system's lower does."""
+    vm.call("attach", name=name, role="outputs", path=str(share), kind=kind)
+    watcher = subprocess.Popen(
+        vm.command("exec", name, "--", "python3", "-c", WATCH), env=vm.env, stdout=subprocess.PIPE
+    )
+    wait_for((vm.root / "sessions" / name / "watches").exists)
+    (share / "outside").touch()
+    assert sh(vm, name, "ls mnt/outputs; touch mnt/outputs/last").status == 0
+    out, _ = watcher.communicate(timeout=60)
+    assert out.decode() == f"{seen}\n"
+    vm.call("detach", name=name, role="outputs")
+
+
 SET_ID = """\
 cp /usr/bin/id mnt/outputs/id
 chmod 6755 mnt/outputs/id; chmod u+s mnt/outputs/id; chmod g+s mnt/outputs/id

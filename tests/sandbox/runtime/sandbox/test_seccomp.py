@@ -37,9 +37,9 @@ CALLS: dict[str, dict[str, tuple[int, str]]] = {
     "clone3": {"clone3": (ENOSYS, "call(435, 0, 0)")},
     "newer": {"listmount": (ENOSYS, "call(458, BAD, 0, 0, 0xff)")},
     "io_uring": {
-        "io_uring_setup": (EPERM, "call(425, 1, 0)"),
-        "io_uring_enter": (EPERM, "call(426, -1, 0, 0, 0, 0, 0)"),
-        "io_uring_register": (EPERM, "call(427, -1, 99, 0, 0)"),
+        "io_uring_setup": (ENOSYS, "call(425, 1, 0)"),
+        "io_uring_enter": (ENOSYS, "call(426, -1, 0, 0, 0, 0, 0)"),
+        "io_uring_register": (ENOSYS, "call(427, -1, 99, 0, 0)"),
     },
     "bpf": {"bpf": (EPERM, "call(X(321, 280), 0, BAD, 48)")},
     "keyring": {

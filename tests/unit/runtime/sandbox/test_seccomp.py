@@ -58,7 +58,6 @@ WHOLLY_REFUSED = {
     "mount": "mount umount2 pivot_root chroot open_tree move_mount fsopen fsconfig fsmount fspick"
     " mount_setattr",
     "namespaces": "setns",
-    "io_uring": "io_uring_setup io_uring_enter io_uring_register",
     "bpf": "bpf",
     "keyring": "keyctl add_key request_key",
     "perf": "perf_event_open",
@@ -88,6 +87,9 @@ REFUSED: list[tuple[str, str, tuple[int, ...], int]] = [
         for call in calls.split()
     ),
     ("clone3", "clone3", (), ENOSYS),
+    ("io_uring", "io_uring_setup", (1,), ENOSYS),
+    ("io_uring", "io_uring_enter", (3,), ENOSYS),
+    ("io_uring", "io_uring_register", (3,), ENOSYS),
     ("clone-parent", "clone", (0x8000 | 17,), EPERM),
     ("clone-parent", "clone", (0x8000 | 17 | HIGH,), EPERM),
     ("aio", "io_setup", (1,), ENOSYS),

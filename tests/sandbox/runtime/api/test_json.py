@@ -1,0 +1,76 @@
+"""What commands print with --json: the keys of docs/reference-commands.md, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_vm import CHECKOUT, Vm
+
+pytestmark = pytest.mark.usefixtures("one")
+SESSION = re.findall(
+    r"\w+",
+    (CHECKOUT / "docs/rpc.md").read_text().partition("A **session** is `{")[2].partition("}")[0],
+)
+
+
+def documented() -> dict[str, set[str]]:
+    """By command, the keys of its object, and in a list's name those of the list's objects."""
+    text = (CHECKOUT / "docs/reference-commands.md").read_text().partition("## JSON")[2]
+    found = {}
+    for commands, meaning in re.findall(r"^\| (`.*?`) \| (.*) \|$", text, re.MULTILINE):
+        if "see [folders.md]" in meaning or "see [gate.md]" in meaning:
+            continue
+        keys = set(re.findall(r'"(\w+)"', meaning)) if "{" in meaning else set(SESSION)
+        found.update(dict.fromkeys(re.findall(r"`([^`]+)`", commands), keys))
+    return found
+
+
+KEYS = documented()
+LINES = {
+    "create": "create two",
+    "show": "show two",
+    "switch": "switch two",
+    "stop": "stop two",
+    "archive": "archive two",
+    "reopen": "reopen two",
+    "attach": "attach two outputs {share}",
+    "detach": "detach two outputs",
+    "exec": "exec two --json -- true",
+    "exec --detach": "exec two --json --detach -- true",
+    "put": "put two outputs file",
+    "ls": "ls two outputs",
+    "policy show": "policy show two",
+    "policy set": "policy set two --allow a.test",
+    "policy allow": "policy allow two b.test",
+    "policy deny": "policy deny two c.test",
+    "policy explain": "policy explain two 192.0.2.1",
+    "gc": "gc --keep-days 0 --dry-run",
+    "list": "list",
+    "audit --verify": "audit --verify",
+    "remove": "remove two",
+}
+
+
+def keys_of(value: object) -> set[str]:
+    """The keys of an object, and of the objects in the lists that it has, but for sessions."""
+    assert isinstance(value, dict)
+    lists = [each for each in value.values() if isinstance(each, list)]
+    inner = [each for part in lists for each in part if isinstance(each, dict)]
+    if set(value) == set(SESSION):
+        return set(value)
+    return set(value).union(*(each for each in inner if not {"uid", "home"} <= set(each)))
+
+
+def test_each_command_prints_what_is_documented(vm: Vm, share: Path) -> None:
+    assert set(KEYS) - set(LINES) == {"doctor"}, "what the doctor prints is tested with it"
+    for command, text in LINES.items():
+        words = text.format(share=share).split()
+        done = vm.serai(*words, *([] if "--json" in words else ["--json"]))
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            assert keys_of(json.loads(line)) == KEYS[command], command
+        assert done.stdout, command
