@@ -229,7 +229,9 @@ def ssh_config(settings: SessionSettings) -> str:
     return (
         f"Host localhost 127.* ::1 0.0.0.0 {settings.hostname}\n    ProxyCommand none\n"
         "Host *\n    SendEnv LANG LC_*\n    HashKnownHosts yes\n"
-        f"    ProxyCommand socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}\n"
+        # ssh lets a host's name have what socat reads as options and addresses, and the name may
+        # come from a repository's submodules. In quotes it is a name; quotes it cannot have.
+        f"    ProxyCommand socat - 'PROXY:127.0.0.1:\"%h\":%p,proxyport={bridge.HTTP_PORT}'\n"
     )
 
 
