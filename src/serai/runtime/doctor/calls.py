@@ -166,6 +166,11 @@ GROUPS = (
         ),
     ),
     Group(
+        "limits of another process are refused",
+        "A payload could end the bridge, which is its session's PID 1, or keep it from its work.",
+        (_call("prlimit64", 302, 261, 1, 7, BAD, 0),),
+    ),
+    Group(
         "typing into a terminal is refused",
         "A payload could have commands run by the person at the terminal it was started from.",
         (

@@ -64,8 +64,8 @@ def _leads(facts: Facts) -> Finding:
 
 
 def _oom(facts: Facts) -> Finding:
-    session, payload = facts["process"]["oom"]
-    return same(payload, session, f"oom_score_adj {payload}")
+    *session, payload = facts["process"]["oom"]
+    return same([payload], session, f"oom_score_adj {payload}")
 
 
 def _map(facts: Facts) -> Finding:

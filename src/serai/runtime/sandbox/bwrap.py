@@ -22,8 +22,15 @@ HINTS = "/run/serai/hints"
 
 SSH_CONFIG = "/etc/ssh/ssh_config"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
-MASKED = ("interrupts", "keys", "key-users")
-"""Files of /proc that cannot be opened inside: they tell of the whole VM, or of its users."""
+MASKED = (
+    *("interrupts", "keys", "key-users"),
+    *(f"1/{task}{name}" for task in ("", "task/1/") for name in ("oom_score_adj", "oom_adj")),
+)
+"""Files of /proc that cannot be opened inside.
+
+They tell of the whole VM, or of its users; those of the bridge, PID 1, say whom the kernel kills
+when memory runs out, and would be its user's to write.
+"""
 
 PINNED = {"mnt": True, "mnt/.skills": True, "mnt/uploads": False, "mnt/.skills/skills": False}
 """Directories of the home that are mounts of their own, and whether the session can write there.
@@ -222,7 +229,9 @@ def ssh_config(settings: SessionSettings) -> str:
     return (
         f"Host localhost 127.* ::1 0.0.0.0 {settings.hostname}\n    ProxyCommand none\n"
         "Host *\n    SendEnv LANG LC_*\n    HashKnownHosts yes\n"
-        f"    ProxyCommand socat - PROXY:127.0.0.1:%h:%p,proxyport={bridge.HTTP_PORT}\n"
+        # ssh lets a host's name have what socat reads as options and addresses, and the name may
+        # come from a repository's submodules. In quotes it is a name; quotes it cannot have.
+        f"    ProxyCommand socat - 'PROXY:127.0.0.1:\"%h\":%p,proxyport={bridge.HTTP_PORT}'\n"
     )
 
 

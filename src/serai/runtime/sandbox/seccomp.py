@@ -144,6 +144,9 @@ BASELINE: tuple[Rule, ...] = (
     # a process that did not ask would reach the bridge, which has one filter less.
     *(Rule("ptrace", ("ptrace",), (low(0, how),)) for how in (PTRACE_ATTACH, PTRACE_SEIZE)),
     Rule("ptrace", ("process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp")),
+    # The bridge has the payloads' UID: with limits of theirs it ends, or never opens a port again.
+    # One's own process is 0, as libc and shells say; to read another's is harmless.
+    Rule("prlimit", ("prlimit64",), (Arg(0, "gt", 0), Arg(2, "gt", 0))),
     *(Rule("terminal", ("ioctl",), (low(1, cmd),)) for cmd in (TIOCSTI, TIOCLINUX, TIOCSETD)),
     Rule("handles", ("name_to_handle_at", "open_by_handle_at")),
     Rule("kernel", KERNEL),

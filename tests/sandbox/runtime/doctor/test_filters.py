@@ -37,6 +37,7 @@ FILTERS: dict[str, str] = {
     "other processes' memory and descriptors are refused": leave_out(
         "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"
     ),
+    "limits of another process are refused": "groups = ['prlimit']",
     "typing into a terminal is refused": "groups = ['terminal']",
     "file handles are refused": "groups = ['handles']",
     "set-user-ID bits and devices are refused": (

@@ -16,7 +16,15 @@ from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import SessionSettings
-from tests.support.sandbox import BRIDGE, Room, listening, make_session, make_top, open_room
+from tests.support.sandbox import (
+    BRIDGE,
+    Room,
+    build_filters,
+    listening,
+    make_session,
+    make_top,
+    open_room,
+)
 from tests.support.waiting import wait_for
 
 CONNECTIONS = 20
@@ -34,6 +42,21 @@ ATTACKS = {
     "pkill bash": ("pkill", "-KILL", "bash"),
     "pkill -u": ("pkill", "-KILL", "-u", "40091"),
 }
+LIMITS = """\
+import os, resource
+for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE):
+    try:
+        resource.prlimit(1, kind, (0, 0))
+        print("limited", kind)
+    except PermissionError:
+        pass
+for name in ("oom_score_adj", "oom_adj", "task/1/oom_score_adj", "task/1/oom_adj"):
+    try:
+        open("/proc/1/" + name, "w").write("15")
+        print("chosen", name)
+    except PermissionError:
+        pass
+"""
 SPARES_CHILDREN = ("every signal to PID 1", "pkill bash")
 
 
@@ -69,6 +92,21 @@ def test_without_being_pid_1_the_bridge_takes_the_session_with_it(top: Path) -> 
     with open_room(session, options=options) as weak:
         weak.run(["sh", "-c", "kill -9 2"])
         wait_for(lambda: gone(weak))
+
+
+def test_a_payload_can_limit_the_bridge_in_nothing(room: Room) -> None:
+    """Without memory, descriptors or time it is of no use, or ends; memory's lack would end it."""
+    assert room.python(LIMITS).output == ""
+    adjusted = Path(f"/proc/{room.target.pid}/oom_score_adj").read_text()
+    assert adjusted == Path("/proc/self/oom_score_adj").read_text()
+
+
+def test_without_its_filter_a_payload_takes_the_ports_from_its_session(top: Path) -> None:
+    session = make_session(top, "green", 40093)
+    with open_room(session, filters=build_filters("prlimit")) as weak:
+        assert "limited" in weak.python(LIMITS).output
+        weak.run(["pkill", "-KILL", "socat"])
+        wait_for(lambda: not listening(weak.target.pid))
 
 
 def gone(room: Room) -> bool:

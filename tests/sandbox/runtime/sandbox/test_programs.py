@@ -155,9 +155,13 @@ def test_ssh_goes_through_the_gate_whatever_the_vm_has_configured() -> None:
         options[at:at] = [*passwd, *placed]
         with open_room(session, settings, options=options) as room:
             said = room.run(["ssh", "-G", "example.com"])
-            check(said, "proxycommand socat - PROXY:127.0.0.1:%h:%p,proxyport=3128\n")
+            check(said, "proxycommand socat - 'PROXY:127.0.0.1:\"%h\":%p,proxyport=3128'\n")
             for name in ("localhost", "127.0.1.1", "::1", "serai"):
                 assert "proxycommand" not in room.run(["ssh", "-G", name]).output, name
+            # What socat would take for its own words is no more than a name.
+            for name in ("a!!CREATE:made,user=root", "a:1,lockfile=made,sndbuf=1", "::2"):
+                script = 'ssh -o BatchMode=yes -- "$1" 2>&1 | grep -E "option|user|parameters"'
+                assert room.run(["sh", "-c", script, "sh", name]).output == "", name
             own = "mkdir .ssh && echo 'ProxyCommand mine' >.ssh/config && ssh -G a.b"
             check(room.run(["bash", "-ec", own]), "proxycommand mine\n")
 

@@ -56,6 +56,7 @@ CALLS: dict[str, dict[str, tuple[int, str]]] = {
         "process_vm_writev": (EPERM, "call(X(311, 271), 1, 0, 0, 0, 0, 1)"),
         "pidfd_getfd": (EPERM, "call(438, -1, 0, 1)"),
     },
+    "prlimit": {"of PID 1": (EPERM, "call(X(302, 261), 1, 7, BAD, 0)")},
     "terminal": {
         "TIOCSTI": (EPERM, "call(X(16, 29), 0, 0x5412, b'x')"),
         "TIOCSTI, high bits": (EPERM, "call(X(16, 29), 0, 0x100005412, b'x')"),

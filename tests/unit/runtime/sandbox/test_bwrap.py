@@ -32,6 +32,8 @@ GOLDEN = """\
 --proc /proc
 --ro-bind-try /dev/null /proc/interrupts --ro-bind-try /dev/null /proc/keys
 --ro-bind-try /dev/null /proc/key-users
+--ro-bind-try /dev/null /proc/1/oom_score_adj --ro-bind-try /dev/null /proc/1/oom_adj
+--ro-bind-try /dev/null /proc/1/task/1/oom_score_adj --ro-bind-try /dev/null /proc/1/task/1/oom_adj
 --symlink usr/bin /bin --symlink usr/sbin /sbin --symlink usr/lib /lib --symlink usr/lib64 /lib64
 --ro-bind-try /usr /usr --ro-bind-try /etc /etc
 --perms 1777 --tmpfs /tmp --perms 1777 --tmpfs /var/tmp

@@ -29,7 +29,7 @@ NUMBERS = {
         "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
         "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308,
         "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "finit_module": 313,
-        "seccomp": 317, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+        "prlimit64": 302, "seccomp": 317, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
     },
     "aarch64": {
         "io_setup": 0, "mknodat": 33, "mkdirat": 34, "fchmod": 52, "fchmodat": 53, "openat": 56,
@@ -41,7 +41,7 @@ NUMBERS = {
         "keyctl": 219, "clone": 220, "execve": 221, "swapon": 224, "swapoff": 225,
         "perf_event_open": 241, "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268,
         "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "finit_module": 273,
-        "seccomp": 277, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
+        "prlimit64": 261, "seccomp": 277, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
     },
 }  # fmt: skip
 for _table in NUMBERS.values():
@@ -93,6 +93,7 @@ REFUSED: list[tuple[str, str, tuple[int, ...], int]] = [
     ("clone-parent", "clone", (0x8000 | 17,), EPERM),
     ("clone-parent", "clone", (0x8000 | 17 | HIGH,), EPERM),
     ("aio", "io_setup", (1,), ENOSYS),
+    *(("prlimit", "prlimit64", (pid, 9, 1 << 40), EPERM) for pid in (1, 2 | HIGH, -1)),
     *(("set-id", call, (*before, mode), EPERM) for call, before in MODES for mode in SET_ID),
     ("set-id", "openat2", (), ENOSYS),
     *(
@@ -150,6 +151,8 @@ ALLOWED: list[tuple[str, tuple[int, ...]]] = [
     ("openat", (-100, 0, 0, 0o6777)),  # no file is made: what lies there is no mode
     ("open", (0, 2, 0o6777)),
     ("socket", (16, 3, 0)),  # rtnetlink: getifaddrs
+    ("prlimit64", (0, 9, 1 << 40)),  # ulimit, setrlimit
+    ("prlimit64", (1, 9, 0)),  # only to read
     ("ptrace", (0,)),  # PTRACE_TRACEME
     ("ptrace", (7,)),
     ("ptrace", (0x4200,)),
