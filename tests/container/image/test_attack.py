@@ -1,0 +1,44 @@
+"""The standing attacker in a booted container: nothing gets through, and it would notice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serai.image.container.container import Container
+from serai.image.guest import attack
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+USERS = "/usr/lib/serai/python/serai/runtime/sessions"
+# A login shell for sessions' users; what is compiled is not compared with its source.
+WEAKEN = f"""
+sed -i 's#/nonexistent#/bin/bash#' {USERS}/users.py
+rm {USERS}/__pycache__/users.*.pyc
+systemctl restart serai-sessiond
+"""
+
+
+def attacked(container: Container, name: str = "") -> list[str]:
+    """The lines of the attacker."""
+    program = Path(str(attack.__file__))
+    container.copy([program, program.with_name("payloads")])
+    done = container.run("python3", f"/root/{program.name}", name, check=False, timeout=600)
+    assert (done.returncode == 0) == ("got through" not in done.stdout)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_no_attack_gets_through(container: Container) -> None:
+    lines = attacked(container)
+    assert [line for line in lines if not line.endswith(" held")] == []
+    assert len(lines) == len(attack.ATTACKS)
+    assert container.shell("serai list --json") == '{"sessions": []}'
+
+
+def test_without_its_measure_an_attack_gets_through(container: Container) -> None:
+    container.shell(WEAKEN)
+    (line,) = attacked(container, "logins outside")
+    assert "got through: \"it ran: ['/tmp/serai-attack" in line
