@@ -282,6 +282,9 @@ def find_init(process: subprocess.Popen[bytes]) -> int:
 
 def listening(pid: int) -> set[int]:
     """The TCP ports that are listened on in a process's network namespace; proc_net_tcp."""
-    tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    try:
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    except FileNotFoundError:  # it has ended: between the two looks, too
+        return set()
     rows = [row.split() for table in tables for row in table.splitlines()[1:]]
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
