@@ -317,9 +317,17 @@ def hints_of_others(client: Client) -> str:
     return said(*AS_NOBODY, look).strip()
 
 
+def signals_to_all(client: Client) -> str:
+    """End the session for all that run in it, by signals to whatever there is."""
+    client.exec(ROGUE, ["sh", "-c", "kill -9 1 2; kill -TERM 1; kill -9 -1"])
+    status = client.exec(ROGUE, ["true"]).status
+    state = client.call("show", name=ROGUE)["state"]
+    return "" if (status, state) == (0, "ready") else f"exec ends with {status}, it is {state}"
+
+
 def a_session_without_its_bridge(client: Client) -> str:
     """Delay the daemon's next start by killing what it could wait for."""
-    client.exec(ROGUE, ["sh", "-c", "kill -STOP 2; kill -9 3 4"])
+    client.exec(ROGUE, ["sh", "-c", "kill -STOP 1; kill -9 3 4"])
     before = daemon()
     said("systemctl", "kill", "--signal=KILL", DAEMONS[0])
     begin = time.monotonic()
@@ -338,7 +346,7 @@ ATTACKS = (
     *(closed_descriptors, files_handed_in, set_user_id_programs, mount_points, links_in_transfers),
     *(controls_of_terminals, traced_threads, siblings, stopped_on_the_way_in, all_terminals),
     *(all_connections, noise_at_the_gate, lines_in_the_journal, the_vms_own_addresses),
-    *(logins_outside, archived_homes, hints_of_others),
+    *(logins_outside, archived_homes, hints_of_others, signals_to_all),
     a_session_without_its_bridge,  # the last: afterwards it is another daemon
 )
 

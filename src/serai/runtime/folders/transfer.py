@@ -68,7 +68,11 @@ def run(plan: Plan) -> None:
 
 
 def put(base: int, path: str, source: int, reserve: int, confirm: int) -> None:
-    """Copy ``source`` to the file ``path`` below ``base``: all of it, durably, or nothing."""
+    """Copy ``source`` to the file ``path`` below ``base``: all of it, durably, or nothing.
+
+    Directories in ``path`` that are missing are made, and stay.
+    """
+    _make_directories(base, path)
     with scope.parent(base, path) as (directory, name):
         scope.replaceable(directory, name, path)
         with _draft(directory) as (draft, rename):
@@ -82,11 +86,26 @@ def put(base: int, path: str, source: int, reserve: int, confirm: int) -> None:
                 raise SeraiError("the input was cut off; nothing was put")
             os.fsync(draft)
             rename(name)
-        try:
-            os.fsync(directory)
-        except OSError as error:
-            if error.errno != EINVAL:  # a file system that knows no such thing
-                raise
+        _sync(directory)
+
+
+def _make_directories(base: int, path: str) -> None:
+    names = scope.check(path)
+    for depth in range(1, len(names)):
+        with scope.parent(base, "/".join(names[:depth])) as (above, name):
+            try:
+                os.mkdir(name, 0o755, dir_fd=above)
+            except FileExistsError:
+                continue
+            _sync(above)
+
+
+def _sync(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno != EINVAL:  # a file system that knows no such thing
+            raise
 
 
 def get(base: int, path: str, target: int) -> None:

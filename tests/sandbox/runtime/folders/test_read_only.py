@@ -124,7 +124,8 @@ def test_what_a_session_may_only_read_is_read_only_without_a_directory_from_outs
         assert sh(vm, name, f"cat {folder}/given").stdout == b"given"
         assert worked(vm, name, folder) == {}
         client.put(name, role, "given", b"again")
-    assert sh(vm, name, f"cat {folder}/given; ls -A {folder}").stdout == b"againgiven\n"
+        client.put(name, role, "made/by/put", b"again")
+    assert sh(vm, name, f"cat {folder}/given {folder}/made/by/put").stdout == b"again" * 2
     told = {each["role"]: each["writable"] for each in vm.call("hints", name=name)["roles"]}
     assert not told[role] and told["outputs"]
     assert vm.call("show", name=name)["folders"] == []

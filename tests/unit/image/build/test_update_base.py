@@ -146,6 +146,14 @@ def test_an_old_list_under_a_new_name_is_refused(releases: Releases, keys: tuple
     assert releases.update() == (OLD, "release-20261101"), "some days are usual"
 
 
+def test_without_a_look_at_its_time_it_is_taken(
+    releases: Releases, keys: tuple[Key, Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases.publish("release-20261101", keys[0], day="20240101")
+    monkeypatch.setattr(base_cloudimage, "age_fault", lambda *_: "")
+    assert releases.update() == (OLD, "release-20261101")
+
+
 def test_a_list_older_than_the_pins_is_refused(releases: Releases, keys: tuple[Key, Key]) -> None:
     releases.publish(NEW, keys[0], day="20261010")
     assert releases.update() == (OLD, NEW)

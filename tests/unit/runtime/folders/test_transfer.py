@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,10 +85,23 @@ def test_what_is_no_file_is_not_replaced(base: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/etc/passwd")
     (tmp_path / "folder").mkdir()
-    for name in ("fifo", "link", "folder", "", ".", "folder/../x", "link/x", "none/x"):
+    for name in ("fifo", "link", "folder", "", ".", "folder/../x", "link/x", "fifo/x"):
         with pytest.raises(SeraiError):
             put(base, name, b"x")
     assert sorted(os.listdir(tmp_path)) == ["fifo", "folder", "link"]
+
+
+def test_directories_that_are_missing_are_made(base: int, tmp_path: Path) -> None:
+    for _ in range(2):
+        put(base, "a/b/file", b"x")
+    assert (tmp_path / "a/b/file").read_bytes() == b"x"
+    assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) & 0o700 == 0o700
+    (tmp_path / "a/out").symlink_to("/tmp")
+    for path in ("a/out/new/x", "../new/x", "a/b/file/new/x", "/new/x"):
+        with pytest.raises(SeraiError):
+            put(base, path, b"x")
+    assert sorted(os.listdir(tmp_path / "a")) == ["b", "out"]
+    assert not Path("/tmp/new").exists()
 
 
 def test_a_listing_names_kinds_and_follows_nothing(base: int, tmp_path: Path) -> None:

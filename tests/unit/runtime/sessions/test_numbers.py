@@ -38,6 +38,14 @@ def test_a_new_session_is_given_no_number_of_the_vms(
     assert registry.add("b", {}, 0)[0].uid == FIRST_UID + 4
 
 
+def test_without_a_look_at_the_vms_numbers_it_is_given_a_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, {FIRST_UID: "eve"}, {})
+    monkeypatch.setattr(numbers, "taken", lambda _: "")
+    assert Registry(tmp_path / "registry").add("a", {}, 0)[0].uid == FIRST_UID
+
+
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
 def test_subordinate_ranges_are_known(tmp_path: Path, name: str) -> None:
     (tmp_path / "etc").mkdir()
