@@ -45,13 +45,13 @@ FILL = """
 import os, time
 open("begun", "w").close()
 file = open("fill", "wb", buffering=0)
+os.mkdir("names")
 def fill():
     for size in (1 << 20, 4096, 1):
         try:
             while True: file.write(bytes(size))
         except OSError: pass
 def names():
-    os.makedirs("names", exist_ok=True)
     try:
         for number in range(len(os.listdir("names")), 10 ** 9): open(f"names/{number}", "w").close()
     except OSError: pass
