@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -33,7 +34,7 @@ COUNTED = ("archives changed", "archives gone", "requests failed", "requests not
 TITLE = ", without quotas"
 LOOK = 90.0  # seconds; sessiond looks at the disk every 30
 SETTINGS = Path("/etc/serai/session.toml")
-UNLIMITED = '\n[disk]\nquota = "infinity"\nfiles = "infinity"\n'
+UNLIMITED = '[disk]\nquota = "infinity"\nfiles = "infinity"\n'
 
 MAKE = """
 import os
@@ -144,6 +145,12 @@ def noted() -> int:
     )
 
 
+def unlimited(settings: str) -> str:
+    """The same session.toml without quotas."""
+    rest = re.sub(r"(?m)^(quota|files) *=.*\n", "", settings)
+    return rest.replace("[disk]\n", UNLIMITED) if "[disk]\n" in rest else f"{rest}\n{UNLIMITED}"
+
+
 def full() -> bool:
     """Whether nothing at all is left for sessions."""
     disk = os.statvfs(SESSIONS)
@@ -186,7 +193,7 @@ def main() -> None:
         filled = all(wait_for((SESSIONS / name / "at-work").exists) for name in ROGUES)
         rows = [row("both fill what they get", float(filled)), *others(client, place, kept, "")]
         rows.append(row("creates failed", sum(not created(client, n) for n in range(CREATES))))
-    SETTINGS.write_text(SETTINGS.read_text() + UNLIMITED)
+    SETTINGS.write_text(unlimited(SETTINGS.read_text()))
     subprocess.run(["/usr/bin/systemctl", "restart", "serai-sessiond.service"], check=True)
     with Client(timeout=DEADLINE) as client:
         rows.append(row("both fill all there is", float(wait_for(full))))
