@@ -22,6 +22,7 @@ from serai.image import cache, console
 from serai.image.build.builds import Finished
 from serai.image.container import container, peers, roots
 from serai.image.errors import BuildError
+from serai.image.guest import measure_full
 from serai.image.guest.measure_fairness import ATTACKS
 from serai.image.settings import Settings
 from serai.image.vm import vm
@@ -76,8 +77,12 @@ BUDGETS = {
     **{f"stop after {attack}": 10_000.0 for attack in ATTACKS},
     **dict.fromkeys(
         (
-            *("archives changed", "archives gone", "requests failed", "requests not noted"),
-            *("creates failed", "not named in the log"),
+            *(
+                f"{what}{title}"
+                for what in measure_full.COUNTED
+                for title in ("", measure_full.TITLE)
+            ),
+            *("creates failed", f"not named in the log{measure_full.TITLE}"),
         ),
         0.0,
     ),

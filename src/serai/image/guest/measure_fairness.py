@@ -119,8 +119,10 @@ at_work()
 """,
     # As many as there may be, and some that end and begin all the time.
     "8,192 tasks": """
+wait, begin = os.pipe()
 for _ in range(16):
     if os.fork() == 0:
+        os.read(wait, 1)
         while True:
             try:
                 if (pid := os.fork()) == 0: os._exit(0)
@@ -132,6 +134,7 @@ stay.acquire()
 try:
     for _ in range(8000): threading.Thread(target=stay.acquire).start()
 except RuntimeError: pass
+os.write(begin, b"x" * 16)
 at_work()
 """,
     "every processor": """

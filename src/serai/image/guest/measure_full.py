@@ -3,6 +3,7 @@
 `invoke bench --only full --image NAME` sends it into a booted image and gets one JSON array. Run as
 ``python3 FILE`` by root, on the standard library and the runtime alone. Each row counts what went
 wrong for others: archives that changed, requests and creates that failed, who is not in the log.
+First the sessions have their quotas, and then none, so that nothing at all is left.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -28,7 +30,11 @@ SESSIONS = Path("/sessions")
 KEPT, ROGUES, WITNESS = ("kept-1", "kept-2"), ("rogue-1", "rogue-2"), "witness"
 REQUESTS, CREATES = 20, 4
 DEADLINE = 600.0
-LOOK = 45.0  # seconds; sessiond looks at the disk every 30
+COUNTED = ("archives changed", "archives gone", "requests failed", "requests not noted")
+TITLE = ", without quotas"
+LOOK = 90.0  # seconds; sessiond looks at the disk every 30
+SETTINGS = Path("/etc/serai/session.toml")
+UNLIMITED = '[disk]\nquota = "infinity"\nfiles = "infinity"\n'
 
 MAKE = """
 import os
@@ -37,32 +43,39 @@ for number in range(200):
 """
 # Until it is refused; what others give back, or a new share, is taken too.
 FILL = """
-import os, signal, time
+import os, time
 open("begun", "w").close()
+file = open("fill", "wb", buffering=0)
+os.mkdir("names")
 def fill():
-    with open("fill", "ab", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            try:
-                while True: file.write(bytes(size))
-            except OSError: pass
+    for size in (1 << 20, 4096, 1):
+        try:
+            while True: file.write(bytes(size))
+        except OSError: pass
 def names():
-    os.makedirs("names", exist_ok=True)
     try:
         for number in range(len(os.listdir("names")), 10 ** 9): open(f"names/{number}", "w").close()
     except OSError: pass
 while True:
-    names()
     fill()
+    names()
     try: os.rename("begun", "at-work")
     except FileNotFoundError: pass
     time.sleep(1)
 """
+# Through the gate: 127.0.0.1 is not asked of a proxy by itself.
 ASK = """
 import sys, urllib.request
+class Gate(urllib.request.ProxyHandler):
+    def http_open(self, request):
+        request.set_proxy("127.0.0.1:3128", "http")
+opener = urllib.request.build_opener(Gate({}))
 well = 0
 for _ in range(%d):
-    with urllib.request.urlopen(sys.argv[1], timeout=60) as answer:
-        well += answer.read() == b"small"
+    try:
+        with opener.open(sys.argv[1], timeout=60) as answer:
+            well += answer.read() == b"small"
+    except OSError as error: print(error, file=sys.stderr)
 print(well)
 """
 
@@ -132,6 +145,35 @@ def noted() -> int:
     )
 
 
+def unlimited(settings: str) -> str:
+    """The same session.toml without quotas."""
+    rest = re.sub(r"(?m)^(quota|files) *=.*\n", "", settings)
+    return rest.replace("[disk]\n", UNLIMITED) if "[disk]\n" in rest else f"{rest}\n{UNLIMITED}"
+
+
+def full() -> bool:
+    """Whether nothing at all is left for sessions."""
+    disk = os.statvfs(SESSIONS)
+    return disk.f_bavail == 0 and disk.f_favail == 0
+
+
+def others(client: Client, place: str, kept: dict[str, str], title: str) -> list[dict[str, Any]]:
+    """What goes wrong for others now."""
+    disk, before = os.statvfs(SESSIONS), noted()
+    done = client.exec(WITNESS, ["python3", "-c", ASK % REQUESTS, f"http://{place}/"])
+    missing = max(0, 2 * REQUESTS - (noted() - before))
+    print(done.stderr.decode()[-500:], file=sys.stderr)
+    states = {each["name"]: each["state"] for each in client.call("list")["sessions"]}
+    return [
+        row(f"disk used{title}", 100 * (1 - disk.f_bavail / disk.f_blocks), "%"),
+        row(f"inodes used{title}", 100 * (1 - disk.f_favail / disk.f_files), "%"),
+        row(f"archives changed{title}", sum(digest(home(name)) != kept[name] for name in KEPT)),
+        row(f"archives gone{title}", sum(states.get(name) != "archived" for name in KEPT)),
+        row(f"requests failed{title}", REQUESTS - int(done.stdout or 0)),
+        row(f"requests not noted{title}", missing),
+    ]
+
+
 def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Origin)
     place = f"127.0.0.1:{server.server_port}"
@@ -148,30 +190,21 @@ def main() -> None:
         for name in ROGUES:
             argv = ["python3", "-c", FILL]
             client.call("exec", name=name, argv=argv, detach=True, stdio="null")
-        full = all(wait_for((SESSIONS / name / "at-work").exists) for name in ROGUES)
-        disk = os.statvfs(SESSIONS)
-        before = noted()
-        done = client.exec(WITNESS, ["python3", "-c", ASK % REQUESTS, f"http://{place}/"])
-        failed = REQUESTS - int(done.stdout or 0)
-        after = noted()
-        creates = sum(not created(client, number) for number in range(CREATES))
+        filled = all(wait_for((SESSIONS / name / "at-work").exists) for name in ROGUES)
+        rows = [row("both fill what they get", float(filled)), *others(client, place, kept, "")]
+        rows.append(row("creates failed", sum(not created(client, n) for n in range(CREATES))))
+    SETTINGS.write_text(unlimited(SETTINGS.read_text()))
+    subprocess.run(["/usr/bin/systemctl", "restart", "serai-sessiond.service"], check=True)
+    with Client(timeout=DEADLINE) as client:
+        rows.append(row("both fill all there is", float(wait_for(full))))
+        rows += others(client, place, kept, TITLE)
         wait_for(lambda: all(name in journal() for name in ROGUES), LOOK)
         said = [line for line in journal().splitlines() if "the sessions disk is" in line]
-        print(*said[-2:], done.stderr.decode()[-500:], sep="\n", file=sys.stderr)
-        rows = [
-            row("both fill what they get", float(full)),
-            row("disk used", 100 * (1 - disk.f_bavail / disk.f_blocks), "%"),
-            row("inodes used", 100 * (1 - disk.f_favail / disk.f_files), "%"),
-            row("archives changed", sum(digest(home(name)) != kept[name] for name in KEPT)),
-            row("requests failed", failed),
-            row("requests not noted", max(0, 2 * REQUESTS - (after - before))),
-            row("creates failed", creates),
-            row("not named in the log", sum(not any(n in s for s in said) for n in ROGUES)),
-        ]
-        states = {each["name"]: each["state"] for each in client.call("list")["sessions"]}
-        rows.append(row("archives gone", sum(states.get(name) != "archived" for name in KEPT)))
-        for name in states:
-            client.call("remove", name=name)
+        print(*said[-2:], sep="\n", file=sys.stderr)
+        unnamed = sum(not any(name in line for line in said) for name in ROGUES)
+        rows.append(row(f"not named in the log{TITLE}", unnamed))
+        for each in client.call("list")["sessions"]:
+            client.call("remove", name=each["name"])
     print(json.dumps(rows))
 
 

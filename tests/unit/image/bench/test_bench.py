@@ -20,6 +20,7 @@ from serai.image.guest import (
     measure_pools,
 )
 from serai.image.settings import Settings
+from serai.runtime.settings import load as load_settings
 
 
 def measured(name: str, value: float, baseline: float | None) -> dict[str, Any]:
@@ -76,6 +77,14 @@ def test_a_digest_tells_of_every_byte_and_mode(tmp_path: Path) -> None:
     found.add(measure_full.digest(tmp_path))
     (tmp_path / "folder/file").unlink()
     assert len(found | {measure_full.digest(tmp_path)}) == 4
+
+
+@pytest.mark.parametrize("text", ["", '[disk]\nquota = "20%"\nact_free = 0\n', "hostname = 'a'\n"])
+def test_settings_without_quotas(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "session.toml"
+    file.write_text(measure_full.unlimited(text))
+    disk = load_settings(file).disk
+    assert (disk.quota, disk.files) == ("infinity", "infinity")
 
 
 def test_an_unknown_group_is_told(checkout: Settings) -> None:
