@@ -91,11 +91,9 @@ class Gate:
         known = self._sessions.get(name)
         # sessiond tells of each session when it starts, also of one whose profile is gone by then.
         again = known is not None and (known.uid, known.policy) == (uid, policy)
-        if again:
-            rules = self._rules(name, policy)
-        else:
-            rules = profiles.effective(policy, self._profiles)
-        self._open(name, uid, policy, rules)
+        if not again:
+            self.check(policy)
+        self._open(name, uid, policy, self._rules(name, policy))
 
     def _open(self, name: str, uid: int, policy: Policy, rules: Rules) -> None:
         known = self._sessions.get(name)
