@@ -51,7 +51,8 @@ class Gate:
         for file in self._paths.gate_state.glob("*.json"):
             try:
                 known = json.loads(file.read_text())
-                self.open(known["name"], known["uid"], profiles.policy(known["policy"]))
+                name, policy = known["name"], profiles.policy(known["policy"])
+                self._open(name, known["uid"], policy, self._rules(name, policy))
             except (SeraiError, OSError, ValueError, KeyError, TypeError) as error:
                 # sessiond tells about those that run when it starts, or creates them anew.
                 log.error("session %s is not taken up: %s", file.stem, error)
@@ -59,17 +60,42 @@ class Gate:
                     file.unlink(missing_ok=True)
 
     def reload(self) -> None:
-        """Read the profiles again. If one is wrong, raises SeraiError and keeps the old ones."""
-        fresh = profiles.load(self._paths.profiles)
-        sessions = list(self._sessions.values())
-        rules = [profiles.effective(session.policy, fresh) for session in sessions]
-        self._profiles = fresh
-        for session, its in zip(sessions, rules, strict=True):
-            session.rules = its
+        """Read the profiles again. If one is wrong, raises SeraiError and keeps the old ones.
+
+        A session whose profile is gone reaches nothing from now on.
+        """
+        self._profiles = profiles.load(self._paths.profiles)
+        for session in self._sessions.values():
+            session.rules = self._rules(session.name, session.policy)
+            if session.rules == Rules():
+                self._cut_forbidden(session)
+
+    def _rules(self, name: str, policy: Policy) -> Rules:
+        """Those of a policy that was good once: nothing, if its profile has been withdrawn."""
+        try:
+            return profiles.effective(policy, self._profiles)
+        except SeraiError as error:
+            log.warning("session %s reaches nothing: %s", name, error)
+            return Rules()
+
+    def _cut_forbidden(self, session: Session) -> int:
+        """End the connections that the session's rules forbid; returns how many."""
+        used = [each for each in session.connections if each.target is not None]
+        forbidden = [each for each in used if not self._egress.verdict_now(each).allowed]
+        for connection in forbidden:
+            connection.cut("the policy forbids it now")
+        return len(forbidden)
 
     def open(self, name: str, uid: int, policy: Policy) -> None:
         """Listen for a session; a known one gets the new policy. Raises SeraiError or OSError."""
-        rules = profiles.effective(policy, self._profiles)
+        known = self._sessions.get(name)
+        # sessiond tells of each session when it starts, also of one whose profile is gone by then.
+        again = known is not None and (known.uid, known.policy) == (uid, policy)
+        if not again:
+            self.check(policy)
+        self._open(name, uid, policy, self._rules(name, policy))
+
+    def _open(self, name: str, uid: int, policy: Policy, rules: Rules) -> None:
         known = self._sessions.get(name)
         if known is not None and known.uid != uid:
             self.close(name)
@@ -116,11 +142,7 @@ class Gate:
         session.rules = profiles.effective(policy, self._profiles)
         session.policy = policy
         self._save(session)
-        used = [each for each in session.connections if cut and each.target is not None]
-        forbidden = [each for each in used if not self._egress.verdict_now(each).allowed]
-        for connection in forbidden:
-            connection.cut("the policy forbids it now")
-        return len(forbidden)
+        return self._cut_forbidden(session) if cut else 0
 
     def check(self, policy: Policy) -> None:
         """Raise SeraiError if the policy names a profile that does not exist."""

@@ -100,6 +100,7 @@ def opened(disk: Path, scratch: Path) -> Iterator[RootFs]:
     """
     source = disk.resolve()
     qcow2.require_alone(source)
+    scratch.mkdir(parents=True, exist_ok=True)  # it may be a cache that nothing was put in yet
     with tempfile.TemporaryDirectory(dir=scratch.resolve()) as folder:
         raw = Path(folder) / "disk.raw"
         run_confined(

@@ -131,8 +131,28 @@ def test_profiles_are_read_again_on_a_signal(gate: Gated, server: Origin) -> Non
         profile.write_text(broken)
         reload(gate, "stay as they were")
         assert status(gate, "blue", server.place) == 200
-    profile.unlink()
-    reload(gate, "stay as they were")
+
+
+def test_a_session_whose_profile_is_withdrawn_reaches_nothing(gate: Gated, server: Origin) -> None:
+    profile = gate.paths.profiles / "web.toml"
+    profile.write_text('allow = ["127.0.0.1"]\n')
+    reload(gate, "read again")
+    gate.open("blue", "127.0.0.1", profile="web")
+    gate.open("red", "127.0.0.1")
+    with gate.tunnel("blue", server.place) as blue, gate.tunnel("red", server.place) as red:
+        profile.unlink()
+        reload(gate, "session blue reaches nothing: there is no profile 'web'")
+        assert everything(blue) == b""
+        assert alive(red)
+    for _ in range(2):
+        assert status(gate, "blue", server.place) == 403
+        assert status(gate, "red", server.place) == 200
+        gate.restart(signal.SIGKILL)
+    gate.open("blue", "127.0.0.1", profile="web")  # as sessiond does when it starts
+    with pytest.raises(SeraiError, match="no profile 'web'"):
+        gate.open("green", profile="web")
+    profile.write_text('allow = ["127.0.0.1"]\n')
+    reload(gate, "read again")
     assert status(gate, "blue", server.place) == 200
 
 

@@ -38,7 +38,6 @@ def first_release(image: str, version: str) -> str:
 
 def show(settings: Settings, old: Path, new: Path, *, as_json: bool) -> None:
     """Print what differs between two directories; raises BuildError where one is not a build's."""
-    settings.cache.mkdir(parents=True, exist_ok=True)
     changes = diff.compare(diff.read(old, settings.cache), diff.read(new, settings.cache))
     text = json.dumps(asdict(changes), indent=2) + "\n" if as_json else markdown(changes)
     print(console.clean(text), end="")

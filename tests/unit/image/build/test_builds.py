@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serai.image import layout
 from serai.image.build import build, builds, plan
+from serai.image.build import layer as layers
 from serai.image.definition import definition
+from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
+from serai.image.vm import accelerator
 from tests.unit.image.build.test_plan import project
 
 __all__ = ["project"]  # the fixture
@@ -33,6 +37,46 @@ def test_the_latest_build_is_what_the_last_command_said_it_was(project: Settings
     for overrides, expected in (((), plain), (("disk.size=12G",), other), ((), plain)):
         assert build.build(project, IMAGE, overrides=overrides) == expected.folder
         assert builds.find(project, IMAGE).folder == expected.folder
+
+
+def test_images_make_a_stage_that_they_share_once(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole recipe, but for what makes disks."""
+    made: list[str] = []
+
+    def base(image: Image, _settings: Settings, target: Path, *, log: Path) -> None:
+        made.append("base")
+        target.touch()
+
+    def layer(image: Image, _settings: Settings, **given: Any) -> list[Any]:
+        made.append(f"{given['layer']} of {image.name}")
+        assert given["disk"].exists()
+        given["target"].touch()
+        return []
+
+    def publish(_settings: Settings, made: plan.Plan, _started: object) -> None:
+        made.folder.mkdir(parents=True)
+
+    monkeypatch.setattr(build, "_BASES", {"bootstrap": base})
+    monkeypatch.setattr(layers, "run_layer", layer)
+    monkeypatch.setattr(accelerator, "choose", lambda *_: "tcg")
+    monkeypatch.setattr(build, "_publish", publish)
+    monkeypatch.setattr(build, "_HEADROOM_GIB", 0)
+    flavour = f'name = "{IMAGE}-lean"\nsummary = "lean"\nflavour_of = "{IMAGE}"\n'
+    (project.images / f"{IMAGE}-lean.toml").write_text(f"{flavour}[disk]\nbus = 'virtio'\n")
+    build.build(project, IMAGE)
+    build.build(project, f"{IMAGE}-lean")
+    assert made == [
+        "base",
+        *(f"{n} of {i}" for i in (IMAGE, f"{IMAGE}-lean") for n in ("one", "two")),
+    ]
+    for size in ("11G", "12G", "13G"):  # neither evicts what the other needs
+        build.build(project, f"{IMAGE}-lean", overrides=(f"disk.size={size}",))
+    made.clear()
+    (project.root / "roles/third/tasks/main.yml").write_text("# other\n")
+    build.build(project, IMAGE)
+    assert made == [f"two of {IMAGE}"]
 
 
 def test_a_build_is_found_by_its_version_with_what_was_chosen_for_it(project: Settings) -> None:

@@ -145,7 +145,7 @@ def test_a_real_disk_is_judged(tmp_path: Path) -> None:
     put(tree, "usr/bin/open", "#!/bin/sh\n")
     (tree / "usr/bin/open").chmod(0o777)
     made = a_disk(tmp_path, tree)
-    disk = inspect.read(made, tmp_path)
+    disk = inspect.read(made, tmp_path / "a cache" / "that nobody has made")
     assert disk.image_bytes == made.stat().st_size
     assert 0 < disk.root_bytes < 8 << 20
     small = Budget(image_mib=1, root_mib=1)
