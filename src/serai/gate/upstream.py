@@ -78,7 +78,7 @@ async def _parent(upstream: Upstream) -> socket.socket:
         ask = asyncio.get_running_loop().getaddrinfo
         places = await ask(str(endpoint.host), endpoint.port, type=socket.SOCK_STREAM)
         addresses = [dial.canonical(str(place[0]).partition("%")[0]) for *_, place in places]
-        sock, _ = await dial.dial(addresses, endpoint.port)
+        sock, _ = await dial.dial(dial.interleaved(addresses), endpoint.port)
         return sock
     except (OSError, Unreachable) as error:
         # Not as if the target itself had refused, and without the parent's address.

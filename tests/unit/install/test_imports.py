@@ -49,7 +49,8 @@ def test_a_module_without_the_site_module_needs_no_package(module: str) -> None:
 
 
 def test_no_program_is_left_out() -> None:
-    texts = {path: path.read_text() for path in (SOURCES / "serai").rglob("*.py")}
+    shipped = set((SOURCES / "serai").rglob("*.py")) - set((SOURCES / "serai/image").rglob("*.py"))
+    texts = {path: path.read_text() for path in shipped}
     starting = {
         str(path.relative_to(SOURCES / "serai"))
         for path, text in texts.items()
