@@ -49,7 +49,9 @@ def test_a_module_without_the_site_module_needs_no_package(module: str) -> None:
 
 
 def test_no_program_is_left_out() -> None:
-    texts = {path: path.read_text() for path in (SOURCES / "serai").rglob("*.py")}
+    """But for what the build host's half has a guest run for a measurement: a text of its own."""
+    modules = [path for path in (SOURCES / "serai").rglob("*.py") if "image" not in path.parts]
+    texts = {path: path.read_text() for path in modules}
     starting = {
         str(path.relative_to(SOURCES / "serai"))
         for path, text in texts.items()
