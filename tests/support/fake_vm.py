@@ -138,12 +138,11 @@ class Vm:
         """The command, as installed but for where its modules are."""
         return subprocess.run(
             self.command(*arguments),
-            env=self.env,
             check=False,
             capture_output=True,
             text=True,
             timeout=DEADLINE,
-            **{"stdin": subprocess.DEVNULL, **options},
+            **{"env": self.env, "stdin": subprocess.DEVNULL, **options},
         )
 
     def command(self, *arguments: str) -> list[str]:

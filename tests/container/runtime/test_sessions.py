@@ -86,6 +86,29 @@ def test_a_session_s_user_reads_no_other_session_from_outside(container: Contain
     assert "Permission denied" in done.stderr
 
 
+def test_new_settings_end_no_command_and_wrong_ones_fail_the_reload(container: Container) -> None:
+    container.shell("serai create steady && cp -a /etc/serai/session.toml /root/kept")
+    waiting = "while [ ! -e go ]; do sleep 0.1; done; echo through"
+    container.shell(f"serai exec steady -- sh -c '{waiting}' </dev/null >/root/said 2>&1 &")
+    daemon = container.shell("systemctl show -P MainPID serai-sessiond")
+    container.shell("printf '[limits]\\nstack = 1048576\\n' >/etc/serai/session.toml")
+    container.shell("systemctl reload serai-sessiond")
+    stack = "serai exec steady -- sh -c 'ulimit -s'"
+    wait_for(lambda: container.shell(stack) == "1024", DEADLINE)
+    container.shell("echo 'stak = 7' >>/etc/serai/session.toml")
+    reload = container.run("systemctl", "reload", "serai-sessiond", check=False)
+    assert reload.returncode != 0
+    assert "unknown key limits.stak" in container.shell(
+        "journalctl -u serai-sessiond -b --no-pager"
+    )
+    assert container.shell(stack) == "1024"
+    container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
+    assert container.shell("systemctl show -P MainPID serai-sessiond") == daemon
+    container.shell("serai exec steady -- touch go")
+    wait_for(lambda: container.shell("cat /root/said") == "through", DEADLINE)
+    container.shell("serai remove steady")
+
+
 def test_sessions_outlive_the_daemon(container: Container) -> None:
     container.shell("serai create alive && serai create asleep")
     container.shell("serai switch asleep && serai switch alive")

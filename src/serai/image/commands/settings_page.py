@@ -46,9 +46,11 @@ _FILES = (
     _File(
         "session.toml",
         session_settings.SessionSettings,
-        "The limits of sessions, and what they see. Run `systemctl restart serai-sessiond` after a "
-        "change: sessions go on. The role `runtime` writes the keys that have a variable; the "
-        "others always have their default where that role runs.",
+        "The limits of sessions, and what they see. After a change, `systemctl reload "
+        "serai-sessiond`: commands go on, and a wrong file is refused. The parts of a sandbox "
+        "(`hostname`, `visible`, the size of /tmp) change when a session starts again. The role "
+        "`runtime` writes the keys that have a variable; the others always have their default "
+        "where that role runs.",
         variables={
             "attachable": "runtime_attachable",
             "environment": "runtime_environment",

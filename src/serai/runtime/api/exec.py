@@ -175,12 +175,7 @@ class Executions:
         return {}
 
     def _check(self, p: Exec, descriptors: int) -> None:
-        wanted = 3 if p.stdio == "fds" and not p.tty else 0
-        if descriptors != wanted:
-            raise SeraiError(
-                f"{wanted} descriptors belong to this message, not {descriptors}",
-                code=INVALID_PARAMS,
-            )
+        check_descriptors(descriptors, 3 if p.stdio == "fds" and not p.tty else 0)
         if not p.argv or not p.argv[0]:
             raise SeraiError("argv names no command", code=INVALID_PARAMS)
         if any(not key or "=" in key for key in p.env):
@@ -264,6 +259,18 @@ class Executions:
             await work
         finally:
             self._drop(key)
+
+
+def check_descriptors(given: int, wanted: int) -> None:
+    """Raise SeraiError unless as many came with a message as belong to it."""
+    if given == wanted:
+        return
+    hint = "a forwarded socket (ssh -L) carries none: use stdio 'stream', as Client.exec does"
+    raise SeraiError(
+        f"{wanted} descriptors belong to this message, not {given}",
+        "" if given else hint,
+        INVALID_PARAMS,
+    )
 
 
 def resize(terminal: int, rows: int, columns: int) -> None:

@@ -20,7 +20,7 @@ from serai.common.errors import FAILED, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.jsonrpc import Request, notification
 from serai.common.jsonrpc_server import Connection, Handler, credentials
 from serai.common.tables import setting
-from serai.runtime.api.exec import Executions, Stream
+from serai.runtime.api.exec import Executions, Stream, check_descriptors
 from serai.runtime.folders import path_roles, scope, transfer
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Payload, Payloads
@@ -119,12 +119,7 @@ class Transfers:
         return {}
 
     def _plan(self, operation: str, p: Transfer, given: list[int]) -> transfer.Plan:
-        wanted = 1 if p.stdio == "fds" else 0
-        if len(given) != wanted:
-            raise SeraiError(
-                f"{wanted} descriptors belong to this message, not {len(given)}",
-                code=INVALID_PARAMS,
-            )
+        check_descriptors(len(given), 1 if p.stdio == "fds" else 0)
         if any(map(_leads_here, given)):
             raise SeraiError("a connection to sessiond is no place for files", code=INVALID_PARAMS)
         role = path_roles.find(p.role)

@@ -17,6 +17,7 @@ import pytest
 
 from serai.common.errors import TOO_LARGE, SeraiError
 from serai.common.jsonrpc import call
+from serai.runtime.client import Client
 from tests.support.fake_vm import CHECKOUT, DEADLINE, PYTHON, Vm, opened
 from tests.support.waiting import wait_for
 
@@ -301,3 +302,23 @@ def test_a_terminal_of_an_impossible_size_is_refused(vm: Vm, rows: int, columns:
             client.exec("one", ["true"], tty=True, rows=rows, columns=columns)
         with pytest.raises(SeraiError, match=r"0\.\.9999"):
             client.call("exec.resize", exec="any", rows=rows, columns=columns)
+
+
+def test_a_forwarded_socket_is_named_where_descriptors_are_missing(vm: Vm, tmp_path: Path) -> None:
+    """As ssh -L forwards it: the bytes pass, and nothing else."""
+    here = tmp_path / "forwarded.sock"
+    ways = (f"UNIX-LISTEN:{here},fork", f"UNIX-CONNECT:{vm.paths.control}")
+    forward = subprocess.Popen(["/usr/bin/socat", *ways], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(here.exists)
+        env = {**vm.env, "SERAI_CONTROL": str(here)}
+        for line in (["exec", "one", "--", "true"], ["put", "one", "outputs", "file"]):
+            done = vm.serai(*line, env=env)
+            assert done.returncode in (1, 125)
+            assert "belong to this message, not 0; a forwarded socket" in done.stderr
+        with Client(here, timeout=60) as client:
+            assert client.exec("one", ["cat"], input=b"through").stdout == b"through"
+            client.put("one", "outputs", "file", b"x")
+    finally:
+        forward.kill()
+        forward.wait()

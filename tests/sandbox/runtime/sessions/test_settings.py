@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime import settings
-from serai.runtime.sandbox import bwrap
 from tests.support.fake_vm import Vm
 from tests.support.waiting import wait_for
 
@@ -142,10 +140,8 @@ def test_how_many_processes_ended_with_their_command_is_told(vm: Vm) -> None:
 def test_a_full_file_system_in_memory_is_an_error(vm: Vm, text: str) -> None:
     vm.paths.settings.write_text(text + '[resources]\nmemory_max = "16M"\n')
     reload(vm, "the settings were read again")
-    version = subprocess.run(
-        ["/usr/bin/bwrap", "--version"], capture_output=True, text=True, check=True
-    )
-    limited = bwrap.room(settings.load(vm.paths.settings), version.stdout, 0) is not None
+    version = subprocess.check_output(["/usr/bin/bwrap", "--version"], text=True)
+    limited = " 0.6." not in version  # Ubuntu 22.04's; newer ones know --size
     vm.call("create", name="small")
     try:
         for place in ("/tmp", "/var/tmp", "/dev/shm"):
