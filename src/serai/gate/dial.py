@@ -14,13 +14,13 @@ import ipaddress
 import itertools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any
 
 from serai.gate import hosts
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address
+from serai.gate.share import Share, metered
 
 MOST_ADDRESSES = 8
 NEXT = 0.25
@@ -95,10 +95,14 @@ def is_own(address: Address) -> bool:
             return False
 
 
-async def dial(addresses: Sequence[Address], port: int) -> tuple[socket.socket, Address]:
+async def dial(
+    addresses: Sequence[Address], port: int, share: Share
+) -> tuple[socket.socket, Address]:
     """Connect to the address that answers first; each next one is tried a moment after the last.
 
-    Raises Unreachable with the last failure. The caller bounds the time.
+    What that takes of the gate's time is charged to ``share``: who owns all the addresses could
+    have thousands of connections answered at once. Raises Unreachable with the last failure. The
+    caller bounds the time.
     """
     left = list(addresses)
     attempts: dict[asyncio.Task[socket.socket], Address] = {}
@@ -107,10 +111,10 @@ async def dial(addresses: Sequence[Address], port: int) -> tuple[socket.socket, 
         while left or attempts:
             if left:
                 address = left.pop(0)
-                attempt = connect(_family(address), (str(address), port))
+                attempt = functools.partial(_attempt, address, port)
                 if not left and not attempts:  # as mostly: no task is needed
-                    return await _answered(attempt, address), address
-                attempts[asyncio.create_task(_answered(attempt, address))] = address
+                    return await attempt(), address
+                attempts[asyncio.create_task(metered(share, attempt))] = address
             done, _ = await asyncio.wait(
                 attempts, timeout=NEXT if left else None, return_when=asyncio.FIRST_COMPLETED
             )
@@ -127,10 +131,10 @@ async def dial(addresses: Sequence[Address], port: int) -> tuple[socket.socket, 
     raise failure
 
 
-async def _answered(attempt: Coroutine[Any, Any, socket.socket], address: Address) -> socket.socket:
-    """The attempt's socket. Raises Unreachable."""
+async def _attempt(address: Address, port: int) -> socket.socket:
+    """A socket that is connected to the address. Raises Unreachable."""
     try:
-        return await attempt
+        return await connect(_family(address), (str(address), port))
     except OSError as error:
         raise unreachable(error, str(address)) from None
 

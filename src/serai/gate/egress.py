@@ -154,7 +154,8 @@ class Egress:
         known = [address for address in good if address is not None]
         way = None
         try:
-            dialled = upstream.line(self.settings.upstream, target, known, plain=plain)
+            parent = self.settings.upstream
+            dialled = upstream.line(parent, target, known, session.share, plain=plain)
             way = await self._in_time(dialled)
             connection.address = way.address
             if session.rules is not judged_by:  # the policy has changed meanwhile

@@ -14,6 +14,7 @@ from serai.gate import dial, socks5
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address, Target
 from serai.gate.settings import Upstream
+from serai.gate.share import Share
 
 _MOST_HEAD = 16 << 10
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
@@ -41,18 +42,23 @@ class Line:
 
 
 async def line(
-    upstream: Upstream, target: Target, addresses: Sequence[Address], *, plain: bool
+    upstream: Upstream,
+    target: Target,
+    addresses: Sequence[Address],
+    share: Share,
+    *,
+    plain: bool,
 ) -> Line:
     """A line to ``target``; ``addresses`` are those it may be reached at, if we resolve.
 
     ``plain`` says that one HTTP request will follow, not a tunnel. Raises Unreachable.
     """
     if upstream.kind == "direct":
-        sock, reached = await dial.dial(addresses, target.port)
+        sock, reached = await dial.dial(addresses, target.port, share)
         return Line(sock, reached)
     address = addresses[0] if addresses else None
     asked = target if address is None else Target(address, target.port)
-    sock = await _parent(upstream)
+    sock = await _parent(upstream, share)
     try:
         if upstream.kind == "socks5":
             await _socks5(sock, upstream, asked)
@@ -69,7 +75,7 @@ async def line(
         raise
 
 
-async def _parent(upstream: Upstream) -> socket.socket:
+async def _parent(upstream: Upstream, share: Share) -> socket.socket:
     endpoint = upstream.endpoint
     try:
         if isinstance(endpoint, Path):
@@ -78,7 +84,7 @@ async def _parent(upstream: Upstream) -> socket.socket:
         ask = asyncio.get_running_loop().getaddrinfo
         places = await ask(str(endpoint.host), endpoint.port, type=socket.SOCK_STREAM)
         addresses = [dial.canonical(str(place[0]).partition("%")[0]) for *_, place in places]
-        sock, _ = await dial.dial(dial.interleaved(addresses), endpoint.port)
+        sock, _ = await dial.dial(dial.interleaved(addresses), endpoint.port, share)
         return sock
     except (OSError, Unreachable) as error:
         # Not as if the target itself had refused, and without the parent's address.

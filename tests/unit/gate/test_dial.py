@@ -8,9 +8,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from serai.gate import dial
+from serai.gate import dial, share
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address
+from serai.gate.share import QUANTUM, Share
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def dialled(
     async def run() -> str:
         addresses: list[Address] = [ip_address(each) for each in outcomes]
         try:
-            sock, address = await dial.dial(addresses, 80)
+            sock, address = await dial.dial(addresses, 80, Share())
         except Unreachable as failure:
             return failure.kind
         sock.close()
@@ -79,3 +80,32 @@ def test_the_last_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     reached, tried, _ = dialled(monkeypatch, {"1.0.0.1": "refuses", "1.0.0.2": "refuses"})
     assert (reached, len(tried)) == (Unreachable.REFUSED, 2)
     assert dialled(monkeypatch, {})[0] == Unreachable.NO_ADDRESS
+
+
+def test_attempts_side_by_side_wait_for_their_sessions_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each costs ten turns of the gate's loop, and as many pass before the next one."""
+    now, turns = 0.0, 0
+
+    async def connect(_family: int, _place: tuple[str, int]) -> socket.socket:
+        nonlocal now
+        now += 10 * QUANTUM
+        raise ConnectionRefusedError(111, "refused")
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        counting = asyncio.create_task(others())
+        with pytest.raises(Unreachable):
+            await dial.dial([ip_address(f"1.0.0.{number}") for number in range(8)], 80, Share())
+        counting.cancel()
+
+    monkeypatch.setattr(dial, "connect", connect)
+    monkeypatch.setattr(share, "clock", lambda: now)
+    asyncio.run(run())
+    assert turns > 6 * 10

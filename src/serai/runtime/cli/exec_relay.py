@@ -23,7 +23,8 @@ from serai.runtime.cli.exec_core import Channel, Failure, Options, request, stat
 
 CHUNK = 65536
 MOST_KEPT = 64 << 20
-END_OF_INPUT = b"\x04"
+END_OF_INPUT = bytearray(b"\x04")
+"""What ends a terminal's input; as an object of its own, since the same may have been typed."""
 
 
 class Kept:
@@ -67,6 +68,7 @@ def with_pipes(options: Options, channel: Channel, kept: Kept | None = None) -> 
         reading, writing = os.pipe()
         handed.append(reading if own == 0 else writing)
         if own == 0:
+            os.set_blocking(writing, False)  # its reader may make a pipe smaller at any time
             copies[0] = writing
         elif kept is None:
             copies[reading] = own
@@ -86,6 +88,7 @@ def _with_terminal(options: Options, channel: Channel) -> dict[str, Any]:
         if (answer := channel.read()) is not None:
             return answer
     master = channel.received[0]
+    os.set_blocking(master, False)
 
     def resized(*_: object) -> None:
         with contextlib.suppress(OSError):
@@ -142,16 +145,26 @@ def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any
     return answer
 
 
-def _was_read(rests: dict[int, memoryview], source: int, _target: int) -> bool:
+def _was_read(rests: dict[int, memoryview], source: int, target: int) -> bool:
     """Read once; false at the end."""
-    with contextlib.suppress(OSError):  # a terminal's way to say that it ended
-        if data := os.read(source, CHUNK):
-            rests[source] = memoryview(data)
+    try:
+        data: bytes | bytearray = os.read(source, CHUNK)
+    except BlockingIOError:
+        return True
+    except OSError:  # a terminal's way to say that it ended
+        data = b""
+    if not data and source == 0 and os.isatty(target):
+        data = END_OF_INPUT
+    if data:
+        rests[source] = memoryview(data)
     return source in rests
 
 
 def _written(rests: dict[int, memoryview], source: int, target: int) -> bool:
-    """Write once; false if nobody takes it any more. Raises OSError if output is lost otherwise."""
+    """Write once; false if it was the last, or nobody takes it any more.
+
+    Raises OSError if output is lost otherwise.
+    """
     rest = rests.pop(source)
     try:
         # Never more than a pipe surely takes: a write that waits would keep all else waiting.
@@ -164,18 +177,16 @@ def _written(rests: dict[int, memoryview], source: int, target: int) -> bool:
         raise
     if rest:
         rests[source] = rest
-    return True
+    return bool(rest) or rest.obj is not END_OF_INPUT
 
 
 def _end(copies: dict[int, int], rests: dict[int, memoryview], source: int) -> None:
     """The input has ended, or nobody takes the output any more: the payload is to notice."""
     target = copies.pop(source)
     rests.pop(source, None)
-    if source == 0 and os.isatty(target):
-        with contextlib.suppress(OSError):
-            os.write(target, END_OF_INPUT)
-    elif source == 0:
-        os.close(target)
+    if source == 0:
+        if not os.isatty(target):
+            os.close(target)
     else:
         if copies.get(0) == source:
             del copies[0]

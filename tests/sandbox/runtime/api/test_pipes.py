@@ -122,3 +122,36 @@ def test_a_signal_reaches_what_json_waits_for(vm: Vm) -> None:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=DEADLINE)
     assert (process.returncode, json.loads(output)["stdout"]) == (9, "got\n")
+
+
+def test_a_terminal_whose_input_nobody_reads_keeps_no_signal_from_going_on(vm: Vm) -> None:
+    code = "import os, time, tty\ntty.setraw(0)\nos.write(1, b'raw')\ntime.sleep(1000)"
+    command = vm.command("exec", "one", "--tty", "--", "python3", "-c", code)
+    with subprocess.Popen(
+        command, env=vm.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        pipe, given = process.stdin.fileno(), 0
+        os.set_blocking(pipe, False)
+
+        def flooded() -> bool:
+            """Whether its caller has read more than it can pass on, and no more is read."""
+            nonlocal given
+            try:
+                given += os.write(pipe, bytes(1 << 16))
+            except BlockingIOError:
+                return given >= 2 << 16
+            return False
+
+        try:
+            assert process.stdout.read(3) == b"raw"
+            wait_for(flooded)
+            process.terminate()
+            assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+
+
+def test_a_terminal_s_input_ends_with_its_caller_s(vm: Vm) -> None:
+    done = run(vm, "--tty", "--", "cat", input=b"given\n", capture_output=True)
+    assert done.returncode == 0 and b"given" in done.stdout
