@@ -169,6 +169,7 @@ def test_a_payload_in_the_vm_s_files_is_red_in_files_and_others(
 ) -> None:
     kinds = linux.OTHER_NAMESPACES & ~0x20000  # CLONE_NEWNS
     monkeypatch.setattr(linux, "OTHER_NAMESPACES", kinds)
+    monkeypatch.setattr(usher, "hide", lambda: os.chdir("/proc"))
     found = set(red(vm, room))
     assert {
         "a payload has its own mnt namespace",
