@@ -66,6 +66,7 @@ def test_a_sealed_machine_knows_nothing_of_the_build(guest: AnsibleHost) -> None
         assert not list((var / folder).glob("*")), folder
     assert not (var / "lib/systemd/random-seed").exists()
     sources = (etc / "apt/sources.list").read_text()
+    assert not (etc / "apt/sources.list.shipped").exists()
     for suite in ("bookworm", "bookworm-updates", "bookworm-security"):
         assert f" {suite} main\n" in sources
     for path in etc.rglob("*"):

@@ -29,7 +29,7 @@ _DATA = Path(__file__).parent / "data" / "bootstrap"
 # The role base has it for an image; the build logs in to the base by it before.
 _NETWORK = Path("roles/base/files/80-dhcp.network")
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when this module or disk.py makes another disk of the same inputs: stages are cached."""
 
 
@@ -183,12 +183,11 @@ def _mmdebstrap(image: Image, root: Path, settings: Settings) -> list[str]:
     argv += [f'--customize-hook={_DATA}/finish.sh "$1"']
     if triplet:
         argv += [f'--customize-hook={_DATA}/standins.sh off "$1" {triplet}']
-    if not base.mirror:
-        return [*argv, base.suite, str(root)]
-    if not base.mirror.startswith("deb "):  # a whole line says all there is
-        hook = shlex.join([f"{_DATA}/sources.sh", "$1", base.suite, base.security_mirror])
+    if base.mirror:
+        chosen = [base.suite, base.mirror, base.security_mirror]
+        hook = shlex.join([f"{_DATA}/sources.sh", "$1", *chosen])
         argv += ["--setup-hook=" + hook.replace("'$1'", '"$1"')]
-    return [*argv, base.suite, str(root), base.mirror]
+    return [*argv, base.suite, str(root)]
 
 
 def _configure(image: Image, root: Path, identity: disk.Identity, settings: Settings) -> None:

@@ -125,7 +125,7 @@ def test_a_signal_reaches_what_json_waits_for(vm: Vm) -> None:
 
 
 def test_a_terminal_whose_input_nobody_reads_keeps_no_signal_from_going_on(vm: Vm) -> None:
-    code = "import os, time, tty\ntty.setraw(0)\nos.write(1, b'raw')\ntime.sleep(1000)"
+    code = "import os, signal, tty\ntty.setraw(0)\nos.write(1, b'raw')\nsignal.pause()"
     command = vm.command("exec", "one", "--tty", "--", "python3", "-c", code)
     with subprocess.Popen(
         command, env=vm.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE

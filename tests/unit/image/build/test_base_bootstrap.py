@@ -56,38 +56,44 @@ def test_the_key_does_not_change_with_the_rest(override: str) -> None:
     assert _inputs("debian-12-amd64", override) == _inputs("debian-12-amd64")
 
 
-FIRST = 'deb [signed-by="/k.gpg"] http://m/debian bookworm main\n'
+# What mmdebstrap writes where it chooses itself.
+CHOSEN = """\
+deb [signed-by="/k.gpg"] http://d/debian bookworm main
+deb [signed-by="/k.gpg"] http://d/debian bookworm-updates main
+deb [signed-by="/k.gpg"] http://d/security bookworm-security main
+"""
+MIRROR = CHOSEN.partition('deb [signed-by="/k.gpg"] http://d/security')[0].replace("//d/", "//m/")
 
 
 @pytest.mark.parametrize(
-    ("security", "added"),
+    ("options", "expected"),
     [
-        ("", ""),
-        ("http://s/x", 'deb [signed-by="/k.gpg"] http://s/x bookworm-security main\n'),
+        (["base.mirror=http://m/debian"], MIRROR),
+        (
+            ["base.mirror=http://m/debian", "base.security_mirror=http://s/x"],
+            MIRROR + 'deb [signed-by="/k.gpg"] http://s/x bookworm-security main\n',
+        ),
+        (['base.mirror="deb [trusted=yes] http://m ./"'], "deb [trusted=yes] http://m ./\n"),
     ],
 )
-def test_a_mirror_is_asked_for_updates_and_the_other_for_security(
-    tmp_path: Path, security: str, added: str
+def test_a_build_has_its_mirrors_and_keeps_the_sources_to_ship(
+    tmp_path: Path, options: list[str], expected: str
 ) -> None:
-    options = (
-        "base.mirror=http://m/debian",
-        *([f"base.security_mirror={security}"] * bool(security)),
-    )
     argv = base_bootstrap._mmdebstrap(_image("debian-12-amd64", *options), tmp_path, SETTINGS)
+    assert argv[-2:] == ["bookworm", str(tmp_path)], "mmdebstrap chooses, as without a mirror"
     (hook,) = (each for each in argv if each.startswith("--setup-hook="))
     sources = tmp_path / "etc/apt/sources.list"
     sources.parent.mkdir(parents=True)
-    sources.write_text(FIRST)
+    sources.write_text(CHOSEN)
     shell = ["sh", "-c", hook.partition("=")[2], "hook", str(tmp_path)]  # as mmdebstrap does
     subprocess.run(shell, check=True)
-    updates = FIRST.replace("bookworm", "bookworm-updates")
-    assert sources.read_text() == FIRST + updates + added
+    assert sources.read_text() == expected
+    assert sources.with_suffix(".list.shipped").read_text() == CHOSEN
 
 
-def test_its_own_choice_of_mirrors_and_a_whole_line_are_left_as_they_are(tmp_path: Path) -> None:
-    for options in ((), ('base.mirror="deb [trusted=yes] http://m ./"',)):
-        argv = base_bootstrap._mmdebstrap(_image("debian-12-amd64", *options), tmp_path, SETTINGS)
-        assert not [each for each in argv if each.startswith("--setup-hook")]
+def test_without_a_mirror_nothing_is_added(tmp_path: Path) -> None:
+    argv = base_bootstrap._mmdebstrap(_image("debian-12-amd64"), tmp_path, SETTINGS)
+    assert not [each for each in argv if each.startswith("--setup-hook")]
 
 
 def test_a_cloud_image_s_base_is_not_bootstrapped() -> None:

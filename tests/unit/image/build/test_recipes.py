@@ -14,7 +14,7 @@ from serai.image.vm import seed
 
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
-    base_bootstrap: (2, "0ec4882ccd4b76f8"),
+    base_bootstrap: (3, "6f0d37796713511e"),
     layer: (1, "f05293ea6d9bb4b9"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
