@@ -245,7 +245,7 @@ def make_release(
     previous: str = "",
     sign_key: str = "",
 ) -> None:
-    """Make dist/<image>/<version>/ of the latest build, if verify-image passed it."""
+    """Make dist/<image>/<version>/ of a build, if verify-image passed it."""
     folder = release.release(
         SETTINGS,
         image,

@@ -126,7 +126,7 @@ class Methods:
         return self._shown(await self._sessions.remove(p.name))
 
     async def subscribe(self, c: Connection, _r: Request, _p: Nothing) -> Any:
-        """From now on send session.changed and session.removed to this connection."""
+        """From now on send the events of sessions and of the disk to this connection."""
         self._subscribers.add(c)
         return {}
 

@@ -80,7 +80,7 @@ def process(_request: Request) -> dict[str, Any]:
             os.fstat(int(name))
             open_.append(int(name))
     # Those of PID 1 are masked; its children's were the same when they began.
-    bridge = text("/proc/1/task/1/children").split()[:1]
+    socats = text("/proc/1/task/1/children").split()[:1]
     environment = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
     return {
         "descriptors": sorted(open_),
@@ -89,7 +89,7 @@ def process(_request: Request) -> dict[str, Any]:
         "leader": os.getsid(0) == os.getpid(),
         "terminal": int(fields[4]),
         "folder": os.getcwd(),
-        "oom": [text(f"/proc/{pid}/oom_score_adj").strip() for pid in (*bridge, "self")],
+        "oom": [text(f"/proc/{pid}/oom_score_adj").strip() for pid in (*socats, "self")],
         "uid_map": text("/proc/self/uid_map").split(),
     }
 
