@@ -138,7 +138,7 @@ def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any
                     continue
             except OSError as error:
                 problem = f"what the command wrote is not complete: {error.strerror}"
-            _end(copies, rests, source)
+            _end(copies, rests, source, hang_up=writing)
     assert answer is not None  # noqa: S101  # it waited for that
     if problem and not answer.get("status"):
         raise Failure(problem)
@@ -180,8 +180,14 @@ def _written(rests: dict[int, memoryview], source: int, target: int) -> bool:
     return bool(rest) or rest.obj is not END_OF_INPUT
 
 
-def _end(copies: dict[int, int], rests: dict[int, memoryview], source: int) -> None:
-    """The input has ended, or nobody takes the output any more: the payload is to notice."""
+def _end(
+    copies: dict[int, int], rests: dict[int, memoryview], source: int, *, hang_up: bool
+) -> None:
+    """The input has ended, or nobody takes the output any more: the payload is to notice.
+
+    Output that has ended is not hung up: a program that has closed its terminal has not always
+    ended yet, and would by SIGHUP.
+    """
     target = copies.pop(source)
     rests.pop(source, None)
     if source == 0:
@@ -191,7 +197,8 @@ def _end(copies: dict[int, int], rests: dict[int, memoryview], source: int) -> N
         if copies.get(0) == source:
             del copies[0]
             rests.pop(0, None)
-        os.close(source)
+        if hang_up:
+            os.close(source)
 
 
 def _size() -> tuple[int, int]:

@@ -155,3 +155,12 @@ def test_a_terminal_whose_input_nobody_reads_keeps_no_signal_from_going_on(vm: V
 def test_a_terminal_s_input_ends_with_its_caller_s(vm: Vm) -> None:
     done = run(vm, "--tty", "--", "cat", input=b"given\n", capture_output=True)
     assert done.returncode == 0 and b"given" in done.stdout
+
+
+def test_a_program_that_closes_its_terminal_before_it_ends_has_its_own_status(vm: Vm) -> None:
+    code = (
+        "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n"
+        "for each in range(3): os.close(each)\n"
+        "os._exit(1 if signal.sigtimedwait([signal.SIGHUP], 1) else 7)"
+    )
+    assert run(vm, "--tty", "--", "python3", "-c", code, stdin=subprocess.DEVNULL).returncode == 7

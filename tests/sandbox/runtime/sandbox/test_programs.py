@@ -268,9 +268,12 @@ def test_debuggers(room: Room, program: str, command: str, wanted: str) -> None:
 
 def test_a_bridge_that_was_killed_comes_back(room: Room) -> None:
     code = (
-        "import socket, subprocess, time\n"
-        "subprocess.run(['pkill', '-KILL', '-x', 'socat'], check=True)\n"
+        "import os, socket, subprocess, time\n"
         "end = time.monotonic() + 30\n"
+        "old = subprocess.check_output(['pgrep', '-x', 'socat'], text=True).split()\n"
+        "subprocess.run(['pkill', '-KILL', '-x', 'socat'], check=True)\n"
+        "while any(os.path.exists('/proc/' + each) for each in old):\n"
+        "    assert time.monotonic() < end\n"
         "for port in (3128, 1080):\n"
         "    while True:\n"
         "        try:\n"
