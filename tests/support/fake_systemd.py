@@ -13,6 +13,7 @@ import shutil
 import socketserver
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +68,8 @@ class Manager:
     def __init__(self, root: Path, bridge: Path) -> None:
         self.root = root
         self.bridge = bridge
-        self.cgroup = CGROUPS / f"serai-test-{os.getpid()}"
-        self.cgroup.mkdir()
+        # Not named by our PID: that comes again, and a killed run leaves its directory.
+        self.cgroup = Path(tempfile.mkdtemp(prefix="serai-test-", dir=CGROUPS))
         self.units: dict[str, subprocess.Popen[bytes]] = {}
         self.served: list[subprocess.Popen[bytes]] = []
 

@@ -51,7 +51,9 @@ class Vm:
             stdout=subprocess.PIPE,
         )
         assert self.manager.stdout is not None
-        self.cgroup = Path(self.manager.stdout.readline().decode().strip())
+        said = self.manager.stdout.readline().decode().strip()
+        assert said, f"the stand-in for systemd does not start: {self.manager.wait(DEADLINE)}"
+        self.cgroup = Path(said)
         self.gate: subprocess.Popen[bytes] | None = None
         self.start_gate()
 
@@ -181,7 +183,8 @@ class Vm:
             self.kill()
         self.kill_gate()
         (self.root / "end").touch()
-        assert self.manager.wait(DEADLINE) == 0, "the stand-in for systemd failed"
+        status = self.manager.wait(DEADLINE)
+        assert status == 0, f"the stand-in for systemd failed: {status}"
         if self.manager.stdout is not None:
             self.manager.stdout.close()
 

@@ -85,7 +85,8 @@ def test_the_daemon_dies_before_every_step() -> None:
             with suppress(SeraiError):
                 operate(vm)
             assert vm.daemon is not None
-            assert vm.daemon.wait(30) == -9, f"it survived {steps[fatal - 1]}"
+            log = (vm.root / "sessiond.log").read_text
+            assert vm.daemon.wait(30) == -9, f"it survived {steps[fatal - 1]}: {log()}"
             before = uids(vm)
             vm.start()
             assert vm.daemon.poll() is None, f"no start after {steps[fatal - 1]}"
