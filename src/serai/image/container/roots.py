@@ -33,7 +33,9 @@ def base(settings: Settings) -> Path:
     folder = settings.cache / "containers" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
         with making(settings, folder), cache.whole(folder) as made:
-            argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
+            # What it mounts is nobody else's, and gone with it.
+            argv = ["unshare", "--mount", "--propagation=private", "--", "mmdebstrap"]
+            argv += ["--quiet", "--mode=root", "--variant=minbase"]
             argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
             source = [settings.mirror] if settings.mirror else []
             run([*argv, suite, made / "root", *source])

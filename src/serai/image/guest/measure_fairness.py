@@ -45,7 +45,9 @@ def ask(port, method="GET", more=""):
     head = f"{{method}} http://{{host}}/ HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{more}}\\r\\n"
     s.sendall(head.encode())
     return s
+go = threading.Event()
 def for_ever(what, *arguments):
+    go.wait()  # the first of them would leave the thread that starts the others no time
     while True:
         try:
             what(*arguments)
@@ -64,6 +66,7 @@ def at_work():
         os.rename("begun", "at-work")  # which a full disk does not keep from being done
     except FileNotFoundError:
         pass
+    go.set()
 """
 ATTACKS = {
     # An origin that sends interim responses with heads of 64 KiB without end.
