@@ -12,12 +12,15 @@ from serai.runtime.settings import SessionSettings
 
 DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
 
+# A unit's property on D-Bus: its name, and its value with its type.
+Property = tuple[str, tuple[str, Any]]
+
 # bindfs is root, and reads what hostile sessions ask of it. bubblewrap needs mounts, namespaces and
 # netlink, with which it sets up an empty network; glibc looks up an interface's number by a Unix
 # socket. What ProtectKernel*= would hide is not in the root that bindfs gets, and its capabilities
 # are few.
 _NO_CALLS = "@clock @cpu-emulation @debug @keyring @module @obsolete @raw-io @reboot @swap"
-FOLDER_LIMITS: list[tuple[str, tuple[str, Any]]] = [
+_FOLDER_LIMITS: list[Property] = [
     ("MemoryMax", ("t", 256 << 20)),
     ("MemorySwapMax", ("t", 0)),
     ("TasksMax", ("t", 64)),
@@ -69,6 +72,21 @@ def unit(name: str) -> str:
 def folder_unit(name: str, role: str) -> str:
     """The unit that serves a folder of a session. No role has a '-' in its name."""
     return f"serai-folder-{name}-{role}.service"
+
+
+def folder_settings(name: str, role: str, program: Sequence[str]) -> list[Property]:
+    """Properties of the unit that runs ``program`` for a folder: org.freedesktop.systemd1(5)."""
+    return [
+        ("Description", ("s", f"Folder {role} of session {name}")),
+        ("Type", ("s", "exec")),
+        ("ExecStart", ("a(sasb)", [(program[0], list(program), False)])),
+        ("BindsTo", ("as", [unit(name)])),
+        ("After", ("as", [unit(name)])),
+        ("Slice", ("s", "serai.slice")),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        ("TimeoutStopUSec", ("t", 2_000_000)),
+        *_FOLDER_LIMITS,
+    ]
 
 
 def drop_in(settings: SessionSettings) -> str:

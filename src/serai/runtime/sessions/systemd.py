@@ -17,7 +17,13 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new
 
 from serai.common import files
 from serai.common.errors import TIMEOUT, SeraiError
-from serai.runtime.sessions.supervisor import DROP_IN, FOLDER_LIMITS, drop_in, folder_unit, unit
+from serai.runtime.sessions.supervisor import (
+    DROP_IN,
+    drop_in,
+    folder_settings,
+    folder_unit,
+    unit,
+)
 from serai.runtime.settings import SessionSettings
 
 PRIVATE_SOCKET = Path("/run/systemd/private")
@@ -68,17 +74,7 @@ class Systemd:
             await self._call("ResetFailedUnit", "s", (unit(name),))
 
     async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
-        settings = [
-            ("Description", ("s", f"Folder {role} of session {name}")),
-            ("Type", ("s", "exec")),
-            ("ExecStart", ("a(sasb)", [(program[0], list(program), False)])),
-            ("BindsTo", ("as", [unit(name)])),
-            ("After", ("as", [unit(name)])),
-            ("Slice", ("s", "serai.slice")),
-            ("CollectMode", ("s", "inactive-or-failed")),
-            ("TimeoutStopUSec", ("t", 2_000_000)),
-            *FOLDER_LIMITS,
-        ]
+        settings = folder_settings(name, role, program)
         wanted = folder_unit(name, role)
         body: tuple[Any, ...] = (wanted, "replace", settings, [])
         await self._await_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body, wanted)

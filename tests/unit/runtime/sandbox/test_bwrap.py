@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from serai.common import bridge
 from serai.image.guest import exercise, measure_gate
+from serai.runtime.folders import bindfs
 from serai.runtime.folders.path_roles import ROLES
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import Resources, SessionSettings
 from tests.conftest import ROOT
+from tests.support import known_options
 
 SESSION = bwrap.Session(
     "blue-cat",
@@ -53,27 +56,51 @@ GOLDEN = """\
 --remount-ro / --chdir /sessions/blue-cat
 """
 
-# bwrap(1) of version 0.6.1
-KNOWN = """\
-args unshare-all share-net unshare-user unshare-user-try unshare-ipc unshare-pid unshare-net
-unshare-uts unshare-cgroup unshare-cgroup-try userns userns2 pidns uid gid hostname chdir clearenv
-setenv unsetenv lock-file sync-fd bind bind-try dev-bind dev-bind-try ro-bind ro-bind-try remount-ro
-exec-label file-label proc dev tmpfs mqueue dir file bind-data ro-bind-data symlink seccomp
-add-seccomp-fd block-fd userns-block-fd info-fd json-status-fd new-session die-with-parent as-pid-1
-cap-add cap-drop perms chmod
-"""
-
 
 def test_the_options_are_these() -> None:
     settings = SessionSettings(visible=("/usr", "/etc"))
     assert bwrap.arguments(settings, SESSION) == [word.replace("+", " ") for word in GOLDEN.split()]
 
 
+def options(words: Iterable[str]) -> set[str]:
+    return {word[2:] for word in words if word.startswith("--")}
+
+
+def bubblewraps(words: Sequence[str]) -> Sequence[str]:
+    """Those words of a command line that bubblewrap reads itself."""
+    return words[: words.index("--")]
+
+
 def test_only_options_of_the_oldest_bubblewrap_are_used() -> None:
-    options = [
-        word[2:] for word in bwrap.arguments(SessionSettings(), SESSION) if word.startswith("--")
-    ]
-    assert set(options) <= set(KNOWN.split())
+    (known,) = known_options.read("bubblewrap-0.6.1").values()
+    script = (ROOT / "src/serai/install/programs/session-start").read_text()
+    (started,) = re.findall(r"^exec bwrap (.*?) -- ", script.replace("\\\n", ""), re.MULTILINE)
+    for words in (
+        bwrap.arguments(SessionSettings(), SESSION),
+        bubblewraps(bindfs.command("/a", (1, 2), 3, writable=True)),
+        bubblewraps(bindfs.command("/a", (1, 2), 3, writable=False)),
+        started.split(),
+    ):
+        assert options(words) <= known
+        assert options(words)
+    assert "size" not in known, "but only where it is known, see bwrap.room"
+
+
+def test_only_what_the_oldest_socat_knows_is_used() -> None:
+    known = known_options.read("socat-1.7.4.1")
+    script = (ROOT / "src/serai/install/programs/bridge").read_text().replace("\\\n", "")
+    (started,) = re.findall(r"^ *LD_BIND_NOW=1 socat (.*) &$", script, re.MULTILINE)
+    listening = re.findall(r"family=(\S+) options=(\S+)$", script, re.MULTILINE)
+    proxy = re.search(r"socat - '(\w+):[^']*?,(\w+)=", bwrap.ssh_config(SessionSettings()))
+    assert proxy
+    (common,) = re.findall(r"\$options,([\w,=]+)", started)
+    assert set(re.findall(r"(?<!\S)-\w+", started)) == {"-lf", "-b", "-t"} <= known["options"]
+    heads = {family.lower() for family, _ in listening} | {proxy[1].lower(), "unix-connect"}
+    assert "UNIX-CONNECT:" in started
+    assert heads <= known["addresses"]
+    used = ",".join([*(each for _, each in listening), common, proxy[2]]).split(",")
+    assert len(used) >= 6
+    assert {each.partition("=")[0] for each in used} <= known["address options"]
 
 
 @pytest.mark.parametrize(

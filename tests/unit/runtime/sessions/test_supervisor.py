@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 
-from serai.runtime.sessions.supervisor import FOLDER_LIMITS, drop_in
+from serai.runtime.sessions.supervisor import drop_in, folder_settings
 from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
 
@@ -23,7 +23,7 @@ def test_a_session_gets_no_swap() -> None:
 
 
 def test_what_serves_a_folder_is_limited_and_filtered() -> None:
-    limits = {name: value for name, (_, value) in FOLDER_LIMITS}
+    limits = {name: value for name, (_, value) in folder_settings("one", "outputs", ["/bin/x"])}
     assert limits["MemoryMax"] <= 256 << 20
     assert (limits["MemorySwapMax"], limits["TasksMax"]) == (0, 64)
     assert limits["NoNewPrivileges"] is True
