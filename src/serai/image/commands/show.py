@@ -9,13 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
-from serai.image import console, layout
+from serai.image import console, layout, sign
 from serai.image.build import builds
 from serai.image.build import plan as plans
 from serai.image.build.builds import Finished
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
-from serai.image.release import sign
 from serai.image.settings import Settings
 
 
