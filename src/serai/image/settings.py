@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_NAMES = ("cache", "cache_max_age", "dist", "mirror", "security_mirror", "accelerator")
+_NAMES = (
+    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_key"),
+    *("dist", "mirror", "security_mirror", "accelerator"),
+)
 _CI_MAX_AGE = "30"  # days
 
 
@@ -21,6 +24,8 @@ class Settings:
     ``accelerator`` the one QEMU has to use ('' is the fastest that works).
     ``cache_max_age`` is after how many days a cached base is too old to build on ('none', or '':
     never; in CI, which sets CI=true, 30 are the default).
+    ``cache_remote`` is the cache that build hosts share ('' is none), ``cache_signers`` the file
+    with the keys whose stages are trusted, and ``cache_key`` the key to sign our own with.
     ``sources`` says for each of the others where it came from.
     """
 
@@ -32,6 +37,9 @@ class Settings:
     security_mirror: str = ""
     accelerator: str = ""
     cache_max_age: str = ""
+    cache_remote: str = ""
+    cache_signers: str = ""
+    cache_key: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
@@ -52,6 +60,9 @@ class Settings:
             accelerator=given["accelerator"],
             sources=sources,
             cache_max_age=given["cache_max_age"],
+            cache_remote=given["cache_remote"],
+            cache_signers=given["cache_signers"],
+            cache_key=given["cache_key"],
         )
 
     @property

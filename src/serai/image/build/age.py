@@ -27,10 +27,14 @@ _YEARS = 10_000  # days: more is a slip of the finger
 
 @dataclass(frozen=True)
 class Limit:
-    """Bases made before ``since`` count as not there, because of ``why``; None is no limit."""
+    """Bases made before ``since`` count as not there, because of ``why``; None is no limit.
+
+    With ``fresh`` nothing counts that was made before, wherever it lies.
+    """
 
     since: datetime | None = None
     why: str = ""
+    fresh: bool = False
 
     def fault(self, record: Path, previous: Path | None) -> str:
         """Why the stage of the file ``record`` cannot be used; '' if it can.
@@ -59,7 +63,7 @@ def limit(settings: Settings, *, fresh: bool = False) -> Limit:
             f"SERAI_CACHE_MAX_AGE is {text!r}", hint="a number of days from 1 on, or none"
         )
     if fresh:
-        return Limit(now, "and --fresh wants a new one")
+        return Limit(now, "and --fresh wants a new one", fresh=True)
     if text in ("", "none"):
         return Limit()
     days = f"{text} day{'s' * (int(text) != 1)}"

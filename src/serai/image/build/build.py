@@ -13,7 +13,16 @@ from pathlib import Path
 
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import age, base_bootstrap, base_cloudimage, builds, layer, plan, playbook
+from serai.image.build import (
+    age,
+    base_bootstrap,
+    base_cloudimage,
+    builds,
+    layer,
+    plan,
+    playbook,
+    remote,
+)
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -54,11 +63,12 @@ def build(
             console.say(f"{name} {made.version} is built already, nothing has changed")
             _point(made)
             return made.folder
+        shared = remote.of(settings)
         _require_room(settings)
         started = datetime.now(timezone.utc)
         previous: Path | None = None
         for stage in made.stages:
-            _ensure(settings, image, stage, previous, keep=keep)
+            _ensure(settings, image, stage, previous, shared, keep=keep)
             previous = stage.disk
         with console.step("publish"):
             _publish(settings, made, started)
@@ -77,17 +87,27 @@ def base(settings: Settings, image: definition.Image) -> Path:
 
 
 def _ensure(
-    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+    settings: Settings,
+    image: definition.Image,
+    stage: Stage,
+    previous: Path | None,
+    shared: remote.Remote | None,
+    *,
+    keep: bool,
 ) -> None:
     """Have the result of ``stage`` in the cache, marked as one that the image needs."""
     home = stage.folder.parent
     cache.sweep(home)
     with cache.making(stage.folder):
         # Since the plan another image's build may have made it, or removed it as too old.
-        if stage.is_there(previous):
+        if there := stage.is_there(previous):
             console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        elif shared and shared.fetch(image, stage, previous):
+            there = True
         else:
             _make(settings, image, stage, previous, keep=keep)
+        if shared:
+            shared.offer(image, stage, built=not there)
         cache.use(stage.folder, image.name)
     cache.prune(home, keep=2)
 
@@ -130,7 +150,7 @@ def _make(
             "tasks": [asdict(task) for task in tasks],
         }
         log.touch()
-        shutil.copyfile(log, folder / "build.log")
+        shutil.copyfile(log, folder / plan.LOG)
         # The record is what marks a stage as finished, so it comes last.
         (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 

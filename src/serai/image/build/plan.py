@@ -31,6 +31,7 @@ from serai.image.settings import Settings
 BASE = "base"
 DISK = "disk.qcow2"
 RECORD = "stage.json"
+LOG = "build.log"
 
 _VERSION = re.compile(r"\d+(\.\d+)+\S*")
 
