@@ -9,7 +9,7 @@ from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _NAMES = (
-    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_key"),
+    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
     *("dist", "mirror", "security_mirror", "accelerator"),
 )
 _CI_MAX_AGE = "30"  # days
@@ -25,7 +25,7 @@ class Settings:
     ``cache_max_age`` is after how many days a cached base is too old to build on ('none', or '':
     never; in CI, which sets CI=true, 30 are the default).
     ``cache_remote`` is the cache that build hosts share ('' is none), ``cache_signers`` the file
-    with the keys whose stages are trusted, and ``cache_key`` the key to sign our own with.
+    with the keys whose stages are trusted, and ``cache_sign_key`` the key to sign our own with.
     ``sources`` says for each of the others where it came from.
     """
 
@@ -39,7 +39,7 @@ class Settings:
     cache_max_age: str = ""
     cache_remote: str = ""
     cache_signers: str = ""
-    cache_key: str = ""
+    cache_sign_key: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
@@ -62,7 +62,7 @@ class Settings:
             cache_max_age=given["cache_max_age"],
             cache_remote=given["cache_remote"],
             cache_signers=given["cache_signers"],
-            cache_key=given["cache_key"],
+            cache_sign_key=given["cache_sign_key"],
         )
 
     @property

@@ -145,7 +145,11 @@ def of(settings: Settings) -> Remote | None:
             hint="SERAI_CACHE_SIGNERS=FILE, see ALLOWED SIGNERS in ssh-keygen(1)",
         )
     signers = _existing("SERAI_CACHE_SIGNERS", settings.cache_signers)
-    key = _existing("SERAI_CACHE_KEY", settings.cache_key) if settings.cache_key else None
+    key = (
+        _existing("SERAI_CACHE_SIGN_KEY", settings.cache_sign_key)
+        if settings.cache_sign_key
+        else None
+    )
     return Remote(name, _place(name), signers, key)
 
 

@@ -79,9 +79,10 @@ def command(
     options has them print becomes one list. Raises BuildError for an image that there is not.
     """
     jobs = []
+    invoke = (sys.executable, "-m", "invoke", "--search-root", str(settings.root))
     for image in images:
         memory = definition.megabytes(definition.load(settings, image).machine.memory) + _BESIDE
-        argv = (sys.executable, "-m", "invoke", name, "--image", image, *options)
+        argv = (*invoke, name, "--image", image, *options)
         jobs.append(Job(image, argv, vms, vms * memory))
     logs = settings.cache / "logs"
     logs.mkdir(parents=True, exist_ok=True)

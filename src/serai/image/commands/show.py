@@ -157,7 +157,7 @@ def _table(*columns: str) -> Table:
 
 # What an empty value means.
 _EMPTY = {
-    "cache_key": "(none: nothing is put into a shared cache)",
+    "cache_sign_key": "(none: nothing is put into a shared cache)",
     "cache_max_age": "(none)",
     "cache_remote": "(none)",
     "cache_signers": "(none)",

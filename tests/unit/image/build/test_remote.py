@@ -47,13 +47,15 @@ class Hosts:
     def __init__(self, checkout: Settings, keys: Path, name: str) -> None:
         projects.fill(checkout)
         self._shared = replace(
-            checkout, cache_remote=name, cache_signers=str(keys / "trusted"), cache_key=""
+            checkout, cache_remote=name, cache_signers=str(keys / "trusted"), cache_sign_key=""
         )
         self.keys, self.home = keys, checkout.root.parent
 
     def settings(self, host: str, key: str = "", **changed: str) -> Settings:
         folder, signing = self.home / host, str(self.keys / key) if key else ""
-        own = replace(self._shared, cache=folder / "cache", dist=folder / "dist", cache_key=signing)
+        own = replace(
+            self._shared, cache=folder / "cache", dist=folder / "dist", cache_sign_key=signing
+        )
         return replace(own, **changed)  # type: ignore[arg-type]
 
     def build(self, host: str, key: str = "", **changed: str) -> str:
@@ -296,7 +298,7 @@ def test_a_shared_cache_that_fails_stops_no_build(
     [
         ({"cache_signers": ""}, "nothing says whose stages to trust; SERAI_CACHE_SIGNERS=FILE"),
         ({"cache_signers": "/nowhere"}, "SERAI_CACHE_SIGNERS: there is no file /nowhere"),
-        ({"cache_key": "/nowhere"}, "SERAI_CACHE_KEY: there is no file /nowhere"),
+        ({"cache_sign_key": "/nowhere"}, "SERAI_CACHE_SIGN_KEY: there is no file /nowhere"),
         ({"cache_remote": "/nowhere"}, "there is no directory /nowhere; make it, or mount it"),
         ({"cache_remote": "s3://bucket"}, "there is no shared cache of the kind 's3'; a directory"),
         ({"cache_remote": "docker://host/name:tag"}, "is not a repository; docker://HOST/NAME"),
