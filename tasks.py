@@ -11,7 +11,18 @@ from serai.image import console
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, builds
 from serai.image.build import build as building
-from serai.image.commands import attack, clean, clients, demo, docs_site, lint, pages, show, test
+from serai.image.commands import (
+    attack,
+    clean,
+    clients,
+    demo,
+    docs_site,
+    lint,
+    pages,
+    several,
+    show,
+    test,
+)
 from serai.image.commands.options import command
 from serai.image.container import throwaway
 from serai.image.definition import definition
@@ -49,30 +60,43 @@ def plan(
     show.plan(SETTINGS, image, tuple(set_ or ()), as_json=json)
 
 
-@command(iterable=["set_"])
+@command(iterable=["image", "set_"])
 def build_image(
     _c: Context,
     *,
-    image: str = IMAGE,
+    image: list[str] | None = None,
     set_: list[str] | None = None,
     keep: bool = False,
     twice: bool = False,
+    fresh: bool = False,
     json: bool = False,
 ) -> int:
-    """Build an image into dist/<image>/<version>/."""
+    """Build images into dist/<image>/<version>/."""
     if twice and json:
         raise BuildError("--json tells of a build, and --twice leaves none")
+    name, *others = several.names(image)
+    if others:
+        chosen = {"--keep": keep, "--twice": twice, "--fresh": fresh, "--json": json}
+        given = [word for each in set_ or () for word in ("--set", each)]
+        given += [option for option, wanted in chosen.items() if wanted]
+        return several.command(SETTINGS, "build-image", [name, *others], given)
     if twice:
-        return reproduce.build_twice(SETTINGS, image, overrides=tuple(set_ or ()))
-    building.build(SETTINGS, image, overrides=tuple(set_ or ()), keep=keep)
-    show.built(builds.find(SETTINGS, image), as_json=json)
+        return reproduce.build_twice(SETTINGS, name, overrides=tuple(set_ or ()))
+    building.build(SETTINGS, name, overrides=tuple(set_ or ()), keep=keep, fresh=fresh)
+    show.built(builds.find(SETTINGS, name), as_json=json)
     return 0
 
 
-@command()
-def verify_image(_c: Context, *, image: str = IMAGE, build: str = "", json: bool = False) -> int:
-    """Boot the finished image on throwaway overlays and check it."""
-    found = builds.find(SETTINGS, image, build)
+@command(iterable=["image"])
+def verify_image(
+    _c: Context, *, image: list[str] | None = None, build: str = "", json: bool = False
+) -> int:
+    """Boot finished images on throwaway overlays and check them."""
+    name, *others = several.names(image)
+    if others:
+        given = [*(["--build", build] if build else []), *(["--json"] if json else [])]
+        return several.command(SETTINGS, "verify-image", [name, *others], given, vms=2)
+    found = builds.find(SETTINGS, name, build)
     report = verify(SETTINGS, found.image, found.folder)
     if json:
         console.tell_program(content(report))

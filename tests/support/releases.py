@@ -7,8 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from serai.image import digest
-from serai.image.release import sign
+from serai.image import digest, sign
 from serai.image.run import run
 from serai.image.settings import Settings
 

@@ -21,23 +21,41 @@ _USERS = "users"  # in a result: an empty file for each who needed it, as old as
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
+def whole(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``target`` that becomes ``target`` if the block succeeds.
 
     On any failure, Ctrl-C included, the temporary folder is removed and ``target`` is untouched.
-    A ``target`` that came into being in the meantime wins: both have the same content by key.
+    A ``target`` that came into being in the meantime wins: both have the same content by key. With
+    ``replace`` it goes, and leaves the marks of its users.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         temporary.chmod(0o755)
         yield temporary
+        if replace and (target / _USERS).is_dir():
+            shutil.copytree(target / _USERS, temporary / _USERS, dirs_exist_ok=True)
         sync(temporary)
-        if not target.exists():
-            temporary.rename(target)
-            files.fsync(target.parent)
+        with _out_of_the_way(target, asked=replace):
+            if not target.exists():
+                temporary.rename(target)
+                files.fsync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _out_of_the_way(target: Path, *, asked: bool) -> Iterator[None]:
+    """``target`` has another name in the block, if ``asked``, and is gone after it."""
+    if not asked or not target.exists():
+        yield
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.rename(old)
+        yield
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

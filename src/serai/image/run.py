@@ -206,19 +206,25 @@ def run_visibly(
 
 @contextmanager
 def started(
-    argv: Sequence[Argument], *, log: Path, env: Mapping[str, str] | None = None, grace: float = 10
+    argv: Sequence[Argument],
+    *,
+    log: Path,
+    printed: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    grace: float = 10,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program beside us; on leaving the block it is told to end, after ``grace`` s made to.
 
-    It gets a session of its own, so that a terminal's Ctrl-C reaches it only through us.
+    Its stdout goes to ``log`` with its stderr, or to the file ``printed``. It gets a session of its
+    own, so that a terminal's Ctrl-C reaches it only through us.
     """
-    with log.open("ab") as output:
+    with log.open("ab") as said, (printed or log).open("ab") as output:
         process = subprocess.Popen(
             with_pdeathsig(argv),
             env=None if env is None else {**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=said,
             start_new_session=True,
         )
     try:

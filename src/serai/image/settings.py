@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_NAMES = ("cache", "dist", "mirror", "security_mirror", "accelerator")
+_NAMES = (
+    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
+    *("dist", "mirror", "security_mirror", "accelerator"),
+)
+_CI_MAX_AGE = "30"  # days
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,10 @@ class Settings:
     ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default), and
     ``security_mirror`` the one that has its security updates then,
     ``accelerator`` the one QEMU has to use ('' is the fastest that works).
+    ``cache_max_age`` is after how many days a cached base is too old to build on ('none', or '':
+    never; in CI, which sets CI=true, 30 are the default).
+    ``cache_remote`` is the cache that build hosts share ('' is none), ``cache_signers`` the file
+    with the keys whose stages are trusted, and ``cache_sign_key`` the key to sign our own with.
     ``sources`` says for each of the others where it came from.
     """
 
@@ -28,12 +36,21 @@ class Settings:
     sources: Mapping[str, str]
     security_mirror: str = ""
     accelerator: str = ""
+    cache_max_age: str = ""
+    cache_remote: str = ""
+    cache_signers: str = ""
+    cache_sign_key: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
         """The settings ``environ`` asks for, each in SERAI_ and its name in capitals."""
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
         given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
+        sources = {
+            name: f"SERAI_{name.upper()}" if value else "default" for name, value in given.items()
+        }
+        if not given["cache_max_age"] and environ.get("CI") == "true":
+            given["cache_max_age"], sources["cache_max_age"] = _CI_MAX_AGE, "CI"
         return cls(
             root=root,
             cache=Path(given["cache"] or Path(user_cache) / "serai").absolute(),
@@ -41,10 +58,11 @@ class Settings:
             mirror=given["mirror"],
             security_mirror=given["security_mirror"],
             accelerator=given["accelerator"],
-            sources={
-                name: f"SERAI_{name.upper()}" if value else "default"
-                for name, value in given.items()
-            },
+            sources=sources,
+            cache_max_age=given["cache_max_age"],
+            cache_remote=given["cache_remote"],
+            cache_signers=given["cache_signers"],
+            cache_sign_key=given["cache_sign_key"],
         )
 
     @property

@@ -116,3 +116,26 @@ def test_two_builds_do_not_write_the_same_stage(tmp_path: Path) -> None:
         pass
     with cache.locked(tmp_path / ".lock"):
         pass
+
+
+def test_a_result_that_is_made_anew_takes_the_place_and_the_marks_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "result"
+    with cache.whole(target) as folder:
+        (folder / "old").touch()
+    cache.use(target, "somebody")
+    with cache.whole(target, replace=True) as folder:
+        (folder / "new").touch()
+        assert (target / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+    assert sorted(path.name for path in target.iterdir()) == ["new", "users"]
+    assert [mark.name for mark in cache.uses(tmp_path, "somebody")] == ["somebody"]
+
+
+def test_what_fails_to_be_made_anew_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    target.mkdir()
+    with pytest.raises(RuntimeError), cache.whole(target, replace=True):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [target]

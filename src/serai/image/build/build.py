@@ -13,7 +13,16 @@ from pathlib import Path
 
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
-from serai.image.build import base_bootstrap, base_cloudimage, builds, layer, plan, playbook
+from serai.image.build import (
+    age,
+    base_bootstrap,
+    base_cloudimage,
+    builds,
+    layer,
+    plan,
+    playbook,
+    remote,
+)
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -24,8 +33,6 @@ from serai.image.vm import accelerator
 # What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
 _HEADROOM_GIB = 6
 
-_ISO = "%Y-%m-%dT%H:%M:%SZ"
-
 _BASES: dict[str, Callable[..., None]] = {
     "bootstrap": base_bootstrap.make,
     "cloud-image": base_cloudimage.make,
@@ -33,28 +40,35 @@ _BASES: dict[str, Callable[..., None]] = {
 
 
 def build(
-    settings: Settings, name: str, *, overrides: tuple[str, ...] = (), keep: bool = False
+    settings: Settings,
+    name: str,
+    *,
+    overrides: tuple[str, ...] = (),
+    keep: bool = False,
+    fresh: bool = False,
 ) -> Path:
     """Build the image ``name`` and return its folder below ``dist/``, which is the latest then.
 
     Stages whose key is in the cache are not built again; an image that is there already is left
-    alone. With ``keep``, a machine in which a layer failed stays up to be looked into.
+    alone, unless its base is too old. With ``keep``, a machine in which a layer failed stays up to
+    be looked into; with ``fresh``, all is built again, from the base on.
 
     Raises BuildError; nothing half-made stays behind then, nor after Ctrl-C.
     """
     image = definition.load(settings, name, overrides)
     with ExitStack() as stack:
         stack.enter_context(cache.locked(settings.cache / "builds" / f".{image.name}.lock"))
-        made = plan.make(settings, image)
-        if made.folder.exists():
+        made = plan.make(settings, image, fresh=fresh)
+        if made.folder.exists() and not _refusal(made):
             console.say(f"{name} {made.version} is built already, nothing has changed")
             _point(made)
             return made.folder
+        shared = remote.of(settings)
         _require_room(settings)
         started = datetime.now(timezone.utc)
         previous: Path | None = None
         for stage in made.stages:
-            _ensure(settings, image, stage, previous, keep=keep)
+            _ensure(settings, image, stage, previous, shared, keep=keep)
             previous = stage.disk
         with console.step("publish"):
             _publish(settings, made, started)
@@ -73,17 +87,27 @@ def base(settings: Settings, image: definition.Image) -> Path:
 
 
 def _ensure(
-    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+    settings: Settings,
+    image: definition.Image,
+    stage: Stage,
+    previous: Path | None,
+    shared: remote.Remote | None,
+    *,
+    keep: bool,
 ) -> None:
     """Have the result of ``stage`` in the cache, marked as one that the image needs."""
     home = stage.folder.parent
     cache.sweep(home)
     with cache.making(stage.folder):
         # Since the plan another image's build may have made it, or removed it as too old.
-        if (stage.folder / plan.RECORD).is_file():
+        if there := stage.is_there(previous):
             console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        elif shared and shared.fetch(image, stage, previous):
+            there = True
         else:
             _make(settings, image, stage, previous, keep=keep)
+        if shared:
+            shared.offer(image, stage, built=not there)
         cache.use(stage.folder, image.name)
     cache.prune(home, keep=2)
 
@@ -95,8 +119,12 @@ def _make(
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     begin = time.monotonic()
-    with console.step(f"{stage.name}: {stage.why}"), cache.whole(stage.folder) as folder:
+    why = stage.why or "it is gone from the cache"
+    with console.step(f"{stage.name}: {why}"), cache.whole(stage.folder, replace=True) as folder:
         target = folder / plan.DISK
+        # Of the disk below as it is now: another build may replace that meanwhile.
+        below = previous.with_name(plan.RECORD) if previous else None
+        made = age.base_made(below) if below else datetime.now(timezone.utc)
         if previous is None:
             _BASES[image.base.kind](image, settings, target, log=log)
             tasks = []
@@ -117,18 +145,28 @@ def _make(
             "stage": stage.name,
             "key": stage.key,
             "inputs": stage.inputs,
+            age.BASE_MADE: made.strftime(age.ISO),
             "seconds": round(time.monotonic() - begin, 1),
             "tasks": [asdict(task) for task in tasks],
         }
         log.touch()
-        shutil.copyfile(log, folder / "build.log")
+        shutil.copyfile(log, folder / plan.LOG)
         # The record is what marks a stage as finished, so it comes last.
         (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
+def _refusal(made: Plan) -> str:
+    """Why the image that is in dist/ already has to be built again; '' if it has not."""
+    path = made.folder / layout.MANIFEST
+    try:
+        return made.limit.fault(path, None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{path} cannot be read"
+
+
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:
     disk = made.stages[-1].disk
-    with cache.whole(made.folder) as folder:
+    with cache.whole(made.folder, replace=True) as folder:
         shipped = folder / layout.disk(made.image.name)
         shutil.copyfile(disk, shipped)
         with offline.opened(shipped, settings.cache) as root:
@@ -177,12 +215,12 @@ def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object
 
 def _iso(when: datetime) -> str:
     """RFC 3339, in UTC, to the second."""
-    return when.strftime(_ISO)
+    return when.strftime(age.ISO)
 
 
 def time_of(text: str) -> float:
     """A manifest's time in seconds since 1970."""
-    return datetime.strptime(text, _ISO).replace(tzinfo=timezone.utc).timestamp()
+    return datetime.strptime(text, age.ISO).replace(tzinfo=timezone.utc).timestamp()
 
 
 def revision(root: Path) -> str:

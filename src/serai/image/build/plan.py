@@ -13,13 +13,15 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 from serai import __version__
 from serai.image import cache, digest
-from serai.image.build import base_bootstrap, base_cloudimage, layer, playbook
+from serai.image.build import age, base_bootstrap, base_cloudimage, layer, playbook
+from serai.image.build.age import Limit
 from serai.image.definition import variables
 from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
@@ -29,6 +31,7 @@ from serai.image.settings import Settings
 BASE = "base"
 DISK = "disk.qcow2"
 RECORD = "stage.json"
+LOG = "build.log"
 
 _VERSION = re.compile(r"\d+(\.\d+)+\S*")
 
@@ -37,7 +40,8 @@ _VERSION = re.compile(r"\d+(\.\d+)+\S*")
 class Stage:
     """One step of a build. ``why`` says why it would be built; it is '' for a cached stage.
 
-    ``chosen`` are the image's values for the variables of the layer's roles.
+    ``chosen`` are the image's values for the variables of the layer's roles. A result in the cache
+    counts within ``limit``. ``base_made`` is when the base of a cached stage was made.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Stage:
     folder: Path
     why: str
     chosen: dict[str, Any]
+    limit: Limit
+    base_made: datetime | None = None
 
     @property
     def cached(self) -> bool:
@@ -59,8 +65,13 @@ class Stage:
 
     def record(self) -> dict[str, Any]:
         """What was noted when the stage was built: inputs, seconds, tasks."""
-        loaded: dict[str, Any] = json.loads((self.folder / RECORD).read_text())
-        return loaded
+        return _record(self.folder)
+
+    def is_there(self, previous: Path | None) -> bool:
+        """Whether the cache holds a result now that can be used on top of the disk ``previous``."""
+        below = previous.with_name(RECORD) if previous else None
+        own = self.folder / RECORD
+        return own.is_file() and not self.limit.fault(own, below)
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,21 @@ class Plan:
     version: str
     folder: Path
 
+    @property
+    def limit(self) -> Limit:
+        """How old its base may be."""
+        return self.stages[0].limit
 
-def make(settings: Settings, image: Image) -> Plan:
-    """The plan for ``image``; raises BuildError where the playbook is not as it must be."""
+
+def make(settings: Settings, image: Image, *, fresh: bool = False) -> Plan:
+    """The plan for ``image``; with ``fresh``, no stage counts that is in the cache by now.
+
+    Raises BuildError where the playbook or a setting is not as it must be.
+    """
+    limit = age.limit(settings, fresh=fresh)
     tools = tool_versions(image)
-    stages = [_stage(settings, image, BASE, _base_inputs(image, settings, tools))]
+    inputs = _base_inputs(image, settings, tools)
+    stages = [_stage(settings, image, BASE, inputs, limit=limit)]
     for each in playbook.read(settings):
         chosen = variables.of_roles(settings, image.variables, each.roles)
         inputs = {
@@ -91,7 +112,17 @@ def make(settings: Settings, image: Image) -> Plan:
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
         }
-        stages.append(_stage(settings, image, each.name, inputs, chosen))
+        stages.append(
+            _stage(
+                settings,
+                image,
+                each.name,
+                inputs,
+                chosen=chosen,
+                limit=limit,
+                previous=stages[-1],
+            )
+        )
     version = f"{__version__}-{stages[-1].key[:8]}"
     return Plan(image, tuple(stages), version, settings.dist / image.name / version)
 
@@ -138,13 +169,28 @@ def _stage(
     image: Image,
     name: str,
     inputs: dict[str, object],
+    *,
+    limit: Limit,
     chosen: dict[str, Any] | None = None,
+    previous: Stage | None = None,
 ) -> Stage:
     key = digest.of_value(inputs)
     home = settings.cache / "stages" / name
     folder = home / key[:16]
-    why = "" if (folder / RECORD).is_file() else _why(home, image.name, inputs)
-    return Stage(name, key, inputs, folder, why, chosen or {})
+    record = folder / RECORD
+    if not record.is_file():
+        why = _why(home, image.name, inputs)
+    elif previous and not previous.cached:
+        why = f"{previous.name} is built again"
+    else:
+        why = limit.fault(record, previous.folder / RECORD if previous else None)
+    made = None if why else age.base_made(record)
+    return Stage(name, key, inputs, folder, why, chosen or {}, limit, made)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    return loaded
 
 
 def _why(home: Path, image: str, inputs: dict[str, object]) -> str:
@@ -152,7 +198,7 @@ def _why(home: Path, image: str, inputs: dict[str, object]) -> str:
     records = [use.parents[1] / RECORD for use in cache.uses(home, image)]
     if not records:
         return "never built here"
-    old = json.loads(records[-1].read_text())["inputs"]
+    old = _record(records[-1].parent)["inputs"]
     new = json.loads(json.dumps(inputs, default=str))
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     return "changed: " + ", ".join(changed)

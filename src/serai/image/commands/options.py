@@ -43,6 +43,8 @@ OWN: dict[str, dict[str, str]] = {
         "base": "boot the disk that the image is built from",
     },
     "build-image": {
+        "fresh": "use nothing that is cached: build again, from the base on",
+        "image": "the name of an image; may be repeated",
         "keep": "leave the VM running in which a layer failed",
         "twice": "build it twice from nothing in the cache, and compare the results",
     },
@@ -85,6 +87,7 @@ OWN: dict[str, dict[str, str]] = {
         "layer": "unit, sandbox, container or vm",
         "lint": "run the linters first",
     },
+    "verify-image": {"image": "the name of an image; may be repeated"},
     "verify-release": {
         "folder": "the directory of a release",
         "allowed_signers": "a file with the keys that you trust, see ssh-keygen(1)",

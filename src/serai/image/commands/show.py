@@ -9,13 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
-from serai.image import console, layout
-from serai.image.build import builds
+from serai.image import console, layout, sign
+from serai.image.build import age, builds
 from serai.image.build import plan as plans
 from serai.image.build.builds import Finished
 from serai.image.definition import definition
 from serai.image.definition import pins as pinned
-from serai.image.release import sign
 from serai.image.settings import Settings
 
 
@@ -56,7 +55,7 @@ def plan(settings: Settings, name: str, overrides: tuple[str, ...], *, as_json: 
     console.out.print(tools)
     stages = _table("stage", "key", "state")
     for stage in made.stages:
-        stages.add_row(stage.name, stage.key[:16], "cached" if stage.cached else stage.why)
+        stages.add_row(stage.name, stage.key[:16], _state(stage))
     console.out.print(stages)
     state = "is there" if made.folder.exists() else "would be made"
     console.say(f"result: {made.folder} {state}")
@@ -121,10 +120,23 @@ def _planned(
         ],
         "tools": [{"name": name, "version": version} for name, version in tools.items()],
         "stages": [
-            {"name": stage.name, "key": stage.key, "cached": stage.cached, "why": stage.why}
+            {
+                "name": stage.name,
+                "key": stage.key,
+                "cached": stage.cached,
+                "why": stage.why,
+                "base_made": stage.base_made and stage.base_made.strftime(age.ISO),
+            }
             for stage in made.stages
         ],
     }
+
+
+def _state(stage: plans.Stage) -> str:
+    if stage.base_made is None:
+        return stage.why
+    old = f", {age.ago(stage.base_made)} old" if stage.name == plans.BASE else ""
+    return f"cached{old}"
 
 
 def _named(finished: Finished) -> dict[str, str]:
@@ -145,6 +157,10 @@ def _table(*columns: str) -> Table:
 
 # What an empty value means.
 _EMPTY = {
+    "cache_sign_key": "(none: nothing is put into a shared cache)",
+    "cache_max_age": "(none)",
+    "cache_remote": "(none)",
+    "cache_signers": "(none)",
     "accelerator": "(the fastest that works, found by trying)",
     "base.mirror": "(mmdebstrap's own choice)",
     "mirror": "(mmdebstrap's own choice)",

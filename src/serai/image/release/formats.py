@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files
-from serai.image import cache, console, digest, ext4, layout, offline
+from serai.image import cache, console, digest, ext4, layout, oci, offline, sign
 from serai.image.build import build
 from serai.image.build.builds import Finished
 from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
-from serai.image.release import oci, sign
 from serai.image.run import run, run_confined
 from serai.image.settings import Settings
 
@@ -71,7 +70,8 @@ def _convert(source: Source, kind: str, options: str, target: Path) -> None:
 
 
 def _oci(source: Source, target: Path) -> None:
-    oci.write(source.disk, target, arch=source.arch, tag=source.version, stamp=source.stamp)
+    content = {f"disk/{source.disk.name}": source.disk}
+    oci.write(content, target, arch=source.arch, tag=source.version, stamp=source.stamp)
 
 
 _WRITERS: Mapping[str, tuple[str, Callable[[Source, Path], None]]] = {

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serai.image.build import age, remote
+
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 # Names of ours, which no server answers to (RFC 2606, section 2).
@@ -75,6 +77,8 @@ def _definition(manifest: Mapping[str, Any], version: str) -> dict[str, Any]:
                 stage["stage"]: {
                     "key": stage["key"],
                     "inputs": {k: v for k, v in stage["inputs"].items() if not _is_digest(v)},
+                    # When its base was made, and who signed it if another host built it.
+                    **{key: stage[key] for key in (age.BASE_MADE, remote.SIGNER) if key in stage},
                 }
                 for stage in stages
             },

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serai.image import cache, console, digest, layout, offline
+from serai.image import cache, console, digest, layout, offline, sign
 from serai.image.build import builds
 from serai.image.definition import pins
 from serai.image.definition.definition import Image
@@ -23,7 +23,6 @@ from serai.image.release import (
     inspect,
     provenance,
     sbom,
-    sign,
     tree,
 )
 from serai.image.release.diff import Changes

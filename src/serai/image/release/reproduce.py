@@ -117,7 +117,7 @@ def source_date(root: Path) -> Iterator[None]:
 
 def _separate(settings: Settings, home: Path) -> Settings:
     """Settings with a cache and results of their own."""
-    separate = replace(settings, cache=home / "cache", dist=home / "dist")
+    separate = replace(settings, cache=home / "cache", dist=home / "dist", cache_remote="")
     downloads = settings.cache / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     separate.cache.mkdir(parents=True)

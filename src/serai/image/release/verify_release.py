@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from serai.image import layout
+from serai.image import layout, sign
 from serai.image.errors import BuildError
-from serai.image.release import provenance, sign
+from serai.image.release import provenance
 
 _MOST_FILES = 100
 _LARGEST_TEXT = 1 << 20  # bytes, of SHA256SUMS and of its signature

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,13 @@ from serai.image.build import build, plan, playbook
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
-from tests.conftest import ROOT
-
-IMAGE = "debian-12-amd64"
-PLAYBOOK = """
-- {name: One, hosts: all, tags: [one], roles: [first]}
-- {name: Two, hosts: all, tags: [two], roles: [{role: second, with_x: 1}, third]}
-"""
+from tests.support import projects
+from tests.support.projects import IMAGE, PLAYBOOK
 
 
 @pytest.fixture
 def project(checkout: Settings) -> Settings:
-    """A checkout with a Debian image and three small roles in two layers."""
-    shutil.copy(ROOT / "images" / "debian-12-amd64.toml", checkout.images)
-    shutil.copytree(ROOT / "packer", checkout.root / "packer")
-    (checkout.root / "ansible.cfg").touch()
-    (checkout.root / "playbooks" / "image.yml").write_text(PLAYBOOK)
-    network = checkout.root / "roles/base/files/80-dhcp.network"
-    network.parent.mkdir(parents=True)
-    network.touch()
-    for role in ("first", "second", "third"):
-        tasks = checkout.root / "roles" / role / "tasks" / "main.yml"
-        tasks.parent.mkdir(parents=True)
-        tasks.write_text(f"# {role}\n")
-    return checkout
+    return projects.fill(checkout)
 
 
 def made(project: Settings, *overrides: str) -> plan.Plan:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from serai.image import oci
 from serai.image.build import builds
 from serai.image.errors import BuildError
-from serai.image.release import formats, oci
+from serai.image.release import formats
 from serai.image.settings import Settings
 from tests.support import releases
 from tests.support.releases import IMAGE, VERSION
@@ -84,7 +85,7 @@ def test_an_oci_archive_depends_on_its_arguments_alone(tmp_path: Path) -> None:
     disk.write_bytes(b"disk" * 1000)
     targets = [tmp_path / name for name in ("a", "b", "c")]
     for target, stamp in zip(targets, (1, 1, 2), strict=True):
-        oci.write(disk, target, arch="arm64", tag="1.0", stamp=stamp)
+        oci.write({"disk/x": disk}, target, arch="arm64", tag="1.0", stamp=stamp)
     one, same, other = (target.read_bytes() for target in targets)
     assert one == same != other
 

@@ -13,7 +13,7 @@ import pytest
 
 from serai.image import digest
 from serai.image.errors import BuildError
-from serai.image.release import release, sbom, tree, verify_release
+from serai.image.release import provenance, release, sbom, tree, verify_release
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.support import releases
@@ -152,6 +152,14 @@ def test_the_provenance_says_where_it_comes_from(made: Path) -> None:
         "startedOn": "2026-11-21T10:00:00Z",
         "finishedOn": "2026-11-21T11:00:00Z",
     }
+
+
+def test_the_provenance_says_who_built_a_stage_if_another_host_did(made: Path) -> None:
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["stages"][0] |= {"base_made": "2026-11-21T09:00:00Z", "signer": "ci@example.org"}
+    statement = json.loads(provenance.text(manifest, "1.0.0", {}, made))
+    stage = statement["predicate"]["buildDefinition"]["internalParameters"]["stages"]["base"]
+    assert (stage["base_made"], stage["signer"]) == ("2026-11-21T09:00:00Z", "ci@example.org")
 
 
 def test_it_is_compared_with_the_one_before(own: Settings, made: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from serai.image import sign
 from serai.image.errors import BuildError
-from serai.image.release import release, sign, verify_release
+from serai.image.release import release, verify_release
 from serai.image.run import run
 from tests.support import releases
 from tests.support.releases import IMAGE, NAMES

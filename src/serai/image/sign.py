@@ -14,7 +14,7 @@ from serai.image.errors import BuildError
 from serai.image.run import last_lines, run
 
 NAMESPACE = "serai-release"
-"""What the signature is for: one made for something else does not count."""
+"""What a release's signature is for: one made for something else does not count."""
 
 _LINE = re.compile(rf"([0-9a-f]{{64}})  ({layout.NAME.pattern})")
 _ARMOUR = re.compile(
@@ -49,7 +49,7 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
-def sign(folder: Path, key: Path) -> None:
+def sign(folder: Path, key: Path, namespace: str = NAMESPACE) -> None:
     """Write the signature of SHA256SUMS in ``folder`` by the private key file ``key``.
 
     ``key`` may be a public key whose private half an agent holds. Raises BuildError if it cannot.
@@ -57,20 +57,22 @@ def sign(folder: Path, key: Path) -> None:
     target = folder / layout.SUMS
     # It is asked for a passphrase on the terminal, if it needs one.
     done = run(
-        ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", key, target],
+        ["ssh-keygen", "-Y", "sign", "-n", namespace, "-f", key, target],
         check=False,
         timeout=_PATIENCE,
     )
     if done.returncode != 0 or not (folder / layout.SIGNATURE).is_file():
         raise BuildError(
             f"{layout.SUMS} cannot be signed with {key}: {last_lines(done.stderr)}",
-            hint="--sign-key needs a private SSH key (make one: ssh-keygen -t ed25519), or a "
+            hint="it has to be a private SSH key (make one: ssh-keygen -t ed25519), or a "
             "public one that the SSH agent has",
         )
 
 
-def signer(content: str, signature: bytes, allowed_signers: Path) -> str:
-    """Who signed ``content``, by the name in the file ``allowed_signers``.
+def signer(
+    content: str, signature: bytes, allowed_signers: Path, namespace: str = NAMESPACE
+) -> str:
+    """Who signed ``content`` for ``namespace``, by the name in the file ``allowed_signers``.
 
     Raises BuildError unless ``signature`` is a good one by a key that is listed there.
     """
@@ -90,7 +92,7 @@ def signer(content: str, signature: bytes, allowed_signers: Path) -> str:
             raise _bad(allowed_signers, "its key is not listed there")
         said = ""
         for principal in found.stdout.splitlines():
-            argv = ["ssh-keygen", "-Y", "verify", "-n", NAMESPACE, "-I", principal, *common]
+            argv = ["ssh-keygen", "-Y", "verify", "-n", namespace, "-I", principal, *common]
             done = run(argv, stdin=content, check=False, timeout=30)
             if done.returncode == 0:
                 return principal
