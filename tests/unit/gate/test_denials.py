@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -59,3 +60,11 @@ def test_the_reason_phrase_is_the_first_line_and_the_last_line_is_json() -> None
         *denials.denied("blue", TARGET, Denied("default deny", "why")), as_json=True
     )
     assert json.loads(only.partition(b"\r\n\r\n")[2])["error"] == "denied"
+
+
+def test_an_answer_without_a_body_has_the_head_of_one_with_it() -> None:
+    whole = denials.response(HTTPStatus.BAD_GATEWAY, "no answer\n")
+    assert denials.response(HTTPStatus.BAD_GATEWAY, "no answer\n", bodyless=True) == (
+        whole.removesuffix(b"no answer\n")
+    )
+    assert whole.endswith(b"\r\n\r\nno answer\n")
