@@ -21,7 +21,7 @@ TARGET = Target("example.com", 443)
         (Denied("default deny", "no rule allows it"), "serai policy allow blue example.com:443"),
         (Denied("private range", "why", "10.0.0.1:443"), "serai policy allow blue 10.0.0.1:443"),
         (Denied("deny *.com", "a rule forbids it"), "serai policy show blue"),
-        (Denied("own address 8.8.8.8", "it is this machine's"), ""),
+        (Denied("own address 8.8.8.8", "it is this VM's"), ""),
     ],
 )
 def test_a_denial_says_what_to_ask_for(denial: Denied, ask: str) -> None:
