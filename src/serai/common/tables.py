@@ -63,6 +63,8 @@ def load(kind: type[T], path: Path, what: str, *, hint: str = "", absent: T | No
     """
     try:
         data = tomllib.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise SeraiError(f"cannot read {what} {path}: it is nested too deeply") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         if absent is not None and isinstance(error, FileNotFoundError):
             return absent

@@ -65,12 +65,18 @@ def unreachable(target: Target, failure: Unreachable) -> tuple[HTTPStatus, str, 
 
 
 def response(
-    status: HTTPStatus, text: str, data: dict[str, Any] | None = None, *, as_json: bool = False
+    status: HTTPStatus,
+    text: str,
+    data: dict[str, Any] | None = None,
+    *,
+    as_json: bool = False,
+    bodyless: bool = False,
 ) -> bytes:
     """A whole HTTP response after which the connection is closed.
 
     The reason phrase holds the first line of ``text``: of an answer to CONNECT, most clients show
     that alone. The body is the text with the data as its last line, or only the data ``as_json``.
+    An answer to HEAD is ``bodyless``: a client that goes on would read a body as the next answer.
     """
     line = json.dumps(data) + "\n" if data is not None else ""
     body = (line if as_json else text + line).encode()
@@ -84,4 +90,4 @@ def response(
         b"Cache-Control: no-store",
         b"Connection: close",
     ]
-    return b"\r\n".join(head) + b"\r\n\r\n" + body
+    return b"\r\n".join(head) + b"\r\n\r\n" + (b"" if bodyless else body)

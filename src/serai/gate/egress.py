@@ -203,7 +203,7 @@ class Egress:
     def _own(
         self, policy: Rules, target: Target, verdicts: list[tuple[Address | None, Verdict]]
     ) -> list[tuple[Address | None, Verdict]]:
-        """Refuse this machine's own addresses, but for those that a rule names one by one.
+        """Refuse this VM's own addresses, but for those that a rule names one by one.
 
         Its sshd listens there, and a rule for the network around it does not mean that.
         """
@@ -248,7 +248,7 @@ def _but_not_own(
         return verdict
     if rules.names_exactly(policy, address, target.port) or not dial.is_own(address):
         return verdict
-    return Verdict(False, f"own address {address}", "it is an address of this machine")
+    return Verdict(False, f"own address {address}", "it is an address of this VM")
 
 
 def _who(connection: Connection) -> dict[str, Any]:

@@ -8,8 +8,10 @@ switch of protocols, are carried unchanged.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from http import HTTPStatus
+from typing import Any
 
 from serai.gate import denials, heads
 from serai.gate.egress import Connection, Egress
@@ -23,12 +25,24 @@ _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class _Refused(Exception):  # noqa: N818  # an answer, not a fault
-    """Ends a client's connection with this response; ``charged`` as a denial is."""
+    """Ends a client's connection with this answer; ``charged`` as a denial is."""
 
-    def __init__(self, response: bytes, *, charged: bool = False) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        text: str,
+        data: dict[str, Any] | None = None,
+        *,
+        as_json: bool = False,
+        charged: bool = False,
+    ) -> None:
         super().__init__()
-        self.response = response
         self.charged = charged
+        self._response = functools.partial(denials.response, status, text, data, as_json=as_json)
+
+    def response(self, method: str) -> bytes:
+        """The response to a request of that method."""
+        return self._response(bodyless=method == "HEAD")
 
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
@@ -53,10 +67,7 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
         except _Refused as refused:
             if refused.charged:
                 await asyncio.sleep(connection.session.allowance.wait())
-            answer = refused.response
-            if method == "HEAD":  # a client that goes on would read a body as the next answer
-                answer = answer[: answer.index(heads.HEAD_END) + len(heads.HEAD_END)]
-            await loop.sock_sendall(client, answer)
+            await loop.sock_sendall(client, refused.response(method))
             again = False
         if not again:
             await hang_up(client)
@@ -91,7 +102,7 @@ async def _read_head(
             if not data:
                 return None
             text = f"The request's head was not complete after {timeouts.header:g} s.\n"
-            raise _Refused(denials.response(HTTPStatus.REQUEST_TIMEOUT, text)) from None
+            raise _Refused(HTTPStatus.REQUEST_TIMEOUT, text) from None
         if not more:
             return None
         if not data:
@@ -101,13 +112,12 @@ async def _read_head(
 
 def _too_large(error: TooLarge) -> _Refused:
     text = f"The request's {error}.\n"
-    answer = denials.response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
-    return _Refused(answer, charged=True)
+    return _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text, charged=True)
 
 
 def _bad_request(why: str) -> _Refused:
     text = f"Serai's gate does not accept this request: {why}.\n"
-    return _Refused(denials.response(HTTPStatus.BAD_REQUEST, text), charged=True)
+    return _Refused(HTTPStatus.BAD_REQUEST, text, charged=True)
 
 
 async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
@@ -124,7 +134,7 @@ async def _open(connection: Connection, egress: Egress, head: Head) -> Line:
         answer = denials.denied(connection.session.name, head.target, error)
     except Unreachable as error:
         answer = denials.unreachable(head.target, error)
-    raise _Refused(denials.response(*answer, as_json=as_json))
+    raise _Refused(*answer, as_json=as_json)
 
 
 async def _tunnel(
@@ -161,7 +171,7 @@ async def _request(
             if exchange.fault:
                 raise _bad_request(exchange.fault) from None
             text = f"{head.target} gave no answer that can be passed on: {error}.\n"
-            raise _Refused(denials.response(HTTPStatus.BAD_GATEWAY, text)) from None
+            raise _Refused(HTTPStatus.BAD_GATEWAY, text) from None
         finally:
             egress.closed(connection, exchange.fault or error)
     return again, exchange.rest

@@ -21,6 +21,7 @@ from serai.common.errors import GONE, TOO_LARGE, SeraiError
 from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
 
+OUTPUTS = ("stdout", "stderr")
 MOST_OUTPUT = 64 << 20
 """Bytes of a session's that are kept in the caller's memory."""
 
@@ -40,6 +41,10 @@ class Completed:
     stderr: bytes
     out_of_memory: bool = False
     left: int = 0
+
+    def answer(self) -> dict[str, Any]:
+        """What sessiond said about its end: all but its output."""
+        return {name: said for name, said in vars(self).items() if name not in OUTPUTS}
 
 
 def unreachable(path: object, error: OSError) -> SeraiError:
@@ -77,12 +82,12 @@ class Client(jsonrpc.Client):
         ``options`` are those of the method ``exec``: env, cwd, timeout, tty. A command that writes
         more than ``limit`` bytes is ended. Raises SeraiError (then with TOO_LARGE).
         """
-        output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        output: dict[str, list[bytes]] = {name: [] for name in OUTPUTS}
         params = {"name": name, "argv": list(argv), **options}
         result = self._carry(
             "exec", params, input, lambda name, data: output[name].append(data), limit
         )
-        out, err = (b"".join(output[key]) for key in ("stdout", "stderr"))
+        out, err = (b"".join(output[name]) for name in OUTPUTS)
         return Completed(**result, stdout=out, stderr=err)
 
     def put(self, name: str, role: str, path: str, data: bytes) -> None:

@@ -144,10 +144,11 @@ def test_a_file_is_read_or_the_file_and_the_key_are_named(tmp_path: Path) -> Non
     with pytest.raises(SeraiError, match=r"t\.toml: port must be a whole number") as caught:
         tables.load(Inner, path, "the file", hint="see there")
     assert caught.value.hint == "see there"
-    for wrong in (b"port = ", b"\xff"):
+    for wrong in (b"port = ", b"\xff", b"port = " + b"[" * 9000, b"port = " + b"{a=" * 9000):
         path.write_bytes(wrong)
-        with pytest.raises(SeraiError, match="cannot read the file"):
+        with pytest.raises(SeraiError, match="cannot read the file") as caught:
             tables.load(Inner, path, "the file", absent=Inner(7))
+        assert "\n" not in str(caught.value)
 
 
 JSON = st.recursive(

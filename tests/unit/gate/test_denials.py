@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -20,7 +21,7 @@ TARGET = Target("example.com", 443)
         (Denied("default deny", "no rule allows it"), "serai policy allow blue example.com:443"),
         (Denied("private range", "why", "10.0.0.1:443"), "serai policy allow blue 10.0.0.1:443"),
         (Denied("deny *.com", "a rule forbids it"), "serai policy show blue"),
-        (Denied("own address 8.8.8.8", "it is this machine's"), ""),
+        (Denied("own address 8.8.8.8", "it is this VM's"), ""),
     ],
 )
 def test_a_denial_says_what_to_ask_for(denial: Denied, ask: str) -> None:
@@ -59,3 +60,11 @@ def test_the_reason_phrase_is_the_first_line_and_the_last_line_is_json() -> None
         *denials.denied("blue", TARGET, Denied("default deny", "why")), as_json=True
     )
     assert json.loads(only.partition(b"\r\n\r\n")[2])["error"] == "denied"
+
+
+def test_an_answer_without_a_body_has_the_head_of_one_with_it() -> None:
+    whole = denials.response(HTTPStatus.BAD_GATEWAY, "no answer\n")
+    assert denials.response(HTTPStatus.BAD_GATEWAY, "no answer\n", bodyless=True) == (
+        whole.removesuffix(b"no answer\n")
+    )
+    assert whole.endswith(b"\r\n\r\nno answer\n")

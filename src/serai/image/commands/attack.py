@@ -108,7 +108,7 @@ def _targets(here: dict[str, tuple[Path, str]]) -> Iterator[Attack]:
 
 
 def _tests(settings: Settings) -> dict[str, tuple[Path, str]]:
-    """Where each test of the layers that need no machine is, and what it says of itself."""
+    """Where each test of the layers that need no VM is, and what it says of itself."""
     return {
         node.name: (path, (ast.get_docstring(node) or "").partition(".")[0])
         for layer in _LAYERS

@@ -1,1 +1,1 @@
-"""The roles on machines that already run."""
+"""The roles on VMs that already run."""

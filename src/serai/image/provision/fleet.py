@@ -1,4 +1,4 @@
-"""What happens on many machines at once, read from the events that Ansible's callback writes.
+"""What happens on many VMs at once, read from the events that Ansible's callback writes.
 
 The callback is callbacks/serai_events.py; each line is one event with the time of the monotonic
 clock in seconds. Nothing here does I/O.
@@ -44,7 +44,7 @@ _LOGIN = (
 
 @dataclass
 class Host:
-    """One machine: how it went there, and how many tasks ended how; ``seconds`` it took.
+    """One VM: how it went there, and how many tasks ended how; ``seconds`` it took.
 
     ``why`` is one line that says why it failed, ``task`` the task that it happened in.
     """
@@ -121,7 +121,7 @@ News = Batch | Task | HostLost | Diff
 
 
 class Fleet:
-    """Reads events one by one; ``hosts`` says how it stands with each machine."""
+    """Reads events one by one; ``hosts`` says how it stands with each VM."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}
@@ -166,7 +166,7 @@ class Fleet:
 
     @property
     def ok(self) -> bool:
-        """Whether all went well on every machine there is."""
+        """Whether all went well on every VM there is."""
         return bool(self.hosts) and all(host.state == OK for host in self.hosts.values())
 
     @property
@@ -194,7 +194,7 @@ class Fleet:
 
     @property
     def failed(self) -> list[Host]:
-        """The machines that are lost."""
+        """The VMs that are lost."""
         return [host for host in self.hosts.values() if host.state in (FAILED, UNREACHABLE)]
 
     def _result(self, event: dict[str, Any]) -> list[News]:

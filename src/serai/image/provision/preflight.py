@@ -1,4 +1,4 @@
-"""Whether a machine can be provisioned, judged by the line that the play's first look prints."""
+"""Whether a VM can be provisioned, judged by the line that the play's first look prints."""
 
 from __future__ import annotations
 

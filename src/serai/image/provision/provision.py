@@ -1,4 +1,4 @@
-"""`invoke provision`: the image's roles on machines that already run, over ssh, batch by batch.
+"""`invoke provision`: the image's roles on VMs that already run, over ssh, batch by batch.
 
 ansible-playbook(1) does the work. Its own text goes to a log, and what a person sees is made of the
 events that our callback writes (fleet.py).
@@ -46,7 +46,7 @@ class Options:
     """What to provision, and how.
 
     Either ``hosts`` ('[user@]address[:port]', an IPv6 address in brackets) or ``inventory`` (a file
-    or a folder of Ansible's), of which ``limit`` is a pattern. ``serial`` machines are provisioned
+    or a folder of Ansible's), of which ``limit`` is a pattern. ``serial`` VMs are provisioned
     at a time (0: all), ``forks`` of them at once (0: Ansible's own number). ``values`` are role
     variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
     these and below the inventory. ``report`` is where the JSON goes ('': beside
@@ -77,9 +77,9 @@ class _FailedError(Exception):
 
 
 def provision(settings: Settings, options: Options) -> Fleet:
-    """Provision the machines, tell of each step, and print and write the summary.
+    """Provision the VMs, tell of each step, and print and write the summary.
 
-    Raises BuildError if the options cannot be used, or a machine failed; KeyboardInterrupt, after
+    Raises BuildError if the options cannot be used, or a VM failed; KeyboardInterrupt, after
     the summary, when somebody interrupts.
     """
     folder = settings.cache / "provision"
@@ -107,7 +107,7 @@ def provision(settings: Settings, options: Options) -> Fleet:
         console.say(f"log: {log}\nreport: {report}")
     if interrupted:
         raise KeyboardInterrupt(
-            "interrupted; run the same again to finish the machines that were under way"
+            "interrupted; run the same again to finish the VMs that were under way"
         )
     _judge(fleet, status, log)
     return fleet
@@ -121,9 +121,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     Raises BuildError if the options contradict each other or name what is not there.
     """
     if bool(options.hosts) == bool(options.inventory):
-        raise BuildError(
-            "say which machines: either --host USER@ADDRESS[:PORT] or --inventory FILE"
-        )
+        raise BuildError("say which VMs: either --host USER@ADDRESS[:PORT] or --inventory FILE")
     if options.forks < 0 or options.serial < 0:
         raise BuildError("--forks and --serial are numbers from 1 on")
     known = variables.options(settings)
@@ -173,7 +171,7 @@ def address(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def summary(fleet: Fleet) -> Table:
-    """A line a machine."""
+    """A line a VM."""
     table = Table("host", "state", box=None, header_style="bold", pad_edge=False)
     for name in ("ok", "changed", "failed", "unreachable", "seconds"):
         table.add_column(name, justify="right")
@@ -269,7 +267,7 @@ def _whole_lines(stream: Any) -> Iterator[str]:
 
 @contextmanager
 def _interrupting(process: Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C becomes Ansible's own: it ends its workers and removes what it put on machines."""
+    """Ctrl-C becomes Ansible's own: it ends its workers and removes what it put on VMs."""
     try:
         yield
     except KeyboardInterrupt:
@@ -302,7 +300,7 @@ def _judge(fleet: Fleet, status: int, log: Path) -> None:
     if not fleet.hosts:
         said = log.read_text(errors="replace")
         if "no hosts matched" in said.lower() or "--limit" in said:
-            raise BuildError("no machine matches", hint="see --inventory and --limit", log=log)
+            raise BuildError("no VM matches", hint="see --inventory and --limit", log=log)
         raise BuildError(f"ansible-playbook did not begin: {last_lines(said)}", log=log)
     lost = fleet.failed
     if lost:

@@ -40,15 +40,9 @@ def _by_the_library(options: Options, client: Client) -> int:
     # At once, and not when Python finds the time: see Channel.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     done = client.exec(**parameters(options))
-    answer = {
-        "status": done.status,
-        "signal": done.signal,
-        "timed_out": done.timed_out,
-        "out_of_memory": done.out_of_memory,
-        "left": done.left,
-    }
+    answer = done.answer()
     _show(answer, done.stdout, done.stderr)
-    return done.status
+    return status_of(answer)
 
 
 def _show(answer: dict[str, Any], stdout: bytes | bytearray, stderr: bytes | bytearray) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,12 +19,13 @@ from typing import Any
 import pytest
 import yaml
 
-from serai.image.definition import definition, variables
+from serai.image.definition import variables
 from serai.image.errors import BuildError
-from serai.image.provision import fleet, preflight, provision
+from serai.image.provision import fleet, provision
 from serai.image.provision.provision import Options
 from serai.image.settings import Settings
 from tests.conftest import ROOT
+from tests.unit.image.provision.test_preflight import GOOD
 
 PLAYS = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
 DEADLINE = 60.0
@@ -97,7 +97,7 @@ def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
     options = fleet_of(checkout, {"a": {"broken": True}, "b": {}})
     done = provision.provision(checkout, changed(options, limit="b"))
     assert list(done.hosts) == ["b"]
-    with pytest.raises(BuildError, match="no machine matches"):
+    with pytest.raises(BuildError, match="no VM matches"):
         provision.provision(checkout, changed(options, limit="nobody"))
 
 
@@ -388,66 +388,7 @@ def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> 
     assert (target / "skills/run").readlink() == Path("hello/run.sh")
 
 
-# --- whether a machine can be provisioned
-
-
-GOOD = "system=debian-12 python=yes sudo=yes user=me"
-
-
-@pytest.mark.parametrize(
-    ("look", "has_password", "sentences"),
-    [
-        (GOOD, False, []),
-        ("Welcome!\r\n" + GOOD.replace("debian-12", "ubuntu-22.04") + "\r\n", False, []),
-        (GOOD.replace("sudo=yes", "sudo=asks"), True, []),
-        (
-            GOOD.replace("sudo=yes", "sudo=asks"),
-            False,
-            [
-                "sudo wants a password of me, or refuses; "
-                "allow it without one, or give one with --sudo-password FILE"
-            ],
-        ),
-        (
-            "system=slackware- python=no sudo=absent user=me",
-            True,
-            [
-                "this is slackware-, and the roles are for ubuntu-22.04 and debian-12",
-                "sudo is not installed; install it as root: apt-get install sudo",
-                "python3 is missing; install it: apt-get install python3",
-            ],
-        ),
-        (
-            "",
-            False,
-            ["this is an unknown system, and the roles are for ubuntu-22.04 and debian-12"],
-        ),
-    ],
-)
-def test_what_has_to_be_done_first(look: str, has_password: bool, sentences: list[str]) -> None:
-    assert preflight.problems(look, has_password) == sentences
-
-
-@pytest.mark.parametrize("name", variables.FORMER_LIVE)
-def test_a_former_variable_is_refused_and_not_ignored(name: str) -> None:
-    (sentence,) = preflight.problems(GOOD, has_password=False, names=["other", name])
-    assert sentence.startswith(f"{name} is no variable any more: ")
-    with pytest.raises(BuildError, match=f"variables.{name} is no variable any more"):
-        definition.load(Settings.of({}, ROOT), "debian-12-amd64", [f"variables.{name}=true"])
-
-
-def test_a_misspelt_variable_of_an_inventory_is_refused() -> None:
-    names = ["runtime_memory_mx", "my_own", "runtime_notes_of_ours", "runtime_memory_max"]
-    assert preflight.problems(GOOD, has_password=False, names=names) == [
-        "runtime_memory_mx is no role's variable; did you mean runtime_memory_max?"
-    ]
-
-
-def test_no_name_that_roles_use_among_themselves_is_taken_for_a_mistake() -> None:
-    texts = [path.read_text() for path in (ROOT / "roles").rglob("*.yml")]
-    words = {word for text in texts for word in re.findall(r"\b[a-z]+_\w+\b", text)}
-    assert "gate_former" in words
-    assert preflight.misspelt(words) == []
+# --- what it looks at first
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import posix
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serai.common import tables
+from serai.runtime import client
 from serai.runtime.api.exec import Exec
 from serai.runtime.cli import exec, exec_core, exec_json, main
 
@@ -185,3 +187,34 @@ def test_what_an_answer_says_besides_its_status(
     shown = capsys.readouterr().err
     assert shown.startswith(said)
     assert shown.count("\n") == bool(said)
+
+
+def test_json_with_a_terminal_says_all_that_sessiond_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = {"status": 137, "signal": 9, "timed_out": False, "out_of_memory": True, "left": 2}
+
+    class Stub:
+        def __init__(self, _path: Path) -> None:
+            pass
+
+        def __enter__(self) -> Stub:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def exec(self, **_parameters: object) -> client.Completed:
+            return client.Completed(**ended, stdout=b"out", stderr=b"\xff")  # type: ignore[arg-type]
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(exec_json, "Client", Stub)
+    monkeypatch.setattr(posix, "isatty", lambda _: False)
+    options = exec.parse(["one", "--tty", "--json", "--", "hog"])
+    try:
+        assert exec_json.run(options) == 137
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {**ended, "stdout": "out", "stderr": "\ufffd"}
+    assert shown.err.startswith("serai: out of memory: ")
