@@ -178,10 +178,14 @@ def describe_image(
 
 @command(name="container", iterable=["copy"])
 def try_container(
-    _c: Context, run: str | None = None, copy: list[str] | None = None, keep: bool = False
+    _c: Context,
+    run: str | None = None,
+    copy: list[str] | None = None,
+    keep: bool = False,
+    image: str = "",
 ) -> int:
     """Boot a container with the same roles, for a shell or a command."""
-    return _container(run, copy, keep)
+    return _container(run, copy, keep, image)
 
 
 @command(name="machine", iterable=["copy"])
@@ -193,9 +197,9 @@ def try_machine(
     return _container(run, copy, keep)
 
 
-def _container(run: str | None, copy: list[str] | None, keep: bool) -> int:
+def _container(run: str | None, copy: list[str] | None, keep: bool, image: str = "") -> int:
     paths = [Path(path) for path in copy or ()]
-    return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep)
+    return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep, image=image)
 
 
 @command(name="provision", iterable=["host", "set_"])
@@ -347,7 +351,7 @@ def run_linters(_c: Context) -> None:
 def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     in_: str = "here",
-    image: str = IMAGE,
+    image: str = "",
     target: str = "",
     seconds: float = 5.0,
     seed: str = "1",

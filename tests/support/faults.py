@@ -125,6 +125,7 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
     "nothing can be reached from outside but ssh": [
         [(f"{FIRST}.listening", ["tcp 0.0.0.0:22", "udp 0.0.0.0:5355"])],
         [(f"{FIRST}.listening", ["tcp [::]:3128"])],
+        [(f"{FIRST}.listening", ["by sshd-unix-local.socket", "tcp 0.0.0.0:22"])],
     ],
     "the clock is right and tells UTC": [
         [("first.clock", NOW - 3600)],

@@ -21,6 +21,7 @@ from serai.image.container.container import Container
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
+from tests.support import chosen
 
 MARKER = "/var/lib/serai/provisioning"
 DAEMONS = "systemctl show -P MainPID serai-sessiond serai-gate"
@@ -100,7 +101,8 @@ class Target:
 @contextmanager
 def fresh(folder: Path) -> Iterator[Target]:
     """A booted Debian with nothing of Serai."""
-    run(["cp", "--archive", "--reflink=auto", roots.base(Settings.of()), folder / "root"])
+    root = roots.base(Settings.of(), chosen.IMAGE)
+    run(["cp", "--archive", "--reflink=auto", root, folder / "root"])
     guest = AnsibleHost(folder / "root", folder, ROOT)
     guest.prepare()
     with guest.booted() as container:

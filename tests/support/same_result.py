@@ -10,6 +10,7 @@ from serai.image.container import roots
 from serai.image.release import allow, reproduce, tree
 from serai.image.release.allow import Rule, Rules
 from serai.image.settings import Settings
+from tests.support import chosen
 
 # What lets the tests in.
 _TESTS = (
@@ -39,9 +40,9 @@ def image_of_the_day(root: Path) -> Path:
 
     An archive changes several times a day, and the image in the cache may be older than that.
     """
-    image, day = roots.provisioned(Settings.of()), archive(root)
+    image, day = roots.provisioned(Settings.of(), image=chosen.IMAGE), archive(root)
     if archive(image) != day:
-        image = roots.provisioned(Settings.of(), day)
+        image = roots.provisioned(Settings.of(), day, chosen.IMAGE)
         assert archive(image) == day, "the archive has changed between the two; run this again"
     return image
 

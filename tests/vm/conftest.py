@@ -16,7 +16,7 @@ from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.settings import Settings
 from serai.image.verify.verify import verify
-from tests.support import upgrading
+from tests.support import chosen, upgrading
 from tests.support.sharing import Shared, sharing
 from tests.support.upgrading import Upgraded
 
@@ -29,8 +29,11 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="session")
 def image(settings: Settings) -> Image:
-    """This machine's own architecture, from a Debian mirror alone."""
-    return definition.rehearsal(settings)
+    """This machine's own architecture, from a Debian mirror alone.
+
+    SERAI_TEST_IMAGE names another one.
+    """
+    return definition.load(settings, chosen.IMAGE)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +57,10 @@ def shared(
     """One boot for the tests of shares, and the older of two images for those of upgrades.
 
     ``upgraded`` switches it off, and is the last to use it. SERAI_UPGRADE_FROM names the folder of
-    an older finished image. Without it both are the same bytes, which are still two machines that
-    share nothing but a disk.
+    an older finished image, of another release perhaps. Without it both are the same bytes, which
+    are still two machines that share nothing but a disk.
     """
-    older = Path(os.environ.get("SERAI_UPGRADE_FROM", built))
-    disk = older / f"{image.name}.qcow2"
+    (disk,) = Path(os.environ.get("SERAI_UPGRADE_FROM", built)).glob("*.qcow2")
     with sharing(settings, image, disk, tmp_path_factory.mktemp("shares")) as found:
         yield found
 

@@ -20,6 +20,7 @@ from serai.image.container.container import DEADLINE
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
+from tests.support import chosen
 
 SYSTEM, SERAI = ("--tags", "system"), ("--tags", "serai")
 
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsibleHost]:
     """A container just before its seal."""
     folder = tmp_path_factory.mktemp("guest")
-    run(["cp", "--archive", "--reflink=auto", roots.provisioned(Settings.of()), folder / "root"])
+    root = roots.provisioned(Settings.of(), image=chosen.IMAGE)
+    run(["cp", "--archive", "--reflink=auto", root, folder / "root"])
     made = AnsibleHost(folder / "root", folder, ROOT)
     made.prepare()
     yield made
@@ -67,8 +69,9 @@ def test_a_sealed_machine_knows_nothing_of_the_build(guest: AnsibleHost) -> None
     assert not (var / "lib/systemd/random-seed").exists()
     sources = (etc / "apt/sources.list").read_text()
     assert not (etc / "apt/sources.list.shipped").exists()
-    for suite in ("bookworm", "bookworm-updates", "bookworm-security"):
-        assert f" {suite} main\n" in sources
+    suite = roots.suite(Settings.of(), chosen.IMAGE)
+    for each in (suite, f"{suite}-updates", f"{suite}-security"):
+        assert f" {each} main\n" in sources
     for path in etc.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert BUILD_USER.encode() not in path.read_bytes(), path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import glob
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,7 +18,7 @@ import yaml
 from serai.image.build import base_bootstrap
 from serai.image.build.playbook import BUILD_USER
 from serai.image.commands import roles_page
-from serai.image.definition import definition
+from serai.image.definition import definition, tools, variables
 from serai.image.guest import probe
 from serai.image.settings import Settings
 from tests.conftest import ROOT
@@ -63,15 +66,58 @@ def test_what_is_made_on_the_controller_is_made_for_each_machine_apart() -> None
     assert here
 
 
-@pytest.mark.parametrize("image", ["debian-12-amd64", "debian-12-arm64"])
+@pytest.mark.parametrize("image", ["debian-12-amd64", "debian-12-arm64", "debian-13-amd64"])
 def test_a_bootstrapped_base_has_the_packages_of_all_roles(image: str) -> None:
     """In the base they cost a second each, in an emulated machine half a minute."""
     loaded = definition.load(Settings.of({}), image)
-    for path in [*ROLES.glob("*/defaults/main.yml"), *ROLES.glob("*/vars/Debian.yml")]:
+    own = [*ROLES.glob("*/vars/Debian.yml"), *ROLES.glob(f"*/vars/Debian-{loaded.release}.yml")]
+    for path in [*ROLES.glob("*/defaults/main.yml"), *own]:
         variables = yaml.safe_load(path.read_text()) or {}
         for name, value in variables.items():
             if name.endswith("_packages") and isinstance(value, list):
                 assert set(value) <= set(base_bootstrap.packages(loaded)), f"{path}: {name}"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "release"),
+    [("Debian", "12.11", "12"), ("Debian", "13", "13"), ("Ubuntu", "22.04", "22.04")],
+)
+@pytest.mark.parametrize("playbook", ["image.yml", "provision.yml"])
+def test_ansible_reads_the_variables_that_definitions_are_made_with(
+    playbook: str, distribution: str, version: str, release: str
+) -> None:
+    """Those of the distribution, and over them those of the release."""
+    plays = yaml.safe_load((ROOT / "playbooks" / playbook).read_text())
+    facts = {"distribution": distribution, "distribution_version": version}
+    facts["distribution_major_version"] = version.partition(".")[0]
+    for play, role in itertools.product(plays, ROLES.glob("*/vars")):
+        told = play["vars"]
+        known = {"ansible_facts": facts, "role_path": role.parent, "query": _query}
+        known["serai_release"] = _rendered(told["serai_release"], known)
+        assert known["serai_release"] == f"{distribution}-{release}"
+        found: dict[str, Any] = {}
+        for path in ast.literal_eval(_rendered(told["serai_variables"], known)):
+            if (role / path).exists():
+                found |= yaml.safe_load((role / path).read_text())
+        assert found == variables.of_distribution(role.parent, distribution.lower(), release)
+
+
+def _query(lookup: str, pattern: str) -> list[str]:
+    assert lookup == "ansible.builtin.fileglob"
+    return glob.glob(pattern)  # noqa: PTH207 - as Ansible does
+
+
+def test_every_role_reads_what_differs_and_every_system_says_the_same_things() -> None:
+    """What one release's file has, each other's has, or the distribution's."""
+    found = [path for path in ROLES.iterdir() if [*path.glob("vars/[A-Z]*.yml")]]
+    assert len(found) > 5
+    for role in found:
+        tasks = "".join(path.read_text() for path in role.glob("tasks/*.yml"))
+        assert 'loop: "{{ serai_variables }}"' in tasks, role
+        for distribution in ("debian", "ubuntu"):
+            systems = [each for each in tools.VERSIONS if each.startswith(distribution)]
+            known = [set(variables.of_distribution(role, *each.split("-"))) for each in systems]
+            assert all(each == known[0] for each in known), role
 
 
 def test_the_seal_takes_the_builds_own_user_away() -> None:

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from serai.image import console
 from serai.image.build import builds
 from serai.image.container import throwaway
+from serai.image.definition.definition import DEFAULT_IMAGE
 from serai.image.errors import BuildError
 from serai.image.guest import attack as guest
 from serai.image.run import run
@@ -182,6 +183,6 @@ def send(settings: Settings, place: str, target: str, *, image: str, build: str)
     copy = [program, program.with_name("payloads")]
     command = f"python3 /root/{program.name} '{target}'"
     if place == "container":
-        return throwaway.run(settings, command=command, copy=copy, keep=False)
-    found = builds.find(settings, image, build)
+        return throwaway.run(settings, command=command, copy=copy, keep=False, image=image)
+    found = builds.find(settings, image or DEFAULT_IMAGE, build)
     return boot.boot(settings, found.image, found.disk, run=command, copy=copy)

@@ -28,6 +28,7 @@ OWN: dict[str, dict[str, str]] = {
         "seconds": "for how long each fuzz target is fuzzed",
         "seed": "where the fuzzing begins: a seed, or seed:case",
         "list": "only list the attacks",
+        "image": "the image, or the one of whose Debian the container is",
     },
     "bench": {
         "image": "measure in this image, booted, what one session at its worst does to others",
@@ -54,7 +55,10 @@ OWN: dict[str, dict[str, str]] = {
         "old": "a directory of a build or a release",
         "new": "the one to compare with it",
     },
-    "container": {"keep": "stay in a shell after --run"},
+    "container": {
+        "image": "with the Debian of this image (default: Debian 12)",
+        "keep": "stay in a shell after --run",
+    },
     "describe": {
         "to": "libvirt, cloud-init or utm",
         "cpus": "how many processors",

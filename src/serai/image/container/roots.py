@@ -1,5 +1,7 @@
 """Root directories of containers, from the cache: Debian with systemd, and the image's roles on it.
 
+The Debian is that of an image, of the rehearsal's if none is named.
+
 What an image is can be tried in them in seconds, but for its kernel, its disks and its boot loader.
 """
 
@@ -14,6 +16,8 @@ from serai.image import cache, console, digest
 from serai.image.build import playbook
 from serai.image.container.ansible_host import AnsibleHost
 from serai.image.definition import definition
+from serai.image.definition.arch import native
+from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import Settings
 
@@ -24,32 +28,51 @@ PACKAGES = (
 # What a container chooses: where there is no build user nothing is sealed, and the smallest profile
 # that installs something, as the standard one takes 1.3 GB.
 VARIABLES = ("seal_build_user=nobody-builds-here", "toolchain_profile=minimal")
+RELEASES = 2  # of Debian, whose roots are kept
+
+# /usr is merged from the start, as Debian 13 expects it; the package usrmerge brings all of Perl.
+_MERGED = "--hook-directory=/usr/share/mmdebstrap/hooks/merged-usr"
 
 
-def base(settings: Settings) -> Path:
+def base(settings: Settings, image: str = "") -> Path:
     """A Debian with systemd and the build user, as the base of an image has it; from the cache."""
-    suite = definition.rehearsal(settings).bootstrapped().suite
-    recipe = {"suite": suite, "packages": PACKAGES, "mirror": settings.mirror, "hook": _hook()}
+    release = suite(settings, image)
+    recipe = {"suite": release, "packages": PACKAGES, "mirror": settings.mirror}
+    recipe |= {"hook": _hook(), "merged": _MERGED}
     folder = settings.cache / "containers" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
         with making(settings, folder), cache.whole(folder) as made:
             # What it mounts is nobody else's, and gone with it.
             argv = ["unshare", "--mount", "--propagation=private", "--", "mmdebstrap"]
-            argv += ["--quiet", "--mode=root", "--variant=minbase"]
+            argv += ["--quiet", "--mode=root", "--variant=minbase", _MERGED]
             argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
             source = [settings.mirror] if settings.mirror else []
-            run([*argv, suite, made / "root", *source])
-        cache.prune(folder.parent, keep=1)
+            run([*argv, release, made / "root", *source])
+        cache.prune(folder.parent, keep=RELEASES)
     return folder / "root"
 
 
-def provisioned(settings: Settings, archive: str = "") -> Path:
+def suite(settings: Settings, name: str) -> str:
+    """The suite that the image ``name`` is bootstrapped from.
+
+    Raises BuildError for an image of which there is no container.
+    """
+    image = definition.load(settings, name) if name else definition.rehearsal(settings)
+    if image.arch != native():
+        raise BuildError(
+            f"{name} is for {image.arch}, and a container has this host's {native()}",
+            hint="boot the image: 'invoke boot'",
+        )
+    return image.bootstrapped().suite
+
+
+def provisioned(settings: Settings, archive: str = "", image: str = "") -> Path:
     """The same after the image's playbook, but not sealed; from the cache, layer by layer.
 
     Its packages are of the day when it was made. ``archive``, any text, is for who needs another
     one that is made now.
     """
-    root = base(settings)
+    root = base(settings, image)
     for layer in playbook.read(settings):
         recipe = {"below": root.parent.name, "layer": layer.digests, "variables": VARIABLES}
         recipe |= {"archive": archive} if archive else {}
@@ -58,7 +81,7 @@ def provisioned(settings: Settings, archive: str = "") -> Path:
         if not folder.exists():
             with making(settings, folder):
                 _apply(settings, layer.name, root, folder)
-            cache.prune(home, keep=2)
+            cache.prune(home, keep=2 * RELEASES)
         root = folder / "root"
     return root
 

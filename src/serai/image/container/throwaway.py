@@ -14,17 +14,20 @@ from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 
-def run(settings: Settings, *, command: str | None, copy: Sequence[Path], keep: bool) -> int:
+def run(
+    settings: Settings, *, command: str | None, copy: Sequence[Path], keep: bool, image: str = ""
+) -> int:
     """Boot a throwaway container, copy ``copy`` to /root, run ``command``; returns its exit status.
 
-    Without ``command``, or with ``keep``, a shell follows on our terminal. Raises BuildError.
+    It is the Debian of ``image``. Without ``command``, or with ``keep``, a shell follows on our
+    terminal. Raises BuildError.
     """
     for path in copy:
         if not path.exists():
             raise BuildError(f"there is no {path} to copy into the container")
     if os.geteuid() != 0:
         raise BuildError("a container needs root", hint="run it with sudo")
-    root = roots.provisioned(settings)
+    root = roots.provisioned(settings, image=image)
     status = 0
     with (
         tempfile.TemporaryDirectory(prefix="serai-container-") as work,

@@ -205,7 +205,7 @@ def _equipped(settings: Settings, image: Image, sources: dict[str, str]) -> Imag
     """
     if not isinstance(image.base, BootstrapBase):
         return image
-    added = variables.packages(settings, image.distribution, image.variables)
+    added = variables.packages(settings, image.distribution, image.release, image.variables)
     source = sources.get("base.packages")
     sources["base.packages"] = f"{source}, roles" if source else "roles"
     base = image.base.model_copy(update={"packages": (*image.base.packages, *added)})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import yaml
-
-from serai.image.definition import pins
+from serai.image.definition import pins, variables
 from serai.image.definition.definition import Image
 from serai.image.definition.variables import TOOLCHAIN
 from serai.image.settings import Settings
@@ -25,6 +23,7 @@ PROFILES = {
 VERSIONS: dict[str, dict[str, str]] = {
     "ubuntu-22.04": {"python3": "3.10", "pip": "22.0", "gcc": "11.4", "java": "11"},
     "debian-12": {"python3": "3.11", "pip": "23.0", "gcc": "12.2", "java": "17"},
+    "debian-13": {"python3": "3.13", "pip": "25.1", "gcc": "14.2", "java": "21"},
 }
 _PINS = {"official": "node", "wheel": "node_wheel"}
 
@@ -44,6 +43,7 @@ def promised(settings: Settings, image: Image) -> dict[str, str]:
 
 def _node_source(settings: Settings, image: Image) -> str:
     """Where the role gets Node.js: as the image chooses, or else as the distribution has it."""
-    path = settings.root / "roles" / TOOLCHAIN / "vars" / f"{image.distribution.capitalize()}.yml"
-    default = yaml.safe_load(path.read_text())["toolchain_distribution_node_source"]
+    role = settings.root / "roles" / TOOLCHAIN
+    own = variables.of_distribution(role, image.distribution, image.release)
+    default = own["toolchain_distribution_node_source"]
     return str(image.variables.get("toolchain_node_source") or default)

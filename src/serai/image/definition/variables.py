@@ -152,28 +152,46 @@ def _found(settings: Settings, name: str, value: str) -> str:
     return str(path)
 
 
-def packages(settings: Settings, distribution: str, chosen: Mapping[str, Any]) -> list[str]:
+def of_distribution(role: Path, distribution: str, release: str) -> dict[str, Any]:
+    """What differs in ``role`` by distribution, and over it what differs by release.
+
+    Ansible reads the same files: serai_variables in the playbooks.
+    """
+    name = distribution.capitalize()
+    files = (role / "vars" / f"{each}.yml" for each in (name, f"{name}-{release}"))
+    found: dict[str, Any] = {}
+    for path in files:
+        found |= yaml.safe_load(path.read_text()) if path.exists() else {}
+    return found
+
+
+def packages(
+    settings: Settings, distribution: str, release: str, chosen: Mapping[str, Any]
+) -> list[str]:
     """The distribution's packages that all roles together install with these choices."""
-    roles, own = settings.root / "roles", f"vars/{distribution.capitalize()}.yml"
+    roles = settings.root / "roles"
     found = []
-    for path in [*roles.glob("*/defaults/main.yml"), *roles.glob(f"*/{own}")]:
-        for name, default in (yaml.safe_load(path.read_text()) or {}).items():
+    for path in roles.glob("*/defaults/main.yml"):
+        defaults = yaml.safe_load(path.read_text()) or {}
+        own = of_distribution(path.parents[1], distribution, release)
+        for name, default in (defaults | own).items():
             value = chosen.get(name, default)
             found += value if name.endswith("_packages") and isinstance(value, list) else []
-    return sorted({*found, *_of_profile(roles / TOOLCHAIN, own, chosen.get("toolchain_profile"))})
+    if profile := chosen.get("toolchain_profile"):
+        own = of_distribution(roles / TOOLCHAIN, distribution, release)
+        found += _of_profile(roles / TOOLCHAIN, own["toolchain_distribution_packages"], profile)
+    return sorted(set(found))
 
 
-def _of_profile(role: Path, own: str, profile: str | None) -> list[str]:
+def _of_profile(role: Path, own: Mapping[str, list[str]], profile: str) -> list[str]:
     """The packages of a profile of the toolchain, which has those of all levels up to it."""
-    found: list[str] = []
-    if profile:
-        main = yaml.safe_load((role / "vars" / "main.yml").read_text())
-        distribution = yaml.safe_load((role / own).read_text())
-        levels = main["toolchain_levels"]
-        for level in levels[: levels.index(profile) + 1]:
-            found += main["toolchain_added"][level]
-            found += distribution["toolchain_distribution_packages"][level]
-    return found
+    main = yaml.safe_load((role / "vars" / "main.yml").read_text())
+    levels = main["toolchain_levels"]
+    return [
+        package
+        for level in levels[: levels.index(profile) + 1]
+        for package in (*main["toolchain_added"][level], *own[level])
+    ]
 
 
 def _option(role: str, spec: Mapping[str, Any]) -> Option:

@@ -149,11 +149,18 @@ def apt(*options: str) -> dict[str, Any]:
 
 
 def listening() -> list[str]:
-    """Protocol and address of each socket that somebody outside can reach (ss(8))."""
+    """Protocol and address of each socket that somebody outside can reach (ss(8)).
+
+    And the sockets by which systemd has sshd listen elsewhere (systemd-ssh-generator(8)).
+    """
     _, told = said("ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric")
     found = {(line.split()[0], line.split()[4]) for line in told.splitlines() if line}
     inside = ("127.", "[::1]", "[::ffff:127.")
-    return sorted(f"{kind} {address}" for kind, address in found if not address.startswith(inside))
+    reached = [f"{kind} {address}" for kind, address in found if not address.startswith(inside)]
+    _, units = said(
+        "systemctl", "list-units", "--plain", "--no-legend", "--no-pager", "sshd-*.socket"
+    )
+    return sorted([*reached, *(f"by {line.split()[0]}" for line in units.splitlines() if line)])
 
 
 def disks() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from serai.image.definition import variables
 from serai.image.settings import Settings
 
-SYSTEMS = ("ubuntu-22.04", "debian-12")
+SYSTEMS = ("ubuntu-22.04", "debian-12", "debian-13")
 """Those that the roles are for, as ID and VERSION_ID of os-release(5)."""
 
 _CLOSE = 0.9  # how alike two names are of which one is a mistake; no two of the roles' own are
@@ -25,7 +25,7 @@ def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list
     system, sudo = found.get("system", "an unknown system"), found.get("sudo")
     sentences = []
     if system not in SYSTEMS:
-        sentences.append(f"this is {system}, and the roles are for {' and '.join(SYSTEMS)}")
+        sentences.append(f"this is {system}, and the roles are for {', '.join(SYSTEMS)}")
     if sudo == "absent":
         sentences.append("sudo is not installed; install it as root: apt-get install sudo")
     if sudo == "asks" and not has_password:

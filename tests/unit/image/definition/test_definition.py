@@ -36,6 +36,8 @@ def test_the_images_are_there() -> None:
         "debian-12-amd64-standard",
         "debian-12-arm64",
         "debian-12-arm64-standard",
+        "debian-13-amd64",
+        "debian-13-arm64",
         "ubuntu-22.04-amd64",
         "ubuntu-22.04-arm64",
     ]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from serai.image.build import layer, plan
-from serai.image.definition import definition, variables
+from serai.image.definition import definition, tools, variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -27,6 +27,8 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
         "debian-12-amd64-standard": "standard",
         "debian-12-arm64": None,
         "debian-12-arm64-standard": "standard",
+        "debian-13-amd64": None,
+        "debian-13-arm64": None,
         "ubuntu-22.04-amd64": "standard",
         "ubuntu-22.04-arm64": "standard",
     }
@@ -100,17 +102,37 @@ def test_a_choice_of_a_roles_packages_replaces_its_default() -> None:
     assert sources["base.packages"] == "--set, roles"
 
 
-def test_each_profile_has_what_those_before_it_have_on_both_distributions() -> None:
-    def packages(distribution: str, profile: str) -> set[str]:
-        return set(variables.packages(HERE, distribution, {"toolchain_profile": profile}))
+def test_each_profile_has_what_those_before_it_have_on_every_release() -> None:
+    def packages(system: str, profile: str = "") -> set[str]:
+        chosen = {"toolchain_profile": profile} if profile else {}
+        distribution, release = system.split("-")
+        return set(variables.packages(HERE, distribution, release, chosen))
 
     levels = ("none", "minimal", "standard", "full")
-    for distribution in ("debian", "ubuntu"):
-        found = [packages(distribution, profile) for profile in levels]
-        assert found[0] == set(variables.packages(HERE, distribution, {}))
+    for system in tools.VERSIONS:
+        found = [packages(system, profile) for profile in levels]
+        assert found[0] == packages(system)
         assert found[0] < found[1] < found[2] < found[3]
-    assert "python3-pypdf" in packages("debian", "full")
-    assert "python3-pypdf2" in packages("ubuntu", "standard")
+    assert "python3-pypdf" in packages("debian-13", "full")
+    assert "python3-pypdf2" in packages("ubuntu-22.04", "standard")
+
+
+def test_what_a_release_says_wins_over_its_distribution(checkout: Settings) -> None:
+    role = checkout.root / "roles/toy"
+    files = {
+        "defaults/main.yml": "---\ntoy_packages: [always]\n",
+        "vars/Debian.yml": "---\ntoy_own_packages: [old]\ntoy_word: debian\n",
+        "vars/Debian-13.yml": "---\ntoy_own_packages: [new]\n",
+    }
+    for name, text in files.items():
+        (role / name).parent.mkdir(parents=True, exist_ok=True)
+        (role / name).write_text(text)
+    assert variables.packages(checkout, "debian", "12", {}) == ["always", "old"]
+    assert variables.packages(checkout, "debian", "13", {}) == ["always", "new"]
+    assert variables.of_distribution(role, "debian", "13") == {
+        "toy_own_packages": ["new"],
+        "toy_word": "debian",
+    }
 
 
 def test_a_cloud_image_stays_what_its_maker_shipped() -> None:

@@ -33,7 +33,7 @@ GOOD = "system=debian-12 python=yes sudo=yes user=me"
             "system=slackware- python=no sudo=absent user=me",
             True,
             [
-                "this is slackware-, and the roles are for ubuntu-22.04 and debian-12",
+                "this is slackware-, and the roles are for ubuntu-22.04, debian-12, debian-13",
                 "sudo is not installed; install it as root: apt-get install sudo",
                 "python3 is missing; install it: apt-get install python3",
             ],
@@ -41,7 +41,7 @@ GOOD = "system=debian-12 python=yes sudo=yes user=me"
         (
             "",
             False,
-            ["this is an unknown system, and the roles are for ubuntu-22.04 and debian-12"],
+            ["this is an unknown system, and the roles are for ubuntu-22.04, debian-12, debian-13"],
         ),
     ],
 )

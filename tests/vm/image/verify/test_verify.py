@@ -53,9 +53,10 @@ def test_real_faults_turn_their_checks_red(
     }
     made = red.pop("/sessions is formatted on the first boot")
     assert made.startswith("it was made "), "the older machine made it"
+    if image.release == "12":
+        assert red.pop("bwrap has no rights of its own") == "it is setuid or setgid (4755)"
     assert red == {
         "it reaches multi-user, no unit failed": "first boot: broken.service failed",
-        "bwrap has no rights of its own": "it is setuid or setgid (4755)",
         "nothing is left of the build's user": (
             "/etc/passwd names serai-build; serai-build has an account after booting"
         ),
