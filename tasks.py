@@ -19,6 +19,7 @@ from serai.image.commands import (
     docs_site,
     lint,
     pages,
+    pythons,
     several,
     show,
     test,
@@ -365,6 +366,12 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     if in_ == "here":
         return attack.attack(SETTINGS, target, seconds=seconds, seed=seed)
     return attack.send(SETTINGS, in_, target, image=image, build=build)
+
+
+@command(name="pythons")
+def test_pythons(_c: Context, release: str = "") -> None:
+    """Test the VM's half on the Python and the packages of each release."""
+    pythons.pythons(SETTINGS, release)
 
 
 @command(name="test")

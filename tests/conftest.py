@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis  # noqa: F401
 import pytest
 
-from serai.image.commands.test import LAYERS
+from serai.image.commands import LAYERS
 from serai.image.settings import Settings
 
 # A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit

@@ -1,6 +1,7 @@
 """Run under a program's own flags: import all that it may ever import, as Python 3.10 would.
 
-mypy, which checks for Python 3.10, finds what else newer libraries have.
+mypy, which checks for Python 3.10, finds what else newer libraries have; `invoke pythons` runs the
+code on 3.10.
 
 ``python3 FLAGS imports_on_3_10.py SOURCES PROGRAM [ARGUMENT ...]``: PROGRAM is a script of
 ``install/programs``, or a module's name. Prints what cannot be imported, a line for each.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serai.image.commands import test as tests
+from serai.image.commands import LAYERS, pythons
 from tests.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -33,11 +33,20 @@ def test_every_action_is_pinned_by_its_commit(path: Any) -> None:
 
 def test_ci_runs_every_test_layer_and_no_test_is_skipped_silently() -> None:
     test = jobs("ci.yml")["test"]
-    assert tuple(test["strategy"]["matrix"]["layer"]) == tests.LAYERS
+    assert tuple(test["strategy"]["matrix"]["layer"]) == LAYERS
     commands = [step["run"] for step in test["steps"] if "invoke test" in step.get("run", "")]
     assert commands[0] == ".venv/bin/invoke test --layer unit"
     assert all("env CI=true" in command for command in commands if command.startswith("sudo"))
     assert "test" in jobs("ci.yml")["build"]["needs"]
+
+
+def test_ci_tries_the_python_of_every_release() -> None:
+    steps = jobs("ci.yml")["pythons"]["steps"]
+    (given,) = [step["with"] for step in steps if "setup-python" in step.get("uses", "")]
+    wanted = {each.python for each in pythons.RELEASES.values()}
+    assert set(given["python-version"].split()) == wanted
+    assert steps[-1]["run"] == ".venv/bin/invoke pythons"
+    assert "pythons" in jobs("ci.yml")["build"]["needs"]
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])

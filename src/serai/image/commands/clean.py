@@ -16,7 +16,7 @@ from serai.image.vm import accelerator
 
 # The names of all that is in the cache; scratch directories of killed processes are tmp and more.
 _CACHED = re.compile(
-    "builds|containers|downloads|logs|provision|release|stages|twice|verify|work|tmp[a-z0-9_]{8}|"
+    "builds|containers|downloads|logs|provision|pythons|release|stages|twice|verify|work|tmp[a-z0-9_]{8}|"
     + re.escape(accelerator.MEMORY)
 )
 _MOST_TOLD = 5  # names of what is not ours

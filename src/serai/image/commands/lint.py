@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serai.image import console
 from serai.image.build import layer
-from serai.image.commands import docs_site
+from serai.image.commands import docs_site, pythons
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.run import run, search_path
@@ -31,12 +31,15 @@ def lint(settings: Settings) -> None:
 
 
 def _linters(root: Path) -> dict[str, list[str | Path]]:
+    newest = pythons.oldest_and_newest()[1]
+    half = [root / "src/serai" / room for room in pythons.HALF]
     workflows = sorted((root / ".github/workflows").glob("*.yml"))
     scripts = [path for path in sorted(root.rglob("*")) if _is_shell(path, root)]
     return {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy"],
+        "mypy": ["mypy"],  # for the oldest Python; what goes into a VM for the newest one as well
+        f"mypy {newest}": ["mypy", "--python-version", newest, *half],
         "imports": ["lint-imports"],
         "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
         "yamllint": ["yamllint", "--strict", "."],

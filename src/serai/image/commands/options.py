@@ -82,6 +82,7 @@ OWN: dict[str, dict[str, str]] = {
         "set_": "a role's variable, NAME=VALUE; may be repeated",
         "json": "the file for the report (docs/json.md)",
     },
+    "pythons": {"release": "only this one, for example ubuntu-22.04"},
     "release": {
         "version": "what the release is called, for example 1.2.0",
         "previous": "the directory of the release before, to tell the differences from",

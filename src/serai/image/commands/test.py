@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serai.image.commands import LAYERS
 from serai.image.commands.lint import lint
 from serai.image.errors import BuildError
 from serai.image.run import run_visibly, started
 from serai.image.settings import Settings
-
-LAYERS = ("unit", "sandbox", "container", "vm")
 
 
 def test(settings: Settings, layer: str, *, linted: bool = False) -> int:

@@ -30,7 +30,7 @@ def used(checkout: Settings) -> Settings:
         (checkout.dist / path).parent.mkdir(parents=True)
         (checkout.dist / path).write_text("{}")
     (checkout.dist / "here.txt").touch()
-    for name in ("stages", "downloads", "tmpabcd_123"):
+    for name in ("stages", "downloads", "pythons", "tmpabcd_123"):
         (checkout.cache / name).mkdir(parents=True)
     return checkout
 
