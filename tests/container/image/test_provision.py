@@ -52,7 +52,10 @@ def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -
     target.container.shell("mv /usr/bin/python3 /usr/bin/python3.away")
     target.container.shell("rm /etc/os-release && echo ID=slackware >/etc/os-release")
     said = one_line(target.provision())
-    assert "this is slackware-, and the roles are for ubuntu-22.04, debian-12, debian-13" in said
+    assert (
+        "this is slackware-, and the roles are for ubuntu-22.04, ubuntu-24.04, debian-12, debian-13"
+        in said
+    )
     assert "python3 is missing; install it" in said
     target.container.shell("mv /usr/bin/python3.away /usr/bin/python3")
     target.container.shell("ln -sf ../usr/lib/os-release /etc/os-release")

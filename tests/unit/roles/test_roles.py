@@ -19,7 +19,6 @@ from serai.image.build import base_bootstrap
 from serai.image.build.playbook import BUILD_USER
 from serai.image.commands import roles_page
 from serai.image.definition import definition, tools, variables
-from serai.image.guest import probe
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
@@ -80,7 +79,12 @@ def test_a_bootstrapped_base_has_the_packages_of_all_roles(image: str) -> None:
 
 @pytest.mark.parametrize(
     ("distribution", "version", "release"),
-    [("Debian", "12.11", "12"), ("Debian", "13", "13"), ("Ubuntu", "22.04", "22.04")],
+    [
+        ("Debian", "12.11", "12"),
+        ("Debian", "13", "13"),
+        ("Ubuntu", "22.04", "22.04"),
+        ("Ubuntu", "24.04", "24.04"),
+    ],
 )
 @pytest.mark.parametrize("playbook", ["image.yml", "provision.yml"])
 def test_ansible_reads_the_variables_that_definitions_are_made_with(
@@ -129,28 +133,6 @@ def test_seal_is_the_last_role_of_the_last_layer() -> None:
     plays = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
     assert plays[-1]["roles"][-1] == "seal"
     assert not any("seal" in play["roles"] for play in plays[:-1])
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_an_ubuntu_image_has_sources_for_updates_and_security(machine: str, tmp_path: Path) -> None:
-    """As apt itself resolves them, and as verify-image asks it in the booted image.
-
-    Debian's are those of its own tools: tests/container/image/test_roles.py looks at them.
-    """
-    known = {"ansible_facts": {"distribution_release": "jammy", "architecture": machine}}
-    known |= yaml.safe_load((ROLES / "seal/vars/Ubuntu.yml").read_text())
-    sources = "\n".join(_rendered(line, known) for line in known["seal_distribution_sources"])
-    (tmp_path / "sources.list").write_text(f"{sources}\n")
-    options = {
-        "Dir::Etc::sourcelist": tmp_path / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::State::lists": tmp_path,
-    }
-    argv = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    found = probe.apt(*argv)["sources"]
-    suites = {source.split()[1] for source in found}
-    assert suites == {"jammy", "jammy-updates", "jammy-security"}
-    assert all(source.startswith("http://") for source in found)
 
 
 def _rendered(text: str, known: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ PROFILES = {
 # What a version begins with, by distribution and release; node's and npm's are in pins.yml.
 VERSIONS: dict[str, dict[str, str]] = {
     "ubuntu-22.04": {"python3": "3.10", "pip": "22.0", "gcc": "11.4", "java": "11"},
+    "ubuntu-24.04": {"python3": "3.12", "pip": "24.0", "gcc": "13.3", "java": "21"},
     "debian-12": {"python3": "3.11", "pip": "23.0", "gcc": "12.2", "java": "17"},
     "debian-13": {"python3": "3.13", "pip": "25.1", "gcc": "14.2", "java": "21"},
 }

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from serai.image.definition import variables
 from serai.image.settings import Settings
 
-SYSTEMS = ("ubuntu-22.04", "debian-12", "debian-13")
+SYSTEMS = ("ubuntu-22.04", "ubuntu-24.04", "debian-12", "debian-13")
 """Those that the roles are for, as ID and VERSION_ID of os-release(5)."""
 
 _CLOSE = 0.9  # how alike two names are of which one is a mistake; no two of the roles' own are

@@ -40,6 +40,8 @@ def test_the_images_are_there() -> None:
         "debian-13-arm64",
         "ubuntu-22.04-amd64",
         "ubuntu-22.04-arm64",
+        "ubuntu-24.04-amd64",
+        "ubuntu-24.04-arm64",
     ]
 
 

@@ -27,7 +27,7 @@ def test_versions_are_those_of_the_release_and_of_the_chosen_pin() -> None:
 
 
 def test_another_release_promises_tools_and_no_versions() -> None:
-    image = definition.load(HERE, "ubuntu-22.04-amd64").model_copy(update={"release": "24.04"})
+    image = definition.load(HERE, "ubuntu-22.04-amd64").model_copy(update={"release": "26.04"})
     found = tools.promised(HERE, image)
     assert {found["python3"], found["gcc"], found["java"]} == {""}
     assert found["node"]

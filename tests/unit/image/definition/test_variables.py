@@ -31,6 +31,8 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
         "debian-13-arm64": None,
         "ubuntu-22.04-amd64": "standard",
         "ubuntu-22.04-arm64": "standard",
+        "ubuntu-24.04-amd64": "standard",
+        "ubuntu-24.04-arm64": "standard",
     }
     assert (
         yaml.safe_load((HERE.root / "roles/toolchain/defaults/main.yml").read_text())[
@@ -115,6 +117,8 @@ def test_each_profile_has_what_those_before_it_have_on_every_release() -> None:
         assert found[0] < found[1] < found[2] < found[3]
     assert "python3-pypdf" in packages("debian-13", "full")
     assert "python3-pypdf2" in packages("ubuntu-22.04", "standard")
+    assert "python3-pypdf" in packages("ubuntu-24.04", "standard")
+    assert "python3-tomli" not in packages("ubuntu-24.04")
 
 
 def test_what_a_release_says_wins_over_its_distribution(checkout: Settings) -> None:

@@ -12,6 +12,7 @@ from serai.image.provision import preflight
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
+FOR = "and the roles are for ubuntu-22.04, ubuntu-24.04, debian-12, debian-13"
 GOOD = "system=debian-12 python=yes sudo=yes user=me"
 
 
@@ -33,7 +34,7 @@ GOOD = "system=debian-12 python=yes sudo=yes user=me"
             "system=slackware- python=no sudo=absent user=me",
             True,
             [
-                "this is slackware-, and the roles are for ubuntu-22.04, debian-12, debian-13",
+                f"this is slackware-, {FOR}",
                 "sudo is not installed; install it as root: apt-get install sudo",
                 "python3 is missing; install it: apt-get install python3",
             ],
@@ -41,7 +42,7 @@ GOOD = "system=debian-12 python=yes sudo=yes user=me"
         (
             "",
             False,
-            ["this is an unknown system, and the roles are for ubuntu-22.04, debian-12, debian-13"],
+            [f"this is an unknown system, {FOR}"],
         ),
     ],
 )
