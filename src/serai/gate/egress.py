@@ -248,7 +248,7 @@ def _but_not_own(
         return verdict
     if rules.names_exactly(policy, address, target.port) or not dial.is_own(address):
         return verdict
-    return Verdict(False, f"own address {address}", "it is an address of this machine")
+    return Verdict(False, f"own address {address}", "it is an address of this VM")
 
 
 def _who(connection: Connection) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def fault(header: bytes) -> str:
     if version not in (2, 3):
         return f"is a qcow2 of the unknown version {version}"
     if backing:
-        return "has a backing file, which could be any file of this machine"
+        return "has a backing file, which could be any file of this host"
     if version == 3 and features & _EXTERNAL_DATA:  # noqa: PLR2004
-        return "keeps its data in another file, which could be any file of this machine"
+        return "keeps its data in another file, which could be any file of this host"
     if size > LARGEST:
         return f"is a disk of {size >> 30} GiB, more than {LARGEST >> 30}"
     return "is encrypted" if encryption else ""

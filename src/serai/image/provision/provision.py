@@ -107,7 +107,7 @@ def provision(settings: Settings, options: Options) -> Fleet:
         console.say(f"log: {log}\nreport: {report}")
     if interrupted:
         raise KeyboardInterrupt(
-            "interrupted; run the same again to finish the machines that were under way"
+            "interrupted; run the same again to finish the VMs that were under way"
         )
     _judge(fleet, status, log)
     return fleet
@@ -121,9 +121,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     Raises BuildError if the options contradict each other or name what is not there.
     """
     if bool(options.hosts) == bool(options.inventory):
-        raise BuildError(
-            "say which machines: either --host USER@ADDRESS[:PORT] or --inventory FILE"
-        )
+        raise BuildError("say which VMs: either --host USER@ADDRESS[:PORT] or --inventory FILE")
     if options.forks < 0 or options.serial < 0:
         raise BuildError("--forks and --serial are numbers from 1 on")
     known = variables.options(settings)
@@ -302,7 +300,7 @@ def _judge(fleet: Fleet, status: int, log: Path) -> None:
     if not fleet.hosts:
         said = log.read_text(errors="replace")
         if "no hosts matched" in said.lower() or "--limit" in said:
-            raise BuildError("no machine matches", hint="see --inventory and --limit", log=log)
+            raise BuildError("no VM matches", hint="see --inventory and --limit", log=log)
         raise BuildError(f"ansible-playbook did not begin: {last_lines(said)}", log=log)
     lost = fleet.failed
     if lost:

@@ -69,7 +69,7 @@ class Systemd:
 
     async def start_folder(self, name: str, role: str, program: Sequence[str]) -> int:
         settings = [
-            ("Description", ("s", f"Folder {role} of session {name}")),
+            ("Description", ("s", f"Directory {role} of session {name}")),
             ("Type", ("s", "exec")),
             ("ExecStart", ("a(sasb)", [(program[0], list(program), False)])),
             ("BindsTo", ("as", [unit(name)])),

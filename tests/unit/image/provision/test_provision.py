@@ -97,7 +97,7 @@ def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
     options = fleet_of(checkout, {"a": {"broken": True}, "b": {}})
     done = provision.provision(checkout, changed(options, limit="b"))
     assert list(done.hosts) == ["b"]
-    with pytest.raises(BuildError, match="no machine matches"):
+    with pytest.raises(BuildError, match="no VM matches"):
         provision.provision(checkout, changed(options, limit="nobody"))
 
 
