@@ -45,7 +45,8 @@ def resolver(executor: Executor) -> Resolve:
         try:
             answers = await loop.run_in_executor(executor, ask)
         except (OSError, UnicodeError) as error:  # OSError: EAI_SYSTEM, as without descriptors
-            raise Unreachable(Unreachable.NO_ADDRESS, f"{name}: {error}") from None
+            text = getattr(error, "strerror", None) or str(error)  # without "[Errno -3]"
+            raise Unreachable(Unreachable.NO_ADDRESS, f"{name}: {text}") from None
         found: list[Address] = []
         for *_, place in answers:
             # A scope ("%eth0") only exists for link-local addresses, which are judged without it.

@@ -125,7 +125,7 @@ def port_number(text: str) -> int:
 def _ipv6(text: str) -> Address:
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if "%" in inner:
-        raise _bad(text, "an address with a zone means something on one machine only")
+        raise _bad(text, "an address with a zone means something on one host only")
     try:
         return unmapped(IPv6Address(inner))
     except ValueError:

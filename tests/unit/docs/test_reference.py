@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import pytest
 from serai.common import errors
 from serai.runtime.api.methods import Methods
 from serai.runtime.cli import folders, main
+from serai.runtime.folders import hints
 from serai.runtime.sessions import states
 from tests.conftest import ROOT
 
@@ -55,6 +57,15 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("name", commands())
 def test_a_command_is_described(name: str) -> None:
     assert re.search(rf"`serai {name}\b", (DOCS / "reference-commands.md").read_text())
+
+
+def test_the_hints_are_described() -> None:
+    page = (DOCS / "folders.md").read_text().split("\n## Hints")[1].split("\n## ")[0]
+    schema = json.loads((hints.DATA / "hints.schema.json").read_text())
+    keys = set(schema["properties"]) - {"roles"}
+    keys |= {f"roles[].{key}" for key in schema["properties"]["roles"]["items"]["properties"]}
+    rows = "".join(row.split(" | ")[0] for row in page.splitlines() if row.startswith("| `"))
+    assert set(re.findall(r"`([^`]+)`", rows)) == keys
 
 
 def test_states_and_errors_are_described() -> None:

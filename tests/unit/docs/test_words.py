@@ -162,6 +162,13 @@ def test_the_help_of_invoke_has_the_words_only() -> None:
             assert banned(text) == [], name
 
 
+def test_the_summaries_of_images_have_the_words_only() -> None:
+    texts = [path.read_text() for path in sorted((ROOT / "images").glob("*.toml"))]
+    summaries = [line for text in texts for line in text.splitlines() if line[:7] == "summary"]
+    assert len(summaries) == len(texts) > 5
+    assert [line for line in summaries if banned(line)] == []
+
+
 def test_a_banned_word_is_found() -> None:
     assert banned("leave a failed machine in the folder") == ["machine", "folder"]
     assert banned("Build and boot a VM; the directory") == []
@@ -172,3 +179,32 @@ def test_a_word_is_in_the_table_once() -> None:
     found = re.findall(r"^\| ([a-z][\w ]*|VM) \|", table, re.MULTILINE)
     found.remove("word")
     assert len(found) == len(set(found)) > 25
+
+
+def messages(tree: ast.AST) -> Iterator[str]:
+    """What a module may say to people: texts of several words, no docstrings or programs."""
+    silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) and id(node) not in silent else None
+        if isinstance(text, str) and " " in text and "\n" not in text:
+            yield text
+
+
+def wrong_words(tree: ast.AST) -> list[str]:
+    """Those that have a word for which the table has another one; links to pages do not count."""
+    no_words = r"\]\([^)]*\)|\S*machine-\S*|machine ID"
+    return [text for text in messages(tree) if banned(re.sub(no_words, "", text))]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_messages_have_the_words_only(path: Path) -> None:
+    if "verify/checks" in str(path):
+        return  # the names of checks stay what they are, so that releases can be compared
+    assert wrong_words(ast.parse(path.read_text())) == []
+
+
+def test_a_message_with_a_wrong_word_is_found() -> None:
+    said = 'def f(x):\n    """A folder."""\n    raise E(f"{x} is no folder", hint="a VM")\n'
+    assert wrong_words(ast.parse(said)) == [" is no folder"]
+    silent = 'x = ["folder", "-machine-readable x", "see [it](folders.md) there", "a\\nfolder x"]'
+    assert wrong_words(ast.parse(silent)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
@@ -26,6 +27,16 @@ from serai.gate.share import QUANTUM, Share
 def test_families_alternate_and_keep_their_order(given: str, wanted: str) -> None:
     addresses = [ip_address(each) for each in given.split()]
     assert dial.interleaved(addresses) == [ip_address(each) for each in wanted.split()]
+
+
+def test_a_name_that_is_not_found_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(Unreachable) as caught:
+        asyncio.run(dial.resolver(threads)("a.example"))
+    assert str(caught.value) == "a.example: Temporary failure in name resolution"
 
 
 def dialled(

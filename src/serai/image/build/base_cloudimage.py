@@ -322,7 +322,7 @@ def _qemu_img(*arguments: str | Path, log: Path | None = None) -> str:
         return run(["qemu-img", *arguments], log=log, timeout=1800).stdout
     except BuildError as error:
         if "No space left" in error.message:
-            error.hint = "free some room, or set SERAI_CACHE to a folder on a larger disk"
+            error.hint = "free some room, or set SERAI_CACHE to a directory on a larger disk"
         raise
 
 

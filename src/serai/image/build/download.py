@@ -278,7 +278,7 @@ def _local_errors(url: str, target: Path) -> Iterator[None]:
             raise BuildError(f"cannot write {target}: {error.strerror}") from None
         raise BuildError(
             f"no room for {_name(url)} in {target.parent}: {error.strerror}",
-            hint="free some room there, or set SERAI_CACHE to a folder on a larger disk",
+            hint="free some room there, or set SERAI_CACHE to a directory on a larger disk",
         ) from None
 
 

@@ -117,7 +117,7 @@ def run_layer(
             why = build.why(layer, _console(work))
             inner = [line for line in _tail(work / "packer.log", 300) if ",ui," not in line]
             _append(log, "the end of packer's own log", inner)
-            _append(log, "the end of the machine's console", _tail(work / "serial.log", 100))
+            _append(log, "the end of the VM's console", _tail(work / "serial.log", 100))
             raise BuildError(why, hint=_missing_plugin(why) or _way_in(work, kept=kept), log=log)
         on_event(Note("compressing the disk"))
         _compress(work / "output" / "disk.qcow2", target, log)
@@ -171,7 +171,7 @@ class _Build:
             return f"layer {layer}: {self.tasks.failure}"
         said = last_lines("\n".join(self._errors["failure"] or self._errors["error"]))
         if console:
-            said += f" (the machine's last words: {console})"
+            said += f" (the VM's last words: {console})"
         return f"layer {layer}: packer failed while {self._step}: {said}"
 
     def _read(self, lines: Queue[bytes], timeout: float) -> None:
@@ -301,14 +301,14 @@ def _missing_plugin(said: str) -> str:
 
 def _way_in(work: Path, *, kept: bool) -> str:
     if not kept:
-        return "--keep leaves the machine running, to look inside"
+        return "--keep leaves the VM running, to look inside"
     pid = _machine(work)
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     forwarded = re.search(r"hostfwd=tcp:127\.0\.0\.1:(\d+)-:22", command)
     port = forwarded[1] if forwarded else "?"
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     return (
-        f"the machine is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
+        f"the VM is still running: ssh -i {work / 'id_ed25519'} -p {port} {options} "
         f"{BUILD_USER}@127.0.0.1; 'kill {pid}' ends it, the next build removes {work}"
     )
 

@@ -13,7 +13,7 @@ from serai.image.verify.verify import verify
 
 
 def demo(settings: Settings) -> int:
-    """Build and verify Debian 12 for this machine, then print what was made."""
+    """Build and verify Debian 12 for this host, then print what was made."""
     image = definition.rehearsal(settings)
     folder = build.build(settings, image.name)
     report = verify(settings, image, folder)
@@ -22,7 +22,7 @@ def demo(settings: Settings) -> int:
 
 
 def summary(folder: Path, name: str) -> None:
-    """What a build made, from its own manifest and verification."""
+    """What a build made, from its own manifest and verification, and how to look into it."""
     manifest = json.loads((folder / "manifest.json").read_text())
     verified = json.loads((folder / "verify.json").read_text())
     shipped = folder / f"{name}.qcow2"
@@ -31,3 +31,4 @@ def summary(folder: Path, name: str) -> None:
     console.say(f"packages  {manifest['packages']}")
     console.say(f"boot      {console.seconds(verified['boot_seconds'])} until ssh answers")
     console.say(f"checks    {verified['passed']} passed, {verified['failed']} failed")
+    console.say(f"next      .venv/bin/invoke boot --image {name}")

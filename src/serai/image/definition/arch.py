@@ -92,5 +92,5 @@ def native() -> Arch:
     """The same; raises BuildError where no image has it."""
     if (found := host()) is None:
         known = " or ".join(each.machine for each in ARCHITECTURES.values())
-        raise BuildError(f"this machine is {platform.machine()}", hint=f"build on {known}")
+        raise BuildError(f"this host is {platform.machine()}", hint=f"build on {known}")
     return found

@@ -142,7 +142,7 @@ def main() -> None:
         argv = ["python3", "-", *(f"{name}={folder}" for name, folder in LANES.items())]
         done = client.exec("bench", argv, input=Path(__file__).read_bytes())
         if done.status != 0:
-            raise SystemExit(f"the folders cannot be measured: {done.stderr.decode()}")
+            raise SystemExit(f"the directories cannot be measured: {done.stderr.decode()}")
         for what, lanes in json.loads(done.stdout).items():
             for name in KINDS:
                 row = {"name": f"{TOLD[what]}, {name}", "value": lanes[name], "unit": "ms"}

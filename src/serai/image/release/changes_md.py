@@ -82,7 +82,7 @@ def _files(directories: Sequence[Directory]) -> Iterator[str]:
     if not directories:
         yield "The same files."
         return
-    yield "| folder | added | removed | changed |"
+    yield "| directory | added | removed | changed |"
     yield "|---|--:|--:|--:|"
     for group in directories:
         counts = " | ".join(str(group.count(how)) for how in ("added", "removed", "changed"))

@@ -157,7 +157,7 @@ def read(folder: Path, work: Path) -> Contents:
     disk = folder / layout.disk(manifest["image"])
     listed = folder / layout.FILES
     if not disk.is_file():
-        raise BuildError(f"{folder} has no {disk.name}", hint="give the folder of a build")
+        raise BuildError(f"{folder} has no {disk.name}", hint="give the directory of a build")
     verified = folder / layout.VERIFIED
     verdict = _json(verified) if verified.exists() else {"boot_seconds": None, "checks": []}
     entries = tree.load(listed) if listed.exists() else tree.of_disk(disk, work)
@@ -301,6 +301,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise BuildError(
-            f"{path} cannot be read: {why}", hint="give the folder of a build or a release"
+            f"{path} cannot be read: {why}", hint="give the directory of a build or a release"
         ) from None
     return found

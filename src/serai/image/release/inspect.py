@@ -19,9 +19,9 @@ _STICKY, _SETID, _OTHERS_WRITE = 0o1000, 0o6000, 0o002
 _FIRST_PERSON, _NOBODY = 1000, 65534
 # Each list of paths among the facts of the bytes at rest, the rule that it breaks, and why.
 _AT_REST: tuple[tuple[str, str, str], ...] = (
-    ("host_keys", "identity", "a host key that all machines would share"),
-    ("random_seeds", "identity", "a random seed that all machines would share"),
-    ("cloud_init", "identity", "state of cloud-init: it would take the machine for the build's"),
+    ("host_keys", "identity", "a host key that all VMs would share"),
+    ("random_seeds", "identity", "a random seed that all VMs would share"),
+    ("cloud_init", "identity", "state of cloud-init: it would take the VM for the build's"),
     ("logs", "logs", "a log of the build"),
     ("homes", "homes", "left in a home: a key, a history or a file of the build"),
     ("apt", "apt", "package lists or packages, which are old at once"),
@@ -115,7 +115,7 @@ def _at_rest(found: Shipped) -> Iterator[Refusal]:
         ("/var/lib/dbus/machine-id", found.dbus_machine_id),
     ):
         if value not in ("", "uninitialized"):
-            yield Refusal(path, "identity", f"a machine ID that all machines would share: {value}")
+            yield Refusal(path, "identity", f"a machine ID that all VMs would share: {value}")
     for name, rule, words in _AT_REST:
         for path in getattr(found, name):
             yield Refusal(path, rule, words)

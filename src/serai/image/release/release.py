@@ -105,7 +105,8 @@ def require_verified(folder: Path, image: str) -> Build:
     for name, wanted in sums.items():
         if found.get(name) != wanted:
             raise BuildError(
-                f"{folder / name} is not what was built", hint="remove that folder, build it again"
+                f"{folder / name} is not what was built",
+                hint="remove that directory, build it again",
             )
     manifest = json.loads((folder / layout.MANIFEST).read_text())
     verdict = json.loads((folder / layout.VERIFIED).read_text())
@@ -156,7 +157,7 @@ def _require_readable(previous: Path | None, key: Path | None) -> None:
     if key is not None and not key.is_file():
         raise BuildError(f"there is no key {key}", hint="make one: ssh-keygen -t ed25519 -f FILE")
     if previous is not None and not (previous / layout.MANIFEST).is_file():
-        raise BuildError(f"{previous} is no release", hint="--previous needs a release's folder")
+        raise BuildError(f"{previous} is no release", hint="--previous needs a release's directory")
 
 
 @dataclass(frozen=True)

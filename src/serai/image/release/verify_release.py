@@ -91,7 +91,7 @@ def _names(directory: int) -> set[str]:
 def _kind(mode: int) -> str:
     kinds = {
         stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a folder",
+        stat.S_IFDIR: "a directory",
         stat.S_IFIFO: "a fifo",
         stat.S_IFSOCK: "a socket",
     }

@@ -38,13 +38,13 @@ def _parsed(text: str) -> Share:
     if not colon or word not in WORDS:
         folder, word = rest, "rw"
     if not equals or not folder:
-        raise BuildError(f"--share {text!r} names no tag or no folder", hint=_EXAMPLE)
+        raise BuildError(f"--share {text!r} names no tag or no directory", hint=_EXAMPLE)
     if not TAG.fullmatch(tag):
         hint = "up to 31 letters, digits, '.', '_' and '-', a letter or digit first"
         raise BuildError(f"--share {text!r}: {tag!r} is no tag", hint=hint)
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
-        raise BuildError(f"--share {text!r}: there is no folder {path}")
+        raise BuildError(f"--share {text!r}: there is no directory {path}")
     if word == "virtiofs":
         if "," in str(path):
             raise BuildError(f"--share {text!r}: virtiofsd takes no comma", hint="share it by 9p")

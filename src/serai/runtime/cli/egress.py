@@ -124,9 +124,11 @@ def _show_policy(policy: dict[str, Any]) -> None:
 
 
 def _show_explained(result: dict[str, Any]) -> None:
-    say(f"{result['target']}: {'allowed' if result['allowed'] else 'denied'}")
-    if "problem" in result:
-        say(f"  {result['problem']}")
+    if "problem" in result:  # it is not denied, so no rule would help
+        said = f"cannot be reached: {result['problem']}"
+    else:
+        said = "allowed" if result["allowed"] else "denied"
+    say(f"{result['target']}: {said}")
     for verdict in result["verdicts"]:
         of = f"{verdict['address']}: " if verdict["address"] else ""
         what = "allowed" if verdict["allowed"] else "denied"

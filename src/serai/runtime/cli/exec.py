@@ -49,7 +49,9 @@ def parse(arguments: list[str]) -> Options:
                     raise Failure(f"{name} needs a value; {USAGE}", 2)
                 value = rest.pop(0)
             _set(options, name, value)
-        elif word.startswith("-") or options.name:
+        elif options.name and not word.startswith("-"):
+            raise Failure(f"there is no -- before {word!a}; {USAGE}", 2)
+        elif word.startswith("-"):
             raise Failure(f"{word!a} is not understood; {USAGE}", 2)
         else:
             options.name = word

@@ -11,16 +11,16 @@ from serai.common.printing import say
 from serai.runtime.client import Client
 
 TRANSFERS = {
-    "put": "make standard input a file in a role's folder",
-    "get": "write a file in a role's folder to standard output",
-    "ls": "list a folder in a role's folder",
+    "put": "make standard input a file in a path role's directory",
+    "get": "write a file in a path role's directory to standard output",
+    "ls": "list a path role's directory, or one below it",
 }
 COMMANDS = frozenset({"attach", "detach", "hints", *TRANSFERS})
 
 
 def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """The commands for what comes in and out of sessions."""
-    attach = add("attach", "attach a folder of the VM to a session, which may be running")
+    attach = add("attach", "attach a directory of the VM to a session, which may be running")
     attach.add_argument("role", metavar="ROLE", help="workdir, outputs, uploads, skills or config")
     attach.add_argument("path", metavar="PATH", help="absolute, in the VM")
     mode = attach.add_mutually_exclusive_group()
@@ -32,7 +32,7 @@ def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     attach.add_argument("--host-path", metavar="P", default="", help="what the person calls it")
     kind = "how it is mounted (default: auto, by idmap where its file system can)"
     attach.add_argument("--kind", choices=["auto", "idmap", "bindfs"], default="auto", help=kind)
-    detach = add("detach", "take a folder away from a session")
+    detach = add("detach", "take a directory away from a session")
     detach.add_argument("role", metavar="ROLE")
     for name, text in TRANSFERS.items():
         transfer = add(name, text)
@@ -41,7 +41,7 @@ def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         transfer.add_argument(
             "path", metavar="RELPATH", help="relative to it", nargs=nargs, default=""
         )
-    hints = add("hints", "where a session's folders are, for an agent")
+    hints = add("hints", "where a session's directories are, for an agent")
     hints.add_argument("--format", choices=["json", "prompt"], default="json")
 
 

@@ -363,13 +363,13 @@ def _refused(group: Group, facts: Facts) -> Finding:
         exists = any(
             all(call.number(machine) is None for call in group.calls) for machine in MACHINES
         )
-        return Finding([] if exists else ["none was tried"], "no such call on this machine")
+        return Finding([] if exists else ["none was tried"], "no such call on this VM")
     return Finding(problems, f"{len(tried)} tried, {errorcode[group.errno]}")
 
 
 def _foreign(facts: Facts) -> Finding:
     survived = [name for name, killed in facts["foreign"].items() if not killed]
-    said = f"{len(facts['foreign'])} tried" if facts["foreign"] else "this machine has none"
+    said = f"{len(facts['foreign'])} tried" if facts["foreign"] else "this VM has none"
     return Finding([f"{name} goes on" for name in survived], said)
 
 

@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 TEMPLATE = DATA / "hints.j2"
 RULE = (
     "Before you say where a file is, or copy or move one, look: run `pwd` and `ls`. "
-    "Folders can be attached and detached while you work; this description is written anew then."
+    "Directories can be attached and detached while you work; this description is then made again."
 )
 
 

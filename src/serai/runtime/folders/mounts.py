@@ -73,7 +73,7 @@ async def in_child(work: Callable[[], None], deadline: float = DEADLINE) -> None
             await asyncio.wait_for(wait.exited(pid), deadline)
         except asyncio.TimeoutError:
             os.kill(pid, signal.SIGKILL)
-            hint = "does the folder's file system still answer?"
+            hint = "does the directory's file system still answer?"
             raise SeraiError(f"mounting took more than {deadline:g} s", hint, TIMEOUT) from None
         finally:
             # One that hangs in the kernel can't be waited for; it is reaped when it has ended.
@@ -199,8 +199,8 @@ def _await_mount(server: int, target: str) -> int:
             os.kill(server, 0)
         except ProcessLookupError:
             hint = "see its journal; it needs /dev/fuse"
-            raise SeraiError("bindfs ended before it mounted the folder", hint, FAILED) from None
-    raise SeraiError("bindfs did not mount the folder", "see its journal", TIMEOUT)
+            raise SeraiError("bindfs ended before it mounted the directory", hint, FAILED) from None
+    raise SeraiError("bindfs did not mount the directory", "see its journal", TIMEOUT)
 
 
 def _restrict(tree: int, attributes: int, users: int, *, writable: bool) -> None:

@@ -26,7 +26,7 @@ class Role:
 ROLES = {
     "home": Role("", "the session's own home; the person does not see it", attachable=False),
     "workdir": Role(
-        "mnt/workdir", "the person's working folder; the task is about it", changeable=False
+        "mnt/workdir", "the person's working directory; the task is about it", changeable=False
     ),
     "outputs": Role("mnt/outputs", "finished work for the person goes here"),
     "uploads": Role("mnt/uploads", "files that the person gave; only to be read", writable=False),
@@ -51,5 +51,7 @@ def attachable(name: str) -> Role:
     role = find(name)
     if not role.attachable:
         known = ", ".join(each for each, it in ROLES.items() if it.attachable)
-        raise SeraiError(f"no folder can be attached as {name}", f"roles: {known}", INVALID_PARAMS)
+        raise SeraiError(
+            f"no directory can be attached as {name}", f"roles: {known}", INVALID_PARAMS
+        )
     return role

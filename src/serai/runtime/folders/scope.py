@@ -25,7 +25,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFLNK: "a symlink",
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: "a directory",
 }
 
 
@@ -39,7 +39,7 @@ def check(path: str) -> list[str]:
     if len(os.fsencode(path)) > MAX_PATH:
         raise _refused(path[:40] + "...", f"is longer than {MAX_PATH} bytes")
     if path.startswith("/"):
-        raise _refused(path, "is absolute", "give a path relative to the role's folder")
+        raise _refused(path, "is absolute", "give a path relative to the path role's directory")
     names = [name for name in path.split("/") if name not in ("", ".")]
     for name in names:
         if name == "..":
@@ -109,7 +109,7 @@ def absolute(path: str) -> int:
     Mounts may be crossed: shares from the host are mounts.
     """
     if not path.startswith("/"):
-        raise _refused(path, "is not absolute", "give the folder's absolute path in the VM")
+        raise _refused(path, "is not absolute", "give the directory's absolute path in the VM")
     names = check(path.lstrip("/"))
     root = os.open("/", _PATH | os.O_DIRECTORY)
     try:
@@ -150,7 +150,7 @@ def _failed(path: str, error: OSError) -> SeraiError:
         ELOOP: "leads through a symlink",
         EXDEV: "leads onto another mount",
         EAGAIN: "changes faster than it can be followed",
-        ENOTDIR: "is no folder, or leads through what is none",
+        ENOTDIR: "is no directory, or leads through what is none",
         ENAMETOOLONG: "is too long",
     }
     if error.errno in what:

@@ -38,7 +38,7 @@ OPTIONS = {
 
 def _attachable(role: str) -> str:
     if role and (role not in path_roles.ROLES or not path_roles.ROLES[role].attachable):
-        raise ValueError(f"no folder can be attached as {role!a}")
+        raise ValueError(f"no directory can be attached as {role!a}")
     return role
 
 

@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python3 -m serai.runtime.sandbox.seccomp", description="Write the seccomp filters."
     )
-    parser.add_argument("outdir", type=Path, help="folder to write <arch>/<filter>.bpf to")
+    parser.add_argument("outdir", type=Path, help="directory to write <arch>/<filter>.bpf to")
     for path in write(parser.parse_args().outdir):
         print(path)
 

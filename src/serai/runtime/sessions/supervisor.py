@@ -77,7 +77,7 @@ def folder_unit(name: str, role: str) -> str:
 def folder_settings(name: str, role: str, program: Sequence[str]) -> list[Property]:
     """Properties of the unit that runs ``program`` for a folder: org.freedesktop.systemd1(5)."""
     return [
-        ("Description", ("s", f"Folder {role} of session {name}")),
+        ("Description", ("s", f"Directory {role} of session {name}")),
         ("Type", ("s", "exec")),
         ("ExecStart", ("a(sasb)", [(program[0], list(program), False)])),
         ("BindsTo", ("as", [unit(name)])),

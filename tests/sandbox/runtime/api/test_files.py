@@ -60,9 +60,9 @@ ESCAPES = {
     "magic": "symlink",
     "loop": "symlink",
     "loop/x": "symlink",
-    "sub/file/x": "no folder",
+    "sub/file/x": "no directory",
     "fifo": "a fifo",
-    "fifo/x": "no folder",
+    "fifo/x": "no directory",
     "x" * 256: "more than 255",
     "x/" * 2048: "longer than",
 }
@@ -72,7 +72,7 @@ ESCAPES = {
 @pytest.mark.parametrize("path", ESCAPES, ids=lambda path: path[:20])
 def test_no_path_leads_out(vm: Vm, outputs: Path, path: str, method: str) -> None:
     before = sorted(os.listdir(outputs))
-    why = "no folder" if method == "ls" and path == "fifo" else ESCAPES[path]
+    why = "no directory" if method == "ls" and path == "fifo" else ESCAPES[path]
     with vm.client() as client, pytest.raises(SeraiError, match=why) as caught:
         if method == "put":
             client.put("one", "outputs", path, b"x")

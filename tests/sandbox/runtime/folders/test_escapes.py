@@ -24,10 +24,10 @@ BAD_PATHS = {
     "{root}/sharex": "may not be attached",
     "relative": "may not be attached",
     "{share}/nothing": "No such file",
-    "{share}/given": "no folder",
+    "{share}/given": "no directory",
     "{share}/link": "symlink",
     "{share}/link/x": "symlink",
-    "{share}/fifo": "no folder",
+    "{share}/fifo": "no directory",
 }
 
 

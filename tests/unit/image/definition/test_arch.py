@@ -36,7 +36,7 @@ def test_on_a_host_of_another_architecture_nothing_is_native(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert arch.host() is None
-    with pytest.raises(BuildError, match="this machine is riscv64; build on aarch64 or x86_64"):
+    with pytest.raises(BuildError, match="this host is riscv64; build on aarch64 or x86_64"):
         arch.native()
 
 

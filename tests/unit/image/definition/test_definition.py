@@ -31,7 +31,8 @@ def test_every_shipped_definition_loads(name: str) -> None:
 
 
 def test_the_images_are_there() -> None:
-    assert definition.names(Settings.of({})) == [
+    """A fork may have more."""
+    assert set(definition.names(Settings.of({}))) >= {
         "debian-12-amd64",
         "debian-12-amd64-standard",
         "debian-12-arm64",
@@ -42,7 +43,7 @@ def test_the_images_are_there() -> None:
         "ubuntu-22.04-arm64",
         "ubuntu-24.04-amd64",
         "ubuntu-24.04-arm64",
-    ]
+    }
 
 
 @pytest.mark.parametrize(

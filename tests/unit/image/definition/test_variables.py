@@ -22,7 +22,7 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
         name: definition.load(HERE, name).variables.get("toolchain_profile")
         for name in definition.names(HERE)
     }
-    assert profiles == {
+    ours = {
         "debian-12-amd64": None,
         "debian-12-amd64-standard": "standard",
         "debian-12-arm64": None,
@@ -34,6 +34,7 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
         "ubuntu-24.04-amd64": "standard",
         "ubuntu-24.04-arm64": "standard",
     }
+    assert profiles.items() >= ours.items()  # a fork may have more images
     assert (
         yaml.safe_load((HERE.root / "roles/toolchain/defaults/main.yml").read_text())[
             "toolchain_profile"

@@ -113,7 +113,7 @@ def test_two_files_that_were_swapped(clone: Path, refused: Callable[[str], None]
     ("name", "make", "message"),
     [
         ("link", lambda path: path.symlink_to("packages.txt"), "link is a symbolic link"),
-        ("folder", Path.mkdir, "folder is a folder"),
+        ("folder", Path.mkdir, "folder is a directory"),
         ("fifo", os.mkfifo, "fifo is a fifo"),
         ("line\nbreak", Path.touch, r"'line\nbreak' is no name"),
         (".hidden", Path.touch, "'.hidden' is no name"),

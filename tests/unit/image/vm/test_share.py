@@ -46,16 +46,16 @@ def test_virtiofs_takes_its_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("work", "names no tag or no folder; write TAG=DIR"),
-        ("work=", "names no tag or no folder"),
-        ("work=:ro", "names no tag or no folder"),
+        ("work", "names no tag or no directory; write TAG=DIR"),
+        ("work=", "names no tag or no directory"),
+        ("work=:ro", "names no tag or no directory"),
         ("=/tmp", "'' is no tag"),
         ("../x=/tmp", "'../x' is no tag"),
         ("a,readonly=/tmp", "'a,readonly' is no tag"),
         (f"{'x' * 32}=/tmp", "is no tag; up to 31 letters"),
         ("-x=/tmp", "'-x' is no tag"),
-        ("work=/nowhere/at/all:ro", "there is no folder /nowhere/at/all$"),
-        (f"work={__file__}", "there is no folder"),
+        ("work=/nowhere/at/all:ro", "there is no directory /nowhere/at/all$"),
+        (f"work={__file__}", "there is no directory"),
     ],
 )
 def test_what_cannot_be_shared_is_one_clear_error(text: str, said: str) -> None:

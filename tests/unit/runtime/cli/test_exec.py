@@ -45,6 +45,11 @@ def test_the_command_line_is_read() -> None:
     assert not options.detach
 
 
+def test_without_dashes_before_the_command_it_says_what_is_missing() -> None:
+    with pytest.raises(exec_core.Failure, match="there is no -- before 'ls'; usage: serai exec"):
+        exec.parse(["foo", "ls", "-l"])
+
+
 @pytest.mark.parametrize(
     "line",
     [

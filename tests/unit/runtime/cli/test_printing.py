@@ -110,6 +110,16 @@ def test_nothing_that_is_printed_controls_a_terminal(
         json.loads(printed)
 
 
+def test_a_name_without_an_address_is_not_called_denied(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"target": "x:443", "allowed": False, "problem": "x: no such name", "verdicts": []}
+    monkeypatch.setitem(ANSWERS, "policy.explain", answer)
+    monkeypatch.setattr(main, "Client", Client)
+    main.main(["policy", "explain", "one", "x"])
+    assert capsys.readouterr().out == "x:443: cannot be reached: x: no such name\n"
+
+
 @pytest.mark.parametrize("module", [main, egress, folders])
 def test_only_json_is_printed_as_it_is(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())

@@ -56,7 +56,7 @@ BAD = {
     "to-sub/file": "symlink",
     "loop": "symlink",
     "magic/x": "symlink",
-    "sub/file/x": "no folder",
+    "sub/file/x": "no directory",
 }
 
 
@@ -85,7 +85,7 @@ def test_a_new_file_is_not_put_through_it(base: int, path: str) -> None:
 
 @pytest.mark.parametrize("name", ["fifo", "socket", "sub"])
 def test_what_is_no_file_is_refused_at_once(base: int, name: str) -> None:
-    what = {"fifo": "a fifo", "socket": "a socket", "sub": "a folder"}[name]
+    what = {"fifo": "a fifo", "socket": "a socket", "sub": "a directory"}[name]
     with pytest.raises(SeraiError, match=what):
         scope.file(base, name)
     with scope.parent(base, name) as (directory, last), pytest.raises(SeraiError, match=what):
@@ -134,7 +134,7 @@ def test_absolute_paths_follow_no_symlink(base: int, tmp_path: Path) -> None:
             scope.absolute(str(tmp_path / path))
     with pytest.raises(SeraiError, match="not absolute"):
         scope.absolute("inside")
-    with pytest.raises(SeraiError, match="no folder"):
+    with pytest.raises(SeraiError, match="no directory"):
         scope.absolute(str(tmp_path / "inside/sub/file"))
 
 

@@ -61,7 +61,7 @@ def test_a_share_has_its_roles_access_unless_told_otherwise(places: Places) -> N
     [
         ("[share.x]", "unknown key share"),
         ("[shares.'../x']", "'../x' is no tag"),
-        ("[shares.x]\nrole = 'home'", "no folder can be attached as 'home'"),
+        ("[shares.x]\nrole = 'home'", "no directory can be attached as 'home'"),
         ("[shares.x]\nrole = 1", "shares.x.role must be a text"),
         ("[shares.x]\nwritable = 'no'", "shares.x.writable must be true or false"),
         ("[shares.x]\nmode = 'ro'", "unknown key shares.x.mode"),

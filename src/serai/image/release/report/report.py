@@ -105,7 +105,7 @@ def differences(changes: Changes) -> dict[str, list[tuple[str, str, str]]]:
     figures: tuple[tuple[str, Any, Any, Callable[[Any], str]], ...] = (
         ("Image", old.image_bytes, new.image_bytes, console.size),
         ("Files, in all", old.files_bytes, new.files_bytes, console.size),
-        ("Files and folders", old.files, new.files, str),
+        ("Files and directories", old.files, new.files, str),
         ("Packages", old.packages, new.packages, str),
         ("Boot, power-on to ssh", old.boot_seconds, new.boot_seconds, console.seconds),
         ("Checks passed", old.passed, new.passed, str),

@@ -105,7 +105,7 @@ def test_differences_are_told_what_matters_first() -> None:
         "Figures": [
             ("Image", "190.0 MiB", "193.0 MiB"),
             ("Files, in all", "380.0 MiB", "386.0 MiB"),
-            ("Files and folders", "190", "193"),
+            ("Files and directories", "190", "193"),
             ("Boot, power-on to ssh", "3 min 10 s", "3 min 13 s"),
         ],
         "Checks with another result": [("swap is off", "not made", "passed")],
