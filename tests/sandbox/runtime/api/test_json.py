@@ -19,7 +19,8 @@ SESSION = re.findall(
 
 def documented() -> dict[str, set[str]]:
     """By command, the keys of its object, and in a list's name those of the list's objects."""
-    text = (CHECKOUT / "docs/reference-commands.md").read_text().partition("## JSON")[2]
+    text = (CHECKOUT / "docs/reference-commands.md").read_text()
+    text = text.partition("## JSON")[2].partition("\n## ")[0]
     found = {}
     for commands, meaning in re.findall(r"^\| (`.*?`) \| (.*) \|$", text, re.MULTILINE):
         if "see [folders.md]" in meaning or "see [gate.md]" in meaning:
@@ -50,6 +51,7 @@ LINES = {
     "policy explain": "policy explain two 192.0.2.1",
     "gc": "gc --keep-days 0 --dry-run",
     "list": "list",
+    "version": "version",
     "audit --verify": "audit --verify",
     "remove": "remove two",
 }
