@@ -11,19 +11,21 @@ carries an ID of its own. A command is run at most once: if its connection break
 
 from __future__ import annotations
 
+import base64
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.client import Client, Completed
+from serai.runtime.client import Client, Completed, parts
 from serai.runtime.remote import VmClient
 
-ONCE = frozenset({"remove"})
+FOLLOW = 20.0  # seconds that one call waits for output
+ONCE = frozenset({"remove", "job.input", "job.signal"})
 """The calls that are not made again: the first may have been carried out."""
 
 
@@ -123,6 +125,33 @@ class Session:
             self.name, argv, input=input, env=dict(env or {}), cwd=cwd, timeout=timeout
         )
 
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        timeout: float | None = None,
+        stdin: bool = False,
+    ) -> Job:
+        """Start a command that goes on without this program. Raises SeraiError."""
+        made = self.vm.call(
+            "job.start",
+            name=self.name,
+            argv=list(argv),
+            env=dict(env or {}),
+            cwd=cwd,
+            timeout=timeout,
+            stdin=stdin,
+            request_id=uuid.uuid4().hex,
+        )
+        return Job(self.vm, made["job"])
+
+    def jobs(self) -> list[Job]:
+        """Its jobs, the newest last. Raises SeraiError."""
+        found = self.vm.call("job.list", name=self.name)["jobs"]
+        return [Job(self.vm, each["job"]) for each in found]
+
     def put(self, role: str, path: str, data: bytes) -> None:
         """Make ``data`` the file ``path`` (relative) of a path role. Raises SeraiError."""
         self.vm.client().put(self.name, role, path, data)
@@ -154,6 +183,45 @@ class Session:
     def remove(self) -> None:
         """End it for good and delete its data. Raises SeraiError."""
         self.vm.call("remove", name=self.name)
+
+
+class Job:
+    """A command that belongs to its session. Keep ``id``, and any program finds it again."""
+
+    def __init__(self, vm: Vm, id: str) -> None:
+        self.vm = vm
+        self.id = id
+
+    def show(self) -> dict[str, Any]:
+        """What docs/rpc.md calls a job. Raises SeraiError."""
+        return dict(self.vm.call("job.show", job=self.id))
+
+    def output(self, offset: int = 0, *, follow: bool = False) -> Iterator[bytes]:
+        """What it has written, from a byte on; with ``follow`` until it ends. Raises SeraiError."""
+        while True:
+            wait = FOLLOW if follow else 0.0
+            found = self.vm.call("job.read", job=self.id, offset=offset, wait=wait)
+            data, offset = base64.b64decode(found["data"]), found["next"]
+            if data:
+                yield data
+            elif not follow or found["job"]["state"] != "running":
+                return
+
+    def write(self, data: bytes, *, eof: bool = False) -> None:
+        """Give it input, if it was started with ``stdin``. Raises SeraiError."""
+        *pieces, _ = parts(data)
+        for each in pieces:
+            self.vm.call("job.input", job=self.id, data=base64.b64encode(each).decode())
+        if eof:
+            self.vm.call("job.input", job=self.id, eof=True)
+
+    def kill(self, signal: str = "TERM") -> None:
+        """Send a signal to its process group. Raises SeraiError."""
+        self.vm.call("job.signal", job=self.id, signal=signal)
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """The job when it has ended, or after ``timeout`` seconds. Raises SeraiError."""
+        return dict(self.vm.call("job.wait", job=self.id, timeout=timeout))
 
 
 def connect(address: str = "", timeout: float | None = None) -> Vm:

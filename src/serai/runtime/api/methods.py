@@ -14,10 +14,12 @@ from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
+from serai.runtime.api.jobs import JobMethods
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.jobs import Jobs
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -93,6 +95,7 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
+            **JobMethods(Jobs(sessions, payloads)).table,
             **Transfers(sessions, payloads, executions).table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,

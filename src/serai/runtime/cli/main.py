@@ -9,14 +9,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders
-from serai.runtime.client import Client
+from serai.runtime.cli import egress, exec, exec_core, folders, jobs
+from serai.runtime.cli.connect import connected
 
 SIMPLE = {
     "stop": "end everything in a session; its home stays",
@@ -28,6 +27,12 @@ SHELL = ["bash", "-l"]
 AS_THEY_ARE = {"get", "shell"}
 """Commands whose output is somebody's bytes, and never JSON."""
 Show = Callable[[Any], None]
+_RUN = {
+    "audit": egress.audit,
+    **dict.fromkeys(folders.COMMANDS, folders.run),
+    **dict.fromkeys(jobs.COMMANDS, jobs.run),
+}
+"""The commands that call more than one method, or show what they get by themselves."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
     folders.add_to(add)
+    jobs.add_to(commands)
     return top
 
 
@@ -85,6 +91,7 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     if arguments[:1] == ["exec"]:
         return exec.main(arguments[1:], vm)
     options = parser().parse_args(arguments)
+    options.vm = vm
     if options.command == "stdio":
         from serai.runtime.cli import stdio as relay  # noqa: PLC0415  # of no use to any other
 
@@ -94,9 +101,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     try:
         if options.command == "doctor":
             return _doctor(options, vm)
-        with _connected(vm) as client:
-            if options.command in {"audit", *folders.COMMANDS}:
-                run = egress.audit if options.command == "audit" else folders.run
+        with connected(vm) as client:
+            if (run := _RUN.get(options.command)) is not None:
                 return _flushed(run(client, options))
             policy = options.command == "policy"
             method, params, show = (egress.policy_call if policy else _call)(options)
@@ -122,14 +128,6 @@ def _named_vm(arguments: list[str]) -> tuple[str, list[str]]:
     if first != "--vm" or not (equals or arguments[1:]):
         return exec_core.vm(), arguments
     return (value, arguments[1:]) if equals else (arguments[1], arguments[2:])
-
-
-def _connected(vm: str) -> Client:
-    if not vm:
-        return Client(Path(exec_core.control()))
-    from serai.runtime.remote import VmClient  # noqa: PLC0415  # 10 ms that are of no use in the VM
-
-    return VmClient(vm)
 
 
 def _doctor(options: argparse.Namespace, vm: str) -> int:

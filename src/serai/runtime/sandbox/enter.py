@@ -21,6 +21,7 @@ in it.
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import resource
@@ -35,6 +36,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ESRCH, errorcode
 from pathlib import Path
+from typing import Protocol
 
 from serai.common import linux
 from serai.common import stdio as stdio_rules
@@ -126,6 +128,13 @@ class Door:
                     socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
 
 
+class Admits(Protocol):
+    """A door, or what is like one."""
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        """As usher.admit(), in another process. Raises OSError."""
+
+
 class Arrival:
     """A payload on its way to exec: what it and the usher report until their sockets are closed.
 
@@ -178,7 +187,8 @@ class Arrival:
             os.close(self._pty)
         if self._pidfd is None:
             return None
-        os.kill(self._pid, signal.SIGKILL)  # our child, not reaped yet
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         return Entered(self._pid, self._pidfd, None)
 
 
@@ -212,7 +222,7 @@ def begin(
     limits: Limits,
     filters: Sequence[bytes],
     tty: bool = False,
-    door: Door,
+    door: Admits,
 ) -> Arrival:
     """Send ``argv`` into the session ``target``, as its user, without waiting for it.
 

@@ -173,6 +173,10 @@ def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPat
             assert session.get("outputs", "a.txt") == data
             assert [each["name"] for each in session.ls("outputs")] == ["a.txt"]
             assert machine.session(session.name).show()["labels"] == {"task": "42"}
+            job = session.start(["sh", "-c", "cat; exit 6"], stdin=True)
+            job.write(data, eof=True)
+            assert b"".join(job.output(follow=True)) == data
+            assert [each.wait()["status"] for each in session.jobs()] == [6]
             session.remove()
             wait_for(lambda: session.name not in vm.sessions())  # noqa: B023
 
