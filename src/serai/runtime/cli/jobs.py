@@ -23,7 +23,7 @@ FOLLOW = 20.0
 CHUNK = 32 << 10
 UNKNOWN = 125
 """The exit status where a job's own is not known: as exec's, where Serai failed."""
-_ENDS = ("out of memory", "session stopped", "VM restarted", "lost")
+_ENDS = ("out of memory", "session stopped", "VM restarted", "lost", "not started")
 COMMANDS = frozenset({"start", "jobs", "logs", "attach-job", "kill", "wait"})
 
 

@@ -50,6 +50,7 @@ GRACE = 2.0
 PATIENCE = 10.0
 """Seconds that what a job left behind has to end."""
 SWEEP = 0.1
+BEGUN = "begun"
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -156,7 +157,7 @@ class Holder:
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
         self._stopping = False
-        self._swept = 0.0
+        self._sweep_at = 0.0
         self._woken, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -177,6 +178,7 @@ class Holder:
         """Seconds until something is due, if anything is."""
         now = time.monotonic()
         due = [each for job in self._jobs.values() for each in (job.ends, job.kills) if each]
+        due += [self._sweep_at] if self._sweep_at else []
         if any(job.gives_up for job in self._jobs.values()):
             due.append(now + 0.01)
         return max(min(due) - now, 0.0) if due else None
@@ -191,7 +193,7 @@ class Holder:
             self._asked(self._clients[descriptor])
         elif descriptor == self._woken:
             os.read(descriptor, 4096)
-            self._sweep()
+            self._sweep_soon()
         elif (job := self._ends.get(descriptor)) is not None:
             if descriptor == job.pidfd:
                 self._ended(job)
@@ -238,6 +240,8 @@ class Holder:
     def _start(self, fds: list[int]) -> None:
         """Start a payload as the usher does, but as a child of this process."""
         request = Request(*_loaded(fds[0]))
+        # From here on it may have run; before, and without the log's lock, it has not.
+        os.close(os.open(BEGUN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=fds[2]))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
@@ -257,6 +261,7 @@ class Holder:
         for descriptor in (job.pidfd, job.output):
             self._ends[descriptor] = job
             self._poll.register(descriptor, select.EPOLLIN)
+        self._sweep_soon()  # nobody tells again of what ended before
 
     def _ended(self, job: Held) -> None:
         reaper.take_threads(job.pid)
@@ -269,6 +274,8 @@ class Holder:
     def _look_after(self) -> None:
         """What is due: time limits, and jobs of which nothing runs and all output is read."""
         now = time.monotonic()
+        if self._sweep_at and now >= self._sweep_at:
+            self._sweep()
         for job in list(self._jobs.values()):
             if job.ends and now >= job.ends:
                 job.timed_out, job.ends, job.kills = True, 0.0, now + GRACE
@@ -284,13 +291,16 @@ class Holder:
                 del self._jobs[job.id]
                 job.close(stopping=self._stopping)
 
+    def _sweep_soon(self) -> None:
+        """A child or one of its threads has ended. Many ends make one sweep."""
+        self._sweep_at = self._sweep_at or time.monotonic() + SWEEP
+
     def _sweep(self) -> None:
         """Take ended threads away, which a payload may have made this process's: see ``reaper``."""
-        if time.monotonic() > self._swept + SWEEP:
-            for job in self._jobs.values():
-                if job.ended is None:
-                    reaper.take_threads(job.pid)
-            self._swept = time.monotonic()
+        self._sweep_at = 0.0
+        for job in self._jobs.values():
+            if job.ended is None:
+                reaper.take_threads(job.pid)
 
     def _forget(self, descriptor: int) -> None:
         del self._ends[descriptor]

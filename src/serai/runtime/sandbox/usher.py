@@ -36,6 +36,7 @@ The usher runs as a program of its own (``enter.Door``), or in a fork of the cal
 from __future__ import annotations
 
 import array
+import contextlib
 import marshal
 import os
 import resource
@@ -101,7 +102,8 @@ def admit(plan: Plan, fds: Sequence[int]) -> int:
         return 0
     if pid == 0:
         _payload(plan, fds)
-    _send(fds[REPORT], PID + struct.pack("=i", pid))
+    with contextlib.suppress(OSError):  # whoever asked is gone; the payload is there all the same
+        _send(fds[REPORT], PID + struct.pack("=i", pid))
     return pid
 
 

@@ -34,6 +34,7 @@ class JobDoor:
     job: str
     timeout: float
     own: Sequence[int]
+    ours = False
 
     def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
         """As usher.admit()."""

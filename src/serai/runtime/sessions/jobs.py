@@ -5,10 +5,12 @@ Nothing of a job is in this process. What it is, what it wrote and how it ended 
 the daemon can be killed at any time, and a thousand jobs take none of its memory.
 
     job.json   what was asked; made first. It keeps a request that is repeated from running twice
-    log        the output (``job_log``); locked for as long as the job runs
+    log        the output (``job_log``); locked for as long as the job runs, or is being started
+    begun      empty, made by the holder before the command can run
     status     how it ended, written by the holder before the lock goes
 
-Without a status and without a lock, the holder was killed: the session was stopped, or the VM.
+Without a status and without a lock, the holder was killed: the session was stopped, or the VM. If
+it has not even begun, the daemon was, and the request may be repeated.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +35,7 @@ from weakref import WeakValueDictionary
 
 from serai.common import files
 from serai.common.errors import CONFLICT, INVALID_PARAMS, NO_ROOM, NOT_FOUND, SeraiError
-from serai.runtime.sandbox import job_log
+from serai.runtime.sandbox import holder, job_log
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.holders import Holders
 from serai.runtime.sessions.payloads import Payloads
@@ -45,6 +48,7 @@ MOST = 1000
 """Jobs of a session that are kept. The oldest that have ended go first."""
 ID = re.compile(r"[0-9a-f]{12}")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+NOT_STARTED = "not started"
 PAUSE, LONGEST_PAUSE = 0.02, 0.5  # seconds
 
 
@@ -81,15 +85,21 @@ class Jobs:
                 if _read(folder / "job.json")["request"] != fingerprint:
                     text = f"the request ID {request_id!r} was used for another job"
                     raise SeraiError(text, code=CONFLICT)
-                return self._shown(record, job)
-            await self._make_room(record)
+                shown = self._shown(record, job)
+                if shown["reason"] != NOT_STARTED:
+                    return shown
+                shutil.rmtree(folder)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             told = {"argv": work.argv, "started_at": time.time(), "request": fingerprint}
             told.update(boot=BOOT.read_text().strip(), main=running.main)
-            files.write(folder / "job.json", json.dumps(told).encode(), 0o600, durable=False)
             try:
+                await self._make_room(record)
+                content = json.dumps(told).encode()
+                files.write(folder / "job.json", content, 0o600, durable=False)
                 await self._run(record, running, job, work)
             except BaseException:
+                with contextlib.suppress(SeraiError, OSError):  # if it is there, it is too late
+                    await self._holders.signal(record.uid, job, signal.SIGKILL)
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         return self._shown(record, job)
@@ -113,7 +123,7 @@ class Jobs:
             door = self._holders.door(
                 record.uid, running, job, work.timeout or 0.0, [written, place, output, feed]
             )
-            payload = await self._payloads.start(
+            await self._payloads.start(
                 record.name,
                 work.argv,
                 env=work.env,
@@ -124,7 +134,6 @@ class Jobs:
                 job=job,
                 door=door,
             )
-            os.close(payload.entered.pidfd)
 
     async def all(self, name: str | None) -> list[dict[str, Any]]:
         """The jobs of a session, or of all, the newest last. Raises SeraiError."""
@@ -214,12 +223,12 @@ class Jobs:
         if used is not None and 0 < used.bytes_limit <= used.bytes:
             text = f"session {record.name} has used up its quota: a job's output has no room"
             raise SeraiError(text, "remove files in the session", NO_ROOM)
-        if len(self._ids(record)) < MOST:
+        if len(os.listdir(self._folder(record, ""))) <= MOST:  # noqa: PTH208  # made 1,000 times
             return
         ended = [job for job in await self.all(record.name) if job["state"] != "running"]
         if not ended:
             raise SeraiError(f"{MOST} jobs run in session {record.name}", "end some", NO_ROOM)
-        for job in ended[: MOST // 10]:
+        for job in ended[: max(MOST // 10, 1)]:
             shutil.rmtree(self._folder(record, job["job"].partition("/")[2]), ignore_errors=True)
 
     def _shown(self, record: Record, job: str) -> dict[str, Any]:
@@ -235,7 +244,7 @@ class Jobs:
             with contextlib.suppress(FileNotFoundError):
                 ended = _read(folder / "status")
             if not ended:
-                ended["reason"] = self._why_unknown(record, asked)
+                ended["reason"] = self._why_unknown(record, job, asked)
         return {
             "job": f"{record.name}/{job}",
             "argv": asked["argv"],
@@ -250,8 +259,10 @@ class Jobs:
             "lost": ended.get("lost", 0),
         }
 
-    def _why_unknown(self, record: Record, asked: dict[str, Any]) -> str:
+    def _why_unknown(self, record: Record, job: str, asked: dict[str, Any]) -> str:
         """Why nobody wrote down how a job ended."""
+        if not (self._folder(record, job) / holder.BEGUN).exists():
+            return NOT_STARTED
         if asked["boot"] != BOOT.read_text().strip():
             return "VM restarted"
         running = self._sessions.running(record)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from serai import connect
+from serai.common.errors import OTHER_VERSION, SeraiError
 from tests.support.fake_vm import CHECKOUT, DEADLINE, Vm
 from tests.support.waiting import wait_for
 
@@ -77,6 +78,9 @@ def test_a_session_from_its_making_to_its_end(vm: Vm, host: dict[str, str]) -> N
     assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
     assert serai(host, "remove", "far").returncode == 0
     assert b"protocol 1" in serai(host, "version").stdout
+    with pytest.raises(SeraiError, match=r"speaks protocol 0, .* protocol 1; upgrade") as caught:
+        vm.call("version", protocol=0)
+    assert caught.value.code == OTHER_VERSION
     doctor = serai(host, "doctor")
     assert (doctor.returncode, doctor.stderr.count(b"\n")) == (1, 1)
 

@@ -12,10 +12,60 @@ from typing import Any
 
 import pytest
 
-from serai.common.errors import CONFLICT, NO_COMMAND, NOT_FOUND, WRONG_STATE, SeraiError
+from serai.common.errors import CONFLICT, NO_COMMAND, NO_ROOM, NOT_FOUND, WRONG_STATE, SeraiError
 from serai.runtime.sandbox.job_log import HEAD, TAIL
-from tests.support.fake_vm import DEADLINE, Vm
+from tests.sandbox.runtime.api.test_hostile import HOSTILE, STAYS
+from tests.support.fake_vm import CHECKOUT, DEADLINE, Vm
 from tests.support.waiting import wait_for
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+DEATHS = {
+    "before": f"""
+from serai.runtime.sessions import jobs
+async def die(*_): {KILL}
+jobs.Jobs._run = die
+""",
+    "at the door": f"""
+from serai.runtime.sessions import holders
+admit = holders.JobDoor.admit
+def die(*given): admit(*given); {KILL}
+holders.JobDoor.admit = die
+""",
+    "on its way": f"""
+from serai.runtime.sessions import payloads
+async def die(*_): {KILL}
+payloads.Payloads._arrived = die
+""",
+}
+BLIND = f"""
+import pathlib
+from serai.runtime.sandbox import holder
+text = pathlib.Path(holder.__file__).read_text().replace("reaper.take_threads(job.pid)", "None")
+first = "from serai.common import linux"
+text = text.replace(first, "sys.path.insert(0, '{CHECKOUT}/src')\\n" + first)
+holder.__file__ = sys.argv[1] + "/holder.py"
+pathlib.Path(holder.__file__).write_text(text)
+"""
+
+
+@pytest.fixture
+def few(vm: Vm) -> Iterator[None]:
+    """A daemon that keeps four jobs of a session."""
+    assert vm.stop() == 0
+    vm.start(weaken="from serai.runtime.sessions import jobs; jobs.MOST = 4")
+    yield
+    assert vm.stop() == 0
+    vm.start()
+
+
+@pytest.fixture
+def blind(vm: Vm) -> Iterator[Vm]:
+    """The same VM, whose holders take no ended threads away."""
+    assert vm.stop() == 0
+    vm.start(weaken=BLIND)
+    yield vm
+    assert vm.stop() == 0
+    vm.start()
 
 
 @pytest.fixture
@@ -109,6 +159,21 @@ def test_a_job_ends_while_no_daemon_runs(vm: Vm, name: str) -> None:
     assert output(vm, job) == b"last words\n"
 
 
+@pytest.mark.parametrize("code", DEATHS.values(), ids=list(DEATHS))
+def test_a_daemon_that_dies_while_it_starts_a_job_loses_none(vm: Vm, name: str, code: str) -> None:
+    """What the client repeats with the same ID runs once, and its status is told."""
+    assert vm.stop() == 0
+    vm.start(weaken=code)
+    script = "echo ran >>~/ran; exit 5"
+    with vm.client() as client, pytest.raises(SeraiError, match=r"hung up|no answer"):
+        argv = ["sh", "-c", script]
+        client.call("job.start", name=name, argv=argv, request_id="r3")
+    vm.kill()
+    vm.start()
+    assert ended(vm, start(vm, name, script, request_id="r3"))["status"] == 5
+    assert vm.paths.home(name).joinpath("ran").read_text() == "ran\n"
+
+
 def test_a_request_that_is_repeated_runs_once(vm: Vm, name: str) -> None:
     script = "echo ran >>~/runs; sleep 999"
     first = start(vm, name, script, request_id="r1")
@@ -121,6 +186,37 @@ def test_a_request_that_is_repeated_runs_once(vm: Vm, name: str) -> None:
     with pytest.raises(SeraiError, match="was used for another job") as caught:
         start(vm, name, "true", request_id="r1")
     assert caught.value.code == CONFLICT
+
+
+def test_a_request_that_never_began_is_begun_when_it_is_repeated(vm: Vm, name: str) -> None:
+    job = start(vm, name, "echo ran; exit 3", request_id="r2")
+    assert ended(vm, job)["status"] == 3
+    folder = vm.paths.jobs / str(vm.sessions()[name]["uid"]) / job.partition("/")[2]
+    for file in ("status", "begun"):
+        (folder / file).unlink()
+    assert ended(vm, job)["reason"] == "not started"
+    assert start(vm, name, "echo ran; exit 3", request_id="r2") == job
+    assert (ended(vm, job)["status"], output(vm, job)) == (3, b"ran\n")
+    (folder / "status").unlink()
+    assert ended(vm, job)["reason"] == "lost"
+    assert start(vm, name, "echo ran; exit 3", request_id="r2") == job
+    assert ended(vm, job)["reason"] == "lost", "it may have run, so it does not again"
+
+
+def test_the_oldest_that_have_ended_go(vm: Vm, name: str, few: None) -> None:
+    first = start(vm, name, "sleep 999")
+    jobs = [start(vm, name, "true") for _ in range(3)]
+    for job in jobs:
+        ended(vm, job)
+    last = start(vm, name, "sleep 999")
+    kept = [each["job"] for each in vm.call("job.list", name=name)["jobs"]]
+    assert kept == [first, *jobs[1:], last]
+    others = [start(vm, name, "sleep 999") for _ in range(2)]
+    assert len(others) == 2
+    with pytest.raises(SeraiError, match="4 jobs run in session") as caught:
+        start(vm, name, "true")
+    assert caught.value.code == NO_ROOM
+    assert len(vm.call("job.list", name=name)["jobs"]) == 4
 
 
 def test_a_long_output_keeps_its_head_and_its_tail(vm: Vm, name: str) -> None:
@@ -167,6 +263,27 @@ def test_systemd_ends_the_holder_and_it_writes_down_the_ends(vm: Vm, name: str) 
     assert (found["status"], found["reason"]) == (137, "session stopped")
     wait_for(lambda: not Path(f"/proc/{holder}").exists())
     assert ended(vm, start(vm, name, "exit 6"))["status"] == 6, "another holder is started"
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_job_ends_and_leaves_nothing(vm: Vm, name: str, kind: str) -> None:
+    argv = ["/usr/bin/python3", "-c", HOSTILE[kind]]
+    idle = ended(vm, start(vm, name, "true")) and vm.processes()
+    stays = kind in STAYS
+    jobs = [
+        vm.call("job.start", name=name, argv=argv, timeout=0.5 if stays else 20)["job"]
+        for _ in range(5)
+    ]
+    assert {ended(vm, job)["reason"] for job in jobs} == {"timed out" if stays else "exit"}
+    wait_for(lambda: vm.processes() == idle)
+    assert not list(vm.cgroup.glob(f"{name}/job-*"))
+
+
+def test_a_holder_that_takes_no_threads_away_never_sees_it_end(blind: Vm, name: str) -> None:
+    assert ended(blind, start(blind, name, "exit 3"))["status"] == 3
+    argv = ["/usr/bin/python3", "-c", HOSTILE["traced threads"]]
+    job = blind.call("job.start", name=name, argv=argv)["job"]
+    assert blind.call("job.wait", job=job, timeout=1)["state"] == "running"
 
 
 def test_a_job_whose_holder_is_killed_is_lost_and_the_next_one_runs(vm: Vm, name: str) -> None:

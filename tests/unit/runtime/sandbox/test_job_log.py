@@ -82,7 +82,7 @@ def test_what_is_written_over_while_it_is_read_is_not_returned(
     length = HEAD + TAIL + 5 * CHUNK
     written(log, length)
     pread = os.pread
-    calls = []
+    calls: list[int] = []
 
     def overtaken(file: int, size: int, place: int) -> bytes:
         data = pread(file, size, place)
