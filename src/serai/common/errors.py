@@ -23,6 +23,7 @@ NO_COMMAND = 10
 NOT_EXECUTABLE = 11
 NO_ROOM = 20
 BUSY = 21
+OTHER_VERSION = 22
 
 
 class SeraiError(Exception):

@@ -7,6 +7,7 @@ https://www.jsonrpc.org/specification, without batches. The end that answers is 
 from __future__ import annotations
 
 import json
+import select
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,21 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from serai.common import stdio
-from serai.common.errors import FAILED, GONE, INVALID_PARAMS, INVALID_REQUEST, PARSE, SeraiError
+from serai.common.errors import (
+    FAILED,
+    GONE,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE,
+    TOO_LARGE,
+    SeraiError,
+)
+
+PROTOCOL = 1
+"""What the method ``version`` compares. It goes up when an older client would do a wrong thing."""
 
 MAX_LINE = 1 << 20
+LONGEST_ANSWER = 64 << 20
 MAX_ID = 128
 Id = str | int | None
 CHUNK = 64 << 10
@@ -101,16 +114,20 @@ class Client:
 
     peer = "the server"
 
-    def __init__(self, path: Path, timeout: float | None = None) -> None:
-        """``timeout`` (seconds) is for each wait on the socket. Raises OSError."""
-        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, end: Path | socket.socket, timeout: float | None = None) -> None:
+        """``end`` is a socket's path, or a connection. ``timeout`` (seconds) is for each wait.
+
+        Raises OSError.
+        """
+        fresh = end if isinstance(end, socket.socket) else socket.socket(socket.AF_UNIX)
         self._socket = socket.socket(fileno=stdio.above(fresh.detach()))
         self._socket.settimeout(timeout)
         self._buffer = b""
         self._number = 0
         self._events: list[dict[str, Any]] = []
         try:
-            self._socket.connect(str(path))
+            if isinstance(end, Path):
+                self._socket.connect(str(end))
         except OSError:
             self._socket.close()
             raise
@@ -157,17 +174,47 @@ class Client:
 
     def message(self) -> dict[str, Any]:
         """The next message, whatever it is. Raises SeraiError if none comes."""
-        while b"\n" not in self._buffer:
-            try:
-                data = self._socket.recv(CHUNK)
-            except OSError as error:
-                raise SeraiError(f"no answer from {self.peer}: {error}", code=GONE) from None
-            if not data:
-                raise SeraiError(f"{self.peer} hung up", code=GONE)
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        while (message := self.buffered()) is None:
+            self.receive()
         return message
+
+    def buffered(self) -> dict[str, Any] | None:
+        """The next message of those that have come already; None if there is none."""
+        line, end, rest = self._buffer.partition(b"\n")
+        if not end:
+            return None
+        self._buffer = rest
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            hint = "a start-up file of its shell may print something"
+            said = ascii(line[:60].decode(errors="replace"))
+            raise SeraiError(f"{self.peer} says {said}, which is no answer", hint, GONE)
+        return message
+
+    def receive(self) -> None:
+        """Wait for what comes next, and buffer it. Raises SeraiError if nothing can come."""
+        try:
+            data = self._socket.recv(CHUNK)
+        except OSError as error:
+            raise SeraiError(f"no answer from {self.peer}: {error}", code=GONE) from None
+        if not data:
+            raise SeraiError(f"{self.peer} hung up", code=GONE)
+        self._buffer += data
+        if len(self._buffer) > LONGEST_ANSWER:
+            raise SeraiError(f"{self.peer} sends a line without an end", code=TOO_LARGE)
+
+    def hung_up(self) -> bool:
+        """Whether the other end is known to be gone: poll(2), POLLHUP."""
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return bool(poll.poll(0))
+
+    def fileno(self) -> int:
+        """The connection's descriptor, to wait on beside others."""
+        return self._socket.fileno()
 
 
 async def ask(path: Path, method: str, params: dict[str, Any], longest: int = MAX_LINE) -> Any:

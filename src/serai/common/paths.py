@@ -38,6 +38,11 @@ class Paths:
         return self.state / "removing"
 
     @property
+    def jobs(self) -> Path:
+        """Jobs and their output: <UID>/<ID>/."""
+        return self.state / "jobs"
+
+    @property
     def run(self) -> Path:
         return self.root / "run/serai"
 

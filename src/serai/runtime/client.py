@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from serai.common.paths import Paths
 OUTPUTS = ("stdout", "stderr")
 MOST_OUTPUT = 64 << 20
 """Bytes of a session's that are kept in the caller's memory."""
+AHEAD = 8
+"""Parts of an input that are on their way at once: a far VM need not be waited for each time."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,15 @@ class Client(jsonrpc.Client):
         output: dict[str, list[bytes]] = {name: [] for name in OUTPUTS}
         params = {"name": name, "argv": list(argv), **options}
         result = self._carry(
-            "exec", params, input, lambda name, data: output[name].append(data), limit
+            "exec", params, parts(input), lambda name, data: output[name].append(data), limit
         )
         out, err = (b"".join(output[name]) for name in OUTPUTS)
         return Completed(**result, stdout=out, stderr=err)
 
     def put(self, name: str, role: str, path: str, data: bytes) -> None:
         """Make ``data`` the file ``path`` (relative) of a role's folder. Raises SeraiError."""
-        self._carry("put", {"name": name, "role": role, "path": path}, data, lambda *_: None, 0)
+        params = {"name": name, "role": role, "path": path}
+        self._carry("put", params, parts(data), lambda *_: None, 0)
 
     def get(self, name: str, role: str, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
         """The content of the file ``path`` of a role's folder. Raises SeraiError."""
@@ -112,14 +115,14 @@ class Client(jsonrpc.Client):
     def _output(self, method: str, name: str, role: str, path: str, limit: int) -> bytes:
         output: list[bytes] = []
         params = {"name": name, "role": role, "path": path}
-        self._carry(method, params, b"", lambda _name, data: output.append(data), limit)
+        self._carry(method, params, parts(b""), lambda _name, data: output.append(data), limit)
         return b"".join(output)
 
     def _carry(
         self,
         method: str,
         params: dict[str, Any],
-        input: bytes,
+        input: Iterable[bytes],
         take: Callable[[str, bytes], None],
         limit: int,
     ) -> Any:
@@ -128,8 +131,9 @@ class Client(jsonrpc.Client):
         What comes is a session's, which may write for ever: it is killed, and no byte more is kept.
         """
         number = self.ask(method, {**params, "stdio": "stream"})
-        chunks = [input[at : at + CHUNK] for at in range(0, len(input), CHUNK)]
-        running, fed, room = "", None, limit
+        chunks = iter(input)
+        running, room = "", limit
+        fed: set[int] = set()
         while True:
             message = self.message()
             if message.get("id") == number:
@@ -152,10 +156,11 @@ class Client(jsonrpc.Client):
                     take(news["stream"], data)
             elif event == "exec.started":
                 running = news["exec"]
-                fed = self._feed(running, chunks)
-            elif fed is not None and message.get("id") == fed:
+                fed = {each for each in (self._feed(running, chunks) for _ in range(AHEAD)) if each}
+            elif message.get("id") in fed:
                 # Not just any answer: one to an earlier payload's input may come late.
-                fed = self._feed(running, chunks) if chunks else None
+                fed.discard(message["id"])
+                fed |= {self._feed(running, chunks)} - {0}
             elif event is not None:
                 self._events.append(message)
 
@@ -167,7 +172,16 @@ class Client(jsonrpc.Client):
             if "method" in message:
                 yield message["method"], message["params"]
 
-    def _feed(self, running: str, chunks: list[bytes]) -> int:
-        """Send the next part of the input; the answer to it asks for the one after that."""
-        data = base64.b64encode(chunks.pop(0)).decode() if chunks else ""
-        return self.ask("exec.input", {"exec": running, "data": data, "eof": not chunks})
+    def _feed(self, running: str, chunks: Iterator[bytes]) -> int:
+        """Send the next part of the input, or its end; 0 if that was sent before."""
+        data = next(chunks, None)
+        if data is None:
+            return 0
+        text = base64.b64encode(data).decode()
+        return self.ask("exec.input", {"exec": running, "data": text, "eof": not data})
+
+
+def parts(data: bytes) -> Iterator[bytes]:
+    """An input in parts that fit into a message. The empty one at the end says that it is whole."""
+    yield from (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+    yield b""

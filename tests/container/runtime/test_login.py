@@ -32,6 +32,20 @@ def lax(container: Container) -> Iterator[Container]:
     container.shell("kill $(cat /run/lax.pid); serai remove planted")
 
 
+def test_a_host_reaches_the_vm_and_its_sessions_over_ssh(lax: Container) -> None:
+    """With the real ssh, from where nothing but the command is used of the VM."""
+    lax.shell(
+        "mkdir -pm 700 /root/.ssh && ssh-keygen -qt ed25519 -N '' -f /root/.ssh/host"
+        " && cat /root/.ssh/host.pub >>/root/.ssh/authorized_keys"
+    )
+    program = f"SERAI_SSH='ssh {OPTIONS.removeprefix('-v ')} -o LogLevel=ERROR -i /root/.ssh/host'"
+    serai = f"{program} serai --vm ssh://root@127.0.0.1:{PORT}"
+    said = lax.shell(f"echo in | {serai} exec planted -- sh -c 'cat; exit 7' 2>&1; echo $?")
+    assert said.split() == ["in", "7"]
+    job = lax.shell(f"{serai} start planted -- sh -c 'echo out; exit 3'").strip()
+    assert lax.shell(f"{serai} wait {job}; echo $?; {serai} logs {job}").split() == ["3", "out"]
+
+
 def let_in(container: Container) -> bool:
     key = "-i /sessions/planted/.ssh/key"
     said = container.shell(f"ssh {OPTIONS} {key} planted@127.0.0.1 true 2>&1 || true")

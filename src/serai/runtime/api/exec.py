@@ -146,10 +146,7 @@ class Executions:
     async def input(self, c: Connection, _r: Request, p: Input) -> Any:
         """Write to a streamed payload's stdin; answers when it has been taken."""
         stream = self._stream(c, p.exec)
-        try:
-            data = base64.b64decode(p.data, validate=True)
-        except (binascii.Error, ValueError):
-            raise SeraiError("'data' must be base64", code=INVALID_PARAMS) from None
+        data = decoded(p.data)
         async with stream.writing:
             while data and stream.input is not None:
                 try:
@@ -176,12 +173,7 @@ class Executions:
 
     def _check(self, p: Exec, descriptors: int) -> None:
         check_descriptors(descriptors, 3 if p.stdio == "fds" and not p.tty else 0)
-        if not p.argv or not p.argv[0]:
-            raise SeraiError("argv names no command", code=INVALID_PARAMS)
-        if any(not key or "=" in key for key in p.env):
-            raise SeraiError("a variable's name is not empty and has no '='", code=INVALID_PARAMS)
-        if p.timeout is not None and p.timeout <= 0:
-            raise SeraiError("timeout is a number of seconds above 0", code=INVALID_PARAMS)
+        check_command(p.argv, p.env, p.timeout)
         if p.detach and (p.tty or p.stdio == "stream"):
             raise SeraiError("detach goes with stdio fds or null, no tty", code=INVALID_PARAMS)
 
@@ -259,6 +251,24 @@ class Executions:
             await work
         finally:
             self._drop(key)
+
+
+def check_command(argv: list[str], env: dict[str, str], timeout: float | None) -> None:
+    """Raise SeraiError unless that can be run at all."""
+    if not argv or not argv[0]:
+        raise SeraiError("argv names no command", code=INVALID_PARAMS)
+    if any(not key or "=" in key for key in env):
+        raise SeraiError("a variable's name is not empty and has no '='", code=INVALID_PARAMS)
+    if timeout is not None and timeout <= 0:
+        raise SeraiError("timeout is a number of seconds above 0", code=INVALID_PARAMS)
+
+
+def decoded(data: str) -> bytes:
+    """The bytes of a payload's input. Raises SeraiError."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise SeraiError("'data' must be base64", code=INVALID_PARAMS) from None
 
 
 def check_descriptors(given: int, wanted: int) -> None:

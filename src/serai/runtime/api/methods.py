@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.common.errors import INVALID_PARAMS, SeraiError
-from serai.common.jsonrpc import Request
+from serai import __version__
+from serai.common.errors import INVALID_PARAMS, OTHER_VERSION, SeraiError
+from serai.common.jsonrpc import PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
 from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
+from serai.runtime.api.jobs import JobMethods
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.jobs import Jobs
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -25,6 +28,13 @@ MAX_LABELS = 64
 MAX_LABEL = 1024
 DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
 """The methods whose requests come with descriptors."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """``protocol`` is what the client speaks."""
+
+    protocol: int = PROTOCOL
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class Methods:
         self._subscribers = subscribers
         executions = Executions(sessions, payloads)
         self.table: dict[str, tuple[type, Handler]] = {
+            "version": (Version, self.version),
             "create": (Create, self.create),
             "list": (Nothing, self.list_all),
             "show": (Name, self.show),
@@ -84,10 +95,23 @@ class Methods:
             "exec.signal": (Signal, executions.signal),
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
+            **JobMethods(Jobs(sessions, payloads)).table,
             **Transfers(sessions, payloads, executions).table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,
         }
+
+    async def version(self, _c: Connection, _r: Request, p: Version) -> Any:
+        """What this Serai is and can do. A client that cannot speak with it is told so."""
+        if p.protocol != PROTOCOL:
+            raise SeraiError(
+                f"this client speaks protocol {p.protocol}, and the VM's Serai {__version__}"
+                f" protocol {PROTOCOL}",
+                "upgrade the older one",
+                OTHER_VERSION,
+            )
+        found = {"version": __version__, "protocol": PROTOCOL}
+        return {**found, "capabilities": sorted(self.table)}
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""

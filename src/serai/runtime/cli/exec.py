@@ -61,10 +61,11 @@ def parse(arguments: list[str]) -> Options:
     return options
 
 
-def main(arguments: list[str]) -> int:
-    """Run ``serai exec`` with these arguments; returns the exit status."""
+def main(arguments: list[str], vm: str | None = None) -> int:
+    """Run ``serai exec`` with these arguments, in ``vm``; returns the exit status."""
     try:
         options = parse(arguments)
+        options.vm = options.vm if vm is None else vm
         if options.help:
             sys.stdout.write(HELP)
             return 0
@@ -80,6 +81,10 @@ def main(arguments: list[str]) -> int:
 
 def run(options: Options) -> int:
     """Run the payload; returns its exit status. Raises Failure."""
+    if options.vm:
+        from serai.runtime.cli import exec_remote  # noqa: PLC0415  # costs 40 ms
+
+        return exec_remote.run(options)
     if options.json:
         from serai.runtime.cli import exec_json  # noqa: PLC0415  # costs 30 ms
 

@@ -49,6 +49,7 @@ class Options:
         self.cwd = ""
         self.timeout = 0.0
         self.tty = self.detach = self.json = self.help = False
+        self.vm = vm()
 
 
 class Channel:
@@ -183,6 +184,11 @@ def request(options: Options, stdio: str, rows: int = 24, columns: int = 80) -> 
         f'"stdio":"{stdio}","rows":{rows},"columns":{columns}',
     ]
     return "{" + ",".join(fields) + "}"
+
+
+def vm() -> str:
+    """The address of the VM that is meant, if it is not this one: SERAI_VM, which --vm sets."""
+    return posix.environ.get(b"SERAI_VM", b"").decode()
 
 
 def control() -> str:

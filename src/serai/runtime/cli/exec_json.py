@@ -29,24 +29,25 @@ def run(options: Options) -> int:
             f"more than {MOST_KEPT} bytes were written; the exec was ended; have large output"
             " written to a file, or read it from a pipe"
         )
-    _show(answer, *kept.outputs.values())
+    show(answer, *kept.outputs.values())
     return status_of(answer)
 
 
 def _by_the_library(options: Options, client: Client) -> int:
     if options.detach:
-        print(json.dumps(client.call("exec", **parameters(options), detach=True, stdio="null")))
+        show(client.call("exec", **parameters(options), detach=True, stdio="null"))
         return 0
     # At once, and not when Python finds the time: see Channel.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     done = client.exec(**parameters(options))
     answer = done.answer()
-    _show(answer, done.stdout, done.stderr)
+    show(answer, done.stdout, done.stderr)
     return status_of(answer)
 
 
-def _show(answer: dict[str, Any], stdout: bytes | bytearray, stderr: bytes | bytearray) -> None:
-    texts = {"stdout": stdout, "stderr": stderr}
+def show(answer: dict[str, Any], *outputs: bytes | bytearray) -> None:
+    """Print an answer as JSON, with standard output and error if they were kept."""
+    texts = dict(zip(("stdout", "stderr"), outputs, strict=False))
     shown = {name: text.decode(errors="replace") for name, text in texts.items()}
     print(json.dumps({**answer, **shown}))
 

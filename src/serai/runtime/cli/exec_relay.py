@@ -82,7 +82,7 @@ def with_pipes(options: Options, channel: Channel, kept: Kept | None = None) -> 
 
 
 def _with_terminal(options: Options, channel: Channel) -> dict[str, Any]:
-    rows, columns = _size()
+    rows, columns = size()
     channel.send("exec", request(options, "fds", rows, columns), answer=True)
     while not channel.received:
         if (answer := channel.read()) is not None:
@@ -92,10 +92,10 @@ def _with_terminal(options: Options, channel: Channel) -> dict[str, Any]:
 
     def resized(*_: object) -> None:
         with contextlib.suppress(OSError):
-            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *_size(), 0, 0))
+            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size(), 0, 0))
 
     signal.signal(signal.SIGWINCH, resized)
-    with _raw_mode():
+    with raw_mode():
         return _copy(channel, {0: master, master: 1}, Kept())
 
 
@@ -201,7 +201,8 @@ def _end(
             os.close(source)
 
 
-def _size() -> tuple[int, int]:
+def size() -> tuple[int, int]:
+    """The rows and columns of the caller's terminal."""
     for descriptor in (0, 1, 2):
         with contextlib.suppress(OSError):
             size = os.get_terminal_size(descriptor)
@@ -210,7 +211,7 @@ def _size() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _raw_mode() -> Iterator[None]:
+def raw_mode() -> Iterator[None]:
     """Let the sandbox's terminal, not the caller's, edit lines and make signals of keys."""
     if not sys.stdin.isatty():
         yield

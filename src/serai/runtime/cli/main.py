@@ -9,13 +9,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders
-from serai.runtime.client import Client
+from serai.runtime.cli import egress, exec, exec_core, folders, jobs
+from serai.runtime.cli.connect import connected
 
 SIMPLE = {
     "stop": "end everything in a session; its home stays",
@@ -27,11 +27,20 @@ SHELL = ["bash", "-l"]
 AS_THEY_ARE = {"get", "shell"}
 """Commands whose output is somebody's bytes, and never JSON."""
 Show = Callable[[Any], None]
+_RUN = {
+    "audit": egress.audit,
+    **dict.fromkeys(folders.COMMANDS, folders.run),
+    **dict.fromkeys(jobs.COMMANDS, jobs.run),
+}
+"""The commands that call more than one method, or show what they get by themselves."""
 
 
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
-    top = argparse.ArgumentParser(prog="serai", description="Sessions of this VM.")
+    top = argparse.ArgumentParser(prog="serai", description="Sessions of a VM.")
+    top.add_argument(
+        "--vm", metavar="ADDRESS", help="a VM elsewhere: ssh://[USER@]HOST[:PORT] (or SERAI_VM)"
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -56,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     for name, text in SIMPLE.items():
         add(name, text)
     egress.add_parsers(commands)
+    add("version", "the VM's version of Serai, and what it can do", named=False)
+    commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
     add("doctor", "examine this VM, and try whether sessions are contained", named=False)
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
@@ -64,24 +75,34 @@ def parser() -> argparse.ArgumentParser:
     )
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
     folders.add_to(add)
+    jobs.add_to(commands)
     return top
+
+
+def script() -> int:
+    """The command as pip installs it on a host."""
+    stdio.begin()
+    return main(sys.argv[1:])
 
 
 def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     """Run ``serai`` with these arguments; returns the exit status."""
+    vm, arguments = _named_vm(arguments)
     if arguments[:1] == ["exec"]:
-        return exec.main(arguments[1:])
+        return exec.main(arguments[1:], vm)
     options = parser().parse_args(arguments)
+    options.vm = vm
+    if options.command == "stdio":
+        from serai.runtime.cli import stdio as relay  # noqa: PLC0415  # of no use to any other
+
+        return relay.main([])
     if options.command == "shell":
-        return _shell(options.name)
+        return _shell(options.name, vm)
     try:
         if options.command == "doctor":
-            from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
-
-            return _flushed(report.main(options.json))
-        with Client(Path(exec_core.control())) as client:
-            if options.command in {"audit", *folders.COMMANDS}:
-                run = egress.audit if options.command == "audit" else folders.run
+            return _doctor(options, vm)
+        with connected(vm) as client:
+            if (run := _RUN.get(options.command)) is not None:
                 return _flushed(run(client, options))
             policy = options.command == "policy"
             method, params, show = (egress.policy_call if policy else _call)(options)
@@ -96,6 +117,25 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     else:
         show(result)
     return _flushed(0)
+
+
+def _named_vm(arguments: list[str]) -> tuple[str, list[str]]:
+    """The VM that is meant ('': this one), and the arguments without it.
+
+    It comes before the command, since what follows ``exec`` is not argparse's to read.
+    """
+    first, equals, value = arguments[0].partition("=") if arguments else ("", "", "")
+    if first != "--vm" or not (equals or arguments[1:]):
+        return exec_core.vm(), arguments
+    return (value, arguments[1:]) if equals else (arguments[1], arguments[2:])
+
+
+def _doctor(options: argparse.Namespace, vm: str) -> int:
+    if vm:
+        raise SeraiError("the doctor examines the VM that it runs in", "run it there, as root")
+    from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
+
+    return _flushed(report.main(options.json))
 
 
 def _flushed(status: int) -> int:
@@ -114,8 +154,8 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
             "request_id": options.request_id or uuid.uuid4().hex,
         }
         return "create", params, lambda session: say(session["name"])
-    if options.command == "list":
-        return "list", {}, _show_list
+    if options.command in ("list", "version"):
+        return options.command, {}, _show_list if options.command == "list" else _show_version
     if options.command == "show":
         return "show", {"name": options.name}, _show_one
     if options.command == "switch":
@@ -126,8 +166,9 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
     return options.command, {"name": options.name}, _silent
 
 
-def _shell(name: str) -> int:
+def _shell(name: str, vm: str) -> int:
     options = exec_core.Options()
+    options.vm = vm
     options.name, options.argv = name, SHELL
     options.tty = all(map(os.isatty, (0, 1)))
     if options.tty:
@@ -156,6 +197,10 @@ def _show_list(result: dict[str, Any]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         say("  ".join([*cells, row[4]]).rstrip())
+
+
+def _show_version(met: dict[str, Any]) -> None:
+    say(f"Serai {met['version']}, protocol {met['protocol']}")
 
 
 def _show_one(session: dict[str, Any]) -> None:

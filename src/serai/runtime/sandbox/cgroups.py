@@ -20,6 +20,7 @@ from serai.common.errors import TIMEOUT, SeraiError
 DEADLINE = 10.0
 EXEC = "exec-"
 DETACHED = "detached-"
+JOB = "job-"
 
 
 def mounts(mountinfo: str) -> tuple[str | None, str | None]:

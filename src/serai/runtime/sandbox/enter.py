@@ -35,6 +35,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ESRCH, errorcode
 from pathlib import Path
+from typing import Protocol
 
 from serai.common import linux
 from serai.common import stdio as stdio_rules
@@ -76,6 +77,8 @@ class Target:
 class Entered:
     """A running payload; the caller owns both descriptors and must reap ``pid``.
 
+    Where ``pidfd`` is -1 it is another process's child, and that one's to reap.
+
     ``pid`` is a direct child of the calling process: wait with ``waitid(P_PIDFD, pidfd, WEXITED)``.
     ``pty`` is the terminal's master if one was asked for.
     """
@@ -90,6 +93,8 @@ class Door:
 
     A context manager. It starts the usher again if it has died. Any thread may use it.
     """
+
+    ours = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -126,20 +131,32 @@ class Door:
                     socket.send_fds(self._end, [b"P"], [file.fileno(), *fds])
 
 
+class Admits(Protocol):
+    """A door, or what is like one. ``ours``: what enters is a child of this process."""
+
+    @property
+    def ours(self) -> bool: ...
+
+    def admit(self, plan: usher.Plan, fds: Sequence[int]) -> None:
+        """As usher.admit(), in another process. Raises OSError."""
+
+
 class Arrival:
     """A payload on its way to exec: what it and the usher report until their sockets are closed.
 
     ``socket`` is readable when there is something for ``read``. ``close`` comes last, always.
     """
 
-    def __init__(self, ours: socket.socket, command: str) -> None:
-        self.socket = ours
+    def __init__(self, end: socket.socket, command: str, *, ours: bool = True) -> None:
+        """Only of our own child does a PID stay right until we open it."""
+        self.socket = end
         self._command = command
+        self._ours = ours
         self._pid = 0
         self._pidfd: int | None = None
         self._pty: int | None = None
         self._failure: EnterError | None = None
-        ours.setblocking(False)
+        end.setblocking(False)
 
     def read(self) -> bool:
         """Take what is there, without waiting; whether that was the end."""
@@ -153,7 +170,7 @@ class Arrival:
                 return True
             if message[:1] == usher.PID:
                 (self._pid,) = struct.unpack_from("=i", message, 1)
-                self._pidfd = os.pidfd_open(self._pid)
+                self._pidfd = os.pidfd_open(self._pid) if self._ours else None
             elif message[:1] == usher.ERROR:
                 self._failure = _failure(self._command, message)
 
@@ -164,10 +181,10 @@ class Arrival:
 
     def entered(self) -> Entered:
         """The payload, which is the caller's from now on. Raises EnterError if there is none."""
-        if self._failure or self._pidfd is None:
+        if self._failure or not self._pid:
             join = EnterError("join", f"{self._command}: killed before it was started")
             raise self._failure or join
-        result = Entered(self._pid, self._pidfd, self._pty)
+        result = Entered(self._pid, -1 if self._pidfd is None else self._pidfd, self._pty)
         self._pidfd = self._pty = None
         return result
 
@@ -212,7 +229,7 @@ def begin(
     limits: Limits,
     filters: Sequence[bytes],
     tty: bool = False,
-    door: Door,
+    door: Admits,
 ) -> Arrival:
     """Send ``argv`` into the session ``target``, as its user, without waiting for it.
 
@@ -247,7 +264,7 @@ def begin(
             stack.callback(os.close, fds[-1])
         door.admit(plan, fds)
         failed.pop_all()
-        return Arrival(ours, argv[0])
+        return Arrival(ours, argv[0], ours=door.ours)
 
 
 def _check_stdio(fd: int) -> None:

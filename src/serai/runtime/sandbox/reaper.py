@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+ALONE = 3  # links of /proc/PID/task: two, and one for each thread
 WALL = 0x40000000  # linux/wait.h: children of every kind, threads among them
 
 
@@ -20,6 +21,8 @@ def take_threads(pid: int) -> None:
     The kernel tells of each as it ends (SIGCHLD), and not of the process that waits for them.
     """
     try:
+        if os.stat(f"/proc/{pid}/task").st_nlink <= ALONE:  # noqa: PTH116  # quick: there are many
+            return
         threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208
     except (FileNotFoundError, ProcessLookupError):
         return

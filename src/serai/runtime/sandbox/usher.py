@@ -36,6 +36,7 @@ The usher runs as a program of its own (``enter.Door``), or in a fork of the cal
 from __future__ import annotations
 
 import array
+import contextlib
 import marshal
 import os
 import resource
@@ -86,11 +87,11 @@ def hide() -> None:
     os.chdir("/")
 
 
-def admit(plan: Plan, fds: Sequence[int]) -> None:
+def admit(plan: Plan, fds: Sequence[int]) -> int:
     """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP or none.
 
     The payload's PID, its terminal and its errors are sent to REPORT. The caller keeps its
-    descriptors.
+    descriptors. Returns the PID, 0 if there is none.
     """
     try:
         linux.join(fds[PIDFD], linux.PID_NAMESPACE)
@@ -98,10 +99,12 @@ def admit(plan: Plan, fds: Sequence[int]) -> None:
         pid = linux.fork_sibling(fds[CGROUP] if born else None)
     except OSError as error:
         _send_error(fds[REPORT], "fork", error)
-        return
+        return 0
     if pid == 0:
         _payload(plan, fds)
-    _send(fds[REPORT], PID + struct.pack("=i", pid))
+    with contextlib.suppress(OSError):  # whoever asked is gone; the payload is there all the same
+        _send(fds[REPORT], PID + struct.pack("=i", pid))
+    return pid
 
 
 def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:

@@ -50,7 +50,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def prepare(paths: Paths) -> None:
     """Make the directories that everything else here needs; take over what was locked otherwise."""
     paths.sessions.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for folder in (paths.state, paths.making, paths.removing):
+    for folder in (paths.state, paths.making, paths.removing, paths.jobs):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     for name, (uid, _) in found(paths).items():
@@ -138,7 +138,7 @@ async def delete(paths: Paths, uid: int) -> None:
     rm(1) walks by descriptors and follows no symlink; the folder around is root's alone, and
     every process of the session is gone. Raises SeraiError if something is left.
     """
-    for folder in (paths.removing, paths.making):
+    for folder in (paths.removing, paths.making, paths.jobs):
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen(
                 ["/usr/bin/nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],

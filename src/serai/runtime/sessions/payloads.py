@@ -17,6 +17,7 @@ from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
 from serai.runtime.sandbox import bwrap, cgroups, reaper
 from serai.runtime.sandbox.enter import (
     KILLED,
+    Admits,
     Arrival,
     Door,
     Entered,
@@ -96,13 +97,18 @@ class Payloads:
         stdio: tuple[int, int, int] | None,
         tty: bool,
         detach: bool,
+        job: str = "",
+        door: Admits | None = None,
     ) -> Payload:
-        """Run ``argv`` in a session; ``stdio`` stays the caller's. Raises SeraiError."""
+        """Run ``argv`` in a session; ``stdio`` stays the caller's. Raises SeraiError.
+
+        A ``job`` enters by a ``door`` of its own, and is not this process's child.
+        """
         record, running = self._sessions.enterable(name)
         session = publish.description(self._sessions.paths, name, record.uid)
         self._count += 1
-        number = f"{os.getpid()}-{self._count}"
-        kind = cgroups.DETACHED if detach else cgroups.EXEC
+        number = job or f"{os.getpid()}-{self._count}"
+        kind = cgroups.JOB if job else cgroups.DETACHED if detach else cgroups.EXEC
         cgroup = cgroups.make(running.cgroup, kind + number) if running.cgroup else None
         killed = cgroups.out_of_memory(running.cgroup) if running.cgroup else 0
         try:
@@ -115,7 +121,7 @@ class Payloads:
                 limits=self._sessions.settings.limits,
                 filters=self._filters,
                 tty=tty,
-                door=self._door,
+                door=door or self._door,
             )
             entered = await self._arrived(arrival)
         except BaseException as error:

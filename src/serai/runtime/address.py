@@ -1,0 +1,85 @@
+"""Where a VM is: the addresses that ``--vm`` and SERAI_VM take, and how a connection is made.
+
+``ssh://`` starts ssh(1), which runs ``serai stdio`` in the VM. Keys, known hosts, jump hosts and
+agents are its business, and its configuration's.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from serai.common.errors import GONE, INVALID_PARAMS, SeraiError
+
+FORMS = "ssh://[USER@]HOST[:PORT] or unix:///PATH"
+COMMAND = ("serai", "stdio")
+# A key that interrupts a command reaches every process of the terminal. ssh would end by it, and
+# the connection with it, before the command could be told. ssh leaves alone what is ignored.
+_SHELL = 'trap "" INT QUIT; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Address:
+    """A VM's control socket: at ``path`` here, or where ``ssh`` (its arguments) leads."""
+
+    text: str
+    path: Path | None = None
+    ssh: tuple[str, ...] = ()
+
+
+def parse(text: str) -> Address:
+    """The address that somebody wrote. Raises SeraiError."""
+    parts = urlsplit(text)
+    try:
+        port = parts.port
+    except ValueError:
+        raise _wrong(text, "its port is no number from 1 to 65535") from None
+    if parts.query or parts.fragment or parts.password is not None:
+        raise _wrong(text, "it has parts that no address of a VM has")
+    if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1:
+        return Address(text, path=Path(unquote(parts.path)))
+    if parts.scheme != "ssh":
+        raise _wrong(text, f"an address is {FORMS}")
+    if not parts.hostname or parts.path not in ("", "/") or port == 0:
+        raise _wrong(text, "after ssh:// come a user, a host and a port, and no path")
+    # As it is written: a name in ssh's configuration may have capital letters.
+    host = parts.netloc.rpartition("@")[2].removesuffix(f":{port}").strip("[]")
+    user = unquote(parts.username or "")
+    if host.startswith("-") or user.startswith("-"):
+        raise _wrong(text, "ssh would take it for an option")
+    options = [*(["-p", str(port)] if port else []), *(["-l", user] if user else [])]
+    return Address(text, ssh=("-T", *options, "--", host, *COMMAND))
+
+
+def connect(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
+    """A connection, and the program that carries it if one does. Raises SeraiError or OSError."""
+    if address.path is not None:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            end.connect(str(address.path))
+        except OSError:
+            end.close()
+            raise
+        return end, None
+    program = shlex.split(os.environ.get("SERAI_SSH", "ssh"))
+    if not program or shutil.which(program[0]) is None:
+        hint = "install OpenSSH's client, or let SERAI_SSH name another program"
+        raise SeraiError(f"there is no program {' '.join(program) or 'ssh'!r} here", hint, GONE)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", _SHELL, "sh", *program, *address.ssh],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+        )
+    return ours, child
+
+
+def _wrong(text: str, why: str) -> SeraiError:
+    return SeraiError(f"{text!r} is no address of a VM: {why}", code=INVALID_PARAMS)

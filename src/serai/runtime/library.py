@@ -1,0 +1,233 @@
+"""The library for programs on a host, or in the VM: ``from serai import connect``.
+
+with connect("ssh://root@vm") as vm:
+    session = vm.create(labels={"task": "42"})
+    done = session.run(["make", "test"])
+    print(done.status, done.stdout)
+
+A connection that broke is made again for a call that may be repeated. ``create`` may be, because it
+carries an ID of its own. A command is run at most once: if its connection breaks, it ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from serai.common.errors import GONE, SeraiError
+from serai.common.paths import Paths
+from serai.runtime.client import Client, Completed, parts
+from serai.runtime.remote import VmClient
+
+FOLLOW = 20.0  # seconds that one call waits for output
+ONCE = frozenset({"remove", "job.input", "job.signal"})
+"""The calls that are not made again: the first may have been carried out."""
+
+
+class Vm:
+    """A VM. One call at a time; use another one beside it for another thread."""
+
+    def __init__(self, address: str = "", timeout: float | None = None) -> None:
+        """See ``connect``."""
+        self.address = address or os.environ.get("SERAI_VM", "")
+        self._timeout = timeout
+        self._client = self._connected()
+
+    def __enter__(self) -> Vm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. Commands that run end by that; sessions stay."""
+        self._client.close()
+
+    def create(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        profile: str | None = None,
+    ) -> Session:
+        """Make a session and start it. Raises SeraiError."""
+        made = self.call(
+            "create",
+            name=name,
+            labels=dict(labels or {}),
+            profile=profile,
+            request_id=uuid.uuid4().hex,
+        )
+        return Session(self, made["name"])
+
+    def session(self, name: str) -> Session:
+        """The session ``name``, which exists. Raises SeraiError."""
+        return Session(self, self.call("show", name=name)["name"])
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every session, as ``Session.show`` has one. Raises SeraiError."""
+        return list(self.call("list")["sessions"])
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call any method of docs/rpc.md that does not stream. Raises SeraiError."""
+        try:
+            return self.client().call(method, **params)
+        except SeraiError as error:
+            if error.code != GONE or method in ONCE:
+                raise
+            return self.client().call(method, **params)
+
+    def client(self) -> Client:
+        """The connection, made again if it is known to be broken. Raises SeraiError."""
+        if self._client.hung_up():
+            self._client.close()
+            self._client = self._connected()
+        return self._client
+
+    def _connected(self) -> Client:
+        if self.address:
+            return VmClient(self.address, self._timeout)
+        path = os.environ.get("SERAI_CONTROL")
+        return Client(Path(path) if path else Paths().control, self._timeout)
+
+
+class Session:
+    """A session of a VM."""
+
+    def __init__(self, vm: Vm, name: str) -> None:
+        self.vm = vm
+        self.name = name
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run a command with ``input`` on its stdin; returns when it has ended. Raises SeraiError.
+
+        That it failed is no error: see ``status`` of what is returned.
+        """
+        return self.vm.client().exec(
+            self.name, argv, input=input, env=dict(env or {}), cwd=cwd, timeout=timeout
+        )
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        timeout: float | None = None,
+        stdin: bool = False,
+    ) -> Job:
+        """Start a command that goes on without this program. Raises SeraiError."""
+        made = self.vm.call(
+            "job.start",
+            name=self.name,
+            argv=list(argv),
+            env=dict(env or {}),
+            cwd=cwd,
+            timeout=timeout,
+            stdin=stdin,
+            request_id=uuid.uuid4().hex,
+        )
+        return Job(self.vm, made["job"])
+
+    def jobs(self) -> list[Job]:
+        """Its jobs, the newest last. Raises SeraiError."""
+        found = self.vm.call("job.list", name=self.name)["jobs"]
+        return [Job(self.vm, each["job"]) for each in found]
+
+    def put(self, role: str, path: str, data: bytes) -> None:
+        """Make ``data`` the file ``path`` (relative) of a path role. Raises SeraiError."""
+        self.vm.client().put(self.name, role, path, data)
+
+    def get(self, role: str, path: str) -> bytes:
+        """The content of the file ``path`` of a path role. Raises SeraiError."""
+        return self.vm.client().get(self.name, role, path)
+
+    def ls(self, role: str, path: str = "") -> list[dict[str, Any]]:
+        """The entries of a directory of a path role. Raises SeraiError."""
+        return self.vm.client().ls(self.name, role, path)
+
+    def show(self) -> dict[str, Any]:
+        """What docs/rpc.md calls a session. Raises SeraiError."""
+        return dict(self.vm.call("show", name=self.name))
+
+    def stop(self) -> None:
+        """End everything in it; its home stays. Raises SeraiError."""
+        self.vm.call("stop", name=self.name)
+
+    def reopen(self) -> None:
+        """Start it again. Raises SeraiError."""
+        self.vm.call("reopen", name=self.name)
+
+    def archive(self) -> None:
+        """Stop it and lock its home away. Raises SeraiError."""
+        self.vm.call("archive", name=self.name)
+
+    def remove(self) -> None:
+        """End it for good and delete its data. Raises SeraiError."""
+        self.vm.call("remove", name=self.name)
+
+
+class Job:
+    """A command that belongs to its session. Keep ``id``, and any program finds it again."""
+
+    def __init__(self, vm: Vm, id: str) -> None:
+        self.vm = vm
+        self.id = id
+
+    def show(self) -> dict[str, Any]:
+        """What docs/rpc.md calls a job. Raises SeraiError."""
+        return dict(self.vm.call("job.show", job=self.id))
+
+    def output(self, offset: int = 0, *, follow: bool = False) -> Iterator[bytes]:
+        """What it has written, from a byte on; with ``follow`` until it ends. Raises SeraiError."""
+        while True:
+            wait = FOLLOW if follow else 0.0
+            found = self.vm.call("job.read", job=self.id, offset=offset, wait=wait)
+            data, offset = base64.b64decode(found["data"]), found["next"]
+            if data:
+                yield data
+            elif not follow or found["job"]["state"] != "running":
+                return
+
+    def write(self, data: bytes, *, eof: bool = False) -> None:
+        """Give it input, if it was started with ``stdin``. Raises SeraiError."""
+        *pieces, _ = parts(data)
+        for each in pieces:
+            self.vm.call("job.input", job=self.id, data=base64.b64encode(each).decode())
+        if eof:
+            self.vm.call("job.input", job=self.id, eof=True)
+
+    def kill(self, signal: str = "TERM") -> None:
+        """Send a signal to its process group. Raises SeraiError."""
+        self.vm.call("job.signal", job=self.id, signal=signal)
+
+    def wait(self, timeout: float | None = None) -> dict[str, Any]:
+        """The job when it has ended, or after ``timeout`` seconds. Raises SeraiError."""
+        return dict(self.vm.call("job.wait", job=self.id, timeout=timeout))
+
+
+def connect(address: str = "", timeout: float | None = None) -> Vm:
+    """Connect to a VM: ``ssh://[USER@]HOST[:PORT]``, ``unix:///PATH``, or SERAI_VM.
+
+    Without any of them it is the VM that this program runs in. ``timeout`` (seconds) is for each
+    wait on the connection. Raises SeraiError.
+    """
+    return Vm(address, timeout)

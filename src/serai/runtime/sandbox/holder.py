@@ -1,0 +1,350 @@
+"""The holder: the parent of a session's jobs, which outlives the daemon.
+
+The problem. Who reads a command's output and learns its exit status must live as long as the
+command. sessiond does not: it can be killed and upgraded while sessions run.
+
+The idea. Each session that has jobs has one small process beside its sandbox, in the session's
+cgroup. It starts payloads as the usher does, so they are its children. It writes what they write
+into their logs (``job_log``), and how they ended into the file ``status``. sessiond reads both
+files and remembers nothing. Only what changes a job goes through the holder's socket: start,
+signal, input.
+
+A job is alive as long as its log is locked: flock(2). sessiond locks the file and hands it over,
+so the lock lasts until the holder closes the file, however it ends. The status is written before.
+
+The holder ends with its session. systemd's SIGTERM tells it to; it waits for the jobs, which end
+with their sandbox, so that their last bytes are kept.
+
+A message's first byte says what is asked. START comes with descriptors: the request, the log, the
+job's directory, the output to read, the input to write, and the usher's. SIGNAL has a number and
+the job's id, INPUT and END_INPUT the id. The answer is one byte; INPUT's comes with a descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import NamedTuple
+
+if __name__ == "__main__":  # started by its path, so that Python finds nothing but this package
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
+
+from serai.common import linux, stdio
+from serai.runtime.sandbox import job_log, reaper, usher
+
+PROTOCOL = 1
+"""Part of the socket's name: an upgraded sessiond starts a holder that it can speak with."""
+
+START, SIGNAL, INPUT, END_INPUT = b"S", b"K", b"I", b"E"
+DONE, UNKNOWN = b"1", b"0"
+OWN = 5
+"""How many of START's descriptors are the holder's."""
+GRACE = 2.0
+PATIENCE = 10.0
+"""Seconds that what a job left behind has to end."""
+SWEEP = 0.1
+BEGUN = "begun"
+TIMED_OUT = 124  # as timeout(1)
+
+
+class Request(NamedTuple):
+    """A job to start. ``timeout`` 0 is none; ``cgroup`` is a path, '' if there is none."""
+
+    job: str
+    cgroup: str
+    timeout: float
+    plan: tuple[object, ...]
+
+
+class Held:
+    """A job that runs, or has ended and is not cleared away."""
+
+    def __init__(self, request: Request, pid: int, fds: list[int]) -> None:
+        self.id = request.job
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.log, self.folder, self.output, self.input = fds
+        self.cgroup = request.cgroup
+        self.written = 0
+        self.lost = 0
+        self.killed = _out_of_memory(self.cgroup)
+        self.ends = time.monotonic() + request.timeout if request.timeout else 0.0
+        self.kills = self.gives_up = 0.0
+        self.timed_out = False
+        self.ended: int | None = None  # as waitpid(2) has it
+        self.left = 0
+        os.set_blocking(self.output, False)
+
+    def read(self) -> bool:
+        """Take what it has written; false at the end."""
+        try:
+            data = os.read(self.output, job_log.CHUNK)
+        except BlockingIOError:
+            return True
+        try:
+            self.written = job_log.append(self.log, self.written, data) if data else self.written
+        except OSError:  # a full disk does not stop the job
+            self.lost += len(data)
+        return bool(data)
+
+    def tell(self, number: int) -> None:
+        """Send a signal to its process group; not reaped yet, its PID means nothing else."""
+        if self.ended is None:
+            with contextlib.suppress(ProcessLookupError):
+                leads = os.getpgid(self.pid) == self.pid
+                (os.killpg if leads else os.kill)(self.pid, number)
+
+    def clear(self) -> bool:
+        """Kill what it left running; whether nothing is left."""
+        if not self.cgroup:
+            return True
+        try:
+            with open(f"{self.cgroup}/cgroup.kill", "w") as switch:  # noqa: PTH123
+                switch.write("1")
+        except OSError:
+            for pid in _members(self.cgroup):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        try:
+            os.rmdir(self.cgroup)  # noqa: PTH106
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
+        return True
+
+    def close(self, *, stopping: bool) -> None:
+        """Write down how it ended, and let go of it."""
+        status = signal.SIGKILL if self.ended is None else self.ended
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        code = TIMED_OUT if self.timed_out else 128 + number if number else os.WEXITSTATUS(status)
+        memory = _out_of_memory(os.path.dirname(self.cgroup)) > self.killed  # noqa: PTH120
+        reason = (
+            ("timed out" if self.timed_out else "")
+            or ("session stopped" if stopping else "")
+            or ("out of memory" if memory and number else "")
+            or ("signal" if number else "exit")
+        )
+        text = (
+            f'{{"status":{code},"signal":{number or "null"},"reason":"{reason}",'
+            f'"ended_at":{time.time()},"left":{self.left},"lost":{self.lost}}}\n'
+        )
+        with contextlib.suppress(OSError):  # its directory may be removed already
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            file = os.open("status.new", flags, 0o600, dir_fd=self.folder)
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
+            os.rename("status.new", "status", src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        for descriptor in {self.pidfd, self.folder, self.output, self.input, self.log} - {-1}:
+            os.close(descriptor)
+
+
+class Holder:
+    """Serves one session until that ends."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._clients: dict[int, socket.socket] = {}
+        self._jobs: dict[str, Held] = {}
+        self._ends: dict[int, Held] = {}  # by the descriptor that tells of it
+        self._poll = select.epoll()
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._stopping = False
+        self._sweep_at = 0.0
+        self._woken, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._stop)
+        self._poll.register(self._woken, select.EPOLLIN)
+
+    def serve(self) -> None:
+        """Serve until the session ends."""
+        while not self._stopping or self._jobs:
+            for descriptor, _ in self._poll.poll(self._pause()):
+                self._ready(descriptor)
+            self._look_after()
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due, if anything is."""
+        now = time.monotonic()
+        due = [each for job in self._jobs.values() for each in (job.ends, job.kills) if each]
+        due += [self._sweep_at] if self._sweep_at else []
+        if any(job.gives_up for job in self._jobs.values()):
+            due.append(now + 0.01)
+        return max(min(due) - now, 0.0) if due else None
+
+    def _ready(self, descriptor: int) -> None:
+        if descriptor == self._listener.fileno():
+            with contextlib.suppress(OSError):  # it is gone already, or there is no descriptor
+                client, _ = self._listener.accept()
+                self._clients[client.fileno()] = client
+                self._poll.register(client.fileno(), select.EPOLLIN)
+        elif descriptor in self._clients:
+            self._asked(self._clients[descriptor])
+        elif descriptor == self._woken:
+            os.read(descriptor, 4096)
+            self._sweep_soon()
+        elif (job := self._ends.get(descriptor)) is not None:
+            if descriptor == job.pidfd:
+                self._ended(job)
+            elif not job.read():
+                self._forget(job.output)
+                os.close(job.output)
+                job.output = -1
+
+    def _asked(self, client: socket.socket) -> None:
+        fds: list[int] = []
+        try:
+            message, fds, _, _ = socket.recv_fds(client, 256, OWN + 6)
+            if not message:
+                del self._clients[client.fileno()]
+                self._poll.unregister(client.fileno())
+                client.close()
+            elif message[:1] == START:
+                self._start(fds)
+            else:
+                self._answer(client, message)
+        except OSError:  # the client is gone
+            pass
+        finally:
+            for descriptor in fds:
+                os.close(descriptor)
+
+    def _answer(self, client: socket.socket, message: bytes) -> None:
+        offset = 2 if message[:1] == SIGNAL else 1
+        job = self._jobs.get(message[offset:].decode())
+        if job is None:
+            client.send(UNKNOWN)
+        elif message[:1] == SIGNAL:
+            job.tell(message[1])
+            client.send(DONE)
+        elif message[:1] == INPUT and job.input >= 0:
+            socket.send_fds(client, [DONE], [job.input])
+        elif message[:1] == END_INPUT and job.input >= 0:
+            os.close(job.input)
+            job.input = -1
+            client.send(DONE)
+        else:
+            client.send(UNKNOWN)
+
+    def _start(self, fds: list[int]) -> None:
+        """Start a payload as the usher does, but as a child of this process."""
+        request = Request(*_loaded(fds[0]))
+        # From here on it may have run; before, and without the log's lock, it has not.
+        os.close(os.open(BEGUN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=fds[2]))
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            _admit(request, fds[OWN:], writing)
+        os.close(writing)
+        raw = os.read(reading, 4)
+        os.close(reading)
+        os.waitpid(child, 0)
+        if len(raw) < 4 or not (pid := struct.unpack("=i", raw)[0]):  # noqa: PLR2004
+            return  # the caller was told why, on the usher's socket
+        own = [os.dup(each) for each in fds[1:OWN]]
+        if os.fstat(own[3]).st_mode & 0o170000 != 0o010000:  # noqa: PLR2004  # no pipe: no input
+            os.close(own[3])
+            own[3] = -1
+        job = Held(request, pid, own)
+        self._jobs[job.id] = job
+        for descriptor in (job.pidfd, job.output):
+            self._ends[descriptor] = job
+            self._poll.register(descriptor, select.EPOLLIN)
+        self._sweep_soon()  # nobody tells again of what ended before
+
+    def _ended(self, job: Held) -> None:
+        reaper.take_threads(job.pid)
+        job.ended = reaper.take(job.pid)
+        job.left = len(_members(job.cgroup))
+        self._forget(job.pidfd)
+        job.ends = job.kills = 0.0
+        job.gives_up = time.monotonic() + PATIENCE
+
+    def _look_after(self) -> None:
+        """What is due: time limits, and jobs of which nothing runs and all output is read."""
+        now = time.monotonic()
+        if self._sweep_at and now >= self._sweep_at:
+            self._sweep()
+        for job in list(self._jobs.values()):
+            if job.ends and now >= job.ends:
+                job.timed_out, job.ends, job.kills = True, 0.0, now + GRACE
+                job.tell(signal.SIGTERM)
+            if job.kills and now >= job.kills:
+                job.kills = 0.0
+                job.clear()
+                job.tell(signal.SIGKILL)
+            cleared = bool(job.gives_up) and job.clear()
+            if (cleared and job.output < 0) or (job.gives_up and now > job.gives_up):
+                if job.output >= 0:
+                    self._forget(job.output)
+                del self._jobs[job.id]
+                job.close(stopping=self._stopping)
+
+    def _sweep_soon(self) -> None:
+        """A child or one of its threads has ended. Many ends make one sweep."""
+        self._sweep_at = self._sweep_at or time.monotonic() + SWEEP
+
+    def _sweep(self) -> None:
+        """Take ended threads away, which a payload may have made this process's: see ``reaper``."""
+        self._sweep_at = 0.0
+        for job in self._jobs.values():
+            if job.ended is None:
+                reaper.take_threads(job.pid)
+
+    def _forget(self, descriptor: int) -> None:
+        del self._ends[descriptor]
+        self._poll.unregister(descriptor)
+
+
+def _admit(request: Request, fds: list[int], writing: int) -> None:
+    """In a child: as the usher's own process."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        usher.hide()
+        pid = usher.admit(usher.Plan(*request.plan), fds)  # type: ignore[arg-type]  # as marshalled
+        os.write(writing, struct.pack("=i", pid))
+    finally:
+        os._exit(0)
+
+
+def _loaded(file: int) -> tuple[str, str, float, tuple[object, ...]]:
+    with open(os.dup(file), "rb") as reading:  # noqa: PTH123  # a descriptor
+        reading.seek(0)
+        loaded: tuple[str, str, float, tuple[object, ...]] = marshal.load(reading)  # noqa: S302  # from the daemon
+    return loaded
+
+
+def _members(cgroup: str) -> list[int]:
+    try:
+        with open(f"{cgroup}/cgroup.procs") as file:  # noqa: PTH123
+            return [int(line) for line in file]
+    except OSError:
+        return []
+
+
+def _out_of_memory(cgroup: str) -> int:
+    """As cgroups.out_of_memory, without the modules that it imports."""
+    try:
+        with open(f"{cgroup}/memory.events") as file:  # noqa: PTH123
+            return int(dict(line.split() for line in file).get("oom_kill", 0))
+    except OSError:
+        return 0
+
+
+if __name__ == "__main__":
+    stdio.open_closed()
+    linux.set_undumpable()
+    os.chdir("/")
+    Holder(socket.socket(fileno=int(sys.argv[1]))).serve()

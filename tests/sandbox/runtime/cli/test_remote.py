@@ -1,0 +1,189 @@
+"""From a host: every command through a stream that carries no descriptors, as over ssh.
+
+The stand-in for ssh starts what the real one has the VM start: ``serai stdio``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai import connect
+from serai.common.errors import OTHER_VERSION, SeraiError
+from tests.support.fake_vm import CHECKOUT, DEADLINE, Vm
+from tests.support.waiting import wait_for
+
+SSH = """#!/bin/sh
+# As ssh: options and a host, then the command.
+while [ "$1" != "--" ]; do shift; done
+test "$2 $3 $4" = "vm serai stdio" || exit 255
+unset SERAI_VM
+exec {command} stdio
+"""
+ADDRESS = "ssh://root@vm"
+
+
+@pytest.fixture(scope="module")
+def host(vm: Vm) -> dict[str, str]:
+    """The environment of a program on a host that reaches ``vm``."""
+    program = vm.root / "ssh"
+    program.write_text(SSH.format(command=" ".join(vm.command())))
+    program.chmod(0o755)
+    return {**vm.env, "SERAI_SSH": str(program), "SERAI_VM": ADDRESS}
+
+
+def serai(
+    host: dict[str, str], *arguments: str, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """The command as pip installs it."""
+    return subprocess.run(
+        command(*arguments),
+        env=host,
+        cwd=CHECKOUT,
+        check=False,
+        capture_output=True,
+        timeout=DEADLINE,
+        **{"stdin": subprocess.DEVNULL, **options},
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    code = "import sys; from serai.runtime.cli.main import script; sys.exit(script())"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def test_a_session_from_its_making_to_its_end(vm: Vm, host: dict[str, str]) -> None:
+    without = {key: value for key, value in host.items() if key != "SERAI_VM"}
+    made = serai(without, "--vm", ADDRESS, "create", "far", "--label", "a=b")
+    assert (made.returncode, made.stdout) == (0, b"far\n"), made.stderr
+    assert "far" in vm.sessions()
+    listed = json.loads(serai(host, f"--vm={ADDRESS}", "list", "--json").stdout)
+    assert [each["labels"] for each in listed["sessions"] if each["name"] == "far"] == [{"a": "b"}]
+    data = os.urandom(1 << 20)
+    assert serai(host, "put", "far", "outputs", "a/b", input=data, stdin=None).returncode == 0
+    assert serai(host, "get", "far", "outputs", "a/b").stdout == data
+    assert b" b\n" in serai(host, "ls", "far", "outputs", "a").stdout
+    refused = serai(host, "get", "far", "outputs", "none")
+    assert (refused.returncode, refused.stderr.count(b"\n")) == (1, 1)
+    assert serai(host, "remove", "far").returncode == 0
+    assert b"protocol 1" in serai(host, "version").stdout
+    with pytest.raises(SeraiError, match=r"speaks protocol 0, .* protocol 1; upgrade") as caught:
+        vm.call("version", protocol=0)
+    assert caught.value.code == OTHER_VERSION
+    doctor = serai(host, "doctor")
+    assert (doctor.returncode, doctor.stderr.count(b"\n")) == (1, 1)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_input_output_and_status(host: dict[str, str]) -> None:
+    data = os.urandom(3 << 20)
+    script = "cat; echo $0 $A >&2; pwd >&2; exit 7"
+    words = ["exec", "one", "--env", "A=x y", "--cwd", "/tmp", "--", "sh", "-c", script]
+    done = serai(host, *words, input=data, stdin=None)
+    assert done.stdout == data
+    assert (done.returncode, done.stderr) == (7, b"sh x y\n/tmp\n")
+    assert serai(host, "exec", "one", "--", "nowhere").returncode == 127
+    assert serai(host, "exec", "one", "--", "/etc/passwd").returncode == 126
+    assert serai(host, "exec", "none", "--", "true").returncode == 125
+    late = serai(host, "exec", "one", "--timeout", "0.2", "--", "sleep", "999")
+    assert late.returncode == 124
+    kept = json.loads(serai(host, "exec", "one", "--json", "--", "sh", "-c", "echo a").stdout)
+    assert (kept["stdout"], kept["status"]) == ("a\n", 0)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_signals_are_passed_on_though_nobody_reads(host: dict[str, str]) -> None:
+    script = "trap 'exit 9' INT; echo up >&2; while :; do echo y; done"
+    words = ["exec", "one", "--", "bash", "-c", script]
+    with subprocess.Popen(
+        command(*words), env=host, stdin=-3, stdout=-1, stderr=-1, start_new_session=True
+    ) as child:
+        assert child.stderr is not None and child.stderr.readline() == b"up\n"
+        # As a terminal does: to the stand-in for ssh, too.
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.stdout is not None
+        while child.stdout.read(1 << 20):
+            pass
+        assert child.wait(DEADLINE) == 9
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_client_that_is_killed_hangs_up(host: dict[str, str]) -> None:
+    words = ["exec", "one", "--", "sh", "-c", "echo up; sleep 999"]
+    with subprocess.Popen(command(*words), env=host, stdin=-3, stdout=-1) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"up\n"
+        child.kill()
+    # Nothing runs any more: the fixture waits for that.
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_terminal_with_its_size_and_its_keys(host: dict[str, str]) -> None:
+    master, slave = pty.openpty()
+    script = "stty size; trap 'stty size; exit 3' WINCH; echo up; while :; do sleep 0.1; done"
+    words = ["exec", "one", "-t", "--", "bash", "-c", script]
+    with subprocess.Popen(
+        command(*words), env=host, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as child:
+        seen = b""
+        while b"up" not in seen:
+            seen += os.read(master, 1024)
+        assert b"0 0" in seen or b"24 80" in seen
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+        child.send_signal(signal.SIGWINCH)
+        while b"33 99" not in seen:
+            seen += os.read(master, 1024)
+        assert child.wait(DEADLINE) == 3
+    os.close(master)
+    os.close(slave)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_broken_connection_is_told_and_nothing_is_run_again(vm: Vm, host: dict[str, str]) -> None:
+    words = ["exec", "one", "--", "sh", "-c", "echo $$ >>~/runs; echo up; sleep 999"]
+    with subprocess.Popen(command(*words), env=host, stdin=-3, stdout=-1, stderr=-1) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"up\n"
+        (relay,) = children(child.pid)
+        os.kill(relay, signal.SIGKILL)
+        _, said = child.communicate(timeout=DEADLINE)
+    assert child.returncode == 125
+    assert b"was not run again" in said and said.count(b"\n") == 1
+    with vm.client() as client:
+        assert client.exec("one", ["sh", "-c", "wc -l <~/runs; rm ~/runs"]).stdout == b"1\n"
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERAI_SSH", host["SERAI_SSH"])
+    for key in ("SERAI_CONTROL", "PYTHONPATH"):
+        monkeypatch.setenv(key, host[key])
+    for address in (ADDRESS, f"unix://{vm.paths.control}"):
+        with connect(address) as machine:
+            session = machine.create(labels={"task": "42"})
+            data = os.urandom(300_000)
+            done = session.run(["sh", "-c", "cat; exit $A"], input=data, env={"A": "5"})
+            assert (done.stdout, done.status) == (data, 5)
+            session.put("outputs", "a.txt", data)
+            assert session.get("outputs", "a.txt") == data
+            assert [each["name"] for each in session.ls("outputs")] == ["a.txt"]
+            assert machine.session(session.name).show()["labels"] == {"task": "42"}
+            job = session.start(["sh", "-c", "cat; exit 6"], stdin=True)
+            job.write(data, eof=True)
+            assert b"".join(job.output(follow=True)) == data
+            assert [each.wait()["status"] for each in session.jobs()] == [6]
+            session.remove()
+            wait_for(lambda: session.name not in vm.sessions())  # noqa: B023
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,134 @@
+"""VMs that are older, newer, silent or lost: each is one clear error, and no command runs twice."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serai
+from serai import connect
+from serai.common import jsonrpc
+from serai.common.errors import GONE, OTHER_VERSION, SeraiError
+from serai.runtime.remote import VmClient
+
+VERSION = {"version": "9.9.9", "protocol": jsonrpc.PROTOCOL, "capabilities": ["version"]}
+Answer = Callable[[dict[str, Any]], "bytes | None"]
+
+
+@contextmanager
+def answering(folder: Path, answer: Answer) -> Iterator[tuple[str, list[str]]]:
+    """An address at which ``answer`` makes a line of each request; None hangs up."""
+    asked: list[str] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "vm.sock"))
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client, client.makefile("rb") as lines:
+                for line in lines:
+                    request = json.loads(line)
+                    asked.append(request["method"])
+                    said = answer(request)
+                    if said is None:
+                        break
+                    client.sendall(said)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"unix://{folder}/vm.sock", asked
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+
+
+def greeted(request: dict[str, Any]) -> bytes | None:
+    return jsonrpc.result(request["id"], VERSION)
+
+
+def test_an_older_vm_is_told_plainly(tmp_path: Path) -> None:
+    def older(request: dict[str, Any]) -> bytes:
+        return jsonrpc.error(request["id"], SeraiError("there is no method version", code=-32601))
+
+    with (
+        answering(tmp_path, older) as (where, _),
+        pytest.raises(SeraiError, match=f"older than this one .{serai.__version__}.") as caught,
+    ):
+        VmClient(where)
+    assert caught.value.code == OTHER_VERSION
+
+
+def test_what_another_version_does_not_know_names_both(tmp_path: Path) -> None:
+    def other(request: dict[str, Any]) -> bytes | None:
+        if request["method"] == "version":
+            return greeted(request)
+        return jsonrpc.error(request["id"], SeraiError("there is no method fly", code=-32601))
+
+    with (
+        answering(tmp_path, other) as (where, _),
+        VmClient(where) as client,
+        pytest.raises(SeraiError, match=r"the VM has Serai 9\.9\.9, and this is"),
+    ):
+        client.call("fly")
+
+
+@pytest.mark.parametrize("said", [b"Welcome to the VM!\n", b"[1]\n", b"\xff\xfe\n"])
+def test_what_is_no_answer_is_told(tmp_path: Path, said: bytes) -> None:
+    with (
+        answering(tmp_path, lambda _: said) as (where, _),
+        pytest.raises(SeraiError, match="which is no answer; a start-up file of its shell"),
+    ):
+        VmClient(where)
+
+
+def test_why_ssh_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "ssh"
+    for status, said in ((255, "what it wrote above says why"), (127, "is Serai .* installed")):
+        program.write_text(f"#!/bin/sh\nexit {status}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("SERAI_SSH", str(program))
+        with pytest.raises(SeraiError, match=f"ended with status {status}; .*{said}") as caught:
+            VmClient("ssh://vm")
+        assert caught.value.code == GONE
+
+
+def test_a_call_that_may_be_repeated_is_and_no_other(tmp_path: Path) -> None:
+    ids = []
+
+    def lost_once(request: dict[str, Any]) -> bytes | None:
+        if request["method"] == "version":
+            return greeted(request)
+        ids.append(request["params"].get("request_id"))
+        if len(ids) == 1 or request["method"] in ("exec", "remove"):
+            return None
+        return jsonrpc.result(request["id"], {"name": "one"})
+
+    with answering(tmp_path, lost_once) as (where, asked), connect(where) as vm:
+        session = vm.create()
+        assert len(ids) == 2 and ids[0] == ids[1] is not None
+        with pytest.raises(SeraiError, match="hung up"):
+            session.run(["make"])
+        assert asked.count("exec") == 1
+        with pytest.raises(SeraiError, match="hung up"):
+            session.remove()
+        assert asked.count("remove") == 1
+        assert session.show() == {"name": "one"}
+
+
+def test_the_name_that_the_package_has_and_no_other() -> None:
+    assert callable(serai.connect)
+    with pytest.raises(AttributeError, match="no attribute 'disconnect'"):
+        serai.disconnect  # noqa: B018
