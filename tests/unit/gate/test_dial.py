@@ -34,8 +34,13 @@ def test_a_name_that_is_not_found_is_told_in_words(monkeypatch: pytest.MonkeyPat
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with ThreadPoolExecutor(1) as threads, pytest.raises(Unreachable) as caught:
-        asyncio.run(dial.resolver(threads)("a.example"))
+
+    async def resolve() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            await dial.resolver(threads)("a.example")
+
+    with pytest.raises(Unreachable) as caught:
+        asyncio.run(resolve())
     assert str(caught.value) == "a.example: Temporary failure in name resolution"
 
 

@@ -91,7 +91,7 @@ def _ensure(
     image: definition.Image,
     stage: Stage,
     previous: Path | None,
-    shared: remote.Remote | None,
+    shared: remote.SharedCache | None,
     *,
     keep: bool,
 ) -> None:

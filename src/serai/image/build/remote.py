@@ -38,7 +38,7 @@ class _AbsentError(Exception):
 
 
 @dataclass(frozen=True)
-class Remote:
+class SharedCache:
     """A shared cache: ``name`` for people, whom to believe, and our own key ('' without one)."""
 
     name: str
@@ -131,7 +131,7 @@ class Remote:
         return signer
 
 
-def of(settings: Settings) -> Remote | None:
+def of(settings: Settings) -> SharedCache | None:
     """The shared cache of the settings, if they name one.
 
     Raises BuildError if they do not say whose stages are trusted, or name what is not there.
@@ -150,7 +150,7 @@ def of(settings: Settings) -> Remote | None:
         if settings.cache_sign_key
         else None
     )
-    return Remote(name, _place(name), signers, key)
+    return SharedCache(name, _place(name), signers, key)
 
 
 def _place(name: str) -> Place:

@@ -31,7 +31,7 @@ _BESIDE = 512  # MiB that an emulator takes beside its VM's memory
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageRun:
     """One image's command, and what it takes: processors, and memory in MiB."""
 
     image: str
@@ -47,7 +47,7 @@ class Capacity:
     cpus: int
     memory: int
 
-    def has(self, running: Sequence[Job], job: Job) -> bool:
+    def has(self, running: Sequence[ImageRun], job: ImageRun) -> bool:
         """Whether ``job`` fits beside those that run. One always fits, whatever it takes."""
         whole = [*running, job]
         cpus, memory = sum(each.cpus for each in whole), sum(each.memory for each in whole)
@@ -58,7 +58,7 @@ class Capacity:
 class Ending:
     """How a job ended: its exit status, what it said last, and what it printed for programs."""
 
-    job: Job
+    job: ImageRun
     status: int = 1
     seconds: float = 0.0
     said: str = "it did not begin"
@@ -83,7 +83,7 @@ def command(
     for image in images:
         memory = definition.megabytes(definition.load(settings, image).machine.memory) + _BESIDE
         argv = (*invoke, name, "--image", image, *options)
-        jobs.append(Job(image, argv, vms, vms * memory))
+        jobs.append(ImageRun(image, argv, vms, vms * memory))
     logs = settings.cache / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     endings = run(jobs, capacity(), logs=logs, name=name)
@@ -100,7 +100,7 @@ def capacity() -> Capacity:
     return Capacity(len(os.sched_getaffinity(0)), int(found["MemAvailable"].split()[0]) // 1024)
 
 
-def run(jobs: Sequence[Job], most: Capacity, *, logs: Path, name: str) -> list[Ending]:
+def run(jobs: Sequence[ImageRun], most: Capacity, *, logs: Path, name: str) -> list[Ending]:
     """Run the jobs, each of which writes ``logs``/<image>-<name>.log, and pass on what they say.
 
     One that fails does not end the others. At Ctrl-C all are told to end, and are waited for.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serai.image.commands import several
-from serai.image.commands.several import Capacity, Job
+from serai.image.commands.several import Capacity, ImageRun
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from tests.support.waiting import wait_for
@@ -20,8 +20,8 @@ from tests.support.waiting import wait_for
 WIDE = Capacity(64, 1 << 20)
 
 
-def job(image: str, script: str, *, cpus: int = 1, memory: int = 100) -> Job:
-    return Job(image, ("/bin/sh", "-c", script, "sh"), cpus, memory)
+def job(image: str, script: str, *, cpus: int = 1, memory: int = 100) -> ImageRun:
+    return ImageRun(image, ("/bin/sh", "-c", script, "sh"), cpus, memory)
 
 
 def test_each_has_a_line_of_its_own_and_one_that_fails_ends_no_other(
@@ -82,9 +82,9 @@ def test_the_command_is_the_one_for_a_single_image(
     checkout: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = Settings.of({"SERAI_CACHE": str(checkout.cache)})
-    asked: list[Job] = []
+    asked: list[ImageRun] = []
 
-    def ran(jobs: list[Job], _most: Capacity, **_: object) -> list[several.Ending]:
+    def ran(jobs: list[ImageRun], _most: Capacity, **_: object) -> list[several.Ending]:
         asked.extend(jobs)
         printed = ['{"image": "a"}', ""]
         return [several.Ending(j, bool(n), printed=printed[n]) for n, j in enumerate(jobs)]
@@ -115,7 +115,7 @@ def test_what_is_printed_for_programs_is_not_what_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ("/bin/sh", "-c", "echo '{}'; echo news >&2", "--json")
-    found = several.run([Job("one", argv, 1, 1)], WIDE, logs=tmp_path, name="x")
+    found = several.run([ImageRun("one", argv, 1, 1)], WIDE, logs=tmp_path, name="x")
     assert found[0].printed == "{}\n"
     assert capsys.readouterr().out == "one: news\n"
 
