@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -15,7 +12,6 @@ from serai.image.commands import several
 from serai.image.commands.several import Capacity, ImageRun
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
-from tests.support.waiting import wait_for
 
 WIDE = Capacity(64, 1 << 20)
 
@@ -57,18 +53,24 @@ def test_as_many_run_at_once_as_the_host_can_carry(tmp_path: Path) -> None:
     assert [each.status for each in found] == [0, 0]
 
 
-def test_ctrl_c_ends_all_and_lets_each_clean_up(tmp_path: Path) -> None:
+def test_ctrl_c_ends_all_and_lets_each_clean_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def script(name: str) -> str:
         mark = tmp_path / name
         return f"trap 'rm {mark}; exit 130' TERM; touch {mark}; while :; do sleep 0.05; done"
 
     jobs = [job("one", script("one")), job("two", script("two")), job("three", "true", cpus=64)]
+    pause = time.sleep
 
-    def interrupt() -> None:
-        wait_for(lambda: (tmp_path / "one").exists() and (tmp_path / "two").exists(), 30)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupted(seconds: float) -> None:
+        """Where it waits: between a process's start and its being known, nothing would end it."""
+        if (tmp_path / "one").exists() and (tmp_path / "two").exists():
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        pause(seconds)
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    monkeypatch.setattr("serai.image.commands.several.time.sleep", interrupted)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         several.run(jobs, WIDE, logs=tmp_path, name="x")
