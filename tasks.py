@@ -29,6 +29,7 @@ from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
+from serai.image.rehearsal import rehearsal, ubuntu_report
 from serai.image.release import (
     changes_md,
     formats,
@@ -239,6 +240,18 @@ def provision_machines(
     )
     fleet = provision.provision(SETTINGS, options)
     return 2 if check and fleet.changed else 0
+
+
+@command(name="rehearse")
+def rehearse_roles(_c: Context, only: str = "") -> int:
+    """Play the roles on a stand-in for Ubuntu and on Debian, and record which tasks ran."""
+    return rehearsal.rehearse(SETTINGS, only)
+
+
+@command(name="ubuntu-report")
+def report_on_ubuntu(_c: Context, image: str = IMAGE) -> int:
+    """Build, boot and verify an Ubuntu image, and write down all that the first time shows."""
+    return ubuntu_report.report(SETTINGS, image)
 
 
 @command(name="bench")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 # From the code and the roles' argument specs; a row can hold a long value.
-GENERATED = {"doctor.md", "roles.md", "settings.md"}
+GENERATED = {"doctor.md", "rehearsal.md", "roles.md", "settings.md"}
 PAGES = sorted(
     path
     for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*.md")

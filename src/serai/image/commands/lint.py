@@ -9,6 +9,7 @@ from serai.image.build import layer
 from serai.image.commands import docs_site, pythons
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.rehearsal import record
 from serai.image.run import run, search_path
 from serai.image.settings import Settings
 
@@ -23,6 +24,9 @@ def lint(settings: Settings) -> None:
         if done.returncode != 0:
             failed.append(name)
             console.say(done.stdout + done.stderr)
+    if said := record.complaints(settings.root):
+        failed.append("rehearsal")
+        console.say("\n".join(said))
     for name in definition.names(settings):
         with console.step(f"packer validate {name}"):
             layer.validate(definition.load(settings, name), settings)

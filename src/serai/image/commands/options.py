@@ -88,6 +88,7 @@ OWN: dict[str, dict[str, str]] = {
         "previous": "the directory of the release before, to tell the differences from",
         "sign_key": "an SSH key's file; with a public one the agent is asked",
     },
+    "rehearse": {"only": "a part of a run's name; the record of the others stays"},
     "test": {
         "layer": "unit, sandbox, container or vm",
         "lint": "run the linters first",

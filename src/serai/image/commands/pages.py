@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serai.image.commands import roles_page, settings_page
+from serai.image.rehearsal import page as rehearsal_page
 from serai.image.settings import Settings
 from serai.runtime.doctor import report
 
@@ -13,6 +14,7 @@ def write(settings: Settings) -> list[Path]:
     """Write them all; returns their paths."""
     texts = {
         "docs/doctor.md": report.page(),
+        rehearsal_page.PAGE: rehearsal_page.text(settings),
         roles_page.PAGE: roles_page.text(settings),
         settings_page.PAGE: settings_page.text(),
     }

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,9 +52,10 @@ class AnsibleHost:
         shutil.rmtree(self.root / "home" / BUILD_USER / ".ssh")
 
     @contextmanager
-    def booted(self, user: str = BUILD_USER) -> Iterator[Container]:
-        """The container runs, and ``user`` can log in."""
-        with booted(self.root, self.work, keep_changes=True, sessions=False) as container:
+    def booted(self, user: str = BUILD_USER, *, settled: bool = True) -> Iterator[Container]:
+        """The container runs, and ``user`` can log in; see ``container.booted``."""
+        options = {"keep_changes": True, "sessions": False, "settled": settled}
+        with booted(self.root, self.work, **options) as container:
             deadline = time.monotonic() + DEADLINE
             while (said := self.ssh(user, "true", check=False)).returncode != 0:
                 if container.process.poll() is not None or time.monotonic() > deadline:
@@ -69,8 +70,13 @@ class AnsibleHost:
         argv = ["ssh", *self._options(), "-p", str(self.port), f"{user}@127.0.0.1", command]
         return run(argv, check=check, timeout=DEADLINE)
 
-    def play(self, *arguments: str) -> dict[str, int]:
-        """Run the playbook; the sums of its recap. Raises BuildError if a task fails."""
+    def play(
+        self, *arguments: str, playbook: Path = PLAYBOOK, variables: Mapping[str, str] | None = None
+    ) -> dict[str, int]:
+        """Run the playbook; the sums of its recap. Raises BuildError if a task fails.
+
+        ``variables`` are added to what Ansible finds in its environment.
+        """
         inventory = self.work / "inventory"
         inventory.write_text(
             f"guest ansible_host=127.0.0.1 ansible_port={self.port} ansible_user={BUILD_USER} "
@@ -80,10 +86,11 @@ class AnsibleHost:
             "ansible-playbook",
             "--inventory",
             inventory,
-            self.checkout / PLAYBOOK,
+            self.checkout / playbook,
             *arguments,
         ]
         environment = {**ansible.build_environment(self.checkout), "PATH": search_path()}
+        environment |= variables or {}
         done = run(argv, env=environment, check=False)
         recap = re.search(r"^guest +: (.*)$", done.stdout, re.MULTILINE)
         if done.returncode != 0 or not recap:

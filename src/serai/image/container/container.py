@@ -117,13 +117,19 @@ class Container:
 
 @contextmanager
 def booted(
-    root: Path, work: Path, *, keep_changes: bool = False, sessions: bool = True
+    root: Path,
+    work: Path,
+    *,
+    keep_changes: bool = False,
+    sessions: bool = True,
+    settled: bool = True,
 ) -> Iterator[Container]:
     """Boot the root folder ``root`` until its systemd has started everything; see ``provisioned``.
 
     Its changes go to a folder in ``work`` that is removed afterwards, or with ``keep_changes`` into
     ``root`` itself, where the container then is on the host's network and can be logged in to. With
-    ``sessions`` a folder of ``work`` is mounted at /sessions, as a sessions disk is.
+    ``sessions`` a folder of ``work`` is mounted at /sessions, as a sessions disk is. Unless it has
+    to be ``settled``, it is there as soon as its systemd begins.
 
     Raises BuildError if it does not come up.
     """
@@ -158,7 +164,7 @@ def booted(
     try:
         with started(argv, log=log, env=environment) as process:
             try:
-                container = Container(_first_process(process, log), log, process)
+                container = Container(_first_process(process, log, settled=settled), log, process)
                 # In a VM it is there as soon as somebody opens it; systemd-tmpfiles-setup-dev(8).
                 container.shell("[ -e /dev/fuse ] || mknod --mode=666 /dev/fuse c 10 229")
                 yield container
@@ -175,8 +181,11 @@ def booted(
         shutil.rmtree(disk, ignore_errors=True)
 
 
-def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
-    """PID 1 of the container, once it has started everything; raises BuildError if it does not."""
+def _first_process(process: subprocess.Popen[bytes], log: Path, *, settled: bool) -> int:
+    """PID 1 of the container, once it has started everything; raises BuildError if it does not.
+
+    Unless it has to be ``settled``, as soon as it is systemd.
+    """
     deadline = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < deadline:
         for pid in [
@@ -186,6 +195,8 @@ def _first_process(process: subprocess.Popen[bytes], log: Path) -> int:
             # The first process is ours until it executes systemd: then it must not be entered.
             if _executes(pid) != "systemd":
                 continue
+            if not settled:
+                return pid
             state = container.run("systemctl", "is-system-running", "--wait", check=False).stdout
             if state.strip() in ("running", "degraded"):
                 return pid

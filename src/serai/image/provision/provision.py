@@ -170,6 +170,15 @@ def address(text: str) -> tuple[str, dict[str, Any]]:
     return text, found
 
 
+def recording(events: Path) -> dict[str, str]:
+    """What lets Ansible write its events to that file; callbacks/serai_events.py says how."""
+    return {
+        "ANSIBLE_CALLBACK_PLUGINS": str(_CALLBACKS),
+        "ANSIBLE_CALLBACKS_ENABLED": "serai_events",
+        "SERAI_EVENTS": str(events),
+    }
+
+
 def summary(fleet: Fleet) -> Table:
     """A line a VM."""
     table = Table("host", "state", box=None, header_style="bold", pad_edge=False)
@@ -226,10 +235,8 @@ def _play(
     events.touch()
     environment = {
         **ansible.environment(settings.root),
-        "ANSIBLE_CALLBACK_PLUGINS": str(_CALLBACKS),
-        "ANSIBLE_CALLBACKS_ENABLED": "serai_events",
+        **recording(events),
         "PATH": search_path(),
-        "SERAI_EVENTS": str(events),
     }
     name = "checking" if options.check else "provisioning"
     with (

@@ -1,7 +1,7 @@
 """An Ansible callback that writes what happens as JSON, one event a line, to $SERAI_EVENTS.
 
 The default callback's text goes to a log, for people; this is for
-`serai.image.provision.fleet`, which says
+`serai.image.provision.fleet` and `serai.image.rehearsal.record`, which say
 what each event means. Ansible loads this file by itself, so it imports nothing of ours. Ansible's
 developer guide, "Callback plugins".
 """
@@ -52,7 +52,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """A task begins on the hosts of the batch."""
         role = task._role.get_name() if task._role else ""
         self._items.clear()
-        self._tell("task", role=role, name=task.name or task.action)
+        # "FILE:LINE", also of a handler.
+        self._tell("task", role=role, name=task.name or task.action, place=task.get_path())
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
         """The same for a handler."""
@@ -96,7 +97,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if status in ("failed", "unreachable"):
             told = {key: result._result[key] for key in _REASONS if key in result._result}
             why = self._items.get(result._host.name) or f"=> {json.dumps(told, default=str)}"
-        self._tell("result", host=result._host.name, status=status, why=why)
+        read = result._result.get("ansible_included_var_files", [])
+        self._tell("result", host=result._host.name, status=status, why=why, read=read)
 
     def _tell(self, event: str, **data: object) -> None:
         if self._file is not None:

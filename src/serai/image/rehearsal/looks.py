@@ -1,0 +1,71 @@
+"""What is looked at after a rehearsal: shell commands, and the lines that they have to print."""
+
+from __future__ import annotations
+
+from serai.image.definition import arch
+
+_CONSOLE = arch.ARCHITECTURES[arch.native()].console.partition(",")[0]
+
+# In the running container, of each base and playbook.
+ALWAYS = {
+    "sshd -T | grep ^passwordauthentication": "passwordauthentication no",
+    "systemctl is-enabled serai-sessiond serai-gate sessions.mount": "enabled\nenabled\nenabled",
+    "systemctl is-enabled apt-daily.timer apt-daily-upgrade.timer": "disabled\ndisabled",
+    "systemd-analyze verify serai-sessiond.service serai-gate.service serai.slice 2>&1": "",
+}
+
+UBUNTU = {
+    "ls -d /usr/bin/snap /snap /var/snap /var/lib/snapd 2>/dev/null": "",
+    "findmnt --noheadings --source snap": "",
+    "apt-cache policy snapd | grep Candidate": "  Candidate: (none)",
+    "ls /lib/modules/6.8.*/kernel/fs/quota": "quota_v2.ko",
+    "systemctl is-enabled apport whoopsie": "masked\nmasked",
+    "/usr/bin/python3 -c 'import tomli; print(tomli.__name__)'": "tomli",
+    "grep -o '6.8.*root=.* console=[^ ]*$' /boot/grub/grub.cfg | grep -o '[^ ]*$'": (
+        f"console={_CONSOLE}"
+    ),
+}
+
+# It has its own network, and its tools are those of the product.
+UBUNTU_IMAGE = {
+    "stat -c %a /etc/netplan/60-serai.yaml": "600",
+    "netplan generate && grep -h -e Name= -e DHCP= /run/systemd/network/*serai.network": (
+        "Name=en*\nDHCP=ipv4"
+    ),
+    "node --version | cut -d. -f1; standin-agent": "v22\nthe agent",
+    "gcc -dumpmachine": arch.ARCHITECTURES[arch.native()].triplet,
+    "locale -a | grep en_US": "en_US.utf8",
+}
+
+UBUNTU_VM = {
+    "systemctl is-active serai-sessiond serai-gate sessions.mount": "active\nactive\nactive",
+    "serai create one && serai exec one -- id -un": "one\none",
+    "ls /etc/netplan/60-serai.yaml 2>/dev/null": "",
+}
+
+DEBIAN_VM = {
+    "systemctl is-active serai-sessiond serai-gate sessions.mount": "active\nactive\nactive",
+}
+
+# In the root of an image that was sealed and has powered off, on the build host.
+SEALED = {
+    "cat etc/machine-id": "",
+    "ls home; ls etc/ssh/ssh_host_* 2>/dev/null": "",
+    "grep -rlw serai-build etc": "",
+}
+
+_PORTS = arch.native() != "amd64"
+_ARCHIVE = "ports.ubuntu.com/ubuntu-ports" if _PORTS else "archive.ubuntu.com/ubuntu"
+_SECURITY = "ports.ubuntu.com/ubuntu-ports" if _PORTS else "security.ubuntu.com/ubuntu"
+
+UBUNTU_SEALED = {
+    **SEALED,
+    "grep ^deb etc/apt/sources.list | cut -d' ' -f2,3": (
+        f"http://{_ARCHIVE} jammy\nhttp://{_ARCHIVE} jammy-updates\n"
+        f"http://{_SECURITY} jammy-security"
+    ),
+    "ls etc/netplan": "60-serai.yaml",
+    "cat etc/cloud/cloud.cfg.d/91-serai-sources.cfg | tail -n 1": (
+        "apt: {preserve_sources_list: true}"
+    ),
+}

@@ -1,0 +1,188 @@
+"""What `invoke rehearse` does: the roles on the stand-in and on Debian, and a record of the tasks.
+
+Each run begins with a fresh container, plays a playbook twice, and looks at the result: the second
+time nothing may change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serai.image import console
+from serai.image.build.playbook import BUILD_USER
+from serai.image.container import roots
+from serai.image.container.ansible_host import PLAYBOOK, AnsibleHost
+from serai.image.container.container import DEADLINE
+from serai.image.definition import arch, definition
+from serai.image.errors import BuildError
+from serai.image.provision import provision
+from serai.image.rehearsal import controller, looks, record, standin
+from serai.image.run import run
+from serai.image.settings import Settings
+from serai.image.vm import seed
+
+UBUNTU = "ubuntu-22.04"
+_SEALED = "serai-seal: powering off"
+_MARKER = "/var/lib/serai/provisioning"  # of playbooks/provision.yml
+
+
+@dataclass(frozen=True)
+class Run:
+    """A playbook on a base. ``looks`` are commands there with what they have to print afterwards.
+
+    ``others`` are choices with which it is then played once more, for what those of the run skip.
+    ``sealed`` are commands on the build host, in the root of an image that has powered off.
+    """
+
+    name: str
+    base: Callable[[Settings], Path]
+    playbook: Path
+    variables: dict[str, Any]
+    looks: Mapping[str, str]
+    sealed: Mapping[str, str] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it makes an image, and not a VM that already runs."""
+        return self.playbook == PLAYBOOK
+
+
+# Of the product's profile what its tasks need: the rest are 1.3 GB of packages by name.
+_FEW = {"none": [], "minimal": ["python3-pip"], "standard": ["gcc", "libc6-dev"], "full": []}
+_ONE = {"default": {"summary": "Nothing", "allow": [], "deny": []}}
+_SMALL = {"toolchain_profile": "minimal"}
+RUNS = (
+    Run(
+        "ubuntu-22.04 image",
+        standin.base,
+        PLAYBOOK,
+        # Beside what the product chooses, which leaves these as they are.
+        {
+            "identity_hostname": "rehearsal",
+            "identity_locale": "en_US.UTF-8",
+            "toolchain_added": _FEW,
+        },
+        {**looks.ALWAYS, **looks.UBUNTU, **looks.UBUNTU_IMAGE},
+        looks.UBUNTU_SEALED,
+        {"toolchain_node_source": "wheel", "identity_swap": True, "gate_profiles": _ONE},
+    ),
+    Run(
+        "ubuntu-22.04 VM",
+        standin.base,
+        provision.PLAYBOOK,
+        {"toolchain_profile": "none"},
+        {**looks.ALWAYS, **looks.UBUNTU, **looks.UBUNTU_VM},
+    ),
+    Run("debian-12 image", roots.base, PLAYBOOK, _SMALL, looks.ALWAYS, looks.SEALED),
+    Run(
+        "debian-12 VM", roots.base, provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.DEBIAN_VM}
+    ),
+)
+
+
+def rehearse(settings: Settings, only: str = "") -> int:
+    """Run them all and keep the record; the exit status: 1 if lint would complain about it.
+
+    With ``only``, a part of a run's name, the record of the others stays as it is, if the roles do.
+    Raises BuildError for a run that fails; then nothing is recorded.
+    """
+    if os.geteuid() != 0:
+        raise BuildError("a container needs root", hint="run it with sudo")
+    chosen = [each for each in RUNS if only in each.name]
+    if not chosen:
+        raise BuildError(f"no rehearsal is called {only!r}", hint=", ".join(e.name for e in RUNS))
+    contents = record.contents(settings.root)
+    found = {each.name: _run(settings, each) for each in chosen}
+    record.write(settings.root, record.renewed(settings.root, contents, found))
+    said = record.complaints(settings.root)
+    for sentence in said:
+        console.warn(sentence)
+    return 1 if said else 0
+
+
+def _run(settings: Settings, each: Run) -> dict[str, str]:
+    """How each task ended. Raises BuildError if one fails, or the result is not as it must be."""
+    base = each.base(settings)
+    with console.step(each.name), tempfile.TemporaryDirectory(prefix="serai-") as folder:
+        work = Path(folder)
+        run(["cp", "--archive", "--reflink=auto", base, work / "root"])
+        host = AnsibleHost(work / "root", work, settings.root)
+        host.prepare()
+        chosen = _variables(settings, each, host)
+        events = work / "events"
+        wrong = _play(each, host, chosen, events)
+        if each.is_image:
+            if _SEALED not in host.console.read_text(errors="replace"):
+                wrong.append("it was not sealed")
+            wrong += _look(each.sealed, lambda command: _here(host.root, command))
+        if wrong:
+            raise BuildError(f"{each.name}: {'; '.join(wrong)}")
+        return record.outcomes(settings.root, events.read_text().splitlines())
+
+
+def _variables(settings: Settings, each: Run, host: AnsibleHost) -> dict[str, Any]:
+    """What the run chooses; on the stand-in as the product does, with what we have instead."""
+    if each.base is not standin.base:
+        return each.variables
+    _seed(host)
+    if not each.is_image:
+        return each.variables
+    product = definition.load(settings, f"{UBUNTU}-{arch.native()}").variables
+    agent = controller.agent(host.root, host.work)
+    return {**product, **controller.node(settings), **agent, **each.variables}
+
+
+def _play(each: Run, host: AnsibleHost, chosen: dict[str, Any], events: Path) -> list[str]:
+    """Boot it, play the playbook until nothing changes, switch off; what is wrong with the result.
+
+    It is played while the first boot goes on, as a build does.
+    """
+
+    def play(**others: Any) -> int:
+        told = ["--extra-vars", json.dumps({**chosen, **others})]
+        recording = provision.recording(events)
+        return host.play(*told, playbook=each.playbook, variables=recording)["changed"]
+
+    with host.booted(settled=False) as container:
+        play()
+        if not each.is_image:
+            container.shell(f"touch {_MARKER}")  # so that all handlers run
+            play()
+        changed = play()
+        wrong = [f"the last time {changed} tasks changed something"] if changed else []
+        wrong += _look(each.looks, lambda command: container.shell(command, check=False))
+        if each.others:
+            play(**each.others)
+        if each.is_image:
+            host.ssh(BUILD_USER, "sudo -n shutdown -P now", check=False)  # as Packer does
+            container.process.wait(DEADLINE)
+    return wrong
+
+
+def _look(looks: Mapping[str, str], shell: Callable[[str], str]) -> list[str]:
+    """What is not as it must be, a sentence each."""
+    said = {command: shell(command) for command in looks}
+    return [
+        f"'{command}' prints {said[command]!r}, not {wanted!r}"
+        for command, wanted in looks.items()
+        if said[command] != wanted
+    ]
+
+
+def _here(root: Path, command: str) -> str:
+    return run(["sh", "-c", command], cwd=root, check=False).stdout.strip()
+
+
+def _seed(host: AnsibleHost) -> None:
+    """What a build tells cloud-init."""
+    folder = host.root / "var/lib/cloud/seed/nocloud"
+    folder.mkdir(parents=True)
+    (folder / "user-data").write_text(seed.user_data(users={BUILD_USER: [host.key.public]}))
+    (folder / "meta-data").write_text(seed.meta_data())
