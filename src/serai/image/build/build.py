@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -14,9 +14,11 @@ from pathlib import Path
 from serai.common import files
 from serai.image import cache, console, digest, layout, offline
 from serai.image.build import base_bootstrap, base_cloudimage, builds, layer, plan, playbook
+from serai.image.build.packer_build import Layer
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.progress import Note, TaskTiming
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import accelerator
@@ -53,9 +55,9 @@ def build(
         _require_room(settings)
         started = datetime.now(timezone.utc)
         previous: Path | None = None
-        for stage in made.stages:
-            _ensure(settings, image, stage, previous, keep=keep)
-            previous = stage.disk
+        for stages in _runs(made.stages):
+            _ensure(settings, image, stages, previous, keep=keep)
+            previous = stages[-1].disk
         with console.step("publish"):
             _publish(settings, made, started)
     return made.folder
@@ -72,58 +74,121 @@ def base(settings: Settings, image: definition.Image) -> Path:
     return stage.disk
 
 
+def _runs(stages: Sequence[Stage]) -> Iterator[Sequence[Stage]]:
+    """The stages, in the order in which they are made: what one run of a machine makes, together.
+
+    Booting costs more than most roles do. Two layers are the most that packer/image.pkr.hcl takes.
+    """
+    yield stages[:1]
+    layers = list(stages[1:])
+    while layers:
+        count = 2 if not any(stage.cached for stage in layers[:2]) else 1
+        yield layers[:count]
+        del layers[:count]
+
+
 def _ensure(
-    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+    settings: Settings,
+    image: definition.Image,
+    stages: Sequence[Stage],
+    previous: Path | None,
+    *,
+    keep: bool,
 ) -> None:
-    """Have the result of ``stage`` in the cache, marked as one that the image needs."""
-    home = stage.folder.parent
-    cache.sweep(home)
-    with cache.making(stage.folder):
-        # Since the plan another image's build may have made it, or removed it as too old.
-        if (stage.folder / plan.RECORD).is_file():
+    """Have the results of ``stages`` in the cache, marked as what the image needs."""
+    with ExitStack() as stack:
+        missing = []
+        for stage in stages:
+            cache.sweep(stage.folder.parent)
+            stack.enter_context(cache.making(stage.folder))
+            # Since the plan another image's build may have made it, or removed it as too old.
+            if not (stage.folder / plan.RECORD).is_file():
+                missing.append(stage)
+                continue
             console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
-        else:
-            _make(settings, image, stage, previous, keep=keep)
-        cache.use(stage.folder, image.name)
-    cache.prune(home, keep=2)
+            if not missing:
+                previous = stage.disk
+        if previous is None:
+            _make_base(settings, image, missing[0])
+        elif missing:
+            _make_layers(settings, image, missing, previous, keep=keep)
+        for stage in stages:
+            cache.use(stage.folder, image.name)
+    for stage in stages:
+        cache.prune(stage.folder.parent, keep=2)
 
 
-def _make(
-    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+def _make_base(settings: Settings, image: definition.Image, stage: Stage) -> None:
+    log, begin = _new_log(settings, image, stage), time.monotonic()
+    with console.step(f"{stage.name}: {stage.why}"), cache.whole(stage.folder) as folder:
+        _BASES[image.base.kind](image, settings, folder / plan.DISK, log=log)
+        _record(stage, folder, log, time.monotonic() - begin, [])
+
+
+def _make_layers(
+    settings: Settings,
+    image: definition.Image,
+    stages: Sequence[Stage],
+    previous: Path,
+    *,
+    keep: bool,
 ) -> None:
+    """Make the layers in one run of a machine; each is in the cache before the next one fails."""
+    layers = [Layer(each.name, each.chosen, _new_log(settings, image, each))
+              for each in stages]  # fmt: skip
+    left, began = list(stages), time.monotonic()
+    with ExitStack() as step:
+
+        def show() -> None:
+            if left:
+                step.enter_context(console.step(f"{left[0].name}: {left[0].why}"))
+
+        def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+            nonlocal began
+            stage = left.pop(0)
+            with cache.whole(stage.folder) as folder:
+                console.show_event(Note("compressing the disk"))
+                layer.compress(disk, folder / plan.DISK, what.log)
+                _record(stage, folder, what.log, time.monotonic() - began, tasks)
+            step.close()
+            began = time.monotonic()
+            show()
+
+        show()
+        layer.run_layers(
+            image,
+            settings,
+            accelerator=accelerator.choose(image.arch, settings),
+            disk=previous,
+            layers=layers,
+            made=made,
+            keep=keep,
+            on_event=console.show_event,
+        )
+
+
+def _new_log(settings: Settings, image: definition.Image, stage: Stage) -> Path:
     log = settings.cache / "logs" / f"{image.name}-{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    begin = time.monotonic()
-    with console.step(f"{stage.name}: {stage.why}"), cache.whole(stage.folder) as folder:
-        target = folder / plan.DISK
-        if previous is None:
-            _BASES[image.base.kind](image, settings, target, log=log)
-            tasks = []
-        else:
-            tasks = layer.run_layer(
-                image,
-                settings,
-                accelerator=accelerator.choose(image.arch, settings),
-                disk=previous,
-                layer=stage.name,
-                chosen=stage.chosen,
-                target=target,
-                log=log,
-                keep=keep,
-                on_event=console.show_event,
-            )
-        record = {
-            "stage": stage.name,
-            "key": stage.key,
-            "inputs": stage.inputs,
-            "seconds": round(time.monotonic() - begin, 1),
-            "tasks": [asdict(task) for task in tasks],
-        }
-        log.touch()
-        shutil.copyfile(log, folder / "build.log")
-        # The record is what marks a stage as finished, so it comes last.
-        (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return log
+
+
+def _record(
+    stage: Stage, folder: Path, log: Path, seconds: float, tasks: Sequence[TaskTiming]
+) -> None:
+    """Note in ``folder`` how the stage was made; it is finished then."""
+    record = {
+        "stage": stage.name,
+        "key": stage.key,
+        "inputs": stage.inputs,
+        "seconds": round(seconds, 1),
+        "tasks": [asdict(task) for task in tasks],
+    }
+    log.touch()
+    shutil.copyfile(log, folder / "build.log")
+    # The record is what marks a stage as finished, so it comes last.
+    (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:
