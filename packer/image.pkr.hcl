@@ -1,5 +1,6 @@
-# One layer of an image: boot a copy of the previous disk, run one play of playbooks/image.yml in
-# it, power off. Every value comes from src/serai/image/build/layer.py; nothing here knows an image.
+# One layer of an image, or two: boot a copy of the previous disk, run one play of
+# playbooks/image.yml in it, perhaps the next one, power off. Every value comes from
+# src/serai/image/build/layer.py; nothing here knows an image.
 # Valid in Packer 1.6.6 (Debian's and Ubuntu's package) and in 1.11+ with the plugins of plugins/.
 
 variable "work" {
@@ -75,6 +76,11 @@ variable "ansible_arguments" {
   type = list(string)
 }
 
+variable "then" {
+  type        = list(list(string))
+  description = "As ansible_arguments, of the layer that follows in the same machine, if one does."
+}
+
 variable "ansible_environment" {
   type = list(string)
 }
@@ -127,5 +133,40 @@ build {
     host_alias       = var.host_alias
     extra_arguments  = var.ansible_arguments
     ansible_env_vars = var.ansible_environment
+  }
+
+  # Between two layers the disk is kept as it is now: all has to be on it, and Packer has to wait
+  # until who runs it has seen to that.
+  dynamic "provisioner" {
+    for_each = var.then
+    labels   = ["shell"]
+    content {
+      inline = ["sudo -n sync"]
+    }
+  }
+
+  dynamic "provisioner" {
+    for_each = var.then
+    labels   = ["shell-local"]
+    content {
+      inline = [
+        "touch '${var.work}/between'",
+        "while test -e '${var.work}/between'; do sleep 0.1; done",
+      ]
+    }
+  }
+
+  dynamic "provisioner" {
+    for_each = var.then
+    labels   = ["ansible"]
+    content {
+      command          = var.ansible
+      playbook_file    = var.playbook
+      user             = var.user
+      use_proxy        = false
+      host_alias       = var.host_alias
+      extra_arguments  = provisioner.value
+      ansible_env_vars = var.ansible_environment
+    }
   }
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serai.image.build import layer
+from serai.image.build.packer_build import Layer
 from serai.image.definition.definition import Image
 from serai.image.progress import Event, TaskTiming
 from serai.image.settings import Settings
@@ -20,15 +21,20 @@ def build(
     keep: bool = False,
 ) -> list[TaskTiming]:
     """The layer ``system`` on ``folder``'s base.qcow2, as result.qcow2, with its build.log."""
-    return layer.run_layer(
+    found: list[TaskTiming] = []
+
+    def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+        layer.compress(disk, folder / "result.qcow2", what.log)
+        found.extend(tasks)
+
+    layer.run_layers(
         image,
         settings,
         accelerator="tcg",
         disk=folder / "base.qcow2",
-        layer="system",
-        chosen={},
-        target=folder / "result.qcow2",
-        log=folder / "build.log",
+        layers=[Layer("system", {}, folder / "build.log")],
+        made=made,
         keep=keep,
         on_event=on_event,
     )
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ import pytest
 
 from serai.image import offline
 from serai.image.build import build, layer
+from serai.image.build.packer_build import Layer
 from serai.image.settings import Settings
 from serai.image.vm import accelerator
 from tests.conftest import ROOT
@@ -46,7 +47,8 @@ class Builder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.built: list[str] = []
         monkeypatch.setitem(build._BASES, "bootstrap", self._base)
-        monkeypatch.setattr(layer, "run_layer", self._layer)
+        monkeypatch.setattr(layer, "run_layers", self._layers)
+        monkeypatch.setattr(layer, "compress", lambda disk, target, _log: disk.rename(target))
         monkeypatch.setattr(accelerator, "choose", lambda *_: "tcg")
         monkeypatch.setattr(offline, "opened", self._opened)
         monkeypatch.setattr(build, "_HEADROOM_GIB", 0)
@@ -55,10 +57,13 @@ class Builder:
         self.built.append("base")
         target.write_text(f"base {len(self.built)}\n")
 
-    def _layer(self, *_: object, disk: Path, layer: str, target: Path, **__: Any) -> list[Any]:
-        self.built.append(layer)
-        target.write_text(f"{disk.read_text()}{layer} {len(self.built)}\n")
-        return []
+    def _layers(self, *_: object, disk: Path, layers: Sequence[Layer], **given: Any) -> None:
+        text, work = disk.read_text(), disk.with_name("work")
+        for each in layers:
+            self.built.append(each.name)
+            text += f"{each.name} {len(self.built)}\n"
+            work.write_text(text)
+            given["made"](each, work, [])
 
     @contextmanager
     def _opened(self, *_: object) -> Iterator[Any]:

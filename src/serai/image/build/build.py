@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -23,9 +23,11 @@ from serai.image.build import (
     playbook,
     remote,
 )
+from serai.image.build.packer_build import Layer
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.progress import Note, TaskTiming
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import accelerator
@@ -67,9 +69,9 @@ def build(
         _require_room(settings)
         started = datetime.now(timezone.utc)
         previous: Path | None = None
-        for stage in made.stages:
-            _ensure(settings, image, stage, previous, shared, keep=keep)
-            previous = stage.disk
+        for stages in _runs(made.stages):
+            _ensure(settings, image, stages, previous, shared, keep=keep)
+            previous = stages[-1].disk
         with console.step("publish"):
             _publish(settings, made, started)
     return made.folder
@@ -86,73 +88,149 @@ def base(settings: Settings, image: definition.Image) -> Path:
     return stage.disk
 
 
+def _runs(stages: Sequence[Stage]) -> Iterator[Sequence[Stage]]:
+    """The stages, in the order in which they are made: what one run of a machine makes, together.
+
+    Booting costs more than most roles do. Two layers are the most that packer/image.pkr.hcl takes.
+    """
+    yield stages[:1]
+    layers = list(stages[1:])
+    while layers:
+        count = 2 if not any(stage.cached for stage in layers[:2]) else 1
+        yield layers[:count]
+        del layers[:count]
+
+
 def _ensure(
     settings: Settings,
     image: definition.Image,
-    stage: Stage,
+    stages: Sequence[Stage],
     previous: Path | None,
     shared: remote.SharedCache | None,
     *,
     keep: bool,
 ) -> None:
-    """Have the result of ``stage`` in the cache, marked as one that the image needs."""
-    home = stage.folder.parent
-    cache.sweep(home)
-    with cache.making(stage.folder):
-        # Since the plan another image's build may have made it, or removed it as too old.
-        if there := stage.is_there(previous):
-            console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
-        elif shared and shared.fetch(image, stage, previous):
-            there = True
-        else:
-            _make(settings, image, stage, previous, keep=keep)
-        if shared:
-            shared.offer(image, stage, built=not there)
-        cache.use(stage.folder, image.name)
-    cache.prune(home, keep=2)
+    """Have the results of ``stages`` in the cache, marked as what the image needs."""
+    with ExitStack() as stack:
+        missing: list[Stage] = []
+        for stage in stages:
+            cache.sweep(stage.folder.parent)
+            stack.enter_context(cache.making(stage.folder))
+            if not _is_there(image, stage, previous, shared):
+                missing.append(stage)
+            elif not missing:
+                previous = stage.disk
+        if previous is None:
+            _make_base(settings, image, missing[0])
+        elif missing:
+            _make_layers(settings, image, missing, previous, keep=keep)
+        for stage in stages:
+            if shared:
+                shared.offer(image, stage, built=stage in missing)
+            cache.use(stage.folder, image.name)
+    for stage in stages:
+        cache.prune(stage.folder.parent, keep=2)
 
 
-def _make(
-    settings: Settings, image: definition.Image, stage: Stage, previous: Path | None, *, keep: bool
+def _is_there(
+    image: definition.Image,
+    stage: Stage,
+    previous: Path | None,
+    shared: remote.SharedCache | None,
+) -> bool:
+    """Whether the cache has the result of ``stage`` now, if need be from the shared one."""
+    # Since the plan another image's build may have made it, or removed it as too old.
+    if stage.is_there(previous):
+        console.say(f"✓ {stage.name} (cached {stage.key[:8]})")
+        return True
+    return shared is not None and shared.fetch(image, stage, previous)
+
+
+def _make_base(settings: Settings, image: definition.Image, stage: Stage) -> None:
+    log, begin = _new_log(settings, image, stage), time.monotonic()
+    made = datetime.now(timezone.utc)
+    with console.step(_title(stage)), cache.whole(stage.folder, replace=True) as folder:
+        _BASES[image.base.kind](image, settings, folder / plan.DISK, log=log)
+        _record(stage, folder, log, base_made=made, seconds=time.monotonic() - begin)
+
+
+def _make_layers(
+    settings: Settings,
+    image: definition.Image,
+    stages: Sequence[Stage],
+    previous: Path,
+    *,
+    keep: bool,
 ) -> None:
+    """Make the layers in one run of a machine; each is in the cache before the next one fails."""
+    layers = [Layer(each.name, each.chosen, _new_log(settings, image, each)) for each in stages]
+    left, began = list(stages), time.monotonic()
+    # Of the disk below as it is now: another build may replace that meanwhile.
+    base_made = age.base_made(previous.with_name(plan.RECORD))
+    with ExitStack() as step:
+
+        def show() -> None:
+            if left:
+                step.enter_context(console.step(_title(left[0])))
+
+        def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+            nonlocal began
+            stage = left.pop(0)
+            with cache.whole(stage.folder, replace=True) as folder:
+                console.show_event(Note("compressing the disk"))
+                layer.compress(disk, folder / plan.DISK, what.log)
+                seconds = time.monotonic() - began
+                _record(stage, folder, what.log, base_made=base_made, seconds=seconds, tasks=tasks)
+            step.close()
+            began = time.monotonic()
+            show()
+
+        show()
+        layer.run_layers(
+            image,
+            settings,
+            accelerator=accelerator.choose(image.arch, settings),
+            disk=previous,
+            layers=layers,
+            made=made,
+            keep=keep,
+            on_event=console.show_event,
+        )
+
+
+def _title(stage: Stage) -> str:
+    return f"{stage.name}: {stage.why or 'it is gone from the cache'}"
+
+
+def _new_log(settings: Settings, image: definition.Image, stage: Stage) -> Path:
     log = settings.cache / "logs" / f"{image.name}-{stage.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    begin = time.monotonic()
-    why = stage.why or "it is gone from the cache"
-    with console.step(f"{stage.name}: {why}"), cache.whole(stage.folder, replace=True) as folder:
-        target = folder / plan.DISK
-        # Of the disk below as it is now: another build may replace that meanwhile.
-        below = previous.with_name(plan.RECORD) if previous else None
-        made = age.base_made(below) if below else datetime.now(timezone.utc)
-        if previous is None:
-            _BASES[image.base.kind](image, settings, target, log=log)
-            tasks = []
-        else:
-            tasks = layer.run_layer(
-                image,
-                settings,
-                accelerator=accelerator.choose(image.arch, settings),
-                disk=previous,
-                layer=stage.name,
-                chosen=stage.chosen,
-                target=target,
-                log=log,
-                keep=keep,
-                on_event=console.show_event,
-            )
-        record = {
-            "stage": stage.name,
-            "key": stage.key,
-            "inputs": stage.inputs,
-            age.BASE_MADE: made.strftime(age.ISO),
-            "seconds": round(time.monotonic() - begin, 1),
-            "tasks": [asdict(task) for task in tasks],
-        }
-        log.touch()
-        shutil.copyfile(log, folder / plan.LOG)
-        # The record is what marks a stage as finished, so it comes last.
-        (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return log
+
+
+def _record(
+    stage: Stage,
+    folder: Path,
+    log: Path,
+    *,
+    base_made: datetime,
+    seconds: float,
+    tasks: Sequence[TaskTiming] = (),
+) -> None:
+    """Note in ``folder`` how the stage was made; it is finished then."""
+    record = {
+        "stage": stage.name,
+        "key": stage.key,
+        "inputs": stage.inputs,
+        age.BASE_MADE: base_made.strftime(age.ISO),
+        "seconds": round(seconds, 1),
+        "tasks": [asdict(task) for task in tasks],
+    }
+    log.touch()
+    shutil.copyfile(log, folder / plan.LOG)
+    # The record is what marks a stage as finished, so it comes last.
+    (folder / plan.RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
 def _refusal(made: Plan) -> str:

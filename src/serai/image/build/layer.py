@@ -1,4 +1,4 @@
-"""One layer of an image, built by Packer from packer/image.pkr.hcl."""
+"""Layers of an image, built by Packer from packer/image.pkr.hcl: one, or two in one run of it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
-from serai.image import ansible, digest, progress
-from serai.image.build.packer_program import Packer, fence, interrupt
+from serai.image import ansible, digest
+from serai.image.build.packer_build import Build, Layer
+from serai.image.build.packer_program import Packer
 from serai.image.build.playbook import BUILD_USER
 from serai.image.definition import definition
 from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
-from serai.image.progress import Event, Note, TaskTiming
+from serai.image.progress import Event, TaskTiming
 from serai.image.run import bounded, last_lines, run
 from serai.image.settings import Settings
 from serai.image.vm import firmware, qemu, seed
@@ -33,10 +32,7 @@ RECIPE = 1
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
 _PLAYBOOK = Path("playbooks/image.yml")
-_CHOSEN = "chosen.json"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
-# What must be free while a machine runs, in bytes.
-_ROOM = 64 << 20
 # Under emulation a cloud image's first boot took 12 minutes.
 _SSH_TIMEOUT = "60m"
 
@@ -54,14 +50,14 @@ def validate(image: Image, settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="serai-validate-") as folder:
         work = Path(folder)
         _make_seed(work)
-        _write_chosen({}, work)
         values = _variables(
             image,
             settings,
             accelerator="tcg",
             disk=work / "disk.qcow2",
-            layer="validate",
+            layers=[Layer(name, {}, work / "log") for name in ("first", "second")],
             work=work,
+            qmp_socket=work / "qmp",
         )
         said = Packer(
             settings.root / _TEMPLATE,
@@ -74,24 +70,23 @@ def validate(image: Image, settings: Settings) -> None:
         )
 
 
-def run_layer(
+def run_layers(
     image: Image,
     settings: Settings,
     *,
     accelerator: Accelerator,
     disk: Path,
-    layer: str,
-    chosen: Mapping[str, Any],
-    target: Path,
-    log: Path,
+    layers: Sequence[Layer],
+    made: Callable[[Layer, Path, list[TaskTiming]], None],
     keep: bool = False,
     on_event: Callable[[Event], None],
-) -> list[TaskTiming]:
-    """Build ``layer`` on top of ``disk`` into ``target``, a compressed qcow2 that stands alone.
+) -> None:
+    """Build one of ``layers`` on top of ``disk``, or two after each other in one run of a machine.
 
-    ``chosen`` are the values of its roles' variables that are not the roles' own.
-    Appends what Packer and Ansible say to ``log``, tells ``on_event`` of each step, and returns
-    how long each Ansible task took. With ``keep``, a machine in which the layer failed stays up.
+    Calls ``made`` with each layer, the disk that it has made, and how long each Ansible task took:
+    with the first of two while the second is built, so that it is there if that fails. The disk is
+    gone afterwards, see ``compress``. Tells ``on_event`` of each step. With ``keep``, a machine in
+    which a layer failed stays up.
 
     Raises BuildError. No machine and no file stays behind then, nor after Ctrl-C, but for the
     machine that ``keep`` asks for; after kill -9 the kernel ends the machine, and the next build
@@ -99,110 +94,39 @@ def run_layer(
     """
     home = settings.cache / "work" / image.name
     _sweep(home)
-    work = Path(tempfile.mkdtemp(prefix=f"{layer}.", dir=home))
+    work = Path(tempfile.mkdtemp(prefix=f"{layers[0].name}.", dir=home))
     kept = False
     try:
-        _make_seed(work)
-        _write_chosen(chosen, work)
-        values = _variables(
-            image, settings, accelerator=accelerator, disk=disk, layer=layer, work=work
-        )
-        if keep:
-            values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
-        build = _Build(log, on_event)
-        with bounded(work / "serial.log"):
-            built = build.run(settings.root / _TEMPLATE, _write_variables(values, work), keep=keep)
+        # Sockets' paths must be short (unix(7): 108 bytes), so they cannot be in ``work``.
+        with tempfile.TemporaryDirectory(prefix="serai-") as sockets:
+            socket = Path(sockets) / "qmp"
+            _make_seed(work)
+            values = _variables(
+                image,
+                settings,
+                accelerator=accelerator,
+                disk=disk,
+                layers=layers,
+                work=work,
+                qmp_socket=socket,
+            )
+            if keep:
+                values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
+            variables = _write_variables(values, work)
+            build = Build(layers, work, socket, made, on_event)
+            with bounded(work / "serial.log"):
+                built = build.run(settings.root / _TEMPLATE, variables, keep=keep)
         if not built:
             kept = keep and _machine(work) is not None
-            why = build.why(layer, _console(work))
+            why, log = build.why(_console(work)), build.layer.log
             inner = [line for line in _tail(work / "packer.log", 300) if ",ui," not in line]
             _append(log, "the end of packer's own log", inner)
             _append(log, "the end of the VM's console", _tail(work / "serial.log", 100))
             raise BuildError(why, hint=_missing_plugin(why) or _way_in(work, kept=kept), log=log)
-        on_event(Note("compressing the disk"))
-        _compress(work / "output" / "disk.qcow2", target, log)
-        return build.tasks.done
+        made(build.layer, build.disk, build.tasks.done)
     finally:
         if not kept:
             _remove(work)
-
-
-class _Build:
-    """One run of `packer build`: reads its lines as they come, and ends it on Ctrl-C."""
-
-    def __init__(self, log: Path, on_event: Callable[[Event], None]) -> None:
-        self.tasks = progress.Tasks()
-        self._log = log
-        self._on_event = on_event
-        self._begin = time.monotonic()
-        self._errors: dict[str, list[str]] = {"error": [], "failure": []}
-        self._step = "starting packer"
-
-    def run(self, template: Path, variables: Path, *, keep: bool) -> bool:
-        """Run Packer to its end; whether it succeeded."""
-        lines: Queue[bytes] = Queue()
-        work = variables.parent
-        running = Packer(
-            template,
-            variables,
-            prefix=() if keep else fence(),
-            environment={
-                "PACKER_CACHE_DIR": str(work / "cache"),
-                "PACKER_LOG": "1",
-                "PACKER_LOG_PATH": str(work / "packer.log"),
-            },
-            lines=lines,
-        ).start(on_error="abort" if keep else "cleanup")
-        try:
-            while running.process.is_alive():
-                self._read(lines, timeout=0.2)
-                _require_room(work)
-        except BaseException:
-            interrupt(running.process)
-            raise
-        # Not running.wait(): that waits for the end of the output, which a kept machine holds open.
-        self._read(lines, timeout=0.5)
-        self._tell(self.tasks.end(time.monotonic()))
-        return bool(running.process.exit_code == 0)
-
-    def why(self, layer: str, console: str) -> str:
-        """Why the build failed, in one line; ``console`` is what the machine said last."""
-        if self.tasks.failure:
-            return f"layer {layer}: {self.tasks.failure}"
-        said = last_lines("\n".join(self._errors["failure"] or self._errors["error"]))
-        if console:
-            said += f" (the VM's last words: {console})"
-        return f"layer {layer}: packer failed while {self._step}: {said}"
-
-    def _read(self, lines: Queue[bytes], timeout: float) -> None:
-        """Take what there is, until nothing comes for ``timeout`` seconds."""
-        with self._log.open("a") as log:
-            while True:
-                try:
-                    chunk = lines.get(timeout=timeout)
-                except Empty:
-                    return
-                for line in chunk.decode(errors="replace").splitlines():
-                    self._line(line, log)
-
-    def _line(self, line: str, log: Any) -> None:
-        said = progress.packer_line(line)
-        if said is None:
-            return
-        now = time.monotonic()
-        for text in said.text.splitlines():
-            log.write(f"{now - self._begin:8.1f} {text}\n")
-            if said.kind in self._errors:
-                self._errors[said.kind].append(text)
-            elif said.kind == "say" and (note := progress.step(text)):
-                self._step = note.text
-                self._tell([note])
-            elif said.kind == "message":
-                self._tell(self.tasks.feed(text, now))
-
-    def _tell(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._on_event(event)
 
 
 def _variables(
@@ -211,10 +135,12 @@ def _variables(
     *,
     accelerator: Accelerator,
     disk: Path,
-    layer: str,
+    layers: Sequence[Layer],
     work: Path,
+    qmp_socket: Path,
 ) -> dict[str, Any]:
     """Every variable of the template."""
+    first, *then = [_arguments(layer, work) for layer in layers]
     environment = ansible.build_environment(settings.root)
     architecture = ARCHITECTURES[image.arch]
     machine = qemu.packer_args(
@@ -222,6 +148,7 @@ def _variables(
         accelerator=accelerator,
         firmware=firmware.find(image.arch),
         serial_log=work / "serial.log",
+        qmp_socket=qmp_socket,
     )
     return {
         "work": str(work),
@@ -241,7 +168,8 @@ def _variables(
         "playbook": str(settings.root / _PLAYBOOK),
         # Beside the interpreter that runs us, so that a virtual environment need not be active.
         "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
-        "ansible_arguments": ["--tags", layer, "--extra-vars", f"@{work / _CHOSEN}"],
+        "ansible_arguments": first,
+        "then": then,
         "ansible_environment": [
             *(f"{name}={value}" for name, value in environment.items()),
             f"ANSIBLE_LOCAL_TEMP={work / 'ansible'}",
@@ -259,9 +187,11 @@ def _write_variables(values: dict[str, Any], work: Path) -> Path:
     return path
 
 
-def _write_chosen(chosen: Mapping[str, Any], work: Path) -> None:
-    """The values of roles' variables, for Ansible."""
-    (work / _CHOSEN).write_text(json.dumps(dict(chosen)))
+def _arguments(layer: Layer, work: Path) -> list[str]:
+    """What makes Ansible apply the layer; writes the values of its roles' variables for it."""
+    chosen = work / f"chosen-{layer.name}.json"
+    chosen.write_text(json.dumps(dict(layer.chosen)))
+    return ["--tags", layer.name, "--extra-vars", f"@{chosen}"]
 
 
 def _make_seed(work: Path) -> None:
@@ -272,15 +202,6 @@ def _make_seed(work: Path) -> None:
     (folder / "user-data").write_text(seed.user_data(users={BUILD_USER: [key.public]}))
     (folder / "meta-data").write_text(seed.meta_data())
     (folder / "vendor-data").write_text("")
-
-
-def _require_room(work: Path) -> None:
-    """QEMU stops a machine whose disk cannot grow, without a word; nothing would ever go on."""
-    if shutil.disk_usage(work).free < _ROOM:
-        raise BuildError(
-            f"the disk below {work.parent} is full",
-            hint="free some room ('invoke clean --cache' helps), or set SERAI_CACHE",
-        )
 
 
 def _machine(work: Path) -> int | None:
@@ -327,8 +248,11 @@ def _remove(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _compress(disk: Path, target: Path, log: Path) -> None:
-    """Write ``disk`` to ``target``; zstd takes a third of zlib's time for the same size."""
+def compress(disk: Path, target: Path, log: Path) -> None:
+    """Write ``disk`` to ``target``, a compressed qcow2 that stands alone.
+
+    zstd takes a third of zlib's time for the same size.
+    """
     options = ["-c", "-f", "qcow2", "-O", "qcow2", "-o", "compression_type=zstd"]
     run(["qemu-img", "convert", *options, disk, target], log=log)
 

@@ -35,7 +35,7 @@ class Packer(packer.Packer):  # type: ignore[misc]  # it has no types
         *,
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
-        lines: Queue[bytes] | None = None,
+        lines: Queue[tuple[float, bytes]] | None = None,
     ) -> None:
         command = [*prefix, str(tool("packer"))]
         super().__init__(str(template), var_file=str(variables), exec_path=command[0])
@@ -72,13 +72,14 @@ class Packer(packer.Packer):  # type: ignore[misc]  # it has no types
 
 
 class _Lines:
-    """Where sh writes what the program says; it has a thread of its own for that."""
+    """Where sh writes what the program says, with the time; it has a thread of its own for that."""
 
-    def __init__(self, lines: Queue[bytes]) -> None:
+    def __init__(self, lines: Queue[tuple[float, bytes]]) -> None:
         self._lines = lines
 
     def write(self, chunk: bytes | str) -> None:
-        self._lines.put(chunk.encode() if isinstance(chunk, str) else chunk)
+        said = chunk.encode() if isinstance(chunk, str) else chunk
+        self._lines.put((time.monotonic(), said))
 
     def flush(self) -> None:
         """Nothing is held back."""

@@ -34,7 +34,7 @@ class Answer:
 def commands(settings: Settings, image: str) -> list[list[str]]:
     """The command lines after `invoke`, in their order."""
     loaded = definition.load(settings, image)
-    packages = variables.packages(settings, loaded.distribution, loaded.variables)
+    packages = variables.packages(settings, loaded.distribution, loaded.release, loaded.variables)
     facts = f"sh /root/{_FACTS.name} {shlex.join(packages)}"
     asked = ["--image", image, "--copy", str(_FACTS), "--run", facts]
     return [

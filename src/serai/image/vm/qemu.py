@@ -87,6 +87,7 @@ def packer_args(
     accelerator: Accelerator,
     firmware: Firmware,
     serial_log: Path | None = None,
+    qmp_socket: Path | None = None,
     bus: Bus | None = None,
 ) -> list[list[str]]:
     """The same machine as ``qemuargs`` of Packer's qemu builder.
@@ -111,6 +112,7 @@ def packer_args(
         ssh_port="{{ .SSHHostPort }}",
         seed_url="http://{{ .HTTPIP }}:{{ .HTTPPort }}/",
         serial_log=serial_log,
+        qmp_socket=qmp_socket,
     )
     return [[word for word in option if word] for option in options(guest)]
 

@@ -125,8 +125,8 @@ class VM:
         self.process.wait()
 
     def qmp(self, name: str, arguments: Mapping[str, object] | None = None) -> object:
-        """One command of QEMU's machine protocol (qemu-qmp-ref(7)) and its answer."""
-        return asyncio.run(_qmp(self.qmp_socket, name, arguments))
+        """What ``ask`` says."""
+        return ask(self.qmp_socket, name, arguments)
 
     def check(self) -> None:
         """Raise BuildError, with the last that was said, if QEMU is gone."""
@@ -275,6 +275,14 @@ def _forwarded_port(vm: VM) -> int:
                 return int(found.group(1))
         time.sleep(_POLL)
     raise BuildError("QEMU did not say which port leads to the guest's ssh", log=vm.qemu_log)
+
+
+def ask(socket: Path, name: str, arguments: Mapping[str, object] | None = None) -> object:
+    """One command of QEMU's machine protocol (qemu-qmp-ref(7)) and its answer.
+
+    Raises OSError, QMPError or asyncio.TimeoutError.
+    """
+    return asyncio.run(_qmp(socket, name, arguments))
 
 
 async def _qmp(path: Path, name: str, arguments: Mapping[str, object] | None) -> object:

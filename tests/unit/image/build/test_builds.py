@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from serai.image import layout
-from serai.image.build import build, builds, plan
-from serai.image.build import layer as layers
+from serai.image.build import build, builds, layer, plan
 from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
@@ -39,44 +38,63 @@ def test_the_latest_build_is_what_the_last_command_said_it_was(project: Settings
         assert builds.find(project, IMAGE).folder == expected.folder
 
 
-def test_images_make_a_stage_that_they_share_once(
-    project: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The whole recipe, but for what makes disks."""
+@pytest.fixture
+def made(project: Settings, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is made by the whole recipe, but for what makes disks; a layer 'two' fails if told."""
     made: list[str] = []
 
     def base(image: Image, _settings: Settings, target: Path, *, log: Path) -> None:
         made.append("base")
         target.touch()
 
-    def layer(image: Image, _settings: Settings, **given: Any) -> list[Any]:
-        made.append(f"{given['layer']} of {image.name}")
+    def layers(image: Image, _settings: Settings, **given: Any) -> None:
         assert given["disk"].exists()
-        given["target"].touch()
-        return []
+        together = given["layers"]
+        made.append(f"{' and '.join(each.name for each in together)} of {image.name}")
+        for each in together:
+            if (project.root / f"{each.name} fails").exists():
+                raise BuildError(f"layer {each.name}: it broke")
+            given["made"](each, given["disk"], [])
 
     def publish(_settings: Settings, made: plan.Plan, _started: object) -> None:
         made.folder.mkdir(parents=True)
 
     monkeypatch.setattr(build, "_BASES", {"bootstrap": base})
-    monkeypatch.setattr(layers, "run_layer", layer)
+    monkeypatch.setattr(layer, "run_layers", layers)
+    monkeypatch.setattr(layer, "compress", lambda _disk, target, _log: target.touch())
     monkeypatch.setattr(accelerator, "choose", lambda *_: "tcg")
     monkeypatch.setattr(build, "_publish", publish)
     monkeypatch.setattr(build, "_HEADROOM_GIB", 0)
+    return made
+
+
+def test_images_make_a_stage_that_they_share_once(project: Settings, made: list[str]) -> None:
     flavour = f'name = "{IMAGE}-lean"\nsummary = "lean"\nflavour_of = "{IMAGE}"\n'
     (project.images / f"{IMAGE}-lean.toml").write_text(f"{flavour}[disk]\nbus = 'virtio'\n")
     build.build(project, IMAGE)
     build.build(project, f"{IMAGE}-lean")
-    assert made == [
-        "base",
-        *(f"{n} of {i}" for i in (IMAGE, f"{IMAGE}-lean") for n in ("one", "two")),
-    ]
+    assert made == ["base", *(f"one and two of {i}" for i in (IMAGE, f"{IMAGE}-lean"))]
     for size in ("11G", "12G", "13G"):  # neither evicts what the other needs
         build.build(project, f"{IMAGE}-lean", overrides=(f"disk.size={size}",))
     made.clear()
     (project.root / "roles/third/tasks/main.yml").write_text("# other\n")
     build.build(project, IMAGE)
     assert made == [f"two of {IMAGE}"]
+
+
+def test_a_failure_in_the_second_layer_leaves_the_first_in_the_cache(
+    project: Settings, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = project.root / "two fails"
+    broken.touch()
+    with pytest.raises(BuildError, match="layer two: it broke"):
+        build.build(project, IMAGE)
+    told = capsys.readouterr().out
+    assert "✓ one: never built here" in told
+    assert "✗ two: never built here" in told
+    broken.unlink()
+    build.build(project, IMAGE)
+    assert made == ["base", f"one and two of {IMAGE}", f"two of {IMAGE}"]
 
 
 def test_a_build_is_found_by_its_version_with_what_was_chosen_for_it(project: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from serai.image.build import layer
+from serai.image.build.packer_build import Layer
 from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
@@ -51,6 +53,33 @@ STUCK = """\
 trap 'exit 1' INT
 echo '1,,ui,say,==> qemu.layer: Starting VM%!(PACKER_COMMA) booting disk image'
 while :; do sleep 0.1; done
+"""
+
+
+# Two layers in one run: a machine that does nothing, to which each layer adds 64 KiB of disk.
+TWO = """\
+for argument; do
+    case $argument in -var-file=*) work=$(dirname "${argument#-var-file=}") ;; esac
+done
+mkdir "$work/output"
+disk=$work/output/disk.qcow2
+qemu-img create -q -f qcow2 "$disk" 8M
+qemu-io -c 'write -q -P 1 0 64k' "$disk"
+qmp=$(grep -o 'socket,id=qmp,path=[^",]*,server=on,wait=off' "$work/variables.pkrvars.json")
+qemu-system-x86_64 -machine none -nodefaults -display none -chardev "$qmp" \\
+    -mon chardev=qmp,mode=control -drive "if=none,id=root,format=qcow2,file=$disk" &
+until test -S "$(echo "$qmp" | cut -d, -f3 | cut -d= -f2)"; do sleep 0.1; done
+echo '1,,ui,message,    qemu.layer: TASK [base : Install packages] ******'
+echo '1,,ui,message,    qemu.layer: changed: [vm]'
+touch "$work/between"
+while test -e "$work/between"; do sleep 0.1; done
+echo '1,,ui,message,    qemu.layer: TASK [runtime : Install Serai] ******'
+kill $!; wait
+qemu-io -c 'write -q -P 2 64k 64k' "$work/then.qcow2"
+"""
+LAST_FAILS = """\
+echo '1,,ui,message,    qemu.layer: fatal: [vm]: FAILED! => {"msg": "no wheel"}'
+exit 1
 """
 
 
@@ -138,11 +167,73 @@ def test_the_result_stands_alone_compressed_and_its_tasks_are_timed(
     assert events == [
         TaskStarted("base", "Install packages"),
         tasks[0],
-        Note("compressing the disk"),
     ]
     shown = json.loads(run(["qemu-img", "info", "--output=json", tmp_path / "result.qcow2"]).stdout)
     assert shown["format-specific"]["data"]["compression-type"] == "zstd"
     assert "backing-filename" not in shown
+    assert leftovers(settings, image) == []
+
+
+def build_two(
+    image: Image, settings: Settings, folder: Path, found: list[tuple[str, list[str], list[bool]]]
+) -> None:
+    """Two layers; notes of each its name, tasks and which of two pieces its disk has."""
+
+    def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+        target = folder / f"{what.name}.qcow2"
+        layer.compress(disk, target, what.log)
+        pieces = [f"read -q -P {number + 1} {number * 64}k 64k" for number in range(2)]
+        has = ["failed" not in run(["qemu-io", "-c", each, target], check=False).stdout
+               for each in pieces]  # fmt: skip
+        found.append((what.name, [task.name for task in tasks], has))
+
+    layer.run_layers(
+        image,
+        settings,
+        accelerator="tcg",
+        disk=folder / "base.qcow2",
+        layers=[Layer(name, {}, folder / f"{name}.log") for name in ("system", "serai")],
+        made=made,
+        on_event=lambda _: None,
+    )
+
+
+def test_between_two_layers_the_disk_is_kept_as_it_is(
+    settings: Settings, image: Image, tmp_path: Path, fake_packer: Callable[[str], None]
+) -> None:
+    fake_packer(TWO)
+    found: list[tuple[str, list[str], list[bool]]] = []
+    build_two(image, settings, tmp_path, found)
+    assert found == [
+        ("system", ["Install packages"], [True, False]),
+        ("serai", ["Install Serai"], [True, True]),
+    ]
+    for name, task in (("system", "Install packages"), ("serai", "Install Serai")):
+        assert re.findall(r"TASK \[\w+ : (.*)\]", (tmp_path / f"{name}.log").read_text()) == [task]
+    assert leftovers(settings, image) == []
+
+
+def test_where_the_second_layer_fails_the_first_is_made(
+    settings: Settings, image: Image, tmp_path: Path, fake_packer: Callable[[str], None]
+) -> None:
+    fake_packer(TWO + LAST_FAILS)
+    found: list[tuple[str, list[str], list[bool]]] = []
+    with pytest.raises(BuildError) as caught:
+        build_two(image, settings, tmp_path, found)
+    assert found == [("system", ["Install packages"], [True, False])]
+    assert (
+        caught.value.message == "layer serai: the task 'runtime : Install Serai' failed: no wheel"
+    )
+    assert caught.value.log == tmp_path / "serai.log"
+    assert leftovers(settings, image) == []
+
+
+def test_a_disk_that_qemu_does_not_keep_is_one_clear_error(
+    settings: Settings, image: Image, tmp_path: Path, fake_packer: Callable[[str], None]
+) -> None:
+    fake_packer(TWO.replace("id=root,", "id=other,"))
+    with pytest.raises(BuildError, match="QEMU does not keep the disk of the layer system: "):
+        build_two(image, settings, tmp_path, [])
     assert leftovers(settings, image) == []
 
 

@@ -15,7 +15,7 @@ from serai.image.vm import seed
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
     base_bootstrap: (3, "6f0d37796713511e"),
-    layer: (1, "f05293ea6d9bb4b9"),
+    layer: (1, "d39888b478b71d92"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
     base_bootstrap: (
@@ -33,7 +33,13 @@ DECIDING: dict[ModuleType, tuple[object, ...]] = {
         base_bootstrap._grub_defaults,
         *(disk.fstab, disk.esp_grub_cfg, disk.grub_cfg, disk._table, disk._esp, disk._root),
     ),
-    layer: (layer._variables, layer._make_seed, ansible.build_environment, seed.user_data),
+    layer: (
+        layer._variables,
+        layer._arguments,
+        layer._make_seed,
+        ansible.build_environment,
+        seed.user_data,
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from serai.image.build import layer, plan
+from serai.image.build.packer_build import Layer
 from serai.image.definition import definition, tools, variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
@@ -150,8 +151,9 @@ def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     _, system, serai = plan.make(HERE, image).stages
     assert system.chosen == {"toolchain_profile": "full"}
     assert serai.chosen == {"runtime_tasks_max": 100}
-    layer._write_chosen(system.chosen, tmp_path)
-    assert json.loads((tmp_path / "chosen.json").read_text()) == {"toolchain_profile": "full"}
+    for stage in (system, serai):
+        *_, chosen_file = layer._arguments(Layer(stage.name, stage.chosen, tmp_path), tmp_path)
+        assert json.loads(Path(chosen_file.removeprefix("@")).read_text()) == stage.chosen
 
 
 def test_a_role_gets_the_variables_that_its_defaults_are_made_of() -> None:
