@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.image import cache, console, digest, layout, sign
+from serai.image.build import age
 from serai.image.build.plan import DISK, LOG, RECORD, Stage
 from serai.image.build.remote_places import Place, Repository, SharedDirectory
 from serai.image.definition.definition import Image, megabytes
@@ -73,9 +74,11 @@ class SharedCache:
     def offer(self, image: Image, stage: Stage, *, built: bool) -> None:
         """Put ``stage`` there, signed with our key, if it is new or missing there.
 
-        What another one's key signed is left to that one. A failure is a line, and no more.
+        What another one's key signed is left to that one, and what does not say how old it is stays
+        here. A failure is a line, and no more.
         """
-        if self.key is None or SIGNER in stage.record():
+        record = stage.record()
+        if self.key is None or SIGNER in record or age.BASE_MADE not in record:
             return
         try:
             if built or not self.place.has(_entry(stage)):
@@ -117,7 +120,7 @@ class SharedCache:
         path = folder / RECORD
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            found = f"{record['stage']} {record['key']}"
+            found, _ = f"{record['stage']} {record['key']}", record[age.BASE_MADE]
             fault = stage.limit.fault(path, previous.with_name(RECORD) if previous else None)
         except (ValueError, LookupError, TypeError):
             raise BuildError(f"{RECORD}, as {signer} signed it, cannot be read") from None

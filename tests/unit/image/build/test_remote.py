@@ -160,6 +160,23 @@ def of_another_stage(hosts: Hosts) -> None:
     shutil.copytree(entry(hosts, "base"), target)
 
 
+def of_no_age(hosts: Hosts) -> None:
+    """A record that has another host take the file's own time for the base's."""
+    folder = entry(hosts, "one")
+    record = json.loads((folder / "stage.json").read_text())
+    del record[age.BASE_MADE]
+    (folder / "stage.json").write_text(json.dumps(record))
+    by_ci(hosts)
+
+
+def by_ci(hosts: Hosts) -> None:
+    folder = entry(hosts, "one")
+    sums = sign.sums({each: digest.of_file(folder / each) for each in FILES})
+    (folder / "SHA256SUMS").write_text(sums)
+    (folder / "SHA256SUMS.sig").unlink()
+    sign.sign(folder, hosts.keys / "ci", remote.NAMESPACE)
+
+
 def a_list_of_less(hosts: Hosts) -> None:
     folder = entry(hosts, "one")
     (folder / "SHA256SUMS").write_text(sign.sums({FILES[0]: digest.of_file(folder / FILES[0])}))
@@ -191,6 +208,7 @@ def a_pipe(hosts: Hosts) -> None:
         (by_another_key, "its key is not listed there"),
         (for_something_else, "SHA256SUMS.sig is no good signature"),
         (of_another_stage, "it is another stage that ci@example.org signed, base "),
+        (of_no_age, "stage.json, as ci@example.org signed it, cannot be read"),
         (a_list_of_less, "SHA256SUMS lists other files than a stage has"),
         (no_signature, "SHA256SUMS.sig: No such file"),
         (a_link, "disk.qcow2: Too many levels of symbolic links"),
@@ -261,6 +279,18 @@ def test_what_is_too_old_is_not_taken(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all("older than 20 days (SERAI_CACHE_MAX_AGE)" in line for line in lines)
+
+
+def test_a_stage_of_no_age_is_not_put_there(folder_hosts: Hosts, builder: Builder) -> None:
+    hosts = folder_hosts
+    hosts.build("first")
+    for stage in hosts.stages("first"):
+        record = {key: value for key, value in stage.record().items() if key != age.BASE_MADE}
+        (stage.folder / plan.RECORD).write_text(json.dumps(record))
+    shutil.rmtree(hosts.home / "first/dist")
+    hosts.build("first", "ci")
+    assert builder.built == ALL
+    assert list((hosts.home / "shared").iterdir()) == []
 
 
 def test_nobody_vouches_for_what_another_one_signed(

@@ -42,7 +42,8 @@ def test_as_many_run_at_once_as_the_host_can_carry(tmp_path: Path) -> None:
     assert not Capacity(2, 300).has([one], two)
     assert not Capacity(3, 299).has([one], two)
     assert Capacity(1, 1).has([], two)  # alone, it is tried
-    meet = f"touch {tmp_path}/$0; until [ -e {tmp_path}/one -a -e {tmp_path}/two ]; do :; done"
+    both = f"[ -e {tmp_path}/one ] && [ -e {tmp_path}/two ] && exit 0"
+    meet = f"touch {tmp_path}/$0; for i in $(seq 600); do {both}; sleep 0.1; done; exit 1"
     together = [job("one", meet.replace("$0", "one")), job("two", meet.replace("$0", "two"))]
     assert [
         each.status for each in several.run(together, Capacity(2, 200), logs=tmp_path, name="x")
@@ -58,7 +59,8 @@ def test_ctrl_c_ends_all_and_lets_each_clean_up(
 ) -> None:
     def script(name: str) -> str:
         mark = tmp_path / name
-        return f"trap 'rm {mark}; exit 130' TERM; touch {mark}; while :; do sleep 0.05; done"
+        wait = "for i in $(seq 2400); do sleep 0.05; done"
+        return f"trap 'rm {mark}; exit 130' TERM; touch {mark}; {wait}"
 
     jobs = [job("one", script("one")), job("two", script("two")), job("three", "true", cpus=64)]
     pause = time.sleep
@@ -71,10 +73,8 @@ def test_ctrl_c_ends_all_and_lets_each_clean_up(
         pause(seconds)
 
     monkeypatch.setattr("serai.image.commands.several.time.sleep", interrupted)
-    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         several.run(jobs, WIDE, logs=tmp_path, name="x")
-    assert time.monotonic() - begin < 30
     assert not (tmp_path / "one").exists()
     assert not (tmp_path / "two").exists()
     assert not (tmp_path / "three-x.log").exists()  # it never began
