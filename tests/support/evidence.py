@@ -57,7 +57,7 @@ def a_machine(
             "machine": "x86_64",
             "kernel": "6.1.0-40-amd64",
             "now": NOW,
-            "timezone": "UTC",
+            "timezone": "Etc/UTC",
             "swaps": [],
             "packages": 300,
             "root_bytes": 10 * GIB,

@@ -127,9 +127,11 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [(f"{FIRST}.listening", ["tcp [::]:3128"])],
         [(f"{FIRST}.listening", ["by sshd-unix-local.socket", "tcp 0.0.0.0:22"])],
     ],
-    "the clock is right and tells UTC": [
+    "the clock is right and in the image's time zone": [
         [("first.clock", NOW - 3600)],
-        [(f"{FIRST}.system.timezone", "CET")],
+        [(f"{FIRST}.system.timezone", "Europe/Berlin")],
+        [(f"{FIRST}.system.timezone", "")],
+        [("image.variables", {"toolchain_profile": "standard", "identity_timezone": "CET"})],
     ],
     "a session has the tools of the image's profile, in the versions named": [
         [("exercise.versions.pandoc", "")],

@@ -85,12 +85,20 @@ def system() -> dict[str, Any]:
         "machine": os.uname().machine,
         "kernel": os.uname().release,
         "now": time.time(),
-        "timezone": time.strftime("%Z"),
+        "timezone": timezone(),
         "swaps": [line.split()[0] for line in text("/proc/swaps").splitlines()[1:]],
         "packages": packages.split().count("installed"),
         "root_bytes": room.f_blocks * room.f_frsize,
         "root_used": (room.f_blocks - room.f_bfree) * room.f_frsize,
     }
+
+
+def timezone() -> str:
+    """The name of the time zone that the system tells its programs; none if there is no such."""
+    place = Path("/etc/localtime")
+    if not place.is_symlink() or not place.exists():
+        return ""
+    return str(place.readlink()).partition("/zoneinfo/")[2]
 
 
 def identity() -> dict[str, Any]:

@@ -46,6 +46,14 @@ def test_the_images_are_there() -> None:
     }
 
 
+def test_an_image_with_more_tools_than_the_one_it_is_a_flavour_of_has_a_budget_for_them() -> None:
+    settings = Settings.of({})
+    for name in definition.names(settings):
+        found = definition.load(settings, name)
+        if found.variables.get("toolchain_profile") == "standard":
+            assert (found.budget.root_mib or 0) > 2400, name  # of which 2.3 GiB were measured
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

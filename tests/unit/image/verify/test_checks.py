@@ -86,6 +86,15 @@ def test_who_asks_for_packages_may_have_any_tool() -> None:
     assert red(asked) == []
 
 
+def test_an_image_may_choose_its_time_zone() -> None:
+    chosen = {**IMAGE.variables, "identity_timezone": "Europe/Berlin"}
+    assert red(broken(("image.variables", chosen))) == [
+        "the clock is right and in the image's time zone"
+    ]
+    seen = (f"{FIRST}.system.timezone", "Europe/Berlin")
+    assert red(broken(("image.variables", chosen), seen)) == []
+
+
 def test_an_image_that_chooses_other_limits_is_held_to_these() -> None:
     chosen = {**IMAGE.variables, "limits_nofile": 2048, "identity_locale": "en_GB.UTF-8"}
     changed = [("image.variables", chosen)]

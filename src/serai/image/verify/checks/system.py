@@ -78,8 +78,9 @@ def _clock(evidence: Evidence) -> Finding:
     machine = the(evidence.first)
     off = machine.facts.system.now - machine.clock
     problems = [f"it is off by {off:.0f} s"] if abs(off) > CLOCK else []
-    if machine.facts.system.timezone != "UTC":
-        problems.append(f"the time zone is {machine.facts.system.timezone}")
+    zone = machine.facts.system.timezone
+    if zone != (wanted := evidence.image.variables.get("identity_timezone", "Etc/UTC")):
+        problems.append(f"the time zone is {zone or 'none'}, and not {wanted}")
     return Finding(problems, f"{off:+.0f} s")
 
 
@@ -144,7 +145,7 @@ CHECKS: tuple[Check[Evidence], ...] = (
     Check("identity", "the host name is the image's and resolves", _hostname),
     Check("apt", "apt has the release, its updates and its security updates", _sources),
     Check("listening", "nothing can be reached from outside but ssh", _listening),
-    Check("system", "the clock is right and tells UTC", _clock),
+    Check("system", "the clock is right and in the image's time zone", _clock),
     Check("system", "swap is off", _swap),
     Check("bwrap", "bwrap runs as an ordinary user", _bwrap),
     Check("bwrap", "bwrap has no rights of its own", _bwrap_rights),
