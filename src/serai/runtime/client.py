@@ -52,6 +52,8 @@ class Completed:
 def unreachable(path: object, error: OSError) -> SeraiError:
     """What to say when connecting to sessiond's socket ``path`` failed."""
     hint = "'systemctl start serai-sessiond' starts it; its journal says why it ended"
+    if error.errno == errno.ENOENT and not Path(str(path)).parent.is_dir():
+        hint = "Serai does not run here: --vm or SERAI_VM names a VM where it does"
     if error.errno == errno.EACCES:
         hint = "this takes root or the group serai"
     return SeraiError(f"cannot reach sessiond at {path}: {error.strerror or error}", hint, GONE)

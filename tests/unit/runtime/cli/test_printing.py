@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime.cli import egress, folders, main
+from serai.runtime.cli import connect, egress, folders, jobs, main
 
 EVIL = "\x1b]0;owned\x07\x9b2J\r\n\u202e"
 FOLDER = {"role": "outputs", "path": EVIL, "writable": True, "problem": EVIL, "mount": None}
@@ -41,6 +41,16 @@ VERDICT = {"address": EVIL, "allowed": True, "rule": EVIL, "reason": EVIL}
 EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT]}
 ENTRIES = {"entries": [ENTRY, {"event": EVIL, "time": "", "problem": EVIL}], "last": 1}
 ACTION = {"goal": "removed", "name": EVIL, "reason": EVIL}
+JOB: dict[str, Any] = {
+    "job": EVIL,
+    "state": EVIL,
+    "argv": [EVIL],
+    "started_at": 0.0,
+    "written": 1,
+    "status": 0,
+    "reason": EVIL,
+}
+
 FILE = {"name": EVIL, "type": EVIL, "size": 1, "modified_at": 0.0}
 ANSWERS: dict[str, Any] = {
     "create": {"name": EVIL},
@@ -51,6 +61,10 @@ ANSWERS: dict[str, Any] = {
     "policy.show": POLICY,
     "policy.explain": EXPLAINED,
     "audit": ENTRIES,
+    "version": {"version": EVIL, "protocol": EVIL},
+    "job.list": {"jobs": [JOB, {**JOB, "status": None}]},
+    "job.start": JOB,
+    "job.wait": {**JOB, "reason": "lost"},
 }
 LINES = [
     ["create"],
@@ -63,6 +77,10 @@ LINES = [
     ["policy", "explain", "one", "x"],
     ["audit"],
     ["ls", "one", "tmp"],
+    ["version"],
+    ["jobs"],
+    ["start", "one", "true"],
+    ["wait", EVIL],
 ]
 
 
@@ -99,7 +117,7 @@ def test_nothing_that_is_printed_controls_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(main, "Client", Client)
+    monkeypatch.setattr(connect, "Client", Client)
     main.main(
         [line[0], *line[1:2], *json_too, *line[2:]] if line[0] == "policy" else line + json_too
     )
@@ -115,12 +133,12 @@ def test_a_name_without_an_address_is_not_called_denied(
 ) -> None:
     answer = {"target": "x:443", "allowed": False, "problem": "x: no such name", "verdicts": []}
     monkeypatch.setitem(ANSWERS, "policy.explain", answer)
-    monkeypatch.setattr(main, "Client", Client)
+    monkeypatch.setattr(connect, "Client", Client)
     main.main(["policy", "explain", "one", "x"])
     assert capsys.readouterr().out == "x:443: cannot be reached: x: no such name\n"
 
 
-@pytest.mark.parametrize("module", [main, egress, folders])
+@pytest.mark.parametrize("module", [main, egress, folders, jobs])
 def test_only_json_is_printed_as_it_is(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     for call in ast.walk(tree):
