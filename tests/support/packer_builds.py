@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serai.image.build import layer
-from serai.image.build.packer_build import Layer
+from serai.image.build.packer_build import LayerBuild
 from serai.image.definition.definition import Image
 from serai.image.progress import Event, TaskTiming
 from serai.image.settings import Settings
@@ -23,7 +23,7 @@ def build(
     """The layer ``system`` on ``folder``'s base.qcow2, as result.qcow2, with its build.log."""
     found: list[TaskTiming] = []
 
-    def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+    def made(what: LayerBuild, disk: Path, tasks: list[TaskTiming]) -> None:
         layer.compress(disk, folder / "result.qcow2", what.log)
         found.extend(tasks)
 
@@ -32,7 +32,7 @@ def build(
         settings,
         accelerator="tcg",
         disk=folder / "base.qcow2",
-        layers=[Layer("system", {}, folder / "build.log")],
+        layers=[LayerBuild("system", {}, folder / "build.log")],
         made=made,
         keep=keep,
         on_event=on_event,

@@ -13,7 +13,7 @@ import pytest
 
 from serai.image import offline
 from serai.image.build import build, layer
-from serai.image.build.packer_build import Layer
+from serai.image.build.packer_build import LayerBuild
 from serai.image.settings import Settings
 from serai.image.vm import accelerator
 from tests.conftest import ROOT
@@ -57,7 +57,7 @@ class Builder:
         self.built.append("base")
         target.write_text(f"base {len(self.built)}\n")
 
-    def _layers(self, *_: object, disk: Path, layers: Sequence[Layer], **given: Any) -> None:
+    def _layers(self, *_: object, disk: Path, layers: Sequence[LayerBuild], **given: Any) -> None:
         text, work = disk.read_text(), disk.with_name("work")
         for each in layers:
             self.built.append(each.name)

@@ -23,7 +23,7 @@ from serai.image.build import (
     playbook,
     remote,
 )
-from serai.image.build.packer_build import Layer
+from serai.image.build.packer_build import LayerBuild
 from serai.image.build.plan import Plan, Stage
 from serai.image.definition import definition
 from serai.image.errors import BuildError
@@ -89,7 +89,7 @@ def base(settings: Settings, image: definition.Image) -> Path:
 
 
 def _runs(stages: Sequence[Stage]) -> Iterator[Sequence[Stage]]:
-    """The stages, in the order in which they are made: what one run of a machine makes, together.
+    """The stages, in the order in which they are made: what one run of a VM makes, together.
 
     Booting costs more than most roles do. Two layers are the most that packer/image.pkr.hcl takes.
     """
@@ -162,8 +162,10 @@ def _make_layers(
     *,
     keep: bool,
 ) -> None:
-    """Make the layers in one run of a machine; each is in the cache before the next one fails."""
-    layers = [Layer(each.name, each.chosen, _new_log(settings, image, each)) for each in stages]
+    """Make the layers in one run of a VM; each is in the cache before the next one fails."""
+    layers = [
+        LayerBuild(each.name, each.chosen, _new_log(settings, image, each)) for each in stages
+    ]
     left, began = list(stages), time.monotonic()
     # Of the disk below as it is now: another build may replace that meanwhile.
     base_made = age.base_made(previous.with_name(plan.RECORD))
@@ -173,7 +175,7 @@ def _make_layers(
             if left:
                 step.enter_context(console.step(_title(left[0])))
 
-        def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+        def made(what: LayerBuild, disk: Path, tasks: list[TaskTiming]) -> None:
             nonlocal began
             stage = left.pop(0)
             with cache.whole(stage.folder, replace=True) as folder:

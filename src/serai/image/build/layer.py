@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.image import ansible, digest
-from serai.image.build.packer_build import Build, Layer
+from serai.image.build.packer_build import LayerBuild, PackerBuild
 from serai.image.build.packer_program import Packer
 from serai.image.build.playbook import BUILD_USER
 from serai.image.definition import definition
@@ -55,7 +55,7 @@ def validate(image: Image, settings: Settings) -> None:
             settings,
             accelerator="tcg",
             disk=work / "disk.qcow2",
-            layers=[Layer(name, {}, work / "log") for name in ("first", "second")],
+            layers=[LayerBuild(name, {}, work / "log") for name in ("first", "second")],
             work=work,
             qmp_socket=work / "qmp",
         )
@@ -76,8 +76,8 @@ def run_layers(
     *,
     accelerator: Accelerator,
     disk: Path,
-    layers: Sequence[Layer],
-    made: Callable[[Layer, Path, list[TaskTiming]], None],
+    layers: Sequence[LayerBuild],
+    made: Callable[[LayerBuild, Path, list[TaskTiming]], None],
     keep: bool = False,
     on_event: Callable[[Event], None],
 ) -> None:
@@ -113,7 +113,7 @@ def run_layers(
             if keep:
                 values["qemuargs"] = [*values["qemuargs"], ["-pidfile", str(work / "qemu.pid")]]
             variables = _write_variables(values, work)
-            build = Build(layers, work, socket, made, on_event)
+            build = PackerBuild(layers, work, socket, made, on_event)
             with bounded(work / "serial.log"):
                 built = build.run(settings.root / _TEMPLATE, variables, keep=keep)
         if not built:
@@ -135,7 +135,7 @@ def _variables(
     *,
     accelerator: Accelerator,
     disk: Path,
-    layers: Sequence[Layer],
+    layers: Sequence[LayerBuild],
     work: Path,
     qmp_socket: Path,
 ) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _write_variables(values: dict[str, Any], work: Path) -> Path:
     return path
 
 
-def _arguments(layer: Layer, work: Path) -> list[str]:
+def _arguments(layer: LayerBuild, work: Path) -> list[str]:
     """What makes Ansible apply the layer; writes the values of its roles' variables for it."""
     chosen = work / f"chosen-{layer.name}.json"
     chosen.write_text(json.dumps(dict(layer.chosen)))

@@ -27,7 +27,7 @@ _ROOM = 64 << 20
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerBuild:
     """What to build: the play's tag, the values of its roles' variables that are not the roles'
     own, and the file to which all is appended that Packer and Ansible say."""
 
@@ -36,7 +36,7 @@ class Layer:
     log: Path
 
 
-class Build:
+class PackerBuild:
     """One run of `packer build`: reads its lines as they come, and ends it on Ctrl-C.
 
     ``layer`` is the one under way, ``tasks`` its tasks and ``disk`` what it writes to.
@@ -44,10 +44,10 @@ class Build:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[LayerBuild],
         work: Path,
         qmp_socket: Path,
-        made: Callable[[Layer, Path, list[TaskTiming]], None],
+        made: Callable[[LayerBuild, Path, list[TaskTiming]], None],
         on_event: Callable[[Event], None],
     ) -> None:
         self.layer, *self._rest = layers

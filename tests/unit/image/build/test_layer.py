@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from serai.image.build import layer
-from serai.image.build.packer_build import Layer
+from serai.image.build.packer_build import LayerBuild
 from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
@@ -179,7 +179,7 @@ def build_two(
 ) -> None:
     """Two layers; notes of each its name, tasks and which of two pieces its disk has."""
 
-    def made(what: Layer, disk: Path, tasks: list[TaskTiming]) -> None:
+    def made(what: LayerBuild, disk: Path, tasks: list[TaskTiming]) -> None:
         target = folder / f"{what.name}.qcow2"
         layer.compress(disk, target, what.log)
         pieces = [f"read -q -P {number + 1} {number * 64}k 64k" for number in range(2)]
@@ -192,7 +192,7 @@ def build_two(
         settings,
         accelerator="tcg",
         disk=folder / "base.qcow2",
-        layers=[Layer(name, {}, folder / f"{name}.log") for name in ("system", "serai")],
+        layers=[LayerBuild(name, {}, folder / f"{name}.log") for name in ("system", "serai")],
         made=made,
         on_event=lambda _: None,
     )

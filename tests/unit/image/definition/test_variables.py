@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from serai.image.build import layer, plan
-from serai.image.build.packer_build import Layer
+from serai.image.build.packer_build import LayerBuild
 from serai.image.definition import definition, tools, variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
@@ -152,7 +152,7 @@ def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     assert system.chosen == {"toolchain_profile": "full"}
     assert serai.chosen == {"runtime_tasks_max": 100}
     for stage in (system, serai):
-        *_, chosen_file = layer._arguments(Layer(stage.name, stage.chosen, tmp_path), tmp_path)
+        *_, chosen_file = layer._arguments(LayerBuild(stage.name, stage.chosen, tmp_path), tmp_path)
         assert json.loads(Path(chosen_file.removeprefix("@")).read_text()) == stage.chosen
 
 
