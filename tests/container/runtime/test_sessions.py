@@ -166,6 +166,15 @@ def test_bad_input_is_answered_and_harms_nothing(container: Container) -> None:
     assert found["states"]["bystander"] == "ready"
 
 
+def test_the_gate_goes_on_with_the_log_of_an_image_where_its_user_had_another_number(
+    container: Container,
+) -> None:
+    container.shell("chown --recursive 4242:4242 /sessions/.serai/audit")
+    container.shell("systemctl restart serai-gate.service")
+    assert container.shell("stat --format=%U /sessions/.serai/audit/head") == "serai-gate"
+    assert container.shell("serai audit --verify")
+
+
 def test_clients_that_hang_up_and_a_hundred_at_once(container: Container) -> None:
     found = inside(container, "hang_ups")
     assert found["errors"] == []
