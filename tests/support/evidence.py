@@ -10,7 +10,7 @@ from serai.image.definition import definition
 from serai.image.definition.tools import promised
 from serai.image.settings import Settings
 from serai.image.verify.checks import disks, sessions_disk, tools
-from serai.image.verify.facts import Evidence
+from serai.image.verify.facts import BootFacts, Evidence
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -124,6 +124,14 @@ def a_machine(
     return {"facts": facts, "seconds": 60.0, "clock": NOW + 1, "key": KEY}
 
 
+def another_boot(
+    letter: str, root: str = "nvme0n1", sessions: str | None = "nvme1n1"
+) -> dict[str, Any]:
+    """What is asked of a well machine in each boot but the first."""
+    facts = a_machine(letter, root, sessions)["facts"]
+    return {"facts": {part: facts[part] for part in BootFacts.model_fields}, "seconds": 60.0}
+
+
 def a_sessions_mount(device: str) -> dict[str, Any]:
     """The sessions disk as it must be mounted."""
     return {
@@ -142,7 +150,7 @@ def a_sessions_mount(device: str) -> dict[str, Any]:
 
 def good() -> dict[str, Any]:
     """Evidence of a good image."""
-    foreign = a_machine("b", root="vda", sessions=None)
+    foreign = another_boot("b", root="vda", sessions=None)
     foreign["facts"]["boot"] = {
         "state": "degraded",
         "multi_user": "active",
@@ -153,9 +161,9 @@ def good() -> dict[str, Any]:
         "image": IMAGE.model_dump(),
         "promised": PROMISED,
         "first": a_machine("a"),
-        "second": a_machine("a"),
+        "second": another_boot("a"),
         "foreign": foreign,
-        "alone": a_machine("c", sessions=None),
+        "alone": another_boot("c", sessions=None),
         "exercise": {
             "versions": {name: version or "1.0" for name, version in PROMISED.items()},
             "uninvited": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -10,10 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
+_EMULATOR = 512  # MiB that QEMU may take for itself, half of it for translated code
 
 
-def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+def guests_at_once(mib: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """How many guests with ``mib`` MiB of memory may run beside each other here, at least one.
+
+    An emulated guest keeps a processor busy; what a guest finds free must not be what others need.
+    """
+    found = re.search(r"^MemAvailable: *(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    free = int(found[1]) >> 10 if found else 0
+    return max(1, min(len(os.sched_getaffinity(0)), free // (mib + _EMULATOR)))
+
+
+def in_parallel(
+    actions: Sequence[Callable[[], None]], stop: threading.Event, at_once: int | None = None
+) -> None:
     """Run each action in a thread of its own; raises the first error when all have ended.
+
+    No more than ``at_once`` of them run at a time, and in their order then.
 
     At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
     fail and clean up after themselves.
@@ -21,10 +37,13 @@ def in_parallel(actions: Sequence[Callable[[], None]], stop: threading.Event) ->
     errors: list[BaseException] = []
     # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
     ended = [threading.Event() for _ in actions]
+    places = threading.Semaphore(at_once or max(1, len(actions)))
 
     def guarded(action: Callable[[], None], end: threading.Event) -> None:
         try:
-            action()
+            with places:
+                if not stop.is_set():
+                    action()
         except BaseException as error:
             errors.append(error)
         finally:

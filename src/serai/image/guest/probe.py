@@ -2,8 +2,9 @@
 
 ``verify`` sends this file over ssh to ``python3 - [TOKEN]``, as root, once a boot: it runs in the
 image, on Python 3.10 and the standard library alone, and imports nothing of ours. It judges
-nothing; ``facts.ProbeFacts`` is the shape of what it prints. TOKEN is written to a file on the disk
-of sessions, to be found again after a reboot. The overlay that it runs in is thrown away.
+nothing; ``facts.ProbeFacts`` is the shape of what it prints, and with ``--boot`` as its argument
+``facts.BootFacts``: what may differ from boot to boot. TOKEN is written to a file on the disk of
+sessions, to be found again after a reboot. The overlay that it runs in is thrown away.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 MARK = "/sessions/.verify"
 USER = "verify-user"
 WHOLE_BOOT = 600.0  # seconds until every job of the boot must have ended
+OF_A_BOOT = "--boot"
 
 
 def said(*argv: str, timeout: float = 60, user: str | None = None) -> tuple[int, str]:
@@ -345,22 +347,27 @@ def socat() -> dict[str, Any]:
 
 def main() -> None:
     """Print what was found and how long each part took."""
-    token = sys.argv[1] if len(sys.argv) > 1 else ""
-    parts = {
+    argument = sys.argv[1] if len(sys.argv) > 1 else ""
+    token = "" if argument == OF_A_BOOT else argument
+    parts: dict[str, Callable[[], Any]] = {
         "boot": boot,
-        "system": system,
         "identity": identity,
+        "root": lambda: mounted("/"),
+        "sessions": lambda: sessions(token),
+    }
+    rest: dict[str, Callable[[], Any]] = {
+        "system": system,
         "apt": apt,
         "listening": listening,
         "disks": disks,
-        "root": lambda: mounted("/"),
-        "sessions": lambda: sessions(token),
         "accounts": accounts,
         "journal_boots": journal_boots,
         "login": login,
         "bwrap": bwrap,
         "socat": socat,
     }
+    if argument != OF_A_BOOT:
+        parts.update(rest)
     found: dict[str, Any] = {}
     took: dict[str, float] = {}
     for name, gather in parts.items():

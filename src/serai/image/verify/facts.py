@@ -1,6 +1,7 @@
 """What ``verify`` knows of an image before it judges: the shapes of the facts.
 
-``ProbeFacts`` is what ``probe`` prints in one boot, ``ExerciseFacts`` what ``exercise`` prints, and
+``ProbeFacts`` is what ``probe`` prints in one boot, ``BootFacts`` what of it each boot must show
+anew, ``ExerciseFacts`` what ``exercise`` prints, and
 ``Shipped`` what the bytes of the finished disk hold when nothing runs. Sizes are in bytes, times in
 seconds since 1970 UTC.
 """
@@ -144,37 +145,48 @@ class Socat(_Facts):
     version: str
 
 
-class ProbeFacts(_Facts):
-    """What ``probe`` prints in one boot. ``took`` is seconds by part.
+class BootFacts(_Facts):
+    """What may differ from boot to boot. ``took`` is seconds by part."""
+
+    boot: Boot
+    identity: Identity
+    root: MountFacts
+    sessions: Sessions
+    took: dict[str, float]
+
+
+class ProbeFacts(BootFacts):
+    """All that ``probe`` prints.
 
     ``listening`` are protocol and address of sockets that can be reached from outside.
     """
 
-    boot: Boot
     system: System
-    identity: Identity
     apt: Apt
     listening: list[str]
     disks: list[Disk]
-    root: MountFacts
-    sessions: Sessions
     accounts: Accounts
     journal_boots: int
     login: Login
     bwrap: Bwrap
     socat: Socat
-    took: dict[str, float]
 
 
 class ObservedBoot(_Facts):
-    """One boot as seen from both sides: ``facts`` from within, the rest from the build host.
+    """One boot: what it tells from within, and the seconds from power-on to ssh."""
 
-    ``seconds`` is from power-on to ssh, ``clock`` the build host's time when the facts were
-    gathered, ``key`` the public key that the seed brought.
+    facts: BootFacts
+    seconds: float
+
+
+class FirstBoot(ObservedBoot):
+    """The boot of which all is asked, as seen from both sides.
+
+    ``clock`` is the build host's time when the facts were gathered, ``key`` the public key that
+    the seed brought.
     """
 
     facts: ProbeFacts
-    seconds: float
     clock: float
     key: str
 
@@ -264,7 +276,7 @@ class Evidence(_Facts):
 
     image: Image
     promised: dict[str, str]  # by tool, what its version begins with
-    first: ObservedBoot | str
+    first: FirstBoot | str
     second: ObservedBoot | str
     foreign: ObservedBoot | str
     alone: ObservedBoot | str

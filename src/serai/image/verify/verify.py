@@ -22,18 +22,20 @@ from rich.text import Text
 from serai.common.checks import Result, judge, summary
 from serai.image import cache, console, digest, layout
 from serai.image.definition import tools
-from serai.image.definition.definition import Image
+from serai.image.definition.definition import Image, megabytes
 from serai.image.errors import BuildError
 from serai.image.guest import exercise, probe
-from serai.image.parallel import in_parallel
+from serai.image.parallel import guests_at_once, in_parallel
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.verify import boot_chart, shipped
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import (
+    BootFacts,
     Digests,
     Evidence,
     ExerciseFacts,
+    FirstBoot,
     Foreign,
     ObservedBoot,
     ProbeFacts,
@@ -101,8 +103,8 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
 def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict[str, float]]:
     """Everything there is to judge, and the seconds that each part of it took.
 
-    The boots go side by side: an emulated one keeps one or two processors busy and no more. The
-    VMs' logs stay in the cache, below ``verify/<image>``.
+    Two go side by side where the host has the processors and the memory: an emulated one keeps one
+    or two processors busy and no more. The VMs' logs stay in the cache, below ``verify/<image>``.
     """
     found, promised = _Found(), tools.promised(settings, image)
     folder = settings.cache / "verify"
@@ -115,6 +117,7 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
                 lambda: _others(settings, image, disk, work, found),
             ],
             found.stop,
+            guests_at_once(megabytes(image.machine.memory)),
         )
         with found.timed("digests"):
             found.digests = digests(disk, before)
@@ -138,7 +141,7 @@ class _Found:
     """Evidence that is still being gathered, by two threads of which each sets its own parts."""
 
     # set by _kept
-    first: ObservedBoot | str = _NOT_REACHED
+    first: FirstBoot | str = _NOT_REACHED
     second: ObservedBoot | str = _NOT_REACHED
     exercise: ExerciseFacts | str = _NOT_REACHED
     # set by _others
@@ -165,19 +168,27 @@ class _Found:
         finally:
             self.spent(part, time.monotonic() - begin)
 
-    def boot(self, vm: VM, part: str, seconds: float, token: str = "") -> ObservedBoot:
-        """One boot's facts; raises BuildError if the VM does not tell them."""
+    def first_boot(self, vm: VM, token: str) -> FirstBoot:
+        """All facts; raises BuildError if the VM does not tell them."""
         told = probed(vm, token)
+        return FirstBoot(
+            facts=told,
+            seconds=self._up(told, "first", vm.boot_seconds),
+            clock=time.time(),
+            key=vm.ssh.key.with_suffix(".pub").read_text().strip(),
+        )
+
+    def boot(self, vm: VM, part: str, seconds: float) -> ObservedBoot:
+        """What another boot must show anew; raises BuildError if the VM does not tell it."""
+        told = probed_again(vm)
+        return ObservedBoot(facts=told, seconds=self._up(told, part, seconds))
+
+    def _up(self, told: BootFacts, part: str, seconds: float) -> float:
         console.say(f"  {part}: up after {console.seconds(seconds)}")
         self.spent(part, seconds)
         for name, took in told.took.items():
             self.spent(name, took)
-        return ObservedBoot(
-            facts=told,
-            seconds=round(seconds, 1),
-            clock=time.time(),
-            key=vm.ssh.key.with_suffix(".pub").read_text().strip(),
-        )
+        return round(seconds, 1)
 
     def evidence(self, image: Image, promised: dict[str, str]) -> Evidence:
         return Evidence(
@@ -201,7 +212,7 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
     chart.unlink(missing_ok=True)  # an earlier boot's
     try:
         with booted(image, disk, settings=settings, work=work) as vm:
-            found.first = found.boot(vm, "first", vm.boot_seconds, token)
+            found.first = found.first_boot(vm, token)
             draw_boot(vm, chart)
             with found.timed("exercise"):
                 found.exercise = attempt(lambda: exercised(vm))
@@ -248,6 +259,11 @@ def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Fo
 def probed(vm: VM, token: str = "") -> ProbeFacts:
     """What ``probe`` finds in ``vm``; raises BuildError if it does not print facts."""
     return _told(ProbeFacts, vm, probe, token)
+
+
+def probed_again(vm: VM) -> BootFacts:
+    """What of it may differ from boot to boot."""
+    return _told(BootFacts, vm, probe, probe.OF_A_BOOT)
 
 
 def draw_boot(vm: VM, target: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 from xml.etree import ElementTree
@@ -23,7 +25,7 @@ from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.verify import boot_chart, verify
 from serai.image.verify.checks import CHECKS
-from serai.image.verify.facts import Digests
+from serai.image.verify.facts import BootFacts, Digests, ProbeFacts
 from serai.image.verify.verify import Report
 from serai.image.vm.vm import VM
 from tests.conftest import ROOT
@@ -193,9 +195,12 @@ class FakeSsh:
 
     def __init__(self, output: str) -> None:
         self.output = output
+        self.key = Path()
         self.asked: list[tuple[str, str]] = []
 
-    def run(self, command: str, *, stdin: str, **_: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *, stdin: str = "", **_: object
+    ) -> subprocess.CompletedProcess[str]:
         self.asked.append((command, stdin))
         return subprocess.CompletedProcess([command], 0, self.output, "")
 
@@ -224,7 +229,65 @@ def test_the_probe_goes_over_stdin_and_the_token_with_it() -> None:
     machine = FakeMachine("")
     with pytest.raises(BuildError):
         verify.probed(cast(VM, machine), "abcd")
-    assert machine.ssh.asked == [("python3 - abcd", Path(probe.__file__).read_text())]
+    with pytest.raises(BuildError):
+        verify.probed_again(cast(VM, machine))
+    source = Path(probe.__file__).read_text()
+    assert machine.ssh.asked == [("python3 - abcd", source), ("python3 - --boot", source)]
+
+
+def test_each_boot_is_asked_for_what_may_differ_and_the_first_for_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("boot", "system", "identity", "apt", "listening", "disks", "mounted", "sessions")
+    more = ("accounts", "journal_boots", "login", "bwrap", "socat")
+    for part in (*given, *more):
+        monkeypatch.setattr(probe, part, lambda *_: None)
+    for argument, facts in (("abcd", ProbeFacts), (probe.OF_A_BOOT, BootFacts)):
+        monkeypatch.setattr(sys, "argv", ["-", argument])
+        probe.main()
+        assert set(json.loads(capsys.readouterr().out)) == set(facts.model_fields)
+
+
+def test_where_there_is_no_room_for_two_each_vm_waits_for_the_last(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, boots = evidence.good(), []
+
+    class Machine(FakeMachine):
+        boot_seconds = 60.0
+
+        def __init__(self, work: Path) -> None:
+            super().__init__("")
+            self.name = work.name
+            self.ssh.key = work / "key"
+
+        def reboot(self) -> float:
+            boots.append(f"{self.name} again")
+            return 50.0
+
+    @contextmanager
+    def booted(*_: object, work: Path, **__: object) -> Iterator[VM]:
+        work.mkdir()
+        (work / "key.pub").write_text("a key")
+        boots.append(work.name)
+        yield cast(VM, Machine(work))
+        boots.append(f"{work.name} ends")
+
+    monkeypatch.setattr(verify, "booted", booted)
+    monkeypatch.setattr(verify, "guests_at_once", lambda _: 1)
+    monkeypatch.setattr(
+        verify, "probed", lambda *_: ProbeFacts.model_validate(good["first"]["facts"])
+    )
+    facts = BootFacts.model_validate(good["second"]["facts"])
+    monkeypatch.setattr(verify, "probed_again", lambda _: facts)
+    found, _ = verify.gather(checkout, image, folder / f"{image.name}.qcow2")
+    assert boots == [
+        *("kept", "kept again", "kept ends"),
+        *("foreign", "foreign ends"),
+        *("alone", "alone ends"),
+    ]
+    for part in (found.first, found.second, found.alone, found.foreign, found.foreign_disk):
+        assert not isinstance(part, str), part
 
 
 class Drawing:

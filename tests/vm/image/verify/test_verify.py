@@ -15,7 +15,7 @@ from serai.image.definition.definition import Image
 from serai.image.settings import Settings
 from serai.image.verify import shipped
 from serai.image.verify.checks import CHECKS
-from serai.image.verify.facts import Evidence, ObservedBoot
+from serai.image.verify.facts import Evidence, FirstBoot
 from tests.support.upgrading import STATUS, Upgraded
 
 ABSENT = "not part of this test"
@@ -33,7 +33,7 @@ def test_real_faults_turn_their_checks_red(
     image: Image, upgraded: Upgraded, tmp_path: Path
 ) -> None:
     told = upgraded.facts
-    seen = ObservedBoot(facts=told, seconds=0.0, clock=told.system.now, key=upgraded.said[3])
+    seen = FirstBoot(facts=told, seconds=0.0, clock=told.system.now, key=upgraded.said[3])
     evidence = Evidence(
         image=image,
         promised=tools.promised(Settings.of({}), image),

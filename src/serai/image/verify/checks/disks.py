@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from serai.common.checks import Absent, Check, Finding, the
 from serai.image.definition.definition import megabytes
-from serai.image.verify.facts import Disk, Evidence, ObservedBoot, Partition
+from serai.image.verify.facts import Disk, Evidence, FirstBoot, Partition
 
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"  # UEFI 2.10, table 5.7
 ROOT, EFI, BIOS_BOOT = 1, 15, 14  # partition numbers; Ubuntu's amd64 image also has 14
 MIB = 1 << 20
 
 
-def _root_disk(machine: ObservedBoot) -> Disk:
+def _root_disk(machine: FirstBoot) -> Disk:
     for disk in machine.facts.disks:
         if disk.name == machine.facts.root.disk:
             return disk
