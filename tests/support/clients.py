@@ -1,8 +1,8 @@
 """Clients, each with a command that prints HELLO from a site, and the table of what they do.
 
-``python -m tests.support.clients DIRECTORY`` tries them all in sessions and writes docs/clients.md;
-`invoke clients` installs them there before. A command has ``$site``, as http://host:port, and
-``$d``, DIRECTORY.
+``python -m tests.support.clients DIRECTORY [NAME …]`` tries all, or those named, in sessions and
+writes their rows of docs/clients.md; `invoke clients` installs them in DIRECTORY before. A command
+has ``$site``, as http://host:port, and ``$d``, DIRECTORY.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ JVM = (
 )
 TRUST = "-Djavax.net.ssl.trustStore=$(dirname $SSL_CERT_FILE)/ca.p12"
 TRUST += " -Djavax.net.ssl.trustStorePassword=changeit"
+MAVEN = f"mvn -B {TRUST} -f $d/jvm/pom.xml -s $d/jvm/settings.xml -Dsite=$site"
+MAVEN += " -Dmaven.repo.local=$PWD/r validate"
+# It starts a JVM of its own for what the first one lacks: a size, and other certificates.
+GRADLE = f'env GRADLE_OPTS="{TRUST}" gradle -q --no-daemon -Dorg.gradle.jvmargs= -g $PWD/g'
+GRADLE += " --project-cache-dir $PWD/c -b $d/jvm/build.gradle -Psite=$site show"
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,16 @@ MORE = (
         )
         for told in (False, True)
     ),
+    *(
+        Client(
+            f"{name}{', told' if told else ''}",
+            f"{command} {JVM if told else ''}",
+            f"{program} --version 2>/dev/null",  # the JVM's own goes there
+            "the same" if told else "",
+        )
+        for name, program, command in (("Maven", "mvn", MAVEN), ("Gradle", "gradle", GRADLE))
+        for told in (False, True)
+    ),
     Client(
         "cargo",
         'mkdir -p p/src .cargo && cd p && touch src/lib.rs && printf "[package]\\nname = \\"p\\"\\n'
@@ -205,6 +220,14 @@ MORE = (
         "env PYTHONPATH=$d/py/aws AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x AWS_MAX_ATTEMPTS=1"
         " AWS_DEFAULT_REGION=x python3 -m awscli s3 cp --endpoint-url $site s3://bucket/hello -",
         "env PYTHONPATH=$d/py/aws python3 -m awscli --version",
+    ),
+    Client(
+        "gcloud",
+        "env CLOUDSDK_CONFIG=$PWD/c CLOUDSDK_CORE_DISABLE_PROMPTS=1"
+        " CLOUDSDK_AUTH_DISABLE_CREDENTIALS=1 CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE=$SSL_CERT_FILE"
+        " CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE=$site/storage/v1/"
+        " gcloud storage buckets describe gs://thing --raw --format='value(location)'",
+        "gcloud --version",
     ),
 )
 
@@ -270,22 +293,27 @@ def cells(row: Row) -> Iterator[str]:
     yield shown(row.denied)
 
 
-def main(directory: str) -> int:
-    """Try all, and write the table into the page."""
-    rows = []
+def main(directory: str, *names: str) -> int:
+    """Try all, or those of these names, and write the table into the page."""
+    clients, rows = (*INSTALLED, *MORE), {}
     with site.serving([directory]) as where:
-        for client in (*INSTALLED, *MORE):
-            row = tried(where, client, directory)
-            rows.append(f"| {' | '.join(cells(row))} |")
-            print(rows[-1], {"http": row.http, "https": row.https, **row.own}, flush=True)
+        for client in clients:
+            if not names or client.name in names:
+                row = tried(where, client, directory)
+                rows[client.name] = f"| {' | '.join(cells(row))} |"
+                said = {"http": row.http, "https": row.https, **row.own}
+                print(rows[client.name], said, flush=True)
     text = PAGE.read_text()
+    # A row begins with a client's name and version.
+    known = {line.split(" | ")[0].rpartition(" ")[0][2:]: line for line in text.splitlines()}
+    known |= rows
     start, end = "<!-- The table: `invoke clients` writes it. -->\n", "<!-- The table ends. -->\n"
     head = ["| client | settings it needs | http | https | own server | shows of a denial |"]
     head.append("|---|---|---|---|---|---|")
-    table = "\n".join([*head, *rows])
+    table = "\n".join([*head, *(known[each.name] for each in clients if each.name in known)])
     PAGE.write_text(f"{text.partition(start)[0]}{start}\n{table}\n\n{end}{text.partition(end)[2]}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

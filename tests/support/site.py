@@ -141,7 +141,7 @@ def _certify(folder: Path) -> None:
 
 
 def _fill(www: Path) -> None:
-    """A page, a repository, and a package each for pip, npm, cargo and apt."""
+    """A page, a repository, buckets, and a package each for pip, npm, cargo, apt and the JVM."""
     www.mkdir()
     (www / "hello").write_text(f"{HELLO}\n")
     (www / "hello.json").write_text(json.dumps(HELLO))
@@ -150,8 +150,11 @@ def _fill(www: Path) -> None:
     _npm(www / "npm/thing")
     _crate(www)
     _apt(www / "apt")
+    _maven(www / "maven/thing/thing/1")
     (www / "bucket").mkdir()
     (www / "bucket/hello").write_text(f"{HELLO}\n")
+    (www / "storage/v1/b/thing").mkdir(parents=True)
+    (www / "storage/v1/b/thing/index.json").write_text(json.dumps({"location": HELLO}))
 
 
 def _repository(www: Path) -> None:
@@ -211,6 +214,17 @@ def _apt(folder: Path) -> None:
     text = f"Package: thing\nVersion: 1\nArchitecture: all\nDescription: {HELLO}\n"
     text += f"Filename: ./thing.deb\nSize: 1\nSHA256: {'0' * 64}\n"
     (folder / "Packages.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def _maven(folder: Path) -> None:
+    """A parent for a project, and a file."""
+    folder.mkdir(parents=True)
+    names = "<groupId>thing</groupId><artifactId>thing</artifactId><version>1</version>"
+    more = f"<packaging>pom</packaging><properties><hello>{HELLO}</hello></properties>"
+    (folder / "thing-1.pom").write_text(
+        f"<project><modelVersion>4.0.0</modelVersion>{names}{more}</project>\n"
+    )
+    (folder / "thing-1.txt").write_text(f"{HELLO}\n")
 
 
 def _tarball(top: str, files: dict[str, str]) -> bytes:

@@ -1,7 +1,8 @@
 """What `invoke clients` does: install many clients, try them in sessions, write docs/clients.md.
 
 It asks the registries of Python and npm for the newest of each. What else there is to try has to
-be there: bin/gh, bin/gohello (`tests/support/peers/hello.go`, built), rust/bin/cargo and rustc.
+be there: in the directory bin/gh, bin/gohello (`tests/support/peers/hello.go`, built),
+rust/bin/cargo and rustc; on the host java, mvn, gradle and gcloud.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ def clients(settings: Settings, directory: Path) -> int:
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(path.resolve())
     shutil.copy(settings.root / "tests/support/peers/Fetch.java", directory)
+    shutil.copytree(
+        settings.root / "tests/support/peers/jvm", directory / "jvm", dirs_exist_ok=True
+    )
     return run_visibly(
         [sys.executable, "-m", "tests.support.clients", directory], cwd=settings.root
     )

@@ -201,9 +201,6 @@ def _proxies(hostname: str) -> dict[str, str]:
         "DOCKER_HTTP_PROXY": http,
         "DOCKER_HTTPS_PROXY": http,
         "RSYNC_PROXY": f"127.0.0.1:{bridge.HTTP_PORT}",
-        "CLOUDSDK_PROXY_TYPE": "http",
-        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-        "CLOUDSDK_PROXY_PORT": str(bridge.HTTP_PORT),
         "NODE_USE_ENV_PROXY": "1",  # without it, Node's fetch ignores all of the above
     }
 
