@@ -347,4 +347,8 @@ if __name__ == "__main__":
     stdio.open_closed()
     linux.set_undumpable()
     os.chdir("/")
+    if sys.argv[2]:
+        # By itself, and before it serves: nothing of a job is ever in the daemon's cgroup.
+        with open(f"{sys.argv[2]}/cgroup.procs", "w") as own:  # noqa: PTH123
+            own.write("0")
     Holder(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -94,22 +94,20 @@ class Holders:
             yield connection
 
     def _start(self, path: Path, running: Running) -> None:
+        # Not in the daemon's cgroup, which is killed with it; and counted to the session.
+        own = str(cgroups.make(running.cgroup, CGROUP)) if running.cgroup else ""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             path.unlink(missing_ok=True)
             listener.bind(str(path))
             path.chmod(0o600)
             listener.listen(BACKLOG)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", holder.__file__, str(listener.fileno())],
+                [sys.executable, "-I", "-S", holder.__file__, str(listener.fileno()), own],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 env={},
             )
-        if running.cgroup is not None:
-            # Out of the daemon's cgroup, which is killed with it, and counted to the session.
-            own = cgroups.make(running.cgroup, CGROUP)
-            (own / "cgroup.procs").write_text(str(process.pid))
         self._sessions.keep(_reaped(process))
 
     async def _ask(self, uid: int, message: bytes, job: str) -> list[int]:
