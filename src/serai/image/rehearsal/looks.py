@@ -17,7 +17,7 @@ ALWAYS = {
 UBUNTU = {
     "ls -d /usr/bin/snap /snap /var/snap /var/lib/snapd 2>/dev/null": "",
     "findmnt --noheadings --source snap": "",
-    "apt-cache policy snapd | grep Candidate": "  Candidate: (none)",
+    "apt-cache policy snapd | grep Candidate": "Candidate: (none)",
     "ls /lib/modules/6.8.*/kernel/fs/quota": "quota_v2.ko",
     "systemctl is-enabled apport whoopsie": "masked\nmasked",
     "/usr/bin/python3 -c 'import tomli; print(tomli.__name__)'": "tomli",

@@ -81,15 +81,18 @@ def outcomes(root: Path, events: Iterable[str]) -> dict[str, str]:
 
 
 def load(root: Path) -> Rehearsed:
-    """The record as it was written last."""
+    """The record as it was written last; an empty one if there is none."""
+    if not (root / FILE).exists():
+        return Rehearsed({}, {})
     read = json.loads((root / FILE).read_text())
     return Rehearsed(read["contents"], read["runs"])
 
 
 def renewed(root: Path, contents: dict[str, str], runs: dict[str, dict[str, str]]) -> Rehearsed:
     """The record with these runs, and the others if they had the same contents."""
-    kept = load(root).runs if (root / FILE).exists() and load(root).contents == contents else {}
-    return Rehearsed(contents, {**kept, **runs})
+    kept = load(root)
+    others = kept.runs if kept.contents == contents else {}
+    return Rehearsed(contents, {**others, **runs})
 
 
 def write(root: Path, record: Rehearsed) -> None:

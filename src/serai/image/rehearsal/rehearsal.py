@@ -55,7 +55,12 @@ class Run:
 
 
 # Of the product's profile what its tasks need: the rest are 1.3 GB of packages by name.
-_FEW = {"none": [], "minimal": ["python3-pip"], "standard": ["gcc", "libc6-dev"], "full": []}
+_FEW = {
+    "none": [],
+    "minimal": ["python3-pip"],
+    "standard": ["gcc", "libc6-dev", "unzip"],
+    "full": [],
+}
 _ONE = {"default": {"summary": "Nothing", "allow": [], "deny": []}}
 _SMALL = {"toolchain_profile": "minimal"}
 RUNS = (

@@ -97,7 +97,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if status in ("failed", "unreachable"):
             told = {key: result._result[key] for key in _REASONS if key in result._result}
             why = self._items.get(result._host.name) or f"=> {json.dumps(told, default=str)}"
-        read = result._result.get("ansible_included_var_files", [])
+        outcomes = result._result.get("results", [result._result])  # of a loop, or its own
+        read = [path for each in outcomes for path in each.get("ansible_included_var_files", [])]
         self._tell("result", host=result._host.name, status=status, why=why, read=read)
 
     def _tell(self, event: str, **data: object) -> None:
