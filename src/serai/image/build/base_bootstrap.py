@@ -169,7 +169,8 @@ def _last_error(said: str) -> str:
 def _mmdebstrap(image: Image, root: Path, settings: Settings) -> list[str]:
     base = image.bootstrapped()
     identity = _identity(image, settings)
-    fstab = f"mkdir -p $1/etc && printf '{disk.fstab(identity)}' > $1/etc/fstab"
+    # systemd would make /boot/efi when it mounts it, which a slow first boot may not come to.
+    fstab = f"mkdir -p $1/etc $1/boot/efi && printf '{disk.fstab(identity)}' > $1/etc/fstab"
     argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
     argv += [f"--architectures={image.arch}", "--include=" + ",".join(packages(image))]
     argv += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
