@@ -14,7 +14,7 @@ from serai.image.vm import seed
 
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
-    base_bootstrap: (3, "6f0d37796713511e"),
+    base_bootstrap: (4, "00464c74537a15a1"),
     layer: (1, "c1583b454c3fb02d"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
