@@ -65,7 +65,7 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
 
 def test_the_runtimes_units_have_one_home() -> None:
     """Those of the seal are an image's, and one removes itself; a stand-in's are Ubuntu's."""
-    standin = ROOT / "src/serai/image/rehearsal/data/packages"
+    standin = ROOT / "src/serai/image/rehearsal/data"
     kinds = ("service", "mount", "slice", "socket", "timer", "path")
     found = {
         path.parent
