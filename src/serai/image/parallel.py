@@ -11,7 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
-_EMULATOR = 512  # MiB that QEMU may take for itself, half of it for translated code
+EMULATOR = 512
+"""MiB that QEMU may take for itself, half of it for translated code."""
+
+
+def processors() -> int:
+    """How many we may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """MiB that nothing uses now; proc(5), MemAvailable."""
+    found = re.search(r"^MemAvailable: *(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    return int(found[1]) >> 10 if found else 0
 
 
 def guests_at_once(mib: int, meminfo: Path = Path("/proc/meminfo")) -> int:
@@ -19,9 +31,7 @@ def guests_at_once(mib: int, meminfo: Path = Path("/proc/meminfo")) -> int:
 
     An emulated guest keeps a processor busy; what a guest finds free must not be what others need.
     """
-    found = re.search(r"^MemAvailable: *(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-    free = int(found[1]) >> 10 if found else 0
-    return max(1, min(len(os.sched_getaffinity(0)), free // (mib + _EMULATOR)))
+    return max(1, min(processors(), free_memory(meminfo) // (mib + EMULATOR)))
 
 
 def in_parallel(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from serai import __version__
-from serai.common import jsonrpc
+from serai.common import files, jsonrpc
 from serai.common.errors import GONE, INVALID_PARAMS, OTHER_VERSION, UNKNOWN_METHOD, SeraiError
 from serai.common.jsonrpc import CHUNK, PROTOCOL
 from serai.runtime import address
@@ -70,7 +70,7 @@ class VmClient(Client):
             return self._carry(method, params, _read(descriptor), lambda *_: None, 0)
         no_input = iter((b"",))
         return self._carry(
-            method, params, no_input, lambda _, data: _write(descriptor, data), sys.maxsize
+            method, params, no_input, lambda _, data: files.write_all(descriptor, data), sys.maxsize
         )
 
     def close(self) -> None:
@@ -124,8 +124,3 @@ def _read(descriptor: int) -> Iterator[bytes]:
         yield data
         if not data:
             return
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -7,7 +7,6 @@ the same stage, the cache lets the second one wait for it.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,12 +21,12 @@ from rich.text import Text
 
 from serai.image import console
 from serai.image.definition import definition
+from serai.image.parallel import EMULATOR, free_memory, processors
 from serai.image.run import started
 from serai.image.settings import Settings
 
 _POLL = 0.2
 _GRACE = 90.0  # seconds after Ctrl-C: a build gives Packer 30 to end its VM, and then cleans up
-_BESIDE = 512  # MiB that an emulator takes beside its VM's memory
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def command(
     jobs = []
     invoke = (sys.executable, "-m", "invoke", "--search-root", str(settings.root))
     for image in images:
-        memory = definition.megabytes(definition.load(settings, image).machine.memory) + _BESIDE
+        memory = definition.megabytes(definition.load(settings, image).machine.memory) + EMULATOR
         argv = (*invoke, name, "--image", image, *options)
         jobs.append(ImageRun(image, argv, vms, vms * memory))
     logs = settings.cache / "logs"
@@ -94,10 +93,8 @@ def command(
 
 
 def capacity() -> Capacity:
-    """The processors that we may use, and the memory that nothing uses now; proc(5)."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    found = dict(line.split(":") for line in lines)
-    return Capacity(len(os.sched_getaffinity(0)), int(found["MemAvailable"].split()[0]) // 1024)
+    """The processors that we may use, and the memory that nothing uses now."""
+    return Capacity(processors(), free_memory())
 
 
 def run(jobs: Sequence[ImageRun], most: Capacity, *, logs: Path, name: str) -> list[Ending]:

@@ -8,7 +8,7 @@ What an image is can be tried in them in seconds, but for its kernel, its disks 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,14 +42,21 @@ def base(settings: Settings, image: str = "") -> Path:
     folder = settings.cache / "containers" / "base" / digest.of_value(recipe)[:16]
     if not folder.exists():
         with making(settings, folder), cache.whole(folder) as made:
-            # What it mounts is nobody else's, and gone with it.
-            argv = ["unshare", "--mount", "--propagation=private", "--", "mmdebstrap"]
-            argv += ["--quiet", "--mode=root", "--variant=minbase", _MERGED]
-            argv += [f"--include={','.join(PACKAGES)}", f"--customize-hook={_hook()}"]
-            source = [settings.mirror] if settings.mirror else []
-            run([*argv, release, made / "root", *source])
+            options = [_MERGED, f"--customize-hook={_hook()}"]
+            bootstrap(settings, release, made / "root", PACKAGES, *options)
         cache.prune(folder.parent, keep=RELEASES)
     return folder / "root"
+
+
+def bootstrap(
+    settings: Settings, suite: str, root: Path, packages: Sequence[str], *options: str
+) -> None:
+    """Make a Debian with these packages in ``root``; ``options`` are mmdebstrap's."""
+    # What it mounts is nobody else's, and gone with it.
+    argv = ["unshare", "--mount", "--propagation=private", "--", "mmdebstrap"]
+    argv += ["--quiet", "--mode=root", "--variant=minbase", *options]
+    source = [settings.mirror] if settings.mirror else []
+    run([*argv, f"--include={','.join(packages)}", suite, root, *source])
 
 
 def suite(settings: Settings, name: str) -> str:

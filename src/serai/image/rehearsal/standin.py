@@ -85,9 +85,7 @@ def _debian(settings: Settings) -> Path:
     folder = settings.cache / "containers" / "standin-debian" / digest.of_value(recipe)[:16]
     if not folder.exists():
         with roots.making(settings, folder), cache.whole(folder) as made:
-            argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-            argv += ["--dpkgopt=force-unsafe-io", f"--include={','.join(PACKAGES)}"]
-            source = [settings.mirror] if settings.mirror else []
-            run([*argv, suite, made / "root", *source])
+            unsafe = "--dpkgopt=force-unsafe-io"
+            roots.bootstrap(settings, suite, made / "root", PACKAGES, unsafe)
         cache.prune(folder.parent, keep=1)
     return folder / "root"

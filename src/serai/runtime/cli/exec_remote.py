@@ -83,8 +83,10 @@ class Remote:
     def _carry(self, number: int) -> dict[str, Any]:
         """Carry bytes until the answer is there, and all that came before it is written."""
         answer: dict[str, Any] | None = None
-        while answer is None or self._rests:
+        while True:
             answer = self._messages(number) if answer is None else answer
+            if answer is not None and not self._rests:
+                return answer
             poll = select.poll()
             for end in self._rests:
                 poll.register(end, select.POLLOUT)
@@ -93,10 +95,7 @@ class Remote:
                 poll.register(self._client.fileno(), select.POLLIN)
             if answer is None and self._exec and self._reads and len(self._ahead) < AHEAD:
                 poll.register(0, select.POLLIN)
-            if answer is not None and not self._rests:
-                break
             self._serve(dict(poll.poll()))
-        return answer
 
     def _serve(self, ready: dict[int, int]) -> None:
         for end in [end for end in self._rests if end in ready]:

@@ -13,8 +13,10 @@ import time
 import uuid
 from typing import Any
 
+from serai.common import files
 from serai.common.errors import SeraiError
 from serai.common.printing import say
+from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 from serai.runtime.client import Client
 
@@ -40,7 +42,7 @@ def add_to(commands: Any) -> None:
 
     start = add("start", "start a command that goes on by itself; print its job's ID", named=False)
     start.add_argument("name", metavar="NAME")
-    start.add_argument("--env", metavar="K=V", action="append", default=[], type=_variable)
+    start.add_argument("--env", metavar="K=V", action="append", default=[], type=pair)
     start.add_argument("--cwd", metavar="DIR", default="", help="default: the session's home")
     start.add_argument("--timeout", metavar="S", type=float, help="end it after S seconds")
     start.add_argument("--stdin", action="store_true", help="keep its input open for attach-job")
@@ -97,7 +99,7 @@ def follow(client: Client, job: str, offset: int, *, wait: bool) -> dict[str, An
         if found["offset"] > offset:
             gap = found["offset"] - offset
             sys.stderr.write(f"serai: {gap} bytes are not kept, between the first MiB and here\n")
-        _write(base64.b64decode(found["data"]))
+        files.write_all(1, base64.b64decode(found["data"]))
         offset = found["next"]
         if not found["data"] and (not wait or shown["state"] != "running"):
             if shown["lost"]:
@@ -133,11 +135,6 @@ def _feed(client: Client, job: str) -> None:
                 return
 
 
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(1, data) :]
-
-
 def _show(jobs: list[dict[str, Any]]) -> None:
     rows = [("JOB", "STATE", "STARTED", "OUTPUT", "COMMAND")]
     for job in jobs:
@@ -151,10 +148,3 @@ def _show(jobs: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         say("  ".join([*cells, row[4]]).rstrip())
-
-
-def _variable(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
-    return key, value

@@ -15,6 +15,7 @@ from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime.cli import egress, exec, exec_core, folders, jobs
+from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 
 SIMPLE = {
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
     create = add("create", "make a session, start it, and print its name", named=False)
     create.add_argument("name", metavar="NAME", nargs="?", help="default: one is made up")
-    create.add_argument("--label", metavar="K=V", action="append", default=[], type=_label)
+    create.add_argument("--label", metavar="K=V", action="append", default=[], type=pair)
     create.add_argument("--profile", metavar="P", help="the gate's policy for it")
     create.add_argument("--request-id", metavar="ID", help="given again: the same session again")
     add("list", "list the sessions", named=False)
@@ -178,13 +179,6 @@ def _shell(name: str, vm: str) -> int:
     except exec_core.Failure as failure:
         say(f"serai: {failure}", sys.stderr)
         return failure.status
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
-    return key, value
 
 
 def _show_list(result: dict[str, Any]) -> None:

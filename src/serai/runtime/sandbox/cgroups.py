@@ -8,7 +8,6 @@ systemd leaves folders below it alone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -16,6 +15,9 @@ from pathlib import Path
 
 from serai.common import proc
 from serai.common.errors import TIMEOUT, SeraiError
+from serai.runtime.sandbox.cgroup_files import kill, members, out_of_memory, tell
+
+__all__ = ["kill", "members", "out_of_memory"]  # part of this module for all but the holder
 
 DEADLINE = 10.0
 EXEC = "exec-"
@@ -60,38 +62,6 @@ def make(parent: Path, name: str) -> Path:
     return made
 
 
-def members(cgroup: Path) -> list[int]:
-    """The processes in the cgroup and below; none if it is gone."""
-    found = []
-    for folder_, _, _ in os.walk(cgroup):
-        try:
-            found += [int(pid) for pid in Path(folder_, "cgroup.procs").read_text().split()]
-        except OSError:
-            continue
-    return found
-
-
-def out_of_memory(cgroup: Path) -> int:
-    """How many processes in it and below the kernel has killed for want of memory.
-
-    0 where it does not count them: with v1, and without a memory controller (cgroup-v2.rst).
-    """
-    try:
-        lines = (cgroup / "memory.events").read_text().splitlines()
-    except OSError:
-        return 0
-    return int(dict(line.split() for line in lines).get("oom_kill", 0))
-
-
-def kill(cgroup: Path) -> None:
-    """Send SIGKILL to everything in the cgroup and below; with v1 what forks meanwhile stays."""
-    try:
-        (cgroup / "cgroup.kill").write_text("1")
-    except OSError:
-        for pid in members(cgroup):
-            _signal(pid, signal.SIGKILL)
-
-
 async def freeze(cgroup: Path, deadline: float = DEADLINE) -> None:
     """Stop everything in the cgroup from running; returns when nothing does any more.
 
@@ -115,7 +85,7 @@ def thaw(cgroup: Path) -> None:
         switch.write_text("0")
         return
     for pid in members(cgroup):
-        _signal(pid, signal.SIGCONT)
+        tell(pid, signal.SIGCONT)
 
 
 async def destroy(cgroup: Path, deadline: float = DEADLINE) -> None:
@@ -154,7 +124,7 @@ def _frozen(cgroup: Path) -> bool:
         return "frozen 1" in (cgroup / "cgroup.events").read_text().splitlines()
     running = [pid for pid in members(cgroup) if not _stopped(pid)]
     for pid in running:
-        _signal(pid, signal.SIGSTOP)
+        tell(pid, signal.SIGSTOP)
     return not running
 
 
@@ -165,8 +135,3 @@ def _stopped(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return text.rpartition(")")[2].split()[0] in "TtZX"
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -37,7 +37,7 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
 from serai.common import linux, stdio
-from serai.runtime.sandbox import job_log, reaper, usher
+from serai.runtime.sandbox import cgroup_files, job_log, reaper, usher
 
 PROTOCOL = 1
 """Part of the socket's name: an upgraded sessiond starts a holder that it can speak with."""
@@ -74,7 +74,7 @@ class Held:
         self.cgroup = request.cgroup
         self.written = 0
         self.lost = 0
-        self.killed = _out_of_memory(self.cgroup)
+        self.killed = cgroup_files.out_of_memory(self.cgroup)
         self.ends = time.monotonic() + request.timeout if request.timeout else 0.0
         self.kills = self.gives_up = 0.0
         self.timed_out = False
@@ -105,13 +105,7 @@ class Held:
         """Kill what it left running; whether nothing is left."""
         if not self.cgroup:
             return True
-        try:
-            with open(f"{self.cgroup}/cgroup.kill", "w") as switch:  # noqa: PTH123
-                switch.write("1")
-        except OSError:
-            for pid in _members(self.cgroup):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        cgroup_files.kill(self.cgroup)
         try:
             os.rmdir(self.cgroup)  # noqa: PTH106
         except OSError as error:
@@ -123,7 +117,7 @@ class Held:
         status = signal.SIGKILL if self.ended is None else self.ended
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = TIMED_OUT if self.timed_out else 128 + number if number else os.WEXITSTATUS(status)
-        memory = _out_of_memory(os.path.dirname(self.cgroup)) > self.killed  # noqa: PTH120
+        memory = cgroup_files.out_of_memory(os.path.dirname(self.cgroup)) > self.killed  # noqa: PTH120
         reason = (
             ("timed out" if self.timed_out else "")
             or ("session stopped" if stopping else "")
@@ -266,7 +260,7 @@ class Holder:
     def _ended(self, job: Held) -> None:
         reaper.take_threads(job.pid)
         job.ended = reaper.take(job.pid)
-        job.left = len(_members(job.cgroup))
+        job.left = len(cgroup_files.members(job.cgroup))
         self._forget(job.pidfd)
         job.ends = job.kills = 0.0
         job.gives_up = time.monotonic() + PATIENCE
@@ -324,23 +318,6 @@ def _loaded(file: int) -> tuple[str, str, float, tuple[object, ...]]:
         reading.seek(0)
         loaded: tuple[str, str, float, tuple[object, ...]] = marshal.load(reading)  # noqa: S302  # from the daemon
     return loaded
-
-
-def _members(cgroup: str) -> list[int]:
-    try:
-        with open(f"{cgroup}/cgroup.procs") as file:  # noqa: PTH123
-            return [int(line) for line in file]
-    except OSError:
-        return []
-
-
-def _out_of_memory(cgroup: str) -> int:
-    """As cgroups.out_of_memory, without the modules that it imports."""
-    try:
-        with open(f"{cgroup}/memory.events") as file:  # noqa: PTH123
-            return int(dict(line.split() for line in file).get("oom_kill", 0))
-    except OSError:
-        return 0
 
 
 if __name__ == "__main__":

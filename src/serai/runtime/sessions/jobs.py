@@ -172,8 +172,7 @@ class Jobs:
     def running(self, job: str) -> bool:
         """Whether it still runs. Raises SeraiError if there is none."""
         record, number = self._named(job)
-        folder = self._folder(record, number)
-        return not (folder / "status").exists() and _locked(folder / "log")
+        return _runs(self._folder(record, number))
 
     async def signal(self, job: str, number: int) -> None:
         """Send a signal to a job that runs. Raises SeraiError."""
@@ -237,7 +236,7 @@ class Jobs:
         asked = _read(folder / "job.json")
         with _opened(folder / "log") as file:
             written = job_log.total(file)
-        alive = not (folder / "status").exists() and _locked(folder / "log")
+        alive = _runs(folder)
         ended: dict[str, Any] = {}
         if not alive:
             # Looked at after the lock: the holder writes it before the lock goes.
@@ -285,6 +284,11 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _runs(folder: Path) -> bool:
+    """Whether the job of this directory still runs, or is being started."""
+    return not (folder / "status").exists() and _locked(folder / "log")
 
 
 def _locked(path: Path) -> bool:
