@@ -35,7 +35,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     run(["git", "-C", ROOT, "archive", f"--output={work}/first.tar", FIRST])
     run(["tar", "-C", first, "-xf", f"{work}/first.tar"])
     with fresh(work) as machine:
-        done = replace(machine, checkout=first).provision("--new-host-keys", *SMALL)
+        machine.know()
+        done = replace(machine, checkout=first).provision(*SMALL, mitogen=True)
         assert done.status == 0, done.out + done.err
         machine.container.shell(
             "serai create kept; serai exec kept -- sh -c 'echo precious >file';"

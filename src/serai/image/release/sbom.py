@@ -26,7 +26,6 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.spdx import fixup_id
-from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from pydantic import BaseModel, ValidationError
 
@@ -178,6 +177,8 @@ def text(subject: Subject, found: Iterable[Part], stamp: int) -> str:
     )
     bom.register_dependency(disk, bom.components)
     made = JsonV1Dot6(bom).output_as_string(indent=1) + "\n"
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415  # costs 2 s
+
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(made)
     if wrong is not None:
         raise BuildError(f"the bill of materials does not fit CycloneDX 1.6: {wrong.data}")

@@ -52,16 +52,21 @@ COMMANDS = {
 CLOSED = [each for n in range(4) for each in itertools.combinations((0, 1, 2), n)]
 
 
-def run_with_closed(vm: Vm, closed: tuple[int, ...], *words: str) -> tuple[int, bytes]:
-    """The command's status and output, started without the descriptors in ``closed``."""
+def start_with_closed(vm: Vm, closed: tuple[int, ...], *words: str) -> subprocess.Popen[bytes]:
+    """The command, started without the descriptors in ``closed``."""
     shut = " ".join(f"{number}>&-" for number in closed)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$@" {shut}', "sh", *vm.command(*words)],
         env=vm.env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def run_with_closed(vm: Vm, closed: tuple[int, ...], *words: str) -> tuple[int, bytes]:
+    """Its status and output."""
+    process = start_with_closed(vm, closed, *words)
     try:
         output, _ = process.communicate(timeout=DEADLINE)
     except subprocess.TimeoutExpired:
@@ -89,10 +94,13 @@ def test_without_that_a_payload_gets_the_control_socket(vm: Vm) -> None:
     (vm.root / "serai").write_text(
         script.replace("stdio.begin()", "stdio.above = lambda number: number")
     )
+    # Its answers and the payload's bytes share a connection, so it may wait for ever.
+    process = start_with_closed(vm, (1,), *COMMANDS["exec"])
     try:
-        run_with_closed(vm, (1,), *COMMANDS["exec"])
         wait_for(lambda: "pwned" in vm.sessions())
     finally:
+        process.kill()
+        process.communicate()
         (vm.root / "serai").write_text(script)
     vm.call("remove", name="pwned")
     wait_for(lambda: set(vm.sessions()) == {"one"})
