@@ -26,7 +26,7 @@ from tests.support import chosen
 MARKER = "/var/lib/serai/provisioning"
 DAEMONS = "systemctl show -P MainPID serai-sessiond serai-gate"
 # Decision 14 names it for machines that are emulated. Runs here have it to be quick, unless they
-# show what Ansible's own strategy does: who cannot be reached, one whole run, and batches.
+# show what Ansible's own strategy does: who cannot be reached, who goes away, and batches.
 MITOGEN = {
     name: value
     for name, value in ansible.build_environment(ROOT).items()

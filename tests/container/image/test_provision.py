@@ -107,7 +107,7 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     for path in ("usr/lib/serai", "etc/serai", "var/lib/serai", "usr/bin/bwrap"):
         assert not (target.guest.root / path).exists(), "check mode changed the container"
 
-    done = target.provision(*TOOLS)
+    done = target.provision(*TOOLS, mitogen=True)
     assert done.status == 0, done.out + done.err
     assert "runtime : Install Serai from the wheel (changed" in done.out
 
