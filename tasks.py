@@ -91,15 +91,22 @@ def build_image(
 
 @command(iterable=["image"])
 def verify_image(
-    _c: Context, *, image: list[str] | None = None, build: str = "", json: bool = False
+    _c: Context,
+    *,
+    image: list[str] | None = None,
+    build: str = "",
+    quick: bool = False,
+    json: bool = False,
 ) -> int:
     """Boot finished images on throwaway overlays and check them."""
     name, *others = several.names(image)
     if others:
-        given = [*(["--build", build] if build else []), *(["--json"] if json else [])]
+        chosen = {"--quick": quick, "--json": json}
+        given = ["--build", build] if build else []
+        given += [option for option, wanted in chosen.items() if wanted]
         return several.command(SETTINGS, "verify-image", [name, *others], given, vms=2)
     found = builds.find(SETTINGS, name, build)
-    report = verify(SETTINGS, found.image, found.folder)
+    report = verify(SETTINGS, found.image, found.folder, quick=quick)
     if json:
         console.tell_program(content(report))
     return 0 if report.ok else 1

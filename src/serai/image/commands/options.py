@@ -93,7 +93,10 @@ OWN: dict[str, dict[str, str]] = {
         "layer": "unit, sandbox, container or vm",
         "lint": "run the linters first",
     },
-    "verify-image": {"image": "the name of an image; may be repeated"},
+    "verify-image": {
+        "image": "the name of an image; may be repeated",
+        "quick": "two boots of one VM instead of four; not enough for a release",
+    },
     "verify-release": {
         "folder": "the directory of a release",
         "allowed_signers": "a file with the keys that you trust, see ssh-keygen(1)",

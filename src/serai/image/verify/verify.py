@@ -44,6 +44,7 @@ from serai.image.verify.facts import (
 from serai.image.vm.qemu import Bus
 from serai.image.vm.vm import VM, booted
 
+OTHER_VMS = ("foreign", "alone")  # parts of the evidence that take a VM of their own
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
@@ -81,11 +82,12 @@ class Report:
         return bool(self.checks) and not self.failed
 
 
-def verify(settings: Settings, image: Image, folder: Path) -> Report:
+def verify(settings: Settings, image: Image, folder: Path, *, quick: bool = False) -> Report:
     """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
 
     The disk is only read. A VM that does not come up is failed checks; raises BuildError where
-    there is no image, or another process verifies it.
+    there is no image, or another process verifies it. With ``quick`` one VM is booted and
+    rebooted and no other, and nothing is written: what was not checked cannot be released.
     """
     disk = folder / layout.disk(image.name)
     if not disk.is_file():
@@ -93,15 +95,23 @@ def verify(settings: Settings, image: Image, folder: Path) -> Report:
             f"there is no image {disk}", hint=f"run 'invoke build-image --image {image.name}'"
         )
     with console.step(f"verify {image.name}"):
-        evidence, took = gather(settings, image, disk)
-    report = report_of(evidence, folder.resolve().name, judge(evidence, took, CHECKS))
-    write(report, folder / layout.VERIFIED)
+        evidence, took = gather(settings, image, disk, quick=quick)
+    checks = [check for check in CHECKS if not quick or check.part not in OTHER_VMS]
+    report = report_of(evidence, folder.resolve().name, judge(evidence, took, checks))
+    if not quick:
+        write(report, folder / layout.VERIFIED)
     show(report)
+    if left := len(CHECKS) - len(checks):
+        console.say(f"{left} checks take two more VMs, and a release takes them: leave out --quick")
     return report
 
 
-def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict[str, float]]:
+def gather(
+    settings: Settings, image: Image, disk: Path, *, quick: bool = False
+) -> tuple[Evidence, dict[str, float]]:
     """Everything there is to judge, and the seconds that each part of it took.
+
+    With ``quick`` there is no VM with another second disk, nor one without.
 
     Two go side by side where the host has the processors and the memory: an emulated one keeps one
     or two processors busy and no more. The VMs' logs stay in the cache, below ``verify/<image>``.
@@ -114,7 +124,8 @@ def gather(settings: Settings, image: Image, disk: Path) -> tuple[Evidence, dict
         in_parallel(
             [
                 lambda: _kept(settings, image, disk, work / "kept", found),
-                lambda: _others(settings, image, disk, work, found),
+                lambda: _at_rest(disk, work, found),
+                *([] if quick else [lambda: _others(settings, image, disk, work, found)]),
             ],
             found.stop,
             guests_at_once(megabytes(image.machine.memory)),
@@ -138,14 +149,15 @@ def _cleared(work: Path) -> Iterator[Path]:
 
 @dataclass
 class _Found:
-    """Evidence that is still being gathered, by two threads of which each sets its own parts."""
+    """Evidence that is still being gathered, by threads of which each sets its own parts."""
 
     # set by _kept
     first: FirstBoot | str = _NOT_REACHED
     second: ObservedBoot | str = _NOT_REACHED
     exercise: ExerciseFacts | str = _NOT_REACHED
-    # set by _others
+    # set by _at_rest
     shipped: Shipped | str = _NOT_REACHED
+    # set by _others
     foreign: ObservedBoot | str = _NOT_REACHED
     foreign_disk: Foreign | str = _NOT_REACHED
     alone: ObservedBoot | str = _NOT_REACHED
@@ -223,10 +235,14 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
         found.second = str(error)
 
 
-def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """The bytes at rest; a VM whose second disk is somebody else's; one without any."""
+def _at_rest(disk: Path, work: Path, found: _Found) -> None:
+    """The bytes that nobody boots."""
     with found.timed("shipped"):
         found.shipped = attempt(lambda: shipped.gather(disk, work))
+
+
+def _others(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
+    """A VM whose second disk is somebody else's; one without any."""
     strange = work / "other.raw"
     other_bus: Bus = "virtio" if image.disk.bus == "nvme" else "nvme"
     try:

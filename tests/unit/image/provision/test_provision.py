@@ -347,9 +347,6 @@ def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Setting
     assert applied(default={}, lab={}) == {"default", "lab", "mine"}
     assert applied(default={}) == {"default", "mine"}
     assert applied(default={}, mine={}) == {"default", "mine"}
-    applied(default={}, mine={})
-    rows = {row["host"]: row for row in report(checkout)["hosts"]}
-    assert rows["a"]["changed"] == 0
 
 
 def test_a_change_of_a_limit_ends_no_connected_command() -> None:

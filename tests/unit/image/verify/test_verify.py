@@ -155,6 +155,24 @@ def test_a_second_disk_is_not_untouched_where_nothing_touched_it(
     assert not earlier.exists()
 
 
+def test_a_quick_look_boots_one_vm_and_can_be_no_release(
+    checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    monkeypatch.setattr(verify, "_kept", lambda *_: begun.append("kept"))
+    monkeypatch.setattr(verify, "_others", lambda *_: begun.append("others"))
+    report = verify.verify(checkout, image, folder, quick=True)
+    assert begun == ["kept"]
+    left = [check for check in CHECKS if check.part in verify.OTHER_VMS]
+    assert {check.name for check in left} >= {
+        "it boots without the sessions disk",
+        "that disk is left untouched",
+        "the journal says why that disk is refused",
+    }
+    assert len(report.checks) == len(CHECKS) - len(left)
+    assert not (folder / layout.VERIFIED).exists()
+
+
 def test_a_report_names_the_bytes_it_speaks_of(
     checkout: Settings, image: Image, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
