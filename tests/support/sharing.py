@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from serai.image.definition.definition import Image
 from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import Settings
+from serai.image.verify import verify
+from serai.image.verify.verify import Report
 from serai.image.vm import share
 from serai.image.vm.boot import finish_boot
 from serai.image.vm.qemu import Share
@@ -25,11 +29,15 @@ VIRTIOFS = "config"  # a tag of the settings: before Linux 6.9 no other one is t
 
 @dataclass(frozen=True)
 class Shared:
-    """A vm with the sessions one and two, its second disk, and the host's folders by tag."""
+    """A vm with the sessions one and two, its second disk, and the host's folders by tag.
+
+    ``report`` is what was found while the vm was fresh, None if nobody looked.
+    """
 
     vm: VM
     sessions: Path
     folders: dict[str, Path]
+    report: Report | None
 
     def serai(self, *words: str, stdin: str | None = None) -> str:
         return self.vm.ssh.run(shlex.join(["serai", *words]), stdin=stdin, timeout=900).stdout
@@ -42,8 +50,13 @@ class Shared:
 
 
 @contextmanager
-def sharing(settings: Settings, image: Image, disk: Path, top: Path) -> Iterator[Shared]:
-    """Boot ``disk``; folders, logs and the second disk are in ``top``."""
+def sharing(
+    settings: Settings, image: Image, disk: Path, top: Path, verified: bool
+) -> Iterator[Shared]:
+    """Boot ``disk``; folders, logs and the second disk are in ``top``.
+
+    If it is to be ``verified``, that comes first, in this VM: shares change nothing that matters.
+    """
     tags = ["first", "second", "uploads", *([VIRTIOFS] if _with_virtiofs() else [])]
     folders = {tag: top / tag for tag in tags}
     for folder in folders.values():
@@ -60,12 +73,21 @@ def sharing(settings: Settings, image: Image, disk: Path, top: Path) -> Iterator
     with booted(
         image, disk, settings=settings, work=top / "work", sessions=sessions, shares=shares
     ) as vm:
+        report = _verified(settings, image, disk.parent, vm) if verified else None
         assert finish_boot(vm) == "running"
-        found = Shared(vm, sessions, folders)
+        found = Shared(vm, sessions, folders, report)
         for name, tag in (("one", "first"), ("two", "second")):
             found.serai("create", name)
             found.serai("attach", name, "workdir", f"/mnt/host/{tag}")
         yield found
+
+
+def _verified(settings: Settings, image: Image, folder: Path, vm: VM) -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "booted", lambda *_, **__: nullcontext(vm))
+        # What a thread has started ends with the thread, and a reboot starts QEMU anew.
+        patch.setattr(verify, "in_parallel", lambda actions, *_: [each() for each in actions])
+        return verify.verify(settings, image, folder, quick=True)
 
 
 def _with_virtiofs() -> bool:

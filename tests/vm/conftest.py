@@ -40,16 +40,6 @@ def built(settings: Settings, image: Image) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report(settings: Settings, image: Image, built: Path) -> Report:
-    """What two boots of one VM show; an image is verified once a run.
-
-    Left out are the boot on the other bus, which ``upgraded`` is, and the one without a second
-    disk, which a sealed container is; a release verifies the whole.
-    """
-    return verify(settings, image, built, quick=True)
-
-
-@pytest.fixture(scope="session")
 def shared(
     image: Image, settings: Settings, built: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shared]:
@@ -59,9 +49,21 @@ def shared(
     an older finished image, of another release perhaps. Without it both are the same bytes, which
     are still two machines that share nothing but a disk.
     """
-    (disk,) = Path(os.environ.get("SERAI_UPGRADE_FROM", built)).glob("*.qcow2")
-    with sharing(settings, image, disk, tmp_path_factory.mktemp("shares")) as found:
+    older = os.environ.get("SERAI_UPGRADE_FROM")
+    (disk,) = Path(older or built).glob("*.qcow2")
+    top = tmp_path_factory.mktemp("shares")
+    with sharing(settings, image, disk, top, verified=not older) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def report(settings: Settings, image: Image, built: Path, shared: Shared) -> Report:
+    """What two boots of one VM show; an image is verified once a run.
+
+    Left out are the boot on the other bus, which ``upgraded`` is, and the one without a second
+    disk, which a sealed container is; a release verifies the whole.
+    """
+    return shared.report or verify(settings, image, built, quick=True)
 
 
 @pytest.fixture(scope="session")

@@ -140,8 +140,8 @@ def _journal(evidence: Evidence) -> Finding:
 
 
 CHECKS: tuple[Check[Evidence], ...] = (
-    Check("identity", "every machine gets its own machine-id, and keeps it", _machine_id),
-    Check("identity", "every machine gets its own ssh host keys, and keeps them", _host_keys),
+    Check("foreign", "every machine gets its own machine-id, and keeps it", _machine_id),
+    Check("foreign", "every machine gets its own ssh host keys, and keeps them", _host_keys),
     Check("identity", "the host name is the image's and resolves", _hostname),
     Check("apt", "apt has the release, its updates and its security updates", _sources),
     Check("listening", "nothing can be reached from outside but ssh", _listening),
