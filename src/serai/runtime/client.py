@@ -63,6 +63,8 @@ class Client(jsonrpc.Client):
     """One connection. Use a second one for events while a call is under way."""
 
     peer = "sessiond"
+    stdio = "stream"
+    """How output comes."""
 
     def __init__(self, path: Path | None = None, timeout: float | None = None) -> None:
         """``timeout`` (seconds) is for each wait on the socket. Raises SeraiError."""
@@ -132,7 +134,7 @@ class Client(jsonrpc.Client):
 
         What comes is a session's, which may write for ever: it is killed, and no byte more is kept.
         """
-        number = self.ask(method, {**params, "stdio": "stream"})
+        number = self.ask(method, {**params, "stdio": self.stdio})
         chunks = iter(input)
         running, room = "", limit
         fed: set[int] = set()
@@ -150,7 +152,7 @@ class Client(jsonrpc.Client):
             if event == "exec.output":
                 if room < 0:
                     continue
-                data = base64.b64decode(news["data"])
+                data = jsonrpc.output(news)
                 room -= len(data)
                 if room < 0:
                     self.ask("exec.signal", {"exec": running, "signal": "KILL"})

@@ -15,9 +15,9 @@ import base64
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
@@ -97,8 +97,8 @@ class Vm:
     def _connected(self) -> Client:
         if self.address:
             return VmClient(self.address, self._timeout)
-        path = os.environ.get("SERAI_CONTROL")
-        return Client(Path(path) if path else Paths().control, self._timeout)
+        path = os.environ.get("SERAI_CONTROL") or str(Paths().control)
+        return VmClient(f"unix://{quote(os.path.abspath(path))}", self._timeout)  # noqa: PTH100  # a text
 
 
 class Session:

@@ -37,8 +37,9 @@ class Transfer:
     path: str = ""
     stdio: str = setting(
         "stream",
-        "fds: one descriptor comes with the message, which is read for put, written for get and ls",
-        choices=("fds", "stream"),
+        "fds: one descriptor comes with the message, which is read for put, written for get and ls."
+        " bytes: as stream, output not in base64",
+        choices=("fds", "stream", "bytes"),
     )
 
 
@@ -108,7 +109,7 @@ class Transfers:
         try:
             news = {"request": r.id, "exec": payload.id, "pid": process.pid}
             c.send(notification("exec.started", news))
-            stream = Stream(payload, ends.input, confirm=ends.confirm)
+            stream = Stream(payload, ends.input, confirm=ends.confirm, raw=p.stdio == "bytes")
             output = [] if ends.output is None else [(ends.output, "stdout")]
             result = await self._executions.follow(c, stream, output, None, None)
             process.returncode = result.status
