@@ -22,6 +22,7 @@ from urllib.parse import quote
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client, Completed, parts
+from serai.runtime.local_files import Files
 from serai.runtime.remote import VmClient
 
 FOLLOW = 20.0  # seconds that one call waits for output
@@ -36,7 +37,7 @@ class Vm:
         """See ``connect``."""
         self.address = address or os.environ.get("SERAI_VM", "")
         self._timeout = timeout
-        self._client = self._connected()
+        self._client = self.another()
 
     def __enter__(self) -> Vm:
         return self
@@ -91,10 +92,11 @@ class Vm:
         """The connection, made again if it is known to be broken. Raises SeraiError."""
         if self._client.hung_up():
             self._client.close()
-            self._client = self._connected()
+            self._client = self.another()
         return self._client
 
-    def _connected(self) -> Client:
+    def another(self) -> Client:
+        """A connection of its own, which is the caller's to close. Raises SeraiError."""
         if self.address:
             return VmClient(self.address, self._timeout)
         path = os.environ.get("SERAI_CONTROL") or str(Paths().control)
@@ -107,6 +109,7 @@ class Session:
     def __init__(self, vm: Vm, name: str) -> None:
         self.vm = vm
         self.name = name
+        self.files = Files(name, vm.client, vm.another)
 
     def run(
         self,
@@ -151,18 +154,6 @@ class Session:
         """Its jobs, the newest last. Raises SeraiError."""
         found = self.vm.call("job.list", name=self.name)["jobs"]
         return [Job(self.vm, each["job"]) for each in found]
-
-    def put(self, role: str, path: str, data: bytes) -> None:
-        """Make ``data`` the file ``path`` (relative) of a path role. Raises SeraiError."""
-        self.vm.client().put(self.name, role, path, data)
-
-    def get(self, role: str, path: str) -> bytes:
-        """The content of the file ``path`` of a path role. Raises SeraiError."""
-        return self.vm.client().get(self.name, role, path)
-
-    def ls(self, role: str, path: str = "") -> list[dict[str, Any]]:
-        """The entries of a directory of a path role. Raises SeraiError."""
-        return self.vm.client().ls(self.name, role, path)
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""

@@ -66,10 +66,10 @@ class VmClient(Client):
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """As Client.send, with every byte through the connection, in parts."""
-        if method == "put":
-            return self._carry(method, params, _read(descriptor), lambda *_: None, 0)
+        if method in ("put", "tree.put"):
+            return self.carry(method, params, _read(descriptor), lambda *_: None, 0)
         no_input = iter((b"",))
-        return self._carry(
+        return self.carry(
             method, params, no_input, lambda _, data: files.write_all(descriptor, data), sys.maxsize
         )
 

@@ -26,7 +26,9 @@ from serai.runtime.sessions.sessions import Sessions
 
 MAX_LABELS = 64
 MAX_LABEL = 1024
-DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
+DESCRIPTORS = frozenset(
+    {"exec", "put", "get", "ls", "tree.put", "tree.get", "file.batch", "file.watch"}
+)
 """The methods whose requests come with descriptors."""
 
 

@@ -173,9 +173,9 @@ def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPat
             data = os.urandom(300_000)
             done = session.run(["sh", "-c", "cat; exit $A"], input=data, env={"A": "5"})
             assert (done.stdout, done.status) == (data, 5)
-            session.put("outputs", "a.txt", data)
-            assert session.get("outputs", "a.txt") == data
-            assert [each["name"] for each in session.ls("outputs")] == ["a.txt"]
+            session.files.write("outputs/a.txt", data)
+            assert session.files.read("outputs/a.txt") == data
+            assert [each["name"] for each in session.files.ls("outputs")] == ["a.txt"]
             assert machine.session(session.name).show()["labels"] == {"task": "42"}
             job = session.start(["sh", "-c", "cat; exit 6"], stdin=True)
             job.write(data, eof=True)
