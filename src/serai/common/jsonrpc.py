@@ -166,14 +166,18 @@ class Client:
 
     def ask(self, method: str, params: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
         """Send a request, with descriptors; returns its id. Raises SeraiError."""
-        self._number += 1
-        line = call(self._number, method, params)
+        number, line = self.request(method, params)
         try:
             sent = socket.send_fds(self._socket, [line], descriptors) if descriptors else 0
             self._socket.sendall(line[sent:])
         except OSError as error:
             raise SeraiError(f"{self.peer} does not listen any more: {error}", code=GONE) from None
-        return self._number
+        return number
+
+    def request(self, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
+        """A request's id and its line, for who sends it himself."""
+        self._number += 1
+        return self._number, call(self._number, method, params)
 
     def wait(self, number: int) -> Any:
         """The result of the request ``number``; notifications that come before it are kept."""
@@ -233,6 +237,10 @@ class Client:
             data = self._socket.recv(MOST_AT_ONCE)
         except OSError as error:
             raise SeraiError(f"no answer from {self.peer}: {error}", code=GONE) from None
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Buffer what came; nothing says that nothing can come any more. Raises SeraiError."""
         if not data:
             raise SeraiError(f"{self.peer} hung up", code=GONE)
         self._buffer += data
@@ -244,6 +252,11 @@ class Client:
         poll = select.poll()
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connection itself, for who waits on it in an event loop."""
+        return self._socket
 
     def fileno(self) -> int:
         """The connection's descriptor, to wait on beside others."""

@@ -12,7 +12,9 @@ carries an ID of its own. A command is run at most once: if its connection break
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -23,6 +25,7 @@ from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client, Completed, parts
 from serai.runtime.local_files import Files
+from serai.runtime.process import Process
 from serai.runtime.remote import VmClient
 
 FOLLOW = 20.0  # seconds that one call waits for output
@@ -37,6 +40,7 @@ class Vm:
         """See ``connect``."""
         self.address = address or os.environ.get("SERAI_VM", "")
         self._timeout = timeout
+        self.abandoned = False
         self._client = self.another()
 
     def __enter__(self) -> Vm:
@@ -53,6 +57,12 @@ class Vm:
     def close(self) -> None:
         """Hang up. Commands that run end by that; sessions stay."""
         self._client.close()
+
+    def abandon(self) -> None:
+        """Have a call that another thread waits for fail, and every later one."""
+        self.abandoned = True
+        with contextlib.suppress(OSError):
+            self._client.socket.shutdown(socket.SHUT_RDWR)
 
     def create(
         self,
@@ -90,6 +100,8 @@ class Vm:
 
     def client(self) -> Client:
         """The connection, made again if it is known to be broken. Raises SeraiError."""
+        if self.abandoned:
+            raise SeraiError(f"the connection to {self._client.peer} was given up", code=GONE)
         if self._client.hung_up():
             self._client.close()
             self._client = self.another()
@@ -127,6 +139,19 @@ class Session:
         return self.vm.client().exec(
             self.name, argv, input=input, env=dict(env or {}), cwd=cwd, timeout=timeout
         )
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        timeout: float | None = None,
+        tty: bool = False,
+    ) -> Process:
+        """A command whose output comes piece by piece. Use it in ``with``. Raises SeraiError."""
+        params = command(self.name, argv, env, cwd, timeout)
+        return Process(self.vm.another(), {**params, "tty": tty})
 
     def start(
         self,
@@ -213,6 +238,18 @@ class Job:
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
         """The job when it has ended, or after ``timeout`` seconds. Raises SeraiError."""
         return dict(self.vm.call("job.wait", job=self.id, timeout=timeout))
+
+
+def command(
+    name: str,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: str,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The parameters of ``exec``."""
+    words = {"env": dict(env or {}), "cwd": cwd, "timeout": timeout}
+    return {"name": name, "argv": list(argv), **words}
 
 
 def connect(address: str = "", timeout: float | None = None) -> Vm:

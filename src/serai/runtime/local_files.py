@@ -37,15 +37,15 @@ class Files:
 
     def write(self, path: str, data: bytes) -> None:
         """Make ``data`` the file, whole or not at all. Raises SeraiError."""
-        self._client().put(self._name, *_split(path), data)
+        self._client().put(self._name, *split(path), data)
 
     def read(self, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
         """The content of the file. Raises SeraiError."""
-        return self._client().get(self._name, *_split(path), limit=limit)
+        return self._client().get(self._name, *split(path), limit=limit)
 
     def ls(self, path: str) -> list[dict[str, Any]]:
         """The entries of the directory. Raises SeraiError."""
-        return self._client().ls(self._name, *_split(path))
+        return self._client().ls(self._name, *split(path))
 
     def mkdir(self, path: str) -> None:
         """Make the directory, and those above it. It may be there. Raises SeraiError."""
@@ -57,8 +57,8 @@ class Files:
 
     def move(self, path: str, to: str, *, replace: bool = False) -> None:
         """Give it another name in the same path role. Raises SeraiError."""
-        role, name = _split(to)
-        if role != _split(path)[0]:
+        role, name = split(to)
+        if role != split(path)[0]:
             raise SeraiError(f"{to!r} is in another path role than {path!r}", code=INVALID_PARAMS)
         self._one("move", path, to=name, replace=replace)
 
@@ -75,7 +75,7 @@ class Files:
 
         Nothing is put if anything is wrong, and a directory that was not there appears whole.
         """
-        role, name = _split(path)
+        role, name = split(path)
         with tempfile.TemporaryFile() as spool:
             with archives.writing(spool) as archive:
                 _pack(archive, Path(local))
@@ -88,7 +88,7 @@ class Files:
 
         All of it, or nothing. A symlink that leads out of the tree is refused.
         """
-        target, (role, name) = Path(local).absolute(), _split(path)
+        target, (role, name) = Path(local).absolute(), split(path)
         if os.path.lexists(target):
             raise SeraiError(f"{target} is there already", "name a new directory", EXISTS)
         with tempfile.TemporaryFile() as spool:
@@ -113,12 +113,12 @@ class Files:
         """
         client = self._another()
         try:
-            yield from client.lines("file.watch", self._name, *_split(path))
+            yield from client.lines("file.watch", self._name, *split(path))
         finally:
             client.close()
 
     def _one(self, do: str, path: str, **words: Any) -> Any:
-        role, name = _split(path)
+        role, name = split(path)
         (found,) = self.batch(role, [{"do": do, "path": name, **words}])
         if isinstance(found, SeraiError):
             raise found
@@ -196,7 +196,8 @@ def _parts(spool: IO[bytes]) -> Iterator[bytes]:
     yield b""
 
 
-def _split(path: str) -> tuple[str, str]:
+def split(path: str) -> tuple[str, str]:
+    """The path role that a path begins with, and what is relative to that."""
     role, _, name = path.partition("/")
     return role, name
 
