@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import resource
 import signal
 import stat
 import sys
@@ -22,11 +23,13 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
 from serai.common import linux, stdio
-from serai.common.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
+from serai.common.errors import FAILED, NO_ROOM, NOT_PERMITTED, TOO_LARGE, SeraiError
 from serai.runtime.folders import scope
 
 CHUNK = 1 << 20
 CONFIRM = b"."
+MEMORY = 512 << 20
+"""Bytes of address space: an archive's headers, or a full directory, may ask for any amount."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CLOEXEC
 
@@ -244,10 +247,12 @@ def _write(target: int, data: bytes) -> None:
         rest = rest[os.write(target, rest) :]
 
 
-def problem(error: SeraiError | OSError) -> SeraiError:
+def problem(error: SeraiError | OSError | MemoryError) -> SeraiError:
     """What went wrong in words."""
     if isinstance(error, SeraiError):
         return error
+    if isinstance(error, MemoryError):
+        return SeraiError("that takes more memory than there is for it", code=TOO_LARGE)
     if error.errno == EDQUOT:
         return SeraiError("the session's quota is used up", "remove files in it", NO_ROOM)
     if error.errno == ENOSPC:
@@ -263,11 +268,12 @@ def main(plan: str) -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         run(Plan(*marshal.loads(bytes.fromhex(plan))))  # noqa: S302  # from the daemon, root like us
     except BrokenPipeError:
         return 1
-    except (SeraiError, OSError) as error:
+    except (SeraiError, OSError, MemoryError) as error:
         told = problem(error)
         os.write(2, marshal.dumps((told.message, told.hint, told.code)))
         return 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import tarfile
 from collections.abc import Callable
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
@@ -20,8 +19,6 @@ from serai.common.errors import NOT_FOUND, SeraiError
 from serai.runtime.folders import archives, edit, scope
 
 CHUNK = 1 << 20
-MEMORY = 512 << 20
-"""Bytes of address space: the headers of an archive may ask for any amount."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,7 +34,6 @@ def put(
     ``confirmed`` raises SeraiError if the input is not whole, ``keep_free`` if a directory's disk
     has no room for so many bytes.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     names = scope.check(path)
     above, stage = "/".join(names[:-1]), f".serai-put-{os.urandom(8).hex()}"
     if above:

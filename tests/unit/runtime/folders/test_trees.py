@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
@@ -24,12 +23,6 @@ def base(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(tmp_path / "home", os.O_PATH | os.O_DIRECTORY)
     yield descriptor
     os.close(descriptor)
-
-
-@pytest.fixture(autouse=True)
-def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process goes on afterwards."""
-    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
 
 
 def entry(name: str, **facts: object) -> tarfile.TarInfo:
