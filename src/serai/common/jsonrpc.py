@@ -6,6 +6,7 @@ https://www.jsonrpc.org/specification, without batches. The end that answers is 
 
 from __future__ import annotations
 
+import base64
 import json
 import select
 import socket
@@ -29,11 +30,16 @@ from serai.common.errors import (
 PROTOCOL = 1
 """What the method ``version`` compares. It goes up when an older client would do a wrong thing."""
 
+BYTES = "stdio.bytes"
+"""The capability of a VM that sends output as it is: an older one has it in base64 only."""
+
 MAX_LINE = 1 << 20
 LONGEST_ANSWER = 64 << 20
 MAX_ID = 128
 Id = str | int | None
 CHUNK = 64 << 10
+MOST_AT_ONCE = 256 << 10
+"""Bytes that a client takes from its connection at once."""
 C = TypeVar("C", bound="Client")
 
 
@@ -109,6 +115,12 @@ def answered(message: dict[str, Any]) -> Any:
     raise SeraiError(found["message"], hint, found.get("code", FAILED))
 
 
+def output(news: dict[str, Any]) -> bytes:
+    """The bytes in the parameters of an ``exec.output``, in whichever way they came."""
+    data = news["data"]
+    return data if isinstance(data, bytes) else base64.b64decode(data)
+
+
 class Client:
     """One connection of a caller that waits; ``peer`` is what messages call the other end."""
 
@@ -122,7 +134,8 @@ class Client:
         fresh = end if isinstance(end, socket.socket) else socket.socket(socket.AF_UNIX)
         self._socket = socket.socket(fileno=stdio.above(fresh.detach()))
         self._socket.settimeout(timeout)
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._announced: dict[str, Any] | None = None
         self._number = 0
         self._events: list[dict[str, Any]] = []
         try:
@@ -153,14 +166,18 @@ class Client:
 
     def ask(self, method: str, params: dict[str, Any], descriptors: Sequence[int] = ()) -> int:
         """Send a request, with descriptors; returns its id. Raises SeraiError."""
-        self._number += 1
-        line = call(self._number, method, params)
+        number, line = self.request(method, params)
         try:
             sent = socket.send_fds(self._socket, [line], descriptors) if descriptors else 0
             self._socket.sendall(line[sent:])
         except OSError as error:
             raise SeraiError(f"{self.peer} does not listen any more: {error}", code=GONE) from None
-        return self._number
+        return number
+
+    def request(self, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
+        """A request's id and its line, for who sends it himself."""
+        self._number += 1
+        return self._number, call(self._number, method, params)
 
     def wait(self, number: int) -> Any:
         """The result of the request ``number``; notifications that come before it are kept."""
@@ -179,11 +196,31 @@ class Client:
         return message
 
     def buffered(self) -> dict[str, Any] | None:
-        """The next message of those that have come already; None if there is none."""
-        line, end, rest = self._buffer.partition(b"\n")
-        if not end:
+        """The next message of those that have come already; None if there is none.
+
+        One whose parameters have a ``size`` announces so many bytes behind its line, which become
+        its ``data``.
+        """
+        if (message := self._announced) is None:
+            end = self._buffer.find(b"\n")
+            if end < 0:
+                return None
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            message = self._parsed(line)
+            if message.get("method") != "exec.output" or "size" not in message["params"]:
+                return message
+        size = message["params"]["size"]
+        if not isinstance(size, int) or not 0 <= size <= LONGEST_ANSWER:
+            raise SeraiError(f"{self.peer} announces {size!a} bytes"[:100], code=GONE)
+        self._announced = message if len(self._buffer) < size else None
+        if self._announced is not None:
             return None
-        self._buffer = rest
+        message["params"]["data"] = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return message
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
         try:
             message = json.loads(line)
         except ValueError:
@@ -197,9 +234,13 @@ class Client:
     def receive(self) -> None:
         """Wait for what comes next, and buffer it. Raises SeraiError if nothing can come."""
         try:
-            data = self._socket.recv(CHUNK)
+            data = self._socket.recv(MOST_AT_ONCE)
         except OSError as error:
             raise SeraiError(f"no answer from {self.peer}: {error}", code=GONE) from None
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Buffer what came; nothing says that nothing can come any more. Raises SeraiError."""
         if not data:
             raise SeraiError(f"{self.peer} hung up", code=GONE)
         self._buffer += data
@@ -211,6 +252,11 @@ class Client:
         poll = select.poll()
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connection itself, for who waits on it in an event loop."""
+        return self._socket
 
     def fileno(self) -> int:
         """The connection's descriptor, to wait on beside others."""

@@ -63,7 +63,7 @@ class Connection:
         self._longest = longest
         self._buffer = bytearray()
         self._descriptors: list[int] = []
-        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._queue: deque[tuple[bytes | memoryview, Sequence[int]]] = deque()
         self._queued = 0
         self._drained = asyncio.Event()
         self._drained.set()
@@ -162,7 +162,7 @@ class Connection:
             close(descriptors)
             self._queued -= sent
             if sent < len(line):
-                self._queue[0] = (line[sent:], ())
+                self._queue[0] = (memoryview(line)[sent:], ())
             else:
                 self._queue.popleft()
             if self._queued <= HIGH_WATER:

@@ -51,6 +51,7 @@ _AT_FDCWD, _FSPICK_HERE, _FSCONFIG_STRING, _FSCONFIG_RECONFIGURE = -100, 0x1 | 0
 # linux/openat2.h
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
 
+_RENAME_NOREPLACE = 1  # linux/fs.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -179,6 +180,33 @@ def quotactl_fd(directory: int, command: int, uid: int, block: bytearray) -> Non
     """Ask or tell the file system of ``directory`` of a user's quota; quotactl(2), Linux 5.14."""
     buffer = (ctypes.c_char * len(block)).from_buffer(block)
     _call("quotactl_fd", directory, ctypes.c_uint(command), uid, buffer)
+
+
+def rename_new(source: int, old: str, target: int, new: str) -> None:
+    """As os.rename() between open directories, but what is there stays: EEXIST; renameat2(2)."""
+    names = os.fsencode(old), os.fsencode(new)
+    _check(_libc.renameat2(source, names[0], target, names[1], ctypes.c_uint(_RENAME_NOREPLACE)))
+
+
+def syncfs(descriptor: int) -> None:
+    """Write all of a file system to its disk; syncfs(2)."""
+    _check(_libc.syncfs(descriptor))
+
+
+def inotify() -> int:
+    """A descriptor that events can be read from; inotify_init1(2)."""
+    return _check(_libc.inotify_init1(os.O_CLOEXEC))
+
+
+def inotify_add(watch: int, directory: int, events: int) -> int:
+    """Watch the open directory; returns the watch's number; inotify_add_watch(2)."""
+    path = f"/proc/self/fd/{directory}".encode()
+    return _check(_libc.inotify_add_watch(watch, path, ctypes.c_uint32(events)))
+
+
+def inotify_remove(watch: int, number: int) -> None:
+    """End one watch; inotify_rm_watch(2)."""
+    _check(_libc.inotify_rm_watch(watch, number))
 
 
 def die_with_parent() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Client(jsonrpc.Client):
     """One connection. Use a second one for events while a call is under way."""
 
     peer = "sessiond"
+    stdio = "stream"
+    """How output comes."""
 
     def __init__(self, path: Path | None = None, timeout: float | None = None) -> None:
         """``timeout`` (seconds) is for each wait on the socket. Raises SeraiError."""
@@ -88,7 +90,7 @@ class Client(jsonrpc.Client):
         """
         output: dict[str, list[bytes]] = {name: [] for name in OUTPUTS}
         params = {"name": name, "argv": list(argv), **options}
-        result = self._carry(
+        result = self.carry(
             "exec", params, parts(input), lambda name, data: output[name].append(data), limit
         )
         out, err = (b"".join(output[name]) for name in OUTPUTS)
@@ -97,7 +99,7 @@ class Client(jsonrpc.Client):
     def put(self, name: str, role: str, path: str, data: bytes) -> None:
         """Make ``data`` the file ``path`` (relative) of a role's folder. Raises SeraiError."""
         params = {"name": name, "role": role, "path": path}
-        self._carry("put", params, parts(data), lambda *_: None, 0)
+        self.carry("put", params, parts(data), lambda *_: None, 0)
 
     def get(self, name: str, role: str, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
         """The content of the file ``path`` of a role's folder. Raises SeraiError."""
@@ -110,17 +112,43 @@ class Client(jsonrpc.Client):
             for line in self._output("ls", name, role, path, MOST_OUTPUT).splitlines()
         ]
 
+    def batch(
+        self, name: str, role: str, operations: Iterable[Mapping[str, Any]]
+    ) -> list[Any | SeraiError]:
+        """Carry out operations on files of a role's folder, by one process.
+
+        The result of each is what it gives, or its error. Raises SeraiError if none could be.
+        """
+        lines = b"".join(json.dumps(dict(each)).encode() + b"\n" for each in operations)
+        output: list[bytes] = []
+        params = {"name": name, "role": role}
+        self.carry(
+            "file.batch", params, parts(lines), lambda _, data: output.append(data), MOST_OUTPUT
+        )
+        return [_result(json.loads(line)) for line in b"".join(output).splitlines()]
+
+    def lines(self, method: str, name: str, role: str, path: str = "") -> Iterator[Any]:
+        """What ls or file.watch say, as they say it. Raises SeraiError."""
+        params = {"name": name, "role": role, "path": path, "stdio": self.stdio}
+        number = self.ask(method, params)
+        rest = b""
+        while (message := self.message()).get("id") != number:
+            if message.get("method") == "exec.output":
+                *lines, rest = (rest + jsonrpc.output(message["params"])).split(b"\n")
+                yield from map(json.loads, lines)
+        jsonrpc.answered(message)
+
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
-        """Call put, get or ls with a descriptor to read or write; no byte passes through here."""
+        """Call a method for files with a descriptor to read or write; no byte passes through."""
         return self.wait(self.ask(method, {**params, "stdio": "fds"}, [descriptor]))
 
     def _output(self, method: str, name: str, role: str, path: str, limit: int) -> bytes:
         output: list[bytes] = []
         params = {"name": name, "role": role, "path": path}
-        self._carry(method, params, parts(b""), lambda _name, data: output.append(data), limit)
+        self.carry(method, params, parts(b""), lambda _name, data: output.append(data), limit)
         return b"".join(output)
 
-    def _carry(
+    def carry(
         self,
         method: str,
         params: dict[str, Any],
@@ -132,7 +160,7 @@ class Client(jsonrpc.Client):
 
         What comes is a session's, which may write for ever: it is killed, and no byte more is kept.
         """
-        number = self.ask(method, {**params, "stdio": "stream"})
+        number = self.ask(method, {**params, "stdio": self.stdio})
         chunks = iter(input)
         running, room = "", limit
         fed: set[int] = set()
@@ -150,7 +178,7 @@ class Client(jsonrpc.Client):
             if event == "exec.output":
                 if room < 0:
                     continue
-                data = base64.b64decode(news["data"])
+                data = jsonrpc.output(news)
                 room -= len(data)
                 if room < 0:
                     self.ask("exec.signal", {"exec": running, "signal": "KILL"})
@@ -181,6 +209,13 @@ class Client(jsonrpc.Client):
             return 0
         text = base64.b64encode(data).decode()
         return self.ask("exec.input", {"exec": running, "data": text, "eof": not data})
+
+
+def _result(answer: dict[str, Any]) -> Any | SeraiError:
+    try:
+        return jsonrpc.answered(answer)
+    except SeraiError as error:
+        return error
 
 
 def parts(data: bytes) -> Iterator[bytes]:

@@ -12,16 +12,20 @@ carries an ID of its own. A command is run at most once: if its connection break
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client, Completed, parts
+from serai.runtime.local_files import Files
+from serai.runtime.process import Process
 from serai.runtime.remote import VmClient
 
 FOLLOW = 20.0  # seconds that one call waits for output
@@ -36,7 +40,8 @@ class Vm:
         """See ``connect``."""
         self.address = address or os.environ.get("SERAI_VM", "")
         self._timeout = timeout
-        self._client = self._connected()
+        self.abandoned = False
+        self._client = self.another()
 
     def __enter__(self) -> Vm:
         return self
@@ -52,6 +57,12 @@ class Vm:
     def close(self) -> None:
         """Hang up. Commands that run end by that; sessions stay."""
         self._client.close()
+
+    def abandon(self) -> None:
+        """Have a call that another thread waits for fail, and every later one."""
+        self.abandoned = True
+        with contextlib.suppress(OSError):
+            self._client.socket.shutdown(socket.SHUT_RDWR)
 
     def create(
         self,
@@ -89,16 +100,19 @@ class Vm:
 
     def client(self) -> Client:
         """The connection, made again if it is known to be broken. Raises SeraiError."""
+        if self.abandoned:
+            raise SeraiError(f"the connection to {self._client.peer} was given up", code=GONE)
         if self._client.hung_up():
             self._client.close()
-            self._client = self._connected()
+            self._client = self.another()
         return self._client
 
-    def _connected(self) -> Client:
+    def another(self) -> Client:
+        """A connection of its own, which is the caller's to close. Raises SeraiError."""
         if self.address:
             return VmClient(self.address, self._timeout)
-        path = os.environ.get("SERAI_CONTROL")
-        return Client(Path(path) if path else Paths().control, self._timeout)
+        path = os.environ.get("SERAI_CONTROL") or str(Paths().control)
+        return VmClient(f"unix://{quote(os.path.abspath(path))}", self._timeout)  # noqa: PTH100  # a text
 
 
 class Session:
@@ -107,6 +121,7 @@ class Session:
     def __init__(self, vm: Vm, name: str) -> None:
         self.vm = vm
         self.name = name
+        self.files = Files(name, vm.client, vm.another)
 
     def run(
         self,
@@ -124,6 +139,19 @@ class Session:
         return self.vm.client().exec(
             self.name, argv, input=input, env=dict(env or {}), cwd=cwd, timeout=timeout
         )
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        timeout: float | None = None,
+        tty: bool = False,
+    ) -> Process:
+        """A command whose output comes piece by piece. Use it in ``with``. Raises SeraiError."""
+        params = command(self.name, argv, env, cwd, timeout)
+        return Process(self.vm.another(), {**params, "tty": tty})
 
     def start(
         self,
@@ -151,18 +179,6 @@ class Session:
         """Its jobs, the newest last. Raises SeraiError."""
         found = self.vm.call("job.list", name=self.name)["jobs"]
         return [Job(self.vm, each["job"]) for each in found]
-
-    def put(self, role: str, path: str, data: bytes) -> None:
-        """Make ``data`` the file ``path`` (relative) of a path role. Raises SeraiError."""
-        self.vm.client().put(self.name, role, path, data)
-
-    def get(self, role: str, path: str) -> bytes:
-        """The content of the file ``path`` of a path role. Raises SeraiError."""
-        return self.vm.client().get(self.name, role, path)
-
-    def ls(self, role: str, path: str = "") -> list[dict[str, Any]]:
-        """The entries of a directory of a path role. Raises SeraiError."""
-        return self.vm.client().ls(self.name, role, path)
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""
@@ -222,6 +238,18 @@ class Job:
     def wait(self, timeout: float | None = None) -> dict[str, Any]:
         """The job when it has ended, or after ``timeout`` seconds. Raises SeraiError."""
         return dict(self.vm.call("job.wait", job=self.id, timeout=timeout))
+
+
+def command(
+    name: str,
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    cwd: str,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The parameters of ``exec``."""
+    words = {"env": dict(env or {}), "cwd": cwd, "timeout": timeout}
+    return {"name": name, "argv": list(argv), **words}
 
 
 def connect(address: str = "", timeout: float | None = None) -> Vm:

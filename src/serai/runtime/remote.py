@@ -15,7 +15,7 @@ from typing import Any
 from serai import __version__
 from serai.common import files, jsonrpc
 from serai.common.errors import GONE, INVALID_PARAMS, OTHER_VERSION, UNKNOWN_METHOD, SeraiError
-from serai.common.jsonrpc import CHUNK, PROTOCOL
+from serai.common.jsonrpc import BYTES, CHUNK, PROTOCOL
 from serai.runtime import address
 from serai.runtime.client import Client, unreachable
 
@@ -66,10 +66,10 @@ class VmClient(Client):
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """As Client.send, with every byte through the connection, in parts."""
-        if method == "put":
-            return self._carry(method, params, _read(descriptor), lambda *_: None, 0)
+        if method in ("put", "tree.put"):
+            return self.carry(method, params, _read(descriptor), lambda *_: None, 0)
         no_input = iter((b"",))
-        return self._carry(
+        return self.carry(
             method, params, no_input, lambda _, data: files.write_all(descriptor, data), sys.maxsize
         )
 
@@ -104,6 +104,8 @@ class VmClient(Client):
                 OTHER_VERSION,
             ) from None
         self.version = str(met["version"])
+        if BYTES in met.get("capabilities", ()):
+            self.stdio = "bytes"
 
     def _broken(self, error: SeraiError) -> SeraiError:
         if self._child is None or error.code != GONE:

@@ -41,6 +41,7 @@ def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_pa
                 say(method="exec.started", params={"request": asked, "exec": number, "pid": 1})
                 given = json.loads(file.readline())
                 inputs.append((given["params"]["exec"], base64.b64decode(given["params"]["data"])))
+                assert json.loads(file.readline())["params"]["eof"], "sent without waiting"
                 late = given["id"]
                 say(id=asked, result={"status": 0, "signal": None, "timed_out": False})
 

@@ -16,6 +16,7 @@ import serai
 from serai import connect
 from serai.common import jsonrpc
 from serai.common.errors import GONE, OTHER_VERSION, SeraiError
+from serai.runtime.api.exec import output
 from serai.runtime.remote import VmClient
 
 VERSION = {"version": "9.9.9", "protocol": jsonrpc.PROTOCOL, "capabilities": ["version"]}
@@ -92,6 +93,44 @@ def test_what_is_no_answer_is_told(tmp_path: Path, said: bytes) -> None:
         pytest.raises(SeraiError, match="which is no answer; a start-up file of its shell"),
     ):
         VmClient(where)
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_output_comes_as_bytes_from_a_vm_that_can(tmp_path: Path, *, capable: bool) -> None:
+    asked, data = [], bytes(range(256)) * 2000
+
+    def vm(request: dict[str, Any]) -> bytes:
+        if request["method"] == "version":
+            found = [jsonrpc.BYTES] if capable else []
+            return jsonrpc.result(request["id"], {**VERSION, "capabilities": found})
+        if request["method"] != "exec":
+            return b""
+        asked.append(request["params"]["stdio"])
+        news = {"request": request["id"], "exec": "1", "pid": 1}
+        lines = [jsonrpc.notification("exec.started", news)]
+        lines += [output("1", name, data, raw=capable) for name in ("stdout", "stderr", "stdout")]
+        answer = {"status": 0, "signal": None, "timed_out": False}
+        return b"".join([*lines, jsonrpc.result(request["id"], answer)])
+
+    with answering(tmp_path, vm) as (where, _), VmClient(where) as client:
+        done = client.exec("one", ["cat"])
+    assert asked == ["bytes" if capable else "stream"]
+    assert (done.stdout, done.stderr) == (data * 2, data)
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 40, "9", None])
+def test_a_vm_that_announces_nonsense_is_left(tmp_path: Path, size: object) -> None:
+    def vm(request: dict[str, Any]) -> bytes | None:
+        if request["method"] == "version":
+            return greeted(request)
+        return jsonrpc.notification("exec.output", {"stream": "stdout", "size": size})
+
+    with (
+        answering(tmp_path, vm) as (where, _),
+        VmClient(where) as client,
+        pytest.raises(SeraiError, match="announces"),
+    ):
+        client.exec("one", ["cat"])
 
 
 def test_why_ssh_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

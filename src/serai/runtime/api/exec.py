@@ -24,7 +24,10 @@ from serai.common.tables import setting
 from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 
-CHUNK = 32 << 10
+CHUNK = 128 << 10
+TEXT = 32 << 10
+"""Bytes that are read at once: as they are, and to become base64 in a line."""
+STREAMS = ("stream", "bytes")
 CHARACTERS = {"minimum": 0, "maximum": 9999}
 """What a terminal may have; 0 says that it is not known: ioctl_tty(2)."""
 
@@ -41,7 +44,9 @@ class Exec:
     tty: bool = False
     detach: bool = False
     stdio: str = setting(
-        "stream", "fds: three descriptors come with the message", choices=("fds", "stream", "null")
+        "stream",
+        "fds: three descriptors come with the message. bytes: as stream, output not in base64",
+        choices=("fds", "stream", "bytes", "null"),
     )
     rows: int = field(default=24, metadata=CHARACTERS)
     columns: int = field(default=80, metadata=CHARACTERS)
@@ -77,13 +82,15 @@ class Resize:
 class Stream:
     """A payload of one connection: where its input goes, and who may write to it next.
 
-    To ``confirm`` a byte is written when the client has said that the input is complete.
+    To ``confirm`` a byte is written when the client has said that the input is complete. With
+    ``raw`` its output follows the lines that announce it, as it is.
     """
 
     payload: Payload
     input: int | None = None
     terminal: int | None = None
     confirm: int | None = None
+    raw: bool = False
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -125,7 +132,7 @@ class Executions:
         """Carry a payload's bytes until it has ended, and what it wrote ``patience`` s longer."""
         key = (c, stream.payload.id)
         self._streams[key] = stream
-        pumps = [_pumping(c, stream.payload.id, *each) for each in ours]
+        pumps = [_pumping(c, stream, *each) for each in ours]
         try:
             result = await self._payloads.finish(stream.payload, timeout, c.gone)
             if pumps:
@@ -174,7 +181,7 @@ class Executions:
     def _check(self, p: Exec, descriptors: int) -> None:
         check_descriptors(descriptors, 3 if p.stdio == "fds" and not p.tty else 0)
         check_command(p.argv, p.env, p.timeout)
-        if p.detach and (p.tty or p.stdio == "stream"):
+        if p.detach and (p.tty or p.stdio in STREAMS):
             raise SeraiError("detach goes with stdio fds or null, no tty", code=INVALID_PARAMS)
 
     async def _start(
@@ -190,7 +197,7 @@ class Executions:
             elif p.stdio == "null":
                 theirs = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)]
                 stdio = (theirs[0],) * 3
-            elif p.stdio == "stream":
+            elif p.stdio in STREAMS:
                 pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
                 theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]
                 ours = [pipes[0][1], pipes[1][0], pipes[2][0]]
@@ -213,7 +220,7 @@ class Executions:
                 os.close(descriptor)
         news = {"request": number, "exec": payload.id, "pid": payload.entered.pid}
         started = notification("exec.started", news)
-        master = payload.entered.pty
+        master, raw = payload.entered.pty, p.stdio == "bytes"
         if master is not None:
             resize(master, p.rows, p.columns)
         if master is not None and p.stdio == "fds":
@@ -222,12 +229,14 @@ class Executions:
         c.send(started)
         if master is not None:
             os.set_blocking(master, False)
-            return Stream(payload, os.dup(master), master), [(master, "stdout")]
+            return Stream(payload, os.dup(master), master, raw=raw), [(master, "stdout")]
         for descriptor in ours:
             os.set_blocking(descriptor, False)
+            _widen(descriptor)
         if not ours:
             return Stream(payload), []
-        return Stream(payload, ours[0]), [(ours[1], "stdout"), (ours[2], "stderr")]
+        outputs = [(ours[1], "stdout"), (ours[2], "stderr")]
+        return Stream(payload, ours[0], raw=raw), outputs
 
     def _stream(self, c: Connection, number: str) -> Stream:
         stream = self._streams.get((c, number))
@@ -289,19 +298,19 @@ def resize(terminal: int, rows: int, columns: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
 
-def _pumping(c: Connection, number: str, descriptor: int, name: str) -> asyncio.Task[None]:
+def _pumping(c: Connection, stream: Stream, descriptor: int, name: str) -> asyncio.Task[None]:
     """A task that pumps, after which the descriptor is closed."""
-    task = asyncio.create_task(_pump(c, number, descriptor, name))
+    task = asyncio.create_task(_pump(c, stream, descriptor, name))
     # Not in the coroutine: one that is cancelled before its first step never comes to its end.
     task.add_done_callback(lambda _: os.close(descriptor))
     return task
 
 
-async def _pump(c: Connection, number: str, descriptor: int, name: str) -> None:
+async def _pump(c: Connection, stream: Stream, descriptor: int, name: str) -> None:
     """Send what a payload writes to its client, no faster than that reads."""
     while True:
         try:
-            data = os.read(descriptor, CHUNK)
+            data = os.read(descriptor, CHUNK if stream.raw else TEXT)
         except BlockingIOError:
             await wait.readable(descriptor)
             continue
@@ -311,6 +320,19 @@ async def _pump(c: Connection, number: str, descriptor: int, name: str) -> None:
             raise
         if not data:
             return
-        text = base64.b64encode(data).decode()
-        c.send(notification("exec.output", {"exec": number, "stream": name, "data": text}))
+        c.send(output(stream.payload.id, name, data, raw=stream.raw))
         await c.drained()
+
+
+def _widen(descriptor: int) -> None:
+    """Let a pipe hold more than 64 KiB, so that its writer is woken less often; fcntl(2)."""
+    with contextlib.suppress(OSError):  # EPERM: this user's pipes hold enough already
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, CHUNK)
+
+
+def output(number: str, name: str, data: bytes, *, raw: bool) -> bytes:
+    """The notification that a payload wrote something; ``raw``: with the bytes behind its line."""
+    news: dict[str, Any] = {"exec": number, "stream": name}
+    if raw:
+        return notification("exec.output", {**news, "size": len(data)}) + data
+    return notification("exec.output", {**news, "data": base64.b64encode(data).decode()})

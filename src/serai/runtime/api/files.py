@@ -1,4 +1,4 @@
-"""The methods put, get and ls: what comes in and out of a role's folder without a mount.
+"""The methods for files: what comes in and out of a role's folder without a mount.
 
 Each is a process of its own (transfer), streamed as a payload is: over descriptors that the client
 sends, or by ``exec.input`` and ``exec.output``.
@@ -37,9 +37,15 @@ class Transfer:
     path: str = ""
     stdio: str = setting(
         "stream",
-        "fds: one descriptor comes with the message, which is read for put, written for get and ls",
-        choices=("fds", "stream"),
+        "fds: one descriptor comes with the message, which is read for put and tree.put, and else"
+        " written. bytes: as stream, output not in base64",
+        choices=("fds", "stream", "bytes"),
     )
+
+
+TAKES = frozenset({"put", "tree.put", "file.batch"})
+GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch"})
+"""The methods that have an input, and those that have an output."""
 
 
 @dataclass
@@ -74,6 +80,10 @@ class Transfers:
             "put": (Transfer, self.put),
             "get": (Transfer, self.get),
             "ls": (Transfer, self.ls),
+            "tree.put": (Transfer, self.tree_put),
+            "tree.get": (Transfer, self.tree_get),
+            "file.batch": (Transfer, self.batch),
+            "file.watch": (Transfer, self.watch),
         }
 
     async def put(self, c: Connection, r: Request, p: Transfer) -> Any:
@@ -87,6 +97,24 @@ class Transfers:
     async def ls(self, c: Connection, r: Request, p: Transfer) -> Any:
         """List a folder in a role's folder: a JSON object a line."""
         return await self._transfer("ls", c, r, p)
+
+    async def tree_put(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Unpack a tar archive in a role's folder; what is wrong with it changes nothing."""
+        return await self._transfer("tree.put", c, r, p)
+
+    async def tree_get(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Get a folder in a role's folder as a tar archive."""
+        return await self._transfer("tree.get", c, r, p)
+
+    async def batch(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Make, remove, move and look at what is in a folder: an operation a line."""
+        if p.stdio == "fds":
+            raise SeraiError("file.batch has an input and an output", "stream it", INVALID_PARAMS)
+        return await self._transfer("file.batch", c, r, p)
+
+    async def watch(self, c: Connection, r: Request, p: Transfer) -> Any:
+        """Tell what changes in a folder, a JSON object a line, until the client hangs up."""
+        return await self._transfer("file.watch", c, r, p)
 
     async def _transfer(self, operation: str, c: Connection, r: Request, p: Transfer) -> Any:
         given = list(r.descriptors)
@@ -108,7 +136,7 @@ class Transfers:
         try:
             news = {"request": r.id, "exec": payload.id, "pid": process.pid}
             c.send(notification("exec.started", news))
-            stream = Stream(payload, ends.input, confirm=ends.confirm)
+            stream = Stream(payload, ends.input, confirm=ends.confirm, raw=p.stdio == "bytes")
             output = [] if ends.output is None else [(ends.output, "stdout")]
             result = await self._executions.follow(c, stream, output, None, None)
             process.returncode = result.status
@@ -164,17 +192,26 @@ class Transfers:
 
 def _ends(operation: str, given: list[int]) -> Ends:
     """The descriptors of a transfer: the client's own, or pipes to stream through."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    ends = Ends([os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) for _ in (0, 1)])
     if given:
-        own = os.dup(given[0])
-        return Ends([own, null] if operation == "put" else [null, own])
-    read, write = os.pipe2(os.O_CLOEXEC)
-    if operation != "put":
-        os.set_blocking(read, False)
-        return Ends([null, write], output=read)
-    os.set_blocking(write, False)
-    told, teller = os.pipe2(os.O_CLOEXEC)
-    return Ends([read, null, told], input=write, confirm=teller)
+        _replace(ends.theirs, 0 if operation in TAKES else 1, os.dup(given[0]))
+        return ends
+    if operation in GIVES:
+        ends.output, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ends.output, False)
+        _replace(ends.theirs, 1, write)
+    if operation in TAKES:
+        read, ends.input = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ends.input, False)
+        _replace(ends.theirs, 0, read)
+        told, ends.confirm = os.pipe2(os.O_CLOEXEC)
+        ends.theirs.append(told)
+    return ends
+
+
+def _replace(ends: list[int], at: int, descriptor: int) -> None:
+    os.close(ends[at])
+    ends[at] = descriptor
 
 
 def _leads_here(descriptor: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from serai import __version__
 from serai.common.errors import INVALID_PARAMS, OTHER_VERSION, SeraiError
-from serai.common.jsonrpc import PROTOCOL, Request
+from serai.common.jsonrpc import BYTES, PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
 from serai.runtime.api.egress import EgressMethods
@@ -26,7 +26,9 @@ from serai.runtime.sessions.sessions import Sessions
 
 MAX_LABELS = 64
 MAX_LABEL = 1024
-DESCRIPTORS = frozenset({"exec", "put", "get", "ls"})
+DESCRIPTORS = frozenset(
+    {"exec", "put", "get", "ls", "tree.put", "tree.get", "file.batch", "file.watch"}
+)
 """The methods whose requests come with descriptors."""
 
 
@@ -111,7 +113,7 @@ class Methods:
                 OTHER_VERSION,
             )
         found = {"version": __version__, "protocol": PROTOCOL}
-        return {**found, "capabilities": sorted(self.table)}
+        return {**found, "capabilities": sorted([*self.table, BYTES])}
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""

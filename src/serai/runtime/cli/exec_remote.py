@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 from typing import Any
 
 from serai.common import jsonrpc
@@ -24,6 +25,7 @@ from serai.runtime.client import AHEAD
 from serai.runtime.remote import VmClient
 
 CHUNK = 48 << 10
+AT_ONCE = 1 << 20
 OUTPUTS = {"stdout": 1, "stderr": 2}
 
 
@@ -53,6 +55,7 @@ class Remote:
         self._exec = ""
         self._early: list[str] = []
         self._rests: dict[int, memoryview] = {}
+        self._ends = {end: _unwaiting(end) for end in (1, 2)}
         self._kept: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._size = 0
         self._reads = not (options.json and os.isatty(0))
@@ -64,7 +67,12 @@ class Remote:
         rows, columns = size()
         number = self._client.ask(
             "exec",
-            {**parameters(self._options), "stdio": "stream", "rows": rows, "columns": columns},
+            {
+                **parameters(self._options),
+                "stdio": self._client.stdio,
+                "rows": rows,
+                "columns": columns,
+            },
         )
         try:
             with contextlib.nullcontext() if not self._options.tty else raw_mode():
@@ -124,7 +132,7 @@ class Remote:
                 for name in self._early:
                     self._tell("exec.signal", signal=name)
             elif message.get("method") == "exec.output":
-                self._take(OUTPUTS[news["stream"]], base64.b64decode(news["data"]))
+                self._take(OUTPUTS[news["stream"]], jsonrpc.output(news))
         return None
 
     def _take(self, end: int, data: bytes) -> None:
@@ -140,8 +148,8 @@ class Remote:
     def _write(self, end: int) -> None:
         rest = self._rests.pop(end)
         try:
-            # Never more than a pipe surely takes: what waits there would keep all else waiting.
-            rest = rest[os.write(end, rest[: select.PIPE_BUF]) :]
+            own, most = self._ends[end]
+            rest = rest[os.write(own, rest[:most]) :]
         except BlockingIOError:
             pass
         except BrokenPipeError:
@@ -179,6 +187,23 @@ class Remote:
     def _tell(self, method: str, **params: Any) -> None:
         if self._exec:
             self._client.ask(method, {"exec": self._exec, **params})
+
+
+def _unwaiting(end: int) -> tuple[int, int]:
+    """A descriptor for what is open at ``end``, and how much may be written to it at once.
+
+    A write that waits would keep all else waiting. A pipe is opened once more, since O_NONBLOCK
+    counts for everybody who shares an open file. Where that can't be, it is never more than a pipe
+    surely takes. A file does not wait for a reader.
+    """
+    with contextlib.suppress(OSError):
+        kind = stat.S_IFMT(os.fstat(end).st_mode)
+        if kind == stat.S_IFREG:
+            return end, AT_ONCE
+        if kind == stat.S_IFIFO:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{end}", flags), AT_ONCE
+    return end, select.PIPE_BUF
 
 
 def _wakened(numbers: list[int]) -> int:

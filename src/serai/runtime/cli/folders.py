@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 
+from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.client import Client
 
@@ -15,7 +17,13 @@ TRANSFERS = {
     "get": "write a file in a path role's directory to standard output",
     "ls": "list a path role's directory, or one below it",
 }
-COMMANDS = frozenset({"attach", "detach", "hints", *TRANSFERS})
+OPERATIONS = {
+    "mkdir": "make a directory in a path role's directory, and those above it",
+    "rm": "remove a file, a symlink or an empty directory in a path role's directory",
+    "mv": "give something in a path role's directory another name",
+    "stat": "what is at a path in a path role's directory, as JSON",
+}
+COMMANDS = frozenset({"attach", "detach", "hints", "watch", *TRANSFERS, *OPERATIONS})
 
 
 def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -41,14 +49,39 @@ def add_to(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         transfer.add_argument(
             "path", metavar="RELPATH", help="relative to it", nargs=nargs, default=""
         )
+        if name != "ls":
+            whole = "a whole directory: the bytes are a tar archive of what is in it"
+            transfer.add_argument("--tree", action="store_true", help=whole)
+    _add_operations(add)
     hints = add("hints", "where a session's directories are, for an agent")
     hints.add_argument("--format", choices=["json", "prompt"], default="json")
+
+
+def _add_operations(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    for name, text in OPERATIONS.items():
+        made = add(name, text)
+        made.add_argument("role", metavar="ROLE")
+        made.add_argument("path", metavar="RELPATH")
+        if name == "rm":
+            whole = "a directory with all that is in it"
+            made.add_argument("-r", "--recursive", action="store_true", help=whole)
+        if name == "mv":
+            made.add_argument("to", metavar="TO", help="relative to the same directory")
+            there = "replace a file that is there"
+            made.add_argument("-f", "--replace", action="store_true", help=there)
+    watch = add("watch", "tell what changes below a path role's directory, until it is ended")
+    watch.add_argument("role", metavar="ROLE")
+    watch.add_argument("path", metavar="RELPATH", nargs="?", default="")
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
     """Carry out one of COMMANDS; returns the exit status. Raises SeraiError."""
     if options.command in TRANSFERS:
         return _transfer(client, options)
+    if options.command in OPERATIONS:
+        return _operate(client, options)
+    if options.command == "watch":
+        return _watch(client, options)
     keys = {
         "attach": ("name", "role", "path", "writable", "host_path", "kind"),
         "detach": ("name", "role"),
@@ -77,7 +110,35 @@ def _transfer(client: Client, options: argparse.Namespace) -> int:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["modified_at"]))
             say(f"{entry['type']:<7} {size:>12} {when} {name}")
     else:
-        result = client.send(options.command, 0 if options.command == "put" else 1, **keys)
+        tree = options.command != "ls" and options.tree
+        method = f"tree.{options.command}" if tree else options.command
+        result = client.send(method, 0 if options.command == "put" else 1, **keys)
         if options.command == "put" and options.json:
             print(json.dumps(result))
+    return 0
+
+
+def _operate(client: Client, options: argparse.Namespace) -> int:
+    names = {"rm": "remove", "mv": "move"}
+    keys = {"rm": ("path", "recursive"), "mv": ("path", "to", "replace")}
+    operation = {key: getattr(options, key) for key in keys.get(options.command, ("path",))}
+    operation["do"] = names.get(options.command, options.command)
+    (found,) = client.batch(options.name, options.role, [operation])
+    if isinstance(found, SeraiError):
+        raise found
+    if options.json or options.command == "stat":
+        print(json.dumps(found or {}))
+    return 0
+
+
+def _watch(client: Client, options: argparse.Namespace) -> int:
+    for event in client.lines("file.watch", options.name, options.role, options.path):
+        if options.json:
+            print(json.dumps(event), flush=True)
+        elif event["path"]:
+            path = event["path"] if event["path"].isprintable() else ascii(event["path"])
+            say(f"{event['event']:<10} {path}{'/' if event['directory'] else ''}")
+        else:
+            say(event["event"])
+        sys.stdout.flush()
     return 0

@@ -11,10 +11,31 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EAGAIN, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EXDEV
+from errno import (
+    EACCES,
+    EAGAIN,
+    EDQUOT,
+    EEXIST,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    ENOTEMPTY,
+    EPERM,
+    EXDEV,
+)
 
 from serai.common import linux
-from serai.common.errors import FAILED, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
+from serai.common.errors import (
+    EXISTS,
+    FAILED,
+    INVALID_PARAMS,
+    NO_ROOM,
+    NOT_FOUND,
+    NOT_PERMITTED,
+    SeraiError,
+)
 
 MAX_PATH, MAX_NAME = 4095, 255
 RETRIES = 64
@@ -35,17 +56,17 @@ def check(path: str) -> list[str]:
     Raises SeraiError for an absolute path, '..', NUL and what is too long. Pure.
     """
     if "\0" in path:
-        raise _refused(path.replace("\0", "?"), "has a NUL in it")
+        raise refused(path.replace("\0", "?"), "has a NUL in it")
     if len(os.fsencode(path)) > MAX_PATH:
-        raise _refused(path[:40] + "...", f"is longer than {MAX_PATH} bytes")
+        raise refused(path[:40] + "...", f"is longer than {MAX_PATH} bytes")
     if path.startswith("/"):
-        raise _refused(path, "is absolute", "give a path relative to the path role's directory")
+        raise refused(path, "is absolute", "give a path relative to the path role's directory")
     names = [name for name in path.split("/") if name not in ("", ".")]
     for name in names:
         if name == "..":
-            raise _refused(path, "has '..' in it")
+            raise refused(path, "has '..' in it")
         if len(os.fsencode(name)) > MAX_NAME:
-            raise _refused(path[:40] + "...", f"has a name of more than {MAX_NAME} bytes")
+            raise refused(path[:40] + "...", f"has a name of more than {MAX_NAME} bytes")
     return names
 
 
@@ -69,10 +90,10 @@ def file(base: int, path: str) -> int:
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind != stat.S_IFREG:
-            raise _refused(path, f"is {KINDS.get(kind, 'no file')}")
+            raise refused(path, f"is {KINDS.get(kind, 'no file')}")
         return reopen(descriptor, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        raise _failed(path, error) from None
+        raise failed(path, error) from None
     finally:
         os.close(descriptor)
 
@@ -82,7 +103,7 @@ def parent(base: int, path: str, *, cross: bool = False) -> Iterator[tuple[int, 
     """The folder that ``path`` is in, opened for reading, and the last name of ``path``."""
     names = check(path)
     if not names:
-        raise _refused(path or ".", "names no file")
+        raise refused(path or ".", "names no file")
     flags = os.O_DIRECTORY | os.O_RDONLY
     opened = _resolve(base, names[:-1], flags, path, os.O_RDONLY, cross=cross)
     try:
@@ -98,9 +119,9 @@ def replaceable(directory: int, name: str, path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _failed(path, error) from None
+        raise failed(path, error) from None
     if kind != stat.S_IFREG:
-        raise _refused(path, f"is {KINDS.get(kind, 'no file')}")
+        raise refused(path, f"is {KINDS.get(kind, 'no file')}")
 
 
 def absolute(path: str) -> int:
@@ -109,7 +130,7 @@ def absolute(path: str) -> int:
     Mounts may be crossed: shares from the host are mounts.
     """
     if not path.startswith("/"):
-        raise _refused(path, "is not absolute", "give the directory's absolute path in the VM")
+        raise refused(path, "is not absolute", "give the directory's absolute path in the VM")
     names = check(path.lstrip("/"))
     root = os.open("/", _PATH | os.O_DIRECTORY)
     try:
@@ -142,10 +163,11 @@ def _resolve(
             # Something was renamed or mounted while the kernel looked: openat2(2).
             if error.errno != EAGAIN:
                 break
-    raise _failed(path, problem)
+    raise failed(path, problem)
 
 
-def _failed(path: str, error: OSError) -> SeraiError:
+def failed(path: str, error: OSError) -> SeraiError:
+    """What the kernel says about a path, in words."""
     what = {
         ELOOP: "leads through a symlink",
         EXDEV: "leads onto another mount",
@@ -154,13 +176,22 @@ def _failed(path: str, error: OSError) -> SeraiError:
         ENAMETOOLONG: "is too long",
     }
     if error.errno in what:
-        return _refused(path, what[error.errno])
-    codes = {ENOENT: NOT_FOUND, EACCES: NOT_PERMITTED, EPERM: NOT_PERMITTED}
+        return refused(path, what[error.errno])
+    codes = {
+        ENOENT: NOT_FOUND,
+        EACCES: NOT_PERMITTED,
+        EPERM: NOT_PERMITTED,
+        EEXIST: EXISTS,
+        ENOTEMPTY: EXISTS,
+        EDQUOT: NO_ROOM,
+        ENOSPC: NO_ROOM,
+    }
     text = f"{_shown(path)}: {os.strerror(error.errno or 0)}"
     return SeraiError(text, code=codes.get(error.errno or 0, FAILED))
 
 
-def _refused(path: str, why: str, hint: str = "") -> SeraiError:
+def refused(path: str, why: str, hint: str = "") -> SeraiError:
+    """The error for a path that is not taken, and why."""
     return SeraiError(f"{_shown(path)} {why}", hint, INVALID_PARAMS)
 
 

@@ -1,4 +1,4 @@
-"""Puts a file into a role's folder, gets one out of it, or lists a folder: a program of its own.
+"""What is done with files in a role's folder, from outside: a program of its own.
 
 Started by sessiond as root. It opens the folder, becomes the user to whom the files belong, without
 any capability, and only then looks at the path that came from outside: a mistake in that could
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import resource
 import signal
 import stat
 import sys
@@ -22,14 +23,15 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
 from serai.common import linux, stdio
-from serai.common.errors import FAILED, NO_ROOM, NOT_PERMITTED, SeraiError
+from serai.common.errors import FAILED, NO_ROOM, NOT_PERMITTED, TOO_LARGE, SeraiError
 from serai.runtime.folders import scope
 
 CHUNK = 1 << 20
 CONFIRM = b"."
+MEMORY = 512 << 20
+"""Bytes of address space: an archive's headers, or a full directory, may ask for any amount."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CLOEXEC
-TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 
 
 class Plan(NamedTuple):
@@ -82,11 +84,15 @@ def put(base: int, path: str, source: int, reserve: int, confirm: int) -> None:
             while data := os.read(source, CHUNK):
                 _keep_free(directory, reserve, len(data))
                 _write(draft, data)
-            if confirm >= 0 and os.read(confirm, 1) != CONFIRM:
-                raise SeraiError("the input was cut off; nothing was put")
+            _confirmed(confirm)
             os.fsync(draft)
             rename(name)
         _sync(directory)
+
+
+def _confirmed(confirm: int) -> None:
+    if confirm >= 0 and os.read(confirm, 1) != CONFIRM:
+        raise SeraiError("the input was cut off; nothing was put")
 
 
 def _make_directories(base: int, path: str) -> None:
@@ -122,24 +128,51 @@ def listing(base: int, path: str, target: int) -> None:
     """Write an entry of the folder ``path`` a line: name, type, size in bytes, time of change."""
     import json  # noqa: PLC0415  # costs 10 ms
 
+    from serai.runtime.folders import edit  # noqa: PLC0415
+
     with scope.folder(base, path) as found:
         directory = scope.reopen(found, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    _write(target, json.dumps(_entry(entry)).encode() + b"\n")
+                    info = entry.stat(follow_symlinks=False)
+                    _write(target, json.dumps(edit.entry(entry.name, info)).encode() + b"\n")
     finally:
         os.close(directory)
 
 
 def _operate(plan: Plan, base: int) -> None:
+    """Each imports what it needs, since one of them is all that this process does."""
     if plan.operation == "put":
         put(base, plan.path, 0, plan.reserve, plan.confirm)
     elif plan.operation == "get":
         get(base, plan.path, 1)
-    else:
+    elif plan.operation == "ls":
         listing(base, plan.path, 1)
+    elif plan.operation == "file.batch":
+        from serai.runtime.folders import edit  # noqa: PLC0415
+
+        with scope.folder(base, plan.path) as inner:
+            edit.run(inner, 0, 1)
+    elif plan.operation == "file.watch":
+        from serai.runtime.folders import watching  # noqa: PLC0415
+
+        watching.run(base, plan.path, 1)
+    elif plan.operation == "tree.get":
+        from serai.runtime.folders import trees  # noqa: PLC0415
+
+        trees.get(base, plan.path, 1)
+    else:
+        from serai.runtime.folders import trees  # noqa: PLC0415
+
+        trees.put(
+            base,
+            plan.path,
+            0,
+            lambda: _confirmed(plan.confirm),
+            lambda directory, more: _keep_free(directory, plan.reserve, more),
+        )
 
 
 def _open(plan: Plan) -> tuple[int, int, int]:
@@ -208,27 +241,18 @@ def _keep_free(directory: int, reserve: int, more: int) -> None:
             )
 
 
-def _entry(entry: os.DirEntry[str]) -> dict[str, object]:
-    info = entry.stat(follow_symlinks=False)
-    kind = TYPES.get(stat.S_IFMT(info.st_mode), "other")
-    return {
-        "name": entry.name,
-        "type": kind,
-        "size": info.st_size if kind == "file" else None,
-        "modified_at": info.st_mtime,
-    }
-
-
 def _write(target: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(target, rest) :]
 
 
-def problem(error: SeraiError | OSError) -> SeraiError:
+def problem(error: SeraiError | OSError | MemoryError) -> SeraiError:
     """What went wrong in words."""
     if isinstance(error, SeraiError):
         return error
+    if isinstance(error, MemoryError):
+        return SeraiError("that takes more memory than there is for it", code=TOO_LARGE)
     if error.errno == EDQUOT:
         return SeraiError("the session's quota is used up", "remove files in it", NO_ROOM)
     if error.errno == ENOSPC:
@@ -244,11 +268,12 @@ def main(plan: str) -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         run(Plan(*marshal.loads(bytes.fromhex(plan))))  # noqa: S302  # from the daemon, root like us
     except BrokenPipeError:
         return 1
-    except (SeraiError, OSError) as error:
+    except (SeraiError, OSError, MemoryError) as error:
         told = problem(error)
         os.write(2, marshal.dumps((told.message, told.hint, told.code)))
         return 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from serai import connect
 from serai.common import errors
 from serai.common.errors import SeraiError
 from serai.runtime.folders import transfer
@@ -251,3 +255,73 @@ def test_swapping_a_folder_for_a_symlink_gets_nothing_out_and_puts_nothing_in(
     assert os.listdir(outside) == ["secret"]
     assert (outside / "secret").read_text() == "the VM's"
     shutil.rmtree(outside)
+
+
+def test_a_program_elsewhere_works_with_files_and_trees(vm: Vm, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "bin").mkdir(parents=True)
+    (source / "bin/run").write_text("#!/bin/sh\nid -u\n")
+    (source / "bin/run").chmod(0o755)
+    (source / "bin/link").symlink_to("run")
+    with connect(f"unix://{vm.paths.control}") as far:
+        session = far.session("one")
+        files = session.files
+        with closing(files.watch("tmp")) as events:
+            assert next(events)["event"] == "watching"
+            files.put_tree(source, "tmp/tree")
+            assert next(each for each in events if each["path"] == "tree")["event"] == "made"
+        done = session.run(["/bin/sh", "-c", "tmp/tree/bin/link; stat -c %u tmp/tree/bin/run"])
+        assert len(set(done.stdout.split())) == 1 and done.status == 0, done
+        files.get_tree("tmp/tree", tmp_path / "back")
+        assert (tmp_path / "back/bin/run").stat().st_mode & 0o777 == 0o755
+        assert (tmp_path / "back/bin/link").readlink() == Path("run")
+        files.mkdir("tmp/tree/new/deep")
+        files.move("tmp/tree/bin/run", "tmp/tree/new/run")
+        assert files.stat("tmp/tree/new/run")["mode"] == 0o755
+        with pytest.raises(SeraiError, match="another path role"):
+            files.move("tmp/tree/new", "home/new")
+        files.remove("tmp/tree", recursive=True)
+        with pytest.raises(SeraiError) as caught:
+            files.stat("tmp/tree")
+        assert caught.value.code == errors.NOT_FOUND
+
+
+def test_the_commands_for_files(vm: Vm, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/file").write_text("mine")
+    subprocess.run(["/usr/bin/tar", "-C", tmp_path / "in", "-cf", archive, "."], check=True)
+    with archive.open("rb") as file:
+        assert vm.serai("put", "--tree", "one", "tmp", "t", stdin=file).returncode == 0
+    assert vm.serai("mkdir", "one", "tmp", "t/sub").returncode == 0
+    assert vm.serai("mv", "one", "tmp", "t/file", "t/sub/moved").returncode == 0
+    assert json.loads(vm.serai("stat", "one", "tmp", "t/sub/moved").stdout)["size"] == 4
+    refused = vm.serai("rm", "one", "tmp", "t")
+    assert refused.returncode == 1 and "not empty" in refused.stderr
+    with (tmp_path / "b.tar").open("wb") as file:
+        command = vm.command("get", "--tree", "one", "tmp", "t")
+        assert subprocess.run(command, env=vm.env, stdout=file, check=False).returncode == 0
+    listed = subprocess.run(
+        ["/usr/bin/tar", "-tf", tmp_path / "b.tar"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert sorted(listed.stdout.split()) == ["sub/", "sub/moved"]
+    assert vm.serai("rm", "-r", "one", "tmp", "t").returncode == 0
+    assert not (vm.paths.home("one") / "tmp/t").exists()
+    with (tmp_path / "in/file").open("rb") as file:
+        cut = vm.serai("put", "--tree", "one", "tmp", "t", stdin=file)
+    assert cut.returncode == 1 and "cannot be used" in cut.stderr
+    assert list((vm.paths.home("one") / "tmp").iterdir()) == []
+
+
+def test_a_tree_that_is_cut_off_leaves_nothing(vm: Vm) -> None:
+    client = vm.client()
+    client.ask("tree.put", {"name": "one", "role": "tmp", "path": "cut", "stdio": "stream"})
+    started = client.message()["params"]
+    header = tarfile.TarInfo("file").tobuf()
+    data = base64.b64encode(header + bytes(1024)).decode()  # a whole archive, but no eof
+    client.ask("exec.input", {"exec": started["exec"], "data": data})
+    tmp = vm.paths.home("one") / "tmp"
+    wait_for(lambda: list(tmp.glob(".serai-put-*/file")))
+    client.close()
+    wait_for(lambda: not Path(f"/proc/{started['pid']}").exists())
+    assert list(tmp.iterdir()) == []

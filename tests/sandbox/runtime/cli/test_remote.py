@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -173,9 +174,9 @@ def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPat
             data = os.urandom(300_000)
             done = session.run(["sh", "-c", "cat; exit $A"], input=data, env={"A": "5"})
             assert (done.stdout, done.status) == (data, 5)
-            session.put("outputs", "a.txt", data)
-            assert session.get("outputs", "a.txt") == data
-            assert [each["name"] for each in session.ls("outputs")] == ["a.txt"]
+            session.files.write("outputs/a.txt", data)
+            assert session.files.read("outputs/a.txt") == data
+            assert [each["name"] for each in session.files.ls("outputs")] == ["a.txt"]
             assert machine.session(session.name).show()["labels"] == {"task": "42"}
             job = session.start(["sh", "-c", "cat; exit 6"], stdin=True)
             job.write(data, eof=True)
@@ -183,6 +184,31 @@ def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPat
             assert [each.wait()["status"] for each in session.jobs()] == [6]
             session.remove()
             wait_for(lambda: session.name not in vm.sessions())  # noqa: B023
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_the_examples_of_its_page(vm: Vm, host: dict[str, str], tmp_path: Path) -> None:
+    text = (CHECKOUT / "docs/library.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 4
+    before = set(vm.sessions())
+    for number, each in enumerate(examples):
+        (tmp_path / f"{number}.py").write_text(each.replace("ssh://root@vm", ADDRESS))
+    for number in range(4):
+        done = subprocess.run(
+            [sys.executable, f"{number}.py"],
+            cwd=tmp_path,
+            env=host,
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=DEADLINE,
+        )
+        assert b"hello" in done.stdout or number < 2, done.stdout
+    assert (tmp_path / "results/report").read_text() == "done\n"
+    assert (tmp_path / "results/done").exists()
+    wait_for(lambda: set(vm.sessions()) == before)
+    strict = [sys.executable, "-m", "mypy", "--strict", *map(str, tmp_path.glob("*.py"))]
+    subprocess.run(strict, cwd=CHECKOUT, check=True, timeout=DEADLINE)
 
 
 def children(pid: int) -> list[int]:

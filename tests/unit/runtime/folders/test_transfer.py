@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serai.common.errors import NO_ROOM, SeraiError
+from serai.common.errors import NO_ROOM, TOO_LARGE, SeraiError
 from serai.runtime.folders import transfer
 
 
@@ -121,3 +124,15 @@ def test_a_listing_names_kinds_and_follows_nothing(base: int, tmp_path: Path) ->
         "fifo": ("other", None),
         "a\nb\udcff": ("file", 0),
     }
+
+
+def test_more_memory_than_there_is_for_it_is_told() -> None:
+    program = """
+import sys
+from serai.runtime.folders import transfer
+transfer.run = lambda _: bytearray(transfer.MEMORY)
+sys.exit(transfer.main(transfer.Plan("ls", "", "", "", 0, "").encode()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert marshal.loads(done.stderr)[2] == TOO_LARGE  # noqa: S302  # from the program above
