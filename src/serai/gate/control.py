@@ -89,6 +89,7 @@ class Control:
             "change": (Change, _handler(self.change)),
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
+            "counts": (Nothing, _handler(lambda _: gate.counts())),
             "audit": (Audit, _handler(self.audit)),
             "verify": (Nothing, _handler(self.verify)),
         }

@@ -57,6 +57,16 @@ class Allowance:
         return max(0.0, -self._left / self._rate)
 
 
+@dataclass
+class Counts:
+    """Decisions about a session, and the bytes of its requests that have ended."""
+
+    allowed: int = 0
+    denied: int = 0
+    sent: int = 0
+    received: int = 0
+
+
 @dataclass(eq=False)
 class Session:
     """A session as the gate knows it: its name, its user and its policy."""
@@ -69,6 +79,18 @@ class Session:
     lookups: Lookups
     connections: set[Connection] = field(default_factory=set)
     share: Share = field(default_factory=Share)
+    counts: Counts = field(default_factory=Counts)
+
+    def counted(self) -> dict[str, int]:
+        """How many connections it has open, and its counts with what those have carried."""
+        carried = [each.traffic for each in self.connections]
+        return {
+            "open": len(carried),
+            "allowed": self.counts.allowed,
+            "denied": self.counts.denied,
+            "sent": self.counts.sent + sum(each.sent for each in carried),
+            "received": self.counts.received + sum(each.received for each in carried),
+        }
 
 
 @dataclass(eq=False)
@@ -222,6 +244,8 @@ class Egress:
             "seconds": round(asyncio.get_running_loop().time() - connection.began, 3),
             **({"error": error} if error else {}),
         }
+        connection.session.counts.sent += traffic.sent
+        connection.session.counts.received += traffic.received
         traffic.sent = traffic.received = 0
         connection.target = connection.address = None
         try:
@@ -232,6 +256,10 @@ class Egress:
     def _decided(self, connection: Connection, verdict: Verdict, **more: str) -> None:
         decision = {"allowed": verdict.allowed, "rule": verdict.rule, **more}
         connection.began = asyncio.get_running_loop().time()
+        if verdict.allowed:
+            connection.session.counts.allowed += 1
+        else:
+            connection.session.counts.denied += 1
         try:
             self.log.append({"event": "decision", **_who(connection), **decision})
         except OSError as failure:

@@ -172,6 +172,10 @@ class Gate:
         """How many connections each session has open."""
         return {name: len(each.connections) for name, each in self._sessions.items()}
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What each session has open, and what it did since this gate knows it."""
+        return {name: each.counted() for name, each in self._sessions.items()}
+
     @property
     def sweep_interval(self) -> float:
         """How many seconds may pass between two sweeps, for the shortest of the timeouts."""

@@ -19,6 +19,8 @@ from pathlib import Path
 from serai.common import files
 
 HERE = "serai/install"
+HOSTS = "serai/mcp/"
+"""What only a host can use, as it takes a package that no VM has."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ FILES = (
     File("units/serai-session@.service", "etc/systemd/system/serai-session@.service", 0o644),
     File("units/serai-sessiond.service", "etc/systemd/system/serai-sessiond.service", 0o644),
     File("units/serai-gate.service", "etc/systemd/system/serai-gate.service", 0o644),
+    File("units/serai-metrics.socket", "etc/systemd/system/serai-metrics.socket", 0o644),
+    File("units/serai-metrics@.service", "etc/systemd/system/serai-metrics@.service", 0o644),
     File("units/serai-share@.service", "etc/systemd/system/serai-share@.service", 0o644),
     *(
         File(f"units/{name}.service", f"etc/systemd/system/{name}.service", 0o644)
@@ -70,7 +74,8 @@ def install(wheel: Path, root: Path) -> bool:
         return False
     shutil.rmtree(fresh, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
-        modules = [name for name in archive.namelist() if ".dist-info/" not in name]
+        found = (name for name in archive.namelist() if not name.startswith(HOSTS))
+        modules = [name for name in found if ".dist-info/" not in name]
         archive.extractall(fresh, modules)
     compileall.compile_dir(
         fresh,

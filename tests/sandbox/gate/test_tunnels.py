@@ -80,6 +80,26 @@ def test_bytes_go_both_ways_at_once(gate: Gated, tunnel: Tunnel) -> None:
     assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
 
 
+def test_what_is_carried_counts_while_it_is_open_and_after(gate: Gated, tunnel: Tunnel) -> None:
+    before = gate.call("counts")["blue"]
+
+    def counted() -> dict[str, int]:
+        return {key: count - before[key] for key, count in gate.call("counts")["blue"].items()}
+
+    with serving(echo) as server, tunnel(gate, server) as sock:
+        sock.sendall(b"12345")
+        carried = {"open": 1, "allowed": 1, "denied": 0, "sent": 5, "received": 5}
+        wait_for(lambda: counted() == carried)
+        assert sock.recv(5) == b"12345"
+        sock.shutdown(socket.SHUT_WR)
+        assert everything(sock) == b""
+    wait_for(lambda: counted() == {**carried, "open": 0})
+    with gate.connect("blue", "http") as sock:
+        sock.sendall(b"CONNECT 203.0.113.9:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 403 " in until(sock, b"\r\n")
+    wait_for(lambda: counted() == {**carried, "open": 0, "denied": 1})
+
+
 def test_the_server_may_speak_first(gate: Gated, tunnel: Tunnel) -> None:
     def polite(client: socket.socket) -> None:
         client.sendall(b"220 hello\r\n")

@@ -63,6 +63,14 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
     assert "__pycache__" in said
 
 
+def test_a_vm_gets_nothing_that_only_a_host_can_use(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert "serai/mcp/server.py" in archive.namelist()
+    install.install(wheel, tmp_path)
+    assert not (tmp_path / "usr/lib/serai/python/serai/mcp").exists()
+    assert (tmp_path / "usr/lib/serai/python/serai/runtime/metrics.py").exists()
+
+
 def test_the_runtimes_units_have_one_home() -> None:
     """Those of the seal are an image's, and one removes itself; a stand-in's are Ubuntu's."""
     standin = ROOT / "src/serai/image/rehearsal/data"

@@ -21,6 +21,7 @@ PAGES = {
     "Unit": ("systemd.unit",),
     "Install": ("systemd.unit [Install]",),
     "Service": ("systemd.service", *OF_PROCESSES),
+    "Socket": ("systemd.socket", *OF_PROCESSES),
     "Mount": ("systemd.mount", *OF_PROCESSES),
     "Slice": ("systemd.resource-control",),
     "Journal": ("journald",),

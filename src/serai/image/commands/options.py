@@ -60,7 +60,7 @@ OWN: dict[str, dict[str, str]] = {
         "keep": "stay in a shell after --run",
     },
     "describe": {
-        "to": "libvirt, cloud-init or utm",
+        "to": "libvirt, cloud-init, lima, utm or vfkit",
         "cpus": "how many processors",
         "memory": "how much memory, for example 3.8G",
     },

@@ -47,8 +47,8 @@ HALF = ("common", "disk", "gate", "install", "runtime")
 """The rooms that a VM has, in src/serai/ as in tests/unit/."""
 
 _TOOLS = (
-    *("hatchling", "hypothesis", "jsonschema", "markupsafe", "pydantic", "pytest", "pyyaml"),
-    "tomlkit",
+    *("hatchling", "hypothesis", "jsonschema", "markupsafe", "prometheus-client", "pydantic"),
+    *("pytest", "pyyaml", "tomlkit"),
 )
 """What their tests need beside, and jinja2; in the versions of the lock."""
 

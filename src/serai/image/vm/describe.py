@@ -11,7 +11,13 @@ from serai.image.definition.definition import Image, megabytes
 from serai.image.errors import BuildError
 from serai.image.vm import qemu
 
-TEMPLATES = {"libvirt": "libvirt.xml.j2", "cloud-init": "cloud-init.yaml.j2", "utm": "utm.md.j2"}
+TEMPLATES = {
+    "libvirt": "libvirt.xml.j2",
+    "cloud-init": "cloud-init.yaml.j2",
+    "lima": "lima.yaml.j2",
+    "utm": "utm.md.j2",
+    "vfkit": "vfkit.sh.j2",
+}
 CPUS, MEMORY = 4, 3891  # the reference's: 4 cores, 3.8 GiB
 
 _FOLDER = Path(__file__).parent / "data" / "describe"

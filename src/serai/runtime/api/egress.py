@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.common.errors import SeraiError
+from serai.common.errors import GONE, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
@@ -16,6 +17,8 @@ from serai.runtime.sessions.states import RUNNING
 
 Edit = Callable[[Mapping[str, Any]], dict[str, Any]]
 MAX_RULES = 1000
+PATIENCE = 3.0
+"""Seconds: what scrapes metrics waits ten for all of them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class EgressMethods:
             "policy.allow": (Change, self.allow),
             "policy.deny": (Change, self.deny),
             "policy.explain": (Explain, self.explain),
+            "egress": (Nothing, self.counts),
             "audit": (Audit, self.audit),
             "audit.verify": (Nothing, self.verify),
         }
@@ -92,6 +96,13 @@ class EgressMethods:
         """What the gate would say to a target, and why."""
         policy = self._sessions.registry.get(p.name).policy
         return await self._gate.call("explain", policy=dict(policy), target=p.target)
+
+    async def counts(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
+        """What each running session did through the gate. A gate that is down is soon told."""
+        try:
+            return {"sessions": await asyncio.wait_for(self._gate.call("counts"), PATIENCE)}
+        except asyncio.TimeoutError:
+            raise SeraiError("the gate does not answer", "see serai-gate.service", GONE) from None
 
     async def audit(self, _c: Connection, _r: Request, p: Audit) -> Any:
         """What was decided, and what became of it."""

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from serai.common import stdio
@@ -67,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
         add(name, text)
     egress.add_parsers(commands)
     add("version", "the VM's version of Serai, and what it can do", named=False)
+    commands.add_parser("mcp", help="a Model Context Protocol server, on a host", add_help=False)
+    metrics = commands.add_parser("metrics", help="what sessions and daemons use, as OpenMetrics")
+    metrics.add_argument("--http", action="store_true", help="answer an HTTP request on stdin")
     commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
     add("doctor", "examine this VM, and try whether sessions are contained", named=False)
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
@@ -91,6 +95,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     vm, arguments = _named_vm(arguments)
     if arguments[:1] == ["exec"]:
         return exec.main(arguments[1:], vm)
+    if arguments[:1] == ["mcp"]:
+        return _mcp(arguments[1:], vm)
     options = parser().parse_args(arguments)
     options.vm = vm
     if options.command == "stdio":
@@ -102,6 +108,10 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     try:
         if options.command == "doctor":
             return _doctor(options, vm)
+        if options.command == "metrics":
+            from serai.runtime.cli import metrics  # noqa: PLC0415  # of no use to any other
+
+            return _flushed(metrics.main(vm, http=options.http))
         with connected(vm) as client:
             if (run := _RUN.get(options.command)) is not None:
                 return _flushed(run(client, options))
@@ -137,6 +147,18 @@ def _doctor(options: argparse.Namespace, vm: str) -> int:
     from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
 
     return _flushed(report.main(options.json))
+
+
+def _mcp(arguments: list[str], vm: str) -> int:
+    """Run the host's server, which no VM has, as a program: nothing here may import it."""
+    import runpy  # noqa: PLC0415  # of no use to any other
+
+    if not all(map(find_spec, ("mcp", "serai.mcp"))):
+        say("serai: this takes the package mcp: pip install 'serai[mcp]', on a host", sys.stderr)
+        return 1
+    sys.argv = ["serai", f"--vm={vm}", *arguments]
+    runpy.run_module("serai.mcp", run_name="__main__")
+    return 0
 
 
 def _flushed(status: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree  # what is parsed is our own
 
 import pytest
@@ -11,9 +14,21 @@ from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from serai.image.vm import describe
+from tests.support import known_options
 
+LIMA, VFKIT = (known_options.read(name) for name in ("lima", "vfkit"))
 HERE = Settings.of({})
 IMAGES = definition.names(HERE)
+
+
+def unknown(data: dict[str, Any]) -> list[str]:
+    """The keys of a template of Lima's that Lima does not know; it refuses them in files."""
+    found = sorted(data.keys() - LIMA["template"])
+    for key, value in data.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                found += [f"{key}.{inner}" for inner in sorted(each.keys() - LIMA[key])]
+    return found
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -53,6 +68,63 @@ def test_a_mac_note_names_the_disks_and_their_sizes() -> None:
     text = describe.describe(image, "utm", cpus=6, memory_mib=8192)
     for said in ("Apple Virtualization", "ubuntu-22.04-arm64.raw", "10240M", "8192 MiB", "| 6 |"):
         assert said in text
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_limas_template_has_keys_that_lima_knows(name: str) -> None:
+    image = definition.load(HERE, name, ["disk.sessions=20G"])
+    text = describe.describe(image, "lima", cpus=6, memory_mib=8192)
+    data = yaml.safe_load(text)
+    assert unknown(data) == []
+    arch = {"arm64": "aarch64", "amd64": "x86_64"}[image.arch]
+    assert (data["arch"], data["cpus"], data["memory"]) == (arch, 6, "8192MiB")
+    assert data["images"] == [{"location": f"~/{name}.qcow2", "arch": arch}]
+    assert data["additionalDisks"] == [{"name": "serai-sessions", "format": False}]
+    assert "limactl disk create serai-sessions --size 20480MiB" in text
+    # Otherwise the host's home directory is in the VM, and a session may be given it.
+    assert (data["plain"], data["mounts"]) == (True, [])
+    (step,) = data["provision"]
+    assert step["script"].endswith('--groups serai "{{.User}}"\n')
+
+
+def test_a_key_that_lima_does_not_know_is_found() -> None:
+    assert unknown({"cpus": 1, "plane": True}) == ["plane"]
+    assert unknown({"images": [{"location": "x", "size": 1}]}) == ["images.size"]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_vfkits_script_has_options_that_vfkit_knows(name: str, tmp_path: Path) -> None:
+    image = definition.load(HERE, name)
+    script = tmp_path / "vm.sh"
+    script.write_text(describe.describe(image, "vfkit"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, does in (("vfkit", 'printf "%s\\n" "$@"'), ("qemu-img", 'cp "$4" "$5"')):
+        (programs / program).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / program).chmod(0o755)
+    (tmp_path / f"{name}.qcow2").write_text("disk")
+    for _ in range(2):  # the second time the disks are there already
+        done = subprocess.run(
+            ["/bin/sh", script],
+            env={"PATH": f"{programs}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (tmp_path / f"{name}.qcow2").unlink(missing_ok=True)
+    words = done.stdout.split("\n")[:-1]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--memory"] == str(describe.MEMORY)
+    assert {word for word in words if word.startswith("--")} <= VFKIT["options"]
+    devices = [value for option, value in zip(words[::2], words[1::2], strict=True)]
+    for kind, *arguments in (each.split(",") for each in devices if "," in each):
+        assert {each.partition("=")[0] for each in arguments} <= VFKIT[kind], kind
+    serials = [each.rpartition("deviceId=")[2] for each in devices if "deviceId" in each]
+    assert serials == ["root", "sessions", "seed"]
+    sizes = [(tmp_path / f"{name}{part}.raw").stat().st_size for part in ("", "-sessions")]
+    assert sizes == [
+        definition.megabytes(size) << 20 for size in (image.disk.size, image.disk.sessions)
+    ]
 
 
 def test_an_unknown_host_is_told_with_those_there_are() -> None:
