@@ -34,6 +34,8 @@ LONGEST_ANSWER = 64 << 20
 MAX_ID = 128
 Id = str | int | None
 CHUNK = 64 << 10
+WINDOW = 256 << 10
+"""Bytes of a forwarded connection that may be on their way in one direction."""
 C = TypeVar("C", bound="Client")
 
 
@@ -211,6 +213,10 @@ class Client:
         poll = select.poll()
         poll.register(self._socket, 0)
         return bool(poll.poll(0))
+
+    def connection(self) -> socket.socket:
+        """The connection itself, for a caller that goes on with an event loop, and closes it."""
+        return self._socket
 
     def fileno(self) -> int:
         """The connection's descriptor, to wait on beside others."""

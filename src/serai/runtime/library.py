@@ -21,7 +21,9 @@ from typing import Any
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
+from serai.runtime import forward
 from serai.runtime.client import Client, Completed, parts
+from serai.runtime.forward import Forward
 from serai.runtime.remote import VmClient
 
 FOLLOW = 20.0  # seconds that one call waits for output
@@ -36,7 +38,8 @@ class Vm:
         """See ``connect``."""
         self.address = address or os.environ.get("SERAI_VM", "")
         self._timeout = timeout
-        self._client = self._connected()
+        self._client = self.connected()
+        self._forwards: list[Forward] = []
 
     def __enter__(self) -> Vm:
         return self
@@ -50,7 +53,9 @@ class Vm:
         self.close()
 
     def close(self) -> None:
-        """Hang up. Commands that run end by that; sessions stay."""
+        """Hang up. Commands that run and forwards end by that; sessions and jobs stay."""
+        for each in self._forwards:
+            each.close()
         self._client.close()
 
     def create(
@@ -91,10 +96,17 @@ class Vm:
         """The connection, made again if it is known to be broken. Raises SeraiError."""
         if self._client.hung_up():
             self._client.close()
-            self._client = self._connected()
+            self._client = self.connected()
         return self._client
 
-    def _connected(self) -> Client:
+    def forward(self, name: str, port: int, local: int = 0, *, rewrite_host: bool) -> Forward:
+        """See ``Session.forward``."""
+        made = forward.opened(self.connected(), name, port, local, rewrite_host=rewrite_host)
+        self._forwards.append(made)
+        return made
+
+    def connected(self) -> Client:
+        """A new connection, beside the one for calls; the caller's to close. Raises SeraiError."""
         if self.address:
             return VmClient(self.address, self._timeout)
         path = os.environ.get("SERAI_CONTROL")
@@ -163,6 +175,15 @@ class Session:
     def ls(self, role: str, path: str = "") -> list[dict[str, Any]]:
         """The entries of a directory of a path role. Raises SeraiError."""
         return self.vm.client().ls(self.name, role, path)
+
+    def forward(self, port: int, *, local: int = 0, rewrite_host: bool = False) -> Forward:
+        """The URL of a port here that leads to ``port`` in the session. Raises SeraiError.
+
+        It ends with ``close``, with the VM's, and when the session stops. Nobody need listen in the
+        session yet; a connection is refused until somebody does. ``local`` is the port here; 0: any
+        that is free. With ``rewrite_host``, HTTP requests say that they are for localhost.
+        """
+        return self.vm.forward(self.name, port, local, rewrite_host=rewrite_host)
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""
