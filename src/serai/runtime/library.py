@@ -64,14 +64,18 @@ class Vm:
         *,
         labels: Mapping[str, str] | None = None,
         profile: str | None = None,
+        request_id: str | None = None,
     ) -> Session:
-        """Make a session and start it. Raises SeraiError."""
+        """Make a session and start it; with the ``request_id`` of another, that. Raises SeraiError.
+
+        Give one that your program knows again after it was killed.
+        """
         made = self.call(
             "create",
             name=name,
             labels=dict(labels or {}),
             profile=profile,
-            request_id=uuid.uuid4().hex,
+            request_id=request_id or uuid.uuid4().hex,
         )
         return Session(self, made["name"])
 
@@ -145,8 +149,12 @@ class Session:
         cwd: str = "",
         timeout: float | None = None,
         stdin: bool = False,
+        request_id: str | None = None,
     ) -> Job:
-        """Start a command that goes on without this program. Raises SeraiError."""
+        """Start a command that goes on without this program. Raises SeraiError.
+
+        With the ``request_id`` of another job of the session, it is that one.
+        """
         made = self.vm.call(
             "job.start",
             name=self.name,
@@ -155,7 +163,7 @@ class Session:
             cwd=cwd,
             timeout=timeout,
             stdin=stdin,
-            request_id=uuid.uuid4().hex,
+            request_id=request_id or uuid.uuid4().hex,
         )
         return Job(self.vm, made["job"])
 
