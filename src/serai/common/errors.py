@@ -24,6 +24,7 @@ NOT_EXECUTABLE = 11
 NO_ROOM = 20
 BUSY = 21
 OTHER_VERSION = 22
+REFUSED = 23
 
 
 class SeraiError(Exception):

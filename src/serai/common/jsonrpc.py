@@ -40,6 +40,8 @@ Id = str | int | None
 CHUNK = 64 << 10
 MOST_AT_ONCE = 256 << 10
 """Bytes that a client takes from its connection at once."""
+WINDOW = 256 << 10
+"""Bytes of a forwarded connection that may be on their way in one direction."""
 C = TypeVar("C", bound="Client")
 
 

@@ -23,7 +23,9 @@ from urllib.parse import quote
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
+from serai.runtime import forward
 from serai.runtime.client import Client, Completed, parts
+from serai.runtime.forward import Forward
 from serai.runtime.local_files import Files
 from serai.runtime.process import Process
 from serai.runtime.remote import VmClient
@@ -42,6 +44,7 @@ class Vm:
         self._timeout = timeout
         self.abandoned = False
         self._client = self.another()
+        self._forwards: list[Forward] = []
 
     def __enter__(self) -> Vm:
         return self
@@ -55,7 +58,9 @@ class Vm:
         self.close()
 
     def close(self) -> None:
-        """Hang up. Commands that run end by that; sessions stay."""
+        """Hang up. Commands that run and forwards end by that; sessions and jobs stay."""
+        for each in self._forwards:
+            each.close()
         self._client.close()
 
     def abandon(self) -> None:
@@ -70,14 +75,18 @@ class Vm:
         *,
         labels: Mapping[str, str] | None = None,
         profile: str | None = None,
+        request_id: str | None = None,
     ) -> Session:
-        """Make a session and start it. Raises SeraiError."""
+        """Make a session and start it; with the ``request_id`` of another, that. Raises SeraiError.
+
+        Give one that your program knows again after it was killed.
+        """
         made = self.call(
             "create",
             name=name,
             labels=dict(labels or {}),
             profile=profile,
-            request_id=uuid.uuid4().hex,
+            request_id=request_id or uuid.uuid4().hex,
         )
         return Session(self, made["name"])
 
@@ -106,6 +115,12 @@ class Vm:
             self._client.close()
             self._client = self.another()
         return self._client
+
+    def forward(self, name: str, port: int, local: int = 0, *, rewrite_host: bool) -> Forward:
+        """See ``Session.forward``."""
+        made = forward.opened(self.another(), name, port, local, rewrite_host=rewrite_host)
+        self._forwards.append(made)
+        return made
 
     def another(self) -> Client:
         """A connection of its own, which is the caller's to close. Raises SeraiError."""
@@ -161,8 +176,12 @@ class Session:
         cwd: str = "",
         timeout: float | None = None,
         stdin: bool = False,
+        request_id: str | None = None,
     ) -> Job:
-        """Start a command that goes on without this program. Raises SeraiError."""
+        """Start a command that goes on without this program. Raises SeraiError.
+
+        With the ``request_id`` of another job of the session, it is that one.
+        """
         made = self.vm.call(
             "job.start",
             name=self.name,
@@ -171,7 +190,7 @@ class Session:
             cwd=cwd,
             timeout=timeout,
             stdin=stdin,
-            request_id=uuid.uuid4().hex,
+            request_id=request_id or uuid.uuid4().hex,
         )
         return Job(self.vm, made["job"])
 
@@ -179,6 +198,15 @@ class Session:
         """Its jobs, the newest last. Raises SeraiError."""
         found = self.vm.call("job.list", name=self.name)["jobs"]
         return [Job(self.vm, each["job"]) for each in found]
+
+    def forward(self, port: int, *, local: int = 0, rewrite_host: bool = False) -> Forward:
+        """The URL of a port here that leads to ``port`` in the session. Raises SeraiError.
+
+        It ends with ``close``, with the VM's, and when the session stops. Nobody need listen in the
+        session yet; a connection is refused until somebody does. ``local`` is the port here; 0: any
+        that is free. With ``rewrite_host``, HTTP requests say that they are for localhost.
+        """
+        return self.vm.forward(self.name, port, local, rewrite_host=rewrite_host)
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""

@@ -31,20 +31,23 @@ def answering(folder: Path, answer: Answer) -> Iterator[tuple[str, list[str]]]:
     listener.bind(str(folder / "vm.sock"))
     listener.listen()
 
+    def converse(client: socket.socket) -> None:
+        with client, client.makefile("rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                asked.append(request["method"])
+                said = answer(request)
+                if said is None:
+                    break
+                client.sendall(said)
+
     def serve() -> None:
         while True:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
-            with client, client.makefile("rb") as lines:
-                for line in lines:
-                    request = json.loads(line)
-                    asked.append(request["method"])
-                    said = answer(request)
-                    if said is None:
-                        break
-                    client.sendall(said)
+            threading.Thread(target=converse, args=[client], daemon=True).start()
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

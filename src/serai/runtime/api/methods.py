@@ -14,6 +14,7 @@ from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
+from serai.runtime.api.forwards import Forwards
 from serai.runtime.api.jobs import JobMethods
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import quota
@@ -80,6 +81,7 @@ class Methods:
         self._sessions = sessions
         self._collector = collector
         self._subscribers = subscribers
+        self._forwards = Forwards(sessions)
         executions = Executions(sessions, payloads)
         self.table: dict[str, tuple[type, Handler]] = {
             "version": (Version, self.version),
@@ -99,6 +101,7 @@ class Methods:
             "exec.resize": (Resize, executions.resize),
             **JobMethods(Jobs(sessions, payloads)).table,
             **Transfers(sessions, payloads, executions).table,
+            **self._forwards.table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,
         }
@@ -170,6 +173,7 @@ class Methods:
             **shown(record),
             "home": str(self._sessions.paths.home(record.name)),
             "folders": self._sessions.folders.shown(record, running),
+            "forwards": self._forwards.shown(record.uid),
             "quota": used and vars(used),
             "reason": self._sessions.reasons.get(record.uid),
             "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,

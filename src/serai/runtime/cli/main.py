@@ -15,7 +15,7 @@ from typing import Any
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders, jobs
+from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 
@@ -31,6 +31,7 @@ AS_THEY_ARE = {"get", "shell"}
 Show = Callable[[Any], None]
 _RUN = {
     "audit": egress.audit,
+    "forward": forward.run,
     **dict.fromkeys(folders.COMMANDS, folders.run),
     **dict.fromkeys(jobs.COMMANDS, jobs.run),
 }
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
     folders.add_to(add)
     jobs.add_to(commands)
+    forward.add_to(add)
     return top
 
 
@@ -229,6 +231,9 @@ def _show_one(session: dict[str, Any]) -> None:
                 mode = "rw" if each["writable"] else "ro"
                 state = each["problem"] or each["mount"] or "not mounted"
                 say(f"{each['role']}: {each['path']} ({mode}, {state})")
+        elif key == "forwards":
+            for each in value:
+                say(f"forward: port {each['port']}, {each['connections']} connection(s)")
         elif key.endswith("_at"):
             say(f"{key.removesuffix('_at')}: {_when(value)}")
         elif key == "out_of_memory":

@@ -247,7 +247,7 @@ def begin(
         _check_stdio(fd)
         stdio_rules.let_reopen(fd, target.gid)
     with ExitStack() as stack:
-        pidfd = _open_target(target)
+        pidfd = open_target(target)
         stack.callback(os.close, pidfd)
         plan = _plan(target, argv, env, cwd, limits=limits, filters=filters, tty=tty)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -277,7 +277,7 @@ def _check_stdio(fd: int) -> None:
         )
 
 
-def _open_target(target: Target) -> int:
+def open_target(target: Target) -> int:
     """A descriptor for the sandbox's PID 1.
 
     The number may belong to a new process by now. That process has another user, or is not PID 1

@@ -49,14 +49,25 @@ def attack(
 
 # --- the control socket
 
-STEADY = ("show", "exec", "put", "get", "ls", "hints", "list", "policy", "subscribe")
+STEADY = (
+    "show",
+    "exec",
+    "put",
+    "get",
+    "ls",
+    "hints",
+    "list",
+    "policy",
+    "subscribe",
+    "forward.open",
+)
 """What may be asked about ``one``, which has to be there afterwards."""
 
 ANY = (*STEADY, "create", "switch", "stop", "archive", "reopen", "remove", "attach", "detach")
 KEYS = (
     *("name", "labels", "request_id", "keep_running", "argv", "env", "cwd", "timeout", "tty"),
     *("detach", "stdio", "rows", "columns", "role", "path", "writable", "host_path", "kind"),
-    *("exec", "signal", "data", "eof", "format", "profile", "unknown"),
+    *("exec", "signal", "data", "eof", "format", "profile", "port", "unknown"),
 )
 VICTIMS = ("two", "three")
 
@@ -72,6 +83,8 @@ def asked(dice: random.Random) -> bytes:
         params |= {"tty": dice.random() < 0.2}
     elif method in ("put", "get", "ls"):
         params |= {"role": dice.choice(("home", "tmp", "outputs")), "path": "file"}
+    elif method == "forward.open":
+        params |= {"port": dice.choice((3128, 3000, 0))}
     elif method == "attach":
         params |= {"role": "outputs", "path": dice.choice(("/nonesuch", "/", "/proc"))}
     elif method == "detach":
@@ -83,8 +96,10 @@ def asked(dice: random.Random) -> bytes:
     if dice.random() < 0.1:
         message[dice.choice(("id", "jsonrpc", "params", "more"))] = json_value(dice)
     if dice.random() < 0.2:  # about a payload of this connection, if it has one
-        call = dice.choice(("exec.signal", "exec.input", "exec.resize"))
+        call = dice.choice(("exec.signal", "exec.input", "exec.resize", "forward.connect"))
         about = {"exec": dice.choice(("1-1", "", json_value(dice))), "signal": "KILL"}
+        if call == "forward.connect":
+            about = {"forward": dice.choice(("1-1", json_value(dice))), "stream": json_value(dice)}
         message = {"jsonrpc": "2.0", "id": 9, "method": call, "params": about}
     return json.dumps(message).encode() + b"\n"
 

@@ -11,10 +11,14 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ import pytest
 
 from serai import connect
 from serai.common.errors import OTHER_VERSION, SeraiError
+from tests.conftest import ROOT
 from tests.support.fake_vm import CHECKOUT, DEADLINE, Vm
 from tests.support.waiting import wait_for
 
@@ -33,6 +38,30 @@ unset SERAI_VM
 exec {command} stdio
 """
 ADDRESS = "ssh://root@vm"
+PICKY = """
+import http.server
+class Picky(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self):
+        names = [self.headers["Host"], self.headers.get("Origin", "http://localhost:3000")]
+        if names != ["localhost:3000", "http://localhost:3000"]:
+            return self.send_error(403)
+        if self.headers.get("Upgrade") == "websocket":
+            self.send_response(101)
+            self.end_headers()
+            self.wfile.flush()
+            while data := self.connection.recv(100): self.wfile.write(data)
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.path)))
+        self.end_headers()
+        self.wfile.write(self.path.encode())
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Picky)
+print("up")
+server.serve_forever()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +218,7 @@ def test_the_library(vm: Vm, host: dict[str, str], monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("unharmed")
 def test_the_examples_of_its_page(vm: Vm, host: dict[str, str], tmp_path: Path) -> None:
     text = (CHECKOUT / "docs/library.md").read_text()
-    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    examples = re.findall(r"(?<!-->\n)^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(examples) == 4
     before = set(vm.sessions())
     for number, each in enumerate(examples):
@@ -211,5 +240,121 @@ def test_the_examples_of_its_page(vm: Vm, host: dict[str, str], tmp_path: Path) 
     subprocess.run(strict, cwd=CHECKOUT, check=True, timeout=DEADLINE)
 
 
+@pytest.fixture
+def program(vm: Vm, share: Path, host: dict[str, str], tmp_path: Path) -> dict[str, Any]:
+    """How to run the host program of docs/library.md, with a directory of two lines of data."""
+    page = (ROOT / "docs/library.md").read_text()
+    (found,) = re.findall(r"<!-- host program -->\n```python\n(.*?)^```$", page, re.S | re.M)
+    (tmp_path / "host.py").write_text(found)
+    (share / "data.csv").write_text("a,1\nb,2\n")
+    args = [sys.executable, tmp_path / "host.py", share.name, share]
+    return {"args": args, "env": host, "cwd": tmp_path, "stdout": -1}
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_the_host_program_is_killed_and_finds_its_work_again(
+    vm: Vm, program: dict[str, Any]
+) -> None:
+    child = begun(program)
+    child.kill()
+    child.communicate(timeout=DEADLINE)
+    labels = {"task": program["args"][2]}
+    (name,) = [each["name"] for each in vm.sessions().values() if each["labels"] == labels]
+    (before,) = vm.call("job.list", name=name)["jobs"]
+    assert before["state"] == "running"
+    done = subprocess.run(**program, check=False, timeout=DEADLINE)
+    assert done.returncode == 0
+    said = done.stdout.decode()
+    assert "files: data.csv\n" in said
+    assert "count the lines\nstep 1\nstep 2\nstep 3\npreview: 2\n" in said
+    assert (program["cwd"] / "answer.txt").read_text() == "2\n"
+    session = vm.sessions()[name]
+    assert session["state"] == "archived" and session["forwards"] == []
+    agent = vm.call("job.show", job=before["job"])
+    assert (agent["status"], agent["started_at"]) == (0, before["started_at"])
+    assert len(vm.call("job.list", name=name)["jobs"]) == 2  # the agent, and the server
+    vm.call("remove", name=name)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_key_interrupts_the_host_programs_agent(vm: Vm, program: dict[str, Any]) -> None:
+    child = begun(program)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=DEADLINE)
+    assert child.returncode == 0
+    (job,) = [each for each in vm.call("job.list")["jobs"] if each["state"] == "ended"]
+    assert (job["status"], job["reason"]) == (5, "exit")
+    name = job["job"].partition("/")[0]
+    assert vm.sessions()[name]["state"] == "archived"
+    vm.call("remove", name=name)
+
+
+def begun(program: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """The host program, when its agent is at work."""
+    child = subprocess.Popen(**program)
+    assert child.stdout is not None
+    while b"step 1" not in child.stdout.readline():
+        assert child.poll() is None
+    return child
+
+
+def answers(address: tuple[str, int]) -> bool:
+    """Whether there is somebody to ask at an address that accepts connections."""
+    with socket.create_connection(address, timeout=DEADLINE) as end:
+        try:
+            end.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            return bool(end.recv(1))
+        except ConnectionError:
+            return False
+
+
 def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def running(host: dict[str, str], *words: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A command of ``serai`` that runs, and its first line; it is killed afterwards."""
+    with subprocess.Popen(command(*words), env=host, stdout=-1, stderr=-1) as child:
+        assert child.stdout is not None
+        try:
+            yield child, child.stdout.readline().decode().strip()
+        finally:
+            child.kill()
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_forward_of_a_server_that_knows_localhost_alone(host: dict[str, str]) -> None:
+    """Vite's rule, and a websocket's shape: another name is refused, an upgrade stays open."""
+    words = ["forward", "one", "3000", "--local", "0", "--rewrite-host"]
+    with (
+        running(host, "exec", "one", "--", "python3", "-uc", PICKY) as (server, _),
+        running(host, *words) as (child, url),
+    ):
+        listed = json.loads(serai(host, "show", "one", "--json").stdout)["forwards"]
+        assert listed == [{"port": 3000, "connections": 0}]
+        assert b"forward: port 3000, 0 connection(s)\n" in serai(host, "show", "one").stdout
+        for path in ("a", "b"):
+            name = {"Host": "my.example"}
+            asked = urllib.request.Request(f"{url}/{path}", headers=name)  # noqa: S310  # ours
+            with urllib.request.urlopen(asked, timeout=DEADLINE) as answer:  # noqa: S310  # ours
+                assert answer.read() == f"/{path}".encode()
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=DEADLINE) as end:
+            head = "GET /hot HTTP/1.1\r\nHost: my.example\r\nOrigin: http://my.example\r\n"
+            end.sendall(f"{head}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n".encode())
+            said = end.recv(1 << 16)
+            while not said.endswith(b"\r\n\r\n"):
+                said += end.recv(1 << 16)
+            assert said.startswith(b"HTTP/1.1 101 ")
+            for word in (b"one", b"two"):
+                end.sendall(word)
+                assert end.recv(100) == word
+        server.kill()
+        wait_for(lambda: not answers(address))
+        assert not answers(address)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE)
+        assert child.returncode == 130
+        assert errors.count(b"nothing listens on port 3000 of the session; start") == 1
+    assert json.loads(serai(host, "show", "one", "--json").stdout)["forwards"] == []
