@@ -33,4 +33,4 @@ def test_a_client_decides_by_the_code() -> None:
 
 def test_no_two_errors_share_a_code() -> None:
     codes = [value for name, value in vars(errors).items() if name.isupper()]
-    assert len(codes) == len(set(codes)) == 19
+    assert len(codes) == len(set(codes)) == 20
