@@ -43,6 +43,7 @@ def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_pa
                 inputs.append((given["params"]["exec"], base64.b64decode(given["params"]["data"])))
                 late = given["id"]
                 say(id=asked, result={"status": 0, "signal": None, "timed_out": False})
+            file.read()  # until the client hangs up: it may be sending still
 
     thread = threading.Thread(target=daemon, daemon=True)
     thread.start()
