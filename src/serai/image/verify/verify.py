@@ -44,7 +44,7 @@ from serai.image.verify.facts import (
 from serai.image.vm.qemu import Bus
 from serai.image.vm.vm import VM, booted
 
-OTHER_VMS = ("foreign", "alone")  # parts of the evidence that take a VM of their own
+LATER = ("second", "foreign", "alone")  # parts of the evidence that take another boot
 _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
@@ -86,8 +86,8 @@ def verify(settings: Settings, image: Image, folder: Path, *, quick: bool = Fals
     """Verify ``<image>.qcow2`` in ``folder``, beside its SHA256SUMS, and write verify.json there.
 
     The disk is only read. A VM that does not come up is failed checks; raises BuildError where
-    there is no image, or another process verifies it. With ``quick`` one VM is booted and
-    rebooted and no other, and nothing is written: what was not checked cannot be released.
+    there is no image, or another process verifies it. With ``quick`` it is booted once,
+    and nothing is written: what was not checked cannot be released.
     """
     disk = folder / layout.disk(image.name)
     if not disk.is_file():
@@ -96,13 +96,15 @@ def verify(settings: Settings, image: Image, folder: Path, *, quick: bool = Fals
         )
     with console.step(f"verify {image.name}"):
         evidence, took = gather(settings, image, disk, quick=quick)
-    checks = [check for check in CHECKS if not quick or check.part not in OTHER_VMS]
+    checks = [check for check in CHECKS if not quick or check.part not in LATER]
     report = report_of(evidence, folder.resolve().name, judge(evidence, took, checks))
     if not quick:
         write(report, folder / layout.VERIFIED)
     show(report)
     if left := len(CHECKS) - len(checks):
-        console.say(f"{left} checks take two more VMs, and a release takes them: leave out --quick")
+        console.say(
+            f"{left} checks take three more boots, and a release takes them: leave out --quick"
+        )
     return report
 
 
@@ -111,7 +113,7 @@ def gather(
 ) -> tuple[Evidence, dict[str, float]]:
     """Everything there is to judge, and the seconds that each part of it took.
 
-    With ``quick`` there is no VM with another second disk, nor one without.
+    With ``quick`` there is the first boot and no other.
 
     Two go side by side where the host has the processors and the memory: an emulated one keeps one
     or two processors busy and no more. The VMs' logs stay in the cache, below ``verify/<image>``.
@@ -123,7 +125,7 @@ def gather(
             before = digest.of_file(disk)
         in_parallel(
             [
-                lambda: _kept(settings, image, disk, work / "kept", found),
+                lambda: _kept(settings, image, disk, work / "kept", found, quick=quick),
                 lambda: _at_rest(disk, work, found),
                 *([] if quick else [lambda: _others(settings, image, disk, work, found)]),
             ],
@@ -217,8 +219,10 @@ class _Found:
         )
 
 
-def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Found) -> None:
-    """A fresh VM with a blank second disk, and the same VM after a reboot."""
+def _kept(
+    settings: Settings, image: Image, disk: Path, work: Path, found: _Found, *, quick: bool
+) -> None:
+    """A fresh VM with a blank second disk, and, if not ``quick``, the same VM after a reboot."""
     token = os.urandom(8).hex()
     chart = disk.with_name(layout.BOOT_CHART)
     chart.unlink(missing_ok=True)  # an earlier boot's
@@ -228,7 +232,8 @@ def _kept(settings: Settings, image: Image, disk: Path, work: Path, found: _Foun
             draw_boot(vm, chart)
             with found.timed("exercise"):
                 found.exercise = attempt(lambda: exercised(vm))
-            found.second = found.boot(vm, "second", vm.reboot())
+            if not quick:
+                found.second = found.boot(vm, "second", vm.reboot())
     except BuildError as error:
         if isinstance(found.first, str):
             found.first = str(error)

@@ -109,7 +109,7 @@ CHECKS: tuple[Check[Evidence], ...] = (
     Check("sessions", "/sessions is mounted nosuid,nodev and writable", _sessions_options),
     Check("sessions", "/sessions is root's", _sessions_owner),
     Check("sessions", "/sessions is formatted on the first boot", _sessions_formatted),
-    Check("sessions", "/sessions keeps its files over a reboot", _sessions_kept),
+    Check("second", "/sessions keeps its files over a reboot", _sessions_kept),
     Check("foreign", "a second disk that holds something else is refused", _foreign_refused),
     Check("foreign", "the journal says why that disk is refused", _foreign_told),
     Check("foreign", "that disk is left untouched", _foreign_untouched),
