@@ -76,7 +76,8 @@ def keys_of(value: object) -> set[str]:
 
 
 def test_each_command_prints_what_is_documented(vm: Vm, share: Path) -> None:
-    assert set(KEYS) - set(LINES) == {"doctor"}, "what the doctor prints is tested with it"
+    # What these two print is tested with them: one takes a whole VM, the other does not end.
+    assert set(KEYS) - set(LINES) == {"doctor", "forward"}
     job = ""
     for command, text in LINES.items():
         words = text.format(share=share, job=job).split()
