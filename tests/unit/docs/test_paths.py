@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.image.run import run
 from tests.conftest import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,3 +53,10 @@ def test_a_path_that_is_gone_is_found() -> None:
     gone = ["src/serai/gate/gone.py", "gone.py", "images/gone.toml", "roles/*/gone/<Name>.yml"]
     assert missing(there) == []
     assert missing(" ".join(f"`{path}`" for path in gone)) == gone
+
+
+def test_every_file_of_the_tree_is_text() -> None:
+    """What a cache or a build leaves behind is no part of it."""
+    for name in run(["git", "-C", ROOT, "ls-files", "-z"]).stdout.split("\0"):
+        if (path := ROOT / name).is_file():
+            path.read_text(encoding="utf-8")
