@@ -82,13 +82,21 @@ while time.time() < end:
 """
 
 
+def ended(pid: int) -> bool:
+    """Whether nobody has waited for it yet; one that is gone meanwhile has been."""
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def left(vm: Vm) -> tuple[int, int, int, int]:
     """Children of the daemon, of those the ended ones, what the sessions run, and mounts."""
     assert vm.daemon is not None
     children = proc.children(vm.daemon.pid)
     return (
         len(children),
-        sum(" Z " in Path(f"/proc/{pid}/stat").read_text() for pid in children),
+        sum(map(ended, children)),
         vm.processes(),
         len(Path("/proc/self/mounts").read_text().splitlines()),
     )
