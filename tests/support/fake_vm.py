@@ -164,6 +164,17 @@ class Vm:
         assert self.daemon is not None
         return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))
 
+    def payloads(self, name: str) -> list[Path]:
+        """The cgroups of a session's payloads."""
+        return list(self.cgroup.glob(f"{name}/*-*"))
+
+    def _left(self, name: str) -> str:
+        running = {
+            each.name: [Path(f"/proc/{pid}/status").read_text() for pid in cgroups.members(each)]
+            for each in self.payloads(name)
+        }
+        return f"now: {self.processes()} processes, {self.descriptors()} descriptors; {running}"
+
     @contextmanager
     def unharmed(self, name: str) -> Iterator[None]:
         """Afterwards the same daemon still answers, and nothing runs that did not before.
@@ -174,9 +185,15 @@ class Vm:
         yield
         assert self.daemon is not None and self.daemon.poll() is None, "the daemon fell"
         assert self.sessions()[name]["state"] == "ready"
-        wait_for(lambda: self.processes() <= idle)  # what ended late counted before
-        wait_for(lambda: self.descriptors() <= descriptors)
-        assert not list(self.cgroup.glob(f"{name}/*-*")), "a payload's cgroup is left"
+        self.call("list")  # the daemon has met every client that came before this one
+        wait_for(
+            lambda: (
+                self.processes() <= idle  # what ended late counted before
+                and self.descriptors() <= descriptors
+                and not self.payloads(name)
+            ),
+            told=lambda: f"before: {idle} processes, {descriptors} descriptors; {self._left(name)}",
+        )
 
     def close(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 DEADLINE = 30.0  # seconds; a machine or a build is given more
 
 
-def wait_for(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
-    """Return as soon as ``condition`` holds; fail after ``deadline`` seconds."""
+def wait_for(
+    condition: Callable[[], object],
+    deadline: float = DEADLINE,
+    told: Callable[[], str] = lambda: "",
+) -> None:
+    """Return as soon as ``condition`` holds; fail after ``deadline`` seconds, with what is told."""
     end = time.monotonic() + deadline
     while not condition():
-        assert time.monotonic() < end, f"waited {deadline:g} s in vain"
+        assert time.monotonic() < end, f"waited {deadline:g} s in vain. {told()}"
         time.sleep(0.02)
