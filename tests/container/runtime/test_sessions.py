@@ -18,6 +18,7 @@ from serai.image.settings import Settings
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Evidence, ExerciseFacts
 from tests.conftest import ROOT
+from tests.support.openmetrics import values
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -157,6 +158,19 @@ def test_only_root_and_the_group_may_command(container: Container) -> None:
     # A session's own user is no member, and inside there is no socket to ask.
     refused = container.run("runuser", "-u", "lent", "--", "serai", "list", check=False)
     assert refused.returncode != 0
+
+
+def test_a_scraper_gets_metrics_where_somebody_started_the_socket(container: Container) -> None:
+    """By systemd, and by a process that may do next to nothing."""
+    assert container.shell("systemctl is-enabled serai-metrics.socket || true") == "disabled"
+    container.shell("serai create measured; systemctl start serai-metrics.socket")
+    place = "/run/serai/metrics.sock"
+    assert container.shell(f"stat -c '%a %U %G' {place}") == "660 root serai"
+    said = container.shell(f"curl -sS --unix-socket {place} http://vm/metrics")
+    container.shell("systemctl stop serai-metrics.socket; serai remove measured")
+    assert values(said, "serai_session_state")["measured", "ready"] == 1
+    assert values(said, "serai_service_up") == {("sessiond",): 1, ("gate",): 1}
+    assert values(said, "serai_sessions_disk_bytes")[()] > 0
 
 
 def test_bad_input_is_answered_and_harms_nothing(container: Container) -> None:
