@@ -109,7 +109,11 @@ def run(
             try:
                 said = _exchanged(process, stdin, timeout, captured)
             except subprocess.TimeoutExpired:
-                raise BuildError(f"{argv[0]} did not end within {timeout:g} s", log=log) from None
+                raise BuildError(
+                    f"{argv[0]} did not end within {timeout:g} s",
+                    hint="it hangs, or this host is too busy: try again when it is less so",
+                    log=log,
+                ) from None
             except _TooMuchError:
                 text = f"{Path(argv[0]).name} said more than {captured >> 20} MiB and was ended"
                 raise BuildError(text, log=log) from None

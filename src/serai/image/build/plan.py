@@ -34,6 +34,7 @@ RECORD = "stage.json"
 LOG = "build.log"
 
 _VERSION = re.compile(r"\d+(\.\d+)+\S*")
+_PATIENCE = 120  # seconds for a tool to say its version, which a host full of builds stretches
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def tool_versions(image: Image) -> dict[str, str]:
 def _version(argv: tuple[str, ...]) -> str:
     if shutil.which(argv[0]) is None:
         return "not installed"
-    done = run(argv, check=False, timeout=10, env={"CHECKPOINT_DISABLE": "1"})
+    done = run(argv, check=False, timeout=_PATIENCE, env={"CHECKPOINT_DISABLE": "1"})
     match = _VERSION.search(done.stdout + done.stderr)
     return match.group() if match else "unknown"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,18 @@ def test_a_full_disk_stops_a_build_before_it_begins(
 
 def test_the_checkout_says_its_revision(tmp_path: Path) -> None:
     assert build.revision(tmp_path) == "unknown"
+
+
+def test_a_tool_may_take_long_to_say_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host full of builds, mmdebstrap has taken more than ten seconds."""
+    patience: list[float] = []
+
+    def slow(
+        argv: tuple[str, ...], *, timeout: float, **_rest: object
+    ) -> subprocess.CompletedProcess[str]:
+        patience.append(timeout)
+        return subprocess.CompletedProcess(argv, 0, "sh 1.2.3", "")
+
+    monkeypatch.setattr(plan, "run", slow)
+    assert plan._version.__wrapped__(("sh", "--version")) == "1.2.3"
+    assert patience[0] >= 60
