@@ -238,7 +238,7 @@ def at_work(vm: Vm, one: None) -> Iterator[None]:
         home = vm.root / "sessions/one"
         wait_for((home / "tmp/at-work").exists, DEADLINE)
         yield
-    wait_for(lambda: not list(vm.cgroup.glob("one/*-*")), DEADLINE)
+    wait_for(lambda: not vm.payloads("one"), DEADLINE)
     for left in os.listdir(os.fsencode(home / "tmp")):
         path = os.path.join(os.fsencode(home / "tmp"), left)  # noqa: PTH118 - bytes
         shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)  # noqa: PTH112, PTH114, PTH108
