@@ -41,7 +41,8 @@ import os
 for number in range(200):
     with open(f"file-{number}", "wb") as file: file.write(os.urandom(100 << 10))
 """
-# Until it is refused; what others give back, or a new share, is taken too.
+# Until it is refused; what others give back, or a new share, is taken too. Names come first: where
+# no byte is left, a directory cannot grow, and most inodes would stay free.
 FILL = """
 import os, time
 open("begun", "w").close()
@@ -57,8 +58,8 @@ def names():
         for number in range(len(os.listdir("names")), 10 ** 9): open(f"names/{number}", "w").close()
     except OSError: pass
 while True:
-    fill()
     names()
+    fill()
     try: os.rename("begun", "at-work")
     except FileNotFoundError: pass
     time.sleep(1)
