@@ -16,6 +16,7 @@ from serai.image.commands import (
     clean,
     clients,
     demo,
+    dist,
     docs_site,
     lint,
     pages,
@@ -386,6 +387,12 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     if in_ == "here":
         return attack.attack(SETTINGS, target, seconds=seconds, seed=seed)
     return attack.send(SETTINGS, in_, target, image=image, build=build)
+
+
+@command(name="dist")
+def make_dist(_c: Context) -> None:
+    """Build the client for hosts into dist/python/: wheel and sdist, tried on each Python."""
+    dist.dist(SETTINGS)
 
 
 @command(name="pythons")

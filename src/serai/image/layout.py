@@ -1,4 +1,4 @@
-"""What the files in the directory of a build or a release are called."""
+"""What is in dist/, and what the files of a build or a release are called."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ SBOM = "sbom.cdx.json"
 SIGNATURE = "SHA256SUMS.sig"
 SUMS = "SHA256SUMS"
 VERIFIED = "verify.json"
+
+CLIENT = "python"
+"""What `invoke dist` makes, beside the images."""
 
 # Names that need no quoting anywhere: in a shell, a URL, SHA256SUMS.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import signal
 import socket
 import statistics
@@ -158,6 +159,8 @@ def dearer(quantum: str) -> float:
             sock.sendall(request(hostile.place))
             threading.Thread(target=swallow, args=(sock, readers)).start()
         wait_for(lambda: gate.call("status")["blue"] == MANY)
+        with stopped(gate):  # until it has more to do than it can meanwhile
+            wait_for(lambda: not select.select([], hostile.clients, [], 0)[1])
         return cost() / alone
 
 

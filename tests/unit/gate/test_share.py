@@ -11,7 +11,15 @@ import pytest
 
 from serai.gate import share
 from serai.gate.relay import Traffic, relay
-from serai.gate.share import BUFFERED, PIECE, QUANTUM, SMALL_PIECE, Share, metered
+from serai.gate.share import (
+    BUFFERED,
+    LARGE_PIECE,
+    PIECE,
+    QUANTUM,
+    SMALL_PIECE,
+    Share,
+    metered,
+)
 
 NEIGHBOURS = 50
 STEP = QUANTUM  # what a step of the neighbours costs
@@ -169,6 +177,22 @@ def test_a_cut_reaches_who_waits_in_line(clock: Clock) -> None:
         return seen
 
     assert asyncio.run(main()) == ["cut"]
+
+
+def test_who_is_alone_reads_large_pieces_until_another_has_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, theirs = Share(), Share()
+    theirs.begin()
+    mine.begin()
+    assert mine.piece == PIECE, "the other one had a step just now"
+    monkeypatch.setattr(share, "ALONE", 0.0)
+    assert mine.piece == LARGE_PIECE
+    mine.held = BUFFERED
+    assert mine.piece == SMALL_PIECE
+    mine.held = 0
+    theirs.begin()
+    assert mine.piece == PIECE
 
 
 def test_pieces_that_nobody_takes_are_counted_and_make_further_ones_small() -> None:

@@ -34,12 +34,16 @@ PROGRAMS = {
     "folders": "measure_folders.py",
     "gate": "measure_gate.py",
     "fairness": "measure_fairness.py",
+    "outside": "measure_outside.py",
+    "storm": "measure_storm.py",
 }
 GROUPS = tuple(PROGRAMS)
 IN_IMAGES = {
     "fairness": "measure_fairness.py",
     "full": "measure_full.py",
+    "outside": "measure_outside.py",
     "pools": "measure_pools.py",
+    "storm": "measure_storm.py",
 }
 SESSIONS_DISK = "1200M"  # of an image: full in a minute, also where it is emulated
 DEADLINE = 1800.0
@@ -69,6 +73,13 @@ BUDGETS = {
     "256 MiB, gate": 1 / 0.3,
     "256 MiB by tunnel, gate": 1 / 0.3,
     "gate, 1,000 idle tunnels": 60.0,
+    "exec by ssh, less there and back": 1.5,
+    "forwarded request": 2.0,
+    "256 MiB of output": 1 / 0.3,
+    "sessiond, 1,000 idle jobs": 4.0,
+    **dict.fromkeys(
+        ("jobs made twice or not at all", "logs that are not whole", "statuses that are wrong"), 0.0
+    ),
     # Beside a hostile session at most three times as long as without it, and nothing fails.
     **{f"{what} beside {attack}, p50": 3.0 for attack in ATTACKS for what in ("exec", "request")},
     **{

@@ -58,6 +58,8 @@ def _builds(settings: Settings) -> Iterator[Path]:
             yield link
     if (settings.dist / "site" / "sitemap.xml").is_file():  # of invoke docs --site
         yield settings.dist / "site"
+    if (settings.dist / layout.CLIENT / layout.SUMS).is_file():  # of invoke dist
+        yield settings.dist / layout.CLIENT
 
 
 def _image(manifest: Path) -> str:

@@ -31,7 +31,7 @@ OWN: dict[str, dict[str, str]] = {
         "image": "the image, or the one of whose Debian the container is",
     },
     "bench": {
-        "image": "measure in this image, booted, what one session at its worst does to others",
+        "image": "measure in this image, booted, what takes its kernel or its limits",
         "only": "one group of measurements",
         "check": "exit status 1 if a budget is exceeded",
     },

@@ -18,6 +18,7 @@ from serai import connect
 from serai.common.errors import NOT_FOUND, REFUSED, TIMEOUT, WRONG_STATE, SeraiError
 from serai.common.jsonrpc import WINDOW
 from serai.runtime.library import Session
+from tests.support.browser import chromium
 from tests.support.fake_vm import DEADLINE, Vm
 from tests.support.waiting import wait_for
 
@@ -60,13 +61,48 @@ time.sleep(999)
 """
 
 
+# A page that says what a websocket tells it, as the dev servers do that load a page again. What
+# that is stands in a file.
+DEV_SERVER = """
+import base64, hashlib, http.server, pathlib, time
+PAGE = (b"<title>old</title><script>new WebSocket(`ws://${location.host}/live`).onmessage ="
+        b" event => { document.title = event.data }</script>")
+class Dev(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.headers.get("Upgrade") == "websocket": return self.live()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+    def live(self):
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        self.send_header("Sec-WebSocket-Accept", accept)
+        self.end_headers()
+        said = b""
+        while True:
+            text = pathlib.Path("mnt/outputs/title").read_bytes()
+            if text != said: self.wfile.write(bytes([0x81, len(text)]) + text)
+            said = text
+            time.sleep(0.05)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Dev)
+print("up", flush=True)
+server.serve_forever()
+"""
+
+
 @pytest.fixture
 def session(vm: Vm) -> Iterator[Session]:
     """A session of its own."""
     with connect(f"unix://{vm.paths.control}") as machine:
         made = machine.create()
         yield made
-        if made.name in vm.sessions():
+        with contextlib.suppress(SeraiError):  # it is gone, or is just going
             made.remove()
 
 
@@ -125,6 +161,19 @@ def test_many_connections_at_once_and_each_half_closed(session: Session, host: s
         with reach(url) as end:  # nothing is sent at all
             end.shutdown(socket.SHUT_WR)
             assert received(end) == hashlib.sha256(b"").digest()
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_a_browser_shows_what_a_dev_server_says_and_what_it_says_later(session: Session) -> None:
+    session.files.write("outputs/title", b"first")
+    job = session.start(["python3", "-u", "-c", DEV_SERVER], cwd=session.show()["home"])
+    assert b"up" in next(job.output(follow=True))
+    with session.forward(3000) as url, chromium() as browser:
+        browser.get(url)
+        wait_for(lambda: browser.title == "first")
+        session.files.write("outputs/title", b"second")
+        wait_for(lambda: browser.title == "second")
+    job.kill("KILL")
 
 
 @pytest.mark.usefixtures("unharmed")

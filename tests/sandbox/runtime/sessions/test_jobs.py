@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def name(vm: Vm) -> Iterator[str]:
     made: str = vm.call("create")["name"]
     uid = str(vm.sessions()[made]["uid"])
     yield made
-    if made in vm.sessions():
+    with contextlib.suppress(SeraiError):  # it is gone, or is just going
         vm.call("remove", name=made)
     wait_for(lambda: made not in vm.sessions())
     assert not (vm.paths.jobs / uid).exists()

@@ -29,6 +29,8 @@ def used(checkout: Settings) -> Settings:
     for path in ("precious/file", "other/1/manifest.json"):
         (checkout.dist / path).parent.mkdir(parents=True)
         (checkout.dist / path).write_text("{}")
+    (checkout.dist / "python").mkdir()
+    (checkout.dist / "python/SHA256SUMS").touch()
     (checkout.dist / "here.txt").touch()
     for name in ("stages", "downloads", "pythons", "tmpabcd_123"):
         (checkout.cache / name).mkdir(parents=True)

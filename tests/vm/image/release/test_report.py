@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,27 +19,13 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from serai.image.release.report import report
 from serai.image.release.report.report import Component, Inputs
+from tests.support.browser import chromium
 from tests.support.reports import HOSTILE, an_inputs, hostile
-
-# Debian's names and Google's; a runner without Debian's packages may have the latter.
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    """A browser without a window that notes down every message and request."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    driver = shutil.which("chromedriver")
-    assert found is not None, "there is no Chromium; run 'make setup'"
-    assert driver is not None, "there is no chromedriver; run 'make setup'"
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    for argument in ("headless=new", "disable-dev-shm-usage", "disable-gpu", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's own does not work for root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as opened:
+    with chromium() as opened:
         yield opened
 
 

@@ -1,0 +1,78 @@
+"""What `invoke dist` does: the client for hosts, as a wheel and an sdist, tried on each Python.
+
+The same source makes the same bytes. The wheel is the one that a VM gets.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from serai.image import cache, console, digest, layout
+from serai.image.commands import pythons
+from serai.image.errors import BuildError
+from serai.image.run import run
+from serai.image.settings import Settings
+
+_EARLIEST = "315619200"  # 1980, as early as a wheel can be: as the role runtime has it
+_TRY = "import serai; serai.connect; serai.connect_async; print(serai.__version__)"
+
+
+def dist(settings: Settings) -> Path:
+    """Build both into dist/python/, with SHA256SUMS, and return that directory.
+
+    What was there is replaced as a whole, and stays if this fails. Raises BuildError, also if a
+    Python from the oldest to the newest is not here, or if the client does not run on it.
+    """
+    target = settings.dist / layout.CLIENT
+    with cache.whole(target, replace=True) as made:
+        with console.step("wheel and sdist"):
+            wheel = _build(settings.root, made, "wheel")
+            sdist = _build(settings.root, made, "sdist")
+            _same_from(sdist, wheel)
+        for version in (each.python for each in pythons.RELEASES.values()):
+            with console.step(f"the client on Python {version}"):
+                _try(pythons.interpreter(version), wheel)
+        sums = "".join(f"{digest.of_file(path)}  {path.name}\n" for path in (wheel, sdist))
+        cache.write(made / layout.SUMS, sums)
+    for path in sorted(target.iterdir()):
+        console.say(f"  {path}")
+    return target
+
+
+def _build(source: Path, into: Path, kind: str) -> Path:
+    """The one file of that kind, made by hatchling."""
+    argv = [sys.executable, "-m", "hatchling", "build", f"--target={kind}", f"--directory={into}"]
+    run(argv, cwd=source, env={"SOURCE_DATE_EPOCH": _EARLIEST})
+    (found,) = into.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return found
+
+
+def _same_from(sdist: Path, wheel: Path) -> None:
+    """Raise BuildError if the sdist does not make the same wheel."""
+    with tempfile.TemporaryDirectory(prefix="serai-dist-") as work:
+        shutil.unpack_archive(sdist, work)
+        source = Path(work) / sdist.name.removesuffix(".tar.gz")
+        if digest.of_file(_build(source, Path(work), "wheel")) != digest.of_file(wheel):
+            raise BuildError(
+                f"{sdist.name} makes another wheel than the checkout",
+                hint="see [tool.hatch.build] in pyproject.toml",
+            )
+
+
+def _try(python: Path, wheel: Path) -> None:
+    """Install the wheel alone, and see that the library and the command run."""
+    with tempfile.TemporaryDirectory(prefix="serai-dist-") as work:
+        run([python, "-m", "venv", work])
+        programs = Path(work) / "bin"
+        pip = [str(programs / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        run([*pip, "install", "--no-index", "--no-deps", wheel])
+        run([programs / "python", "-I", "-c", _TRY])
+        asked = run([programs / "serai", "--vm", f"unix://{work}/nobody", "list"], check=False)
+        if asked.returncode == 0 or len(asked.stderr.splitlines()) != 1:
+            raise BuildError(
+                f"the command does not say in one line that a VM is not there: {asked.stderr}",
+                hint=f"install {wheel.name} and run 'serai list'",
+            )
