@@ -59,6 +59,7 @@ class Vm:
 
     def close(self) -> None:
         """Hang up. Commands that run and forwards end by that; sessions and jobs stay."""
+        self.abandoned = True
         for each in self._forwards:
             each.close()
         self._client.close()
@@ -112,8 +113,9 @@ class Vm:
         if self.abandoned:
             raise SeraiError(f"the connection to {self._client.peer} was given up", code=GONE)
         if self._client.hung_up():
+            fresh = self.another()  # while that fails, the broken one stays and is tried again
             self._client.close()
-            self._client = self.another()
+            self._client = fresh
         return self._client
 
     def forward(self, name: str, port: int, local: int = 0, *, rewrite_host: bool) -> Forward:

@@ -170,6 +170,26 @@ def test_a_call_that_may_be_repeated_is_and_no_other(tmp_path: Path) -> None:
         assert session.show() == {"name": "one"}
 
 
+def test_a_vm_that_is_away_for_a_while_is_found_again(tmp_path: Path) -> None:
+    def polite(request: dict[str, Any]) -> bytes | None:
+        if request["method"] == "away":
+            return None
+        return greeted(request)
+
+    with answering(tmp_path, polite) as (where, _), connect(where) as vm:
+        with pytest.raises(SeraiError, match="hung up"):
+            vm.call("away")
+        place = tmp_path / "vm.sock"
+        place.rename(tmp_path / "elsewhere")
+        for _ in range(2):
+            with pytest.raises(SeraiError, match="cannot reach sessiond"):
+                vm.call("version")
+        (tmp_path / "elsewhere").rename(place)
+        assert vm.call("version") == VERSION
+    with pytest.raises(SeraiError, match="was given up"):
+        vm.call("version")
+
+
 def test_the_name_that_the_package_has_and_no_other() -> None:
     assert callable(serai.connect)
     with pytest.raises(AttributeError, match="no attribute 'disconnect'"):
