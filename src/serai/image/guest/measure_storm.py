@@ -26,7 +26,7 @@ from serai.runtime.library import FOLLOW, Job, Vm, connect
 
 HERE = "unix:///run/serai/control.sock"
 SESSIONS, CLIENTS, EACH, KILLS = 10, 100, 10, 20
-LINES, ROUNDS = 20, 15
+LINES, ROUNDS = 20, 40
 DEADLINE = 600.0
 PAUSE = 0.05
 T = TypeVar("T")
