@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common.errors import SeraiError
+from serai.runtime.sessions.supervisor import Property
 from serai.runtime.settings import SessionSettings
 
 CGROUPS = Path("/sys/fs/cgroup/unified")
@@ -34,6 +35,11 @@ class StandIn:
 
     async def apply(self, settings: SessionSettings) -> None:
         """Limits are systemd's business, and tested with it."""
+
+    async def limit(self, name: str, limits: Sequence[Property], *, own: bool) -> None:
+        """Only note them."""
+        text = json.dumps({key: value for key, (_, value) in limits if own})
+        (self._socket.parent / f"limits-{name}").write_text(text)
 
     async def start(self, name: str) -> int:
         return int(await self._ask("start", name))

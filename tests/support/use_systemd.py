@@ -14,11 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jeepney import DBusAddress
+
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import systemd
+from serai.runtime.sessions import own, systemd
+from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.supervisor import DROP_IN
 from serai.runtime.settings import SessionSettings
 
 MANY = 20
+OWN = Own({"memory": "64M", "tasks": "99", "cpus": "0.5"})
 UNIT = "serai-session@.service"
 
 
@@ -41,9 +46,45 @@ async def serve(manager: systemd.Systemd, seen: dict[str, Any]) -> None:
     await manager.stop_folder("owl", "outputs")
 
 
+async def limit(manager: systemd.Systemd, folder: Path, seen: dict[str, Any]) -> None:
+    """A session's own limits hold, whoever reloads, and not for the next one of its name."""
+    kept = folder.with_name(f"{folder.name}.control") / "serai-session@owl.service.d"
+    mine, others = (own.properties(SessionSettings(), each) for each in (OWN, Own()))
+    await manager.start("owl")
+    await manager.limit("owl", others, own=False)
+    seen["spared"] = not kept.exists()
+    await manager.limit("owl", mine, own=True)
+    seen["own"] = [await found(manager)]
+    await manager._call("Reload")  # as apt does
+    seen["own"].append(await found(manager))
+    await manager.stop("owl")
+    await manager.start("owl")
+    await manager.limit("owl", others, own=False)
+    seen["others"] = [await found(manager)]
+    await manager._call("Reload")
+    seen["others"].append(await found(manager))
+    await manager.stop("owl")
+
+
+async def found(manager: systemd.Systemd) -> list[int]:
+    """The limits of ``owl``."""
+    (path,) = await manager._call("GetUnit", "s", ("serai-session@owl.service",))
+    address = DBusAddress(path, systemd.MANAGER.bus_name, "org.freedesktop.DBus.Properties")
+    values = []
+    for name in ("MemoryMax", "TasksMax", "CPUQuotaPerSecUSec"):
+        asked = ("org.freedesktop.systemd1.Service", name)
+        ((_, value),) = await manager._call("Get", "ss", asked, address)
+        values.append(value)
+    return values
+
+
 async def use(socket: Path, folder: Path) -> dict[str, Any]:
     """Everything a supervisor has to do, once."""
-    manager = systemd.Systemd(socket, folder / f"{UNIT}.d/50-policy.conf")
+    drop_in = folder / f"{UNIT}.d" / DROP_IN.name
+    former = drop_in.with_name(systemd.FORMER)
+    former.parent.mkdir()
+    former.write_text("[Service]\nMemoryMax=1G\n")
+    manager = systemd.Systemd(socket, drop_in)
     seen: dict[str, Any] = {"before": await manager.running()}
     try:
         await manager.start("unlimited")
@@ -62,6 +103,7 @@ async def use(socket: Path, folder: Path) -> dict[str, Any]:
     await manager.stop("never-was-there")
     seen["after"] = await manager.running()
     await serve(manager, seen)
+    await limit(manager, folder, seen)
     limited = await manager.start("limited")
     seen["limits"] = Path(f"/proc/{limited}/limits").read_text()
     if manager._writer is not None:

@@ -76,18 +76,24 @@ class Vm:
         *,
         labels: Mapping[str, str] | None = None,
         profile: str | None = None,
+        limits: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Session:
         """Make a session and start it; with the ``request_id`` of another, that. Raises SeraiError.
 
-        Give one that your program knows again after it was killed.
+        Give one that your program knows again after it was killed. For ``limits`` and ``env`` see
+        ``Session.set``.
         """
+        # An older VM knows neither.
+        more = {"limits": _texts(limits), "env": dict(env or {})}
         made = self.call(
             "create",
             name=name,
             labels=dict(labels or {}),
             profile=profile,
             request_id=request_id or uuid.uuid4().hex,
+            **{key: value for key, value in more.items() if value},
         )
         return Session(self, made["name"])
 
@@ -95,9 +101,10 @@ class Vm:
         """The session ``name``, which exists. Raises SeraiError."""
         return Session(self, self.call("show", name=name)["name"])
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """Every session, as ``Session.show`` has one. Raises SeraiError."""
-        return list(self.call("list")["sessions"])
+    def sessions(self, labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Every session that has these labels, all without its ``usage``. Raises SeraiError."""
+        which = {"labels": dict(labels)} if labels else {}  # an older VM knows no such parameter
+        return list(self.call("list", **which)["sessions"])
 
     def call(self, method: str, **params: Any) -> Any:
         """Call any method of docs/rpc.md that does not stream. Raises SeraiError."""
@@ -210,6 +217,21 @@ class Session:
         """
         return self.vm.forward(self.name, port, local, rewrite_host=rewrite_host)
 
+    def set(
+        self,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        limits: Mapping[str, object] | None = None,
+        env: Mapping[str, str | None] | None = None,
+    ) -> dict[str, Any]:
+        """Change what it has of its own, at once; returns the session. Raises SeraiError.
+
+        ``limits`` are ``memory``, ``cpus``, ``tasks`` and ``quota``: numbers, or texts such as
+        "1G". ``env`` is for commands that are started from now on. What is None it has no longer.
+        """
+        changes = {"labels": dict(labels or {}), "limits": _texts(limits), "env": dict(env or {})}
+        return dict(self.vm.call("set", name=self.name, **changes))
+
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""
         return dict(self.vm.call("show", name=self.name))
@@ -280,6 +302,10 @@ def command(
     """The parameters of ``exec``."""
     words = {"env": dict(env or {}), "cwd": cwd, "timeout": timeout}
     return {"name": name, "argv": list(argv), **words}
+
+
+def _texts(limits: Mapping[str, object] | None) -> dict[str, str | None]:
+    return {key: None if value is None else str(value) for key, value in (limits or {}).items()}
 
 
 def connect(address: str = "", timeout: float | None = None) -> Vm:

@@ -73,9 +73,12 @@ class AsyncVm:
         *,
         labels: Mapping[str, str] | None = None,
         profile: str | None = None,
+        limits: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> AsyncSession:
         """Make a session and start it. Raises SeraiError."""
-        made = await self.do(lambda vm: vm.create(name, labels=labels, profile=profile))
+        words: dict[str, Any] = {"labels": labels, "profile": profile, "limits": limits, "env": env}
+        made = await self.do(lambda vm: vm.create(name, **words))
         return AsyncSession(self, made.name)
 
     async def session(self, name: str) -> AsyncSession:

@@ -14,7 +14,7 @@ from serai.common import sizes, tables
 from serai.common.tables import setting
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HIDDEN = {"dev", "proc", "run", "sessions", "tmp"}
 
 
@@ -129,7 +129,7 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         for name in self.environment:
-            if not _VARIABLE.fullmatch(name):
+            if not VARIABLE.fullmatch(name):
                 raise ValueError(f"environment: {name!a} is not a variable's name")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from serai import __version__
-from serai.common.errors import INVALID_PARAMS, OTHER_VERSION, SeraiError
+from serai.common.errors import OTHER_VERSION, SeraiError
 from serai.common.jsonrpc import BYTES, PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
@@ -16,8 +18,8 @@ from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
 from serai.runtime.api.jobs import JobMethods
-from serai.runtime.sandbox import cgroups
-from serai.runtime.sessions import quota
+from serai.runtime.sandbox import cgroups, usage
+from serai.runtime.sessions import changes, quota
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.jobs import Jobs
@@ -25,8 +27,8 @@ from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 
-MAX_LABELS = 64
-MAX_LABEL = 1024
+PATIENCE = 1.0
+"""Seconds for a gate that does not answer."""
 DESCRIPTORS = frozenset(
     {"exec", "put", "get", "ls", "tree.put", "tree.get", "file.batch", "file.watch"}
 )
@@ -48,6 +50,25 @@ class Create:
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str | None = None
     profile: str | None = None
+    limits: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetOwn:
+    """What to change of a session; what is null it has of its own no longer."""
+
+    name: str
+    labels: dict[str, str | None] = field(default_factory=dict)
+    limits: dict[str, str | None] = field(default_factory=dict)
+    env: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class List:
+    """Which sessions: those that have all these labels."""
+
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +100,7 @@ class Methods:
         subscribers: Subscribers,
     ) -> None:
         self._sessions = sessions
+        self._gate = gate
         self._collector = collector
         self._subscribers = subscribers
         self._forwards = Forwards(sessions)
@@ -86,7 +108,8 @@ class Methods:
         self.table: dict[str, tuple[type, Handler]] = {
             "version": (Version, self.version),
             "create": (Create, self.create),
-            "list": (Nothing, self.list_all),
+            "set": (SetOwn, self.set),
+            "list": (List, self.list_all),
             "show": (Name, self.show),
             "switch": (Switch, self.switch),
             "stop": (Name, self.stop),
@@ -120,19 +143,28 @@ class Methods:
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""
-        short = all(len(key) + len(value) <= MAX_LABEL for key, value in p.labels.items())
-        if len(p.labels) > MAX_LABELS or not short or "" in p.labels:
-            limits = f"at most {MAX_LABELS} labels of {MAX_LABEL} characters, none without a name"
-            raise SeraiError(f"a session has {limits}", code=INVALID_PARAMS)
-        return self._shown(await self._sessions.create(p.name, p.labels, p.request_id, p.profile))
+        own = changes.new(self._sessions, p.labels, p.limits, p.env)
+        asked = (p.name, p.labels, p.request_id, p.profile)
+        return self._shown(await self._sessions.create(*asked, own=own))
 
-    async def list_all(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
-        """Every session."""
-        return {"sessions": [self._shown(record) for record in self._sessions.registry.all()]}
+    async def set(self, _c: Connection, _r: Request, p: SetOwn) -> Any:
+        """Change labels, limits and variables of a session; limits count at once."""
+        done = await changes.change(self._sessions, p.name, p.labels, p.limits, p.env)
+        return self._shown(done)
+
+    async def list_all(self, _c: Connection, _r: Request, p: List) -> Any:
+        """Every session that has the labels."""
+        wanted = p.labels.items()
+        found = [each for each in self._sessions.registry.all() if wanted <= each.labels.items()]
+        return {"sessions": [self._shown(record) for record in found]}
 
     async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
-        """One session."""
-        return self._shown(self._sessions.registry.get(p.name))
+        """One session, and what it uses if it runs."""
+        record = self._sessions.registry.get(p.name)
+        running = self._sessions.running(record)
+        used = running and running.cgroup and usage.used(running.cgroup)
+        sent = await self._sent(record.name) if used else {}
+        return {**self._shown(record), "usage": {**used, **sent} if used else None}
 
     async def switch(self, _c: Connection, _r: Request, p: Switch) -> Any:
         """Make a session the active one."""
@@ -165,6 +197,13 @@ class Methods:
         keys = ("name", "goal", "reason")
         return {"actions": [{key: getattr(action, key) for key in keys} for action in done]}
 
+    async def _sent(self, name: str) -> dict[str, int | None]:
+        """Bytes through the gate; null if it does not say. That keeps nobody waiting long."""
+        with contextlib.suppress(SeraiError, asyncio.TimeoutError):
+            found = await asyncio.wait_for(self._gate.call("counts"), PATIENCE)
+            return {key: found.get(name, {}).get(key) for key in ("sent", "received")}
+        return {"sent": None, "received": None}
+
     def _shown(self, record: Record) -> dict[str, Any]:
         running = self._sessions.running(record)
         cgroup = running.cgroup if running else None
@@ -177,6 +216,8 @@ class Methods:
             "quota": used and vars(used),
             "reason": self._sessions.reasons.get(record.uid),
             "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,
+            "limits": dict(record.own.limits),
+            "env": dict(record.own.env),
         }
 
 

@@ -18,7 +18,7 @@ from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
-from serai.runtime.sessions import disk_watch, homes
+from serai.runtime.sessions import changes, disk_watch, homes
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.payloads import Payloads
@@ -108,6 +108,7 @@ async def _reload(asked: asyncio.Event, sessions: Sessions, supervisor: Supervis
             log.error("the settings of before stay: %s", error)
             continue
         sessions.use(rules)
+        await changes.limit_again(sessions)
         log.info("the settings were read again")
 
 

@@ -11,3 +11,11 @@ def pair(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
     return key, value
+
+
+def change(text: str) -> tuple[str, str | None]:
+    """``K=V``, or ``K`` for what is to go, for argparse."""
+    key, equals, value = text.partition("=")
+    if not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither K=V nor K")
+    return key, value if equals else None

@@ -15,7 +15,7 @@ from typing import Any
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs
+from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 
@@ -56,10 +56,19 @@ def parser() -> argparse.ArgumentParser:
 
     create = add("create", "make a session, start it, and print its name", named=False)
     create.add_argument("name", metavar="NAME", nargs="?", help="default: one is made up")
-    create.add_argument("--label", metavar="K=V", action="append", default=[], type=pair)
+    limits.add_to_create(create)
     create.add_argument("--profile", metavar="P", help="the gate's policy for it")
     create.add_argument("--request-id", metavar="ID", help="given again: the same session again")
-    add("list", "list the sessions", named=False)
+    limits.add_to_set(add("set", "change a session's own limits, labels and variables"))
+    listed = add("list", "list the sessions", named=False)
+    listed.add_argument(
+        "--label",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=pair,
+        help="only those that have it, may be repeated",
+    )
     add("show", "show a session")
     commands.add_parser("exec", help="run a command in a session", add_help=False)
     add("shell", "a login shell in a session")
@@ -169,18 +178,21 @@ def _flushed(status: int) -> int:
     return status
 
 
-def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
+def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:  # noqa: PLR0911  # a command each
     """The method, its parameters, and how to show the result to a person."""
     if options.command == "create":
         params = {
             "name": options.name,
-            "labels": dict(options.label),
+            **limits.of_create(options),
             "profile": options.profile,
             "request_id": options.request_id or uuid.uuid4().hex,
         }
         return "create", params, lambda session: say(session["name"])
-    if options.command in ("list", "version"):
-        return options.command, {}, _show_list if options.command == "list" else _show_version
+    if options.command == "version":
+        return "version", {}, _show_version
+    if options.command == "list":
+        # An older VM knows no such parameter.
+        return "list", {"labels": dict(options.label)} if options.label else {}, _show_list
     if options.command == "show":
         return "show", {"name": options.name}, _show_one
     if options.command == "switch":
@@ -188,6 +200,8 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:
     if options.command == "gc":
         keys = ("keep_days", "keep_free", "dry_run")
         return "gc", {key: getattr(options, key) for key in keys}, _show_actions
+    if options.command == "set":
+        return "set", limits.of_set(options), _silent
     return options.command, {"name": options.name}, _silent
 
 
@@ -224,6 +238,8 @@ def _show_version(met: dict[str, Any]) -> None:
 def _show_one(session: dict[str, Any]) -> None:
     labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
     for key, value in {**session, "labels": labels}.items():
+        if key in ("limits", "env", "usage"):
+            continue
         if key == "quota":
             say(f"quota: {_used(value) if value else 'none is kept'}")
         elif key == "folders":
@@ -240,6 +256,7 @@ def _show_one(session: dict[str, Any]) -> None:
             say(f"{key}: the kernel killed {value} process(es)") if value else None
         elif value not in (None, ""):
             say(f"{key}: {value}")
+    limits.show(session)
 
 
 def _used(quota: dict[str, int]) -> str:

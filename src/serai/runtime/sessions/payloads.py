@@ -26,7 +26,7 @@ from serai.runtime.sandbox.enter import (
     begin,
     load_filters,
 )
-from serai.runtime.sessions import publish
+from serai.runtime.sessions import own, publish
 from serai.runtime.sessions.sessions import Sessions
 
 SIGNALS = {
@@ -106,6 +106,7 @@ class Payloads:
         """
         record, running = self._sessions.enterable(name)
         session = publish.description(self._sessions.paths, name, record.uid)
+        rules = own.effective(self._sessions.settings, record.own)
         self._count += 1
         number = job or f"{os.getpid()}-{self._count}"
         kind = cgroups.JOB if job else cgroups.DETACHED if detach else cgroups.EXEC
@@ -115,7 +116,7 @@ class Payloads:
             arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
                 argv,
-                {**bwrap.environment(self._sessions.settings, session), **env},
+                {**bwrap.environment(rules, session), **env},
                 cwd or str(session.home),
                 stdio,
                 limits=self._sessions.settings.limits,

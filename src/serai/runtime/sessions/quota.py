@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from errno import EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, ESRCH
@@ -62,10 +62,13 @@ def free_files(sessions: Path) -> float:
     return 100.0 * disk.f_favail / disk.f_files if disk.f_files else 100.0
 
 
-def share(sessions: Path, uids: Collection[int], disk: Disk) -> bool:
+def share(
+    sessions: Path, uids: Collection[int], disk: Disk, own: Mapping[int, str] | None = None
+) -> bool:
     """Limit the sessions that can write, so that what all of them may take is there.
 
-    False where there are no quotas. Raises OSError.
+    ``own`` has, by UID, what a session is to have at most although there may be more for
+    it. False where there are no quotas. Raises OSError.
     """
     found = [usage(sessions, uid) for uid in uids]
     used = [each for each in found if each is not None]
@@ -76,7 +79,12 @@ def share(sessions: Path, uids: Collection[int], disk: Disk) -> bool:
     space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used])
     taken = whole.f_files - whole.f_ffree
     files = _part(disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used])
-    return all(limit(sessions, uid, space, files) for uid in uids)
+    mine = {uid: sizes.limit(text, size) for uid, text in (own or {}).items() if text}
+    return all(limit(sessions, uid, _less(space, mine.get(uid)), files) for uid in uids)
+
+
+def _less(space: int, own: int | None) -> int:
+    return space if own is None else min(space or own, own)
 
 
 def _part(text: str, reserve: int, whole: int, taken: int, used: Collection[int]) -> int:

@@ -21,13 +21,17 @@ from typing import Any
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, numbers
+from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.states import State
 
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
 UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REQUEST_LIFETIME = 7 * 86400.0
+
+# What each version added to sessions: an older file is upgraded in place, in one transaction.
+ADDED = {2: "policy", 3: "own"}
 
 SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -40,7 +44,8 @@ CREATE TABLE sessions (
     created_at REAL NOT NULL,
     changed_at REAL NOT NULL,
     used_at REAL NOT NULL,
-    policy TEXT NOT NULL DEFAULT '{}'
+    policy TEXT NOT NULL DEFAULT '{}',
+    own TEXT NOT NULL DEFAULT '{}'
 );
 -- A name is free again as soon as its data has been moved away to be deleted.
 CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
@@ -56,7 +61,7 @@ CREATE TABLE requests (
 class Record:
     """A session's row. Times are seconds since the epoch; the GID is the UID.
 
-    ``policy`` is the gate's: a profile, and rules of the session's own.
+    ``policy`` is the gate's: a profile, and rules of the session's own. ``own``: what it has else.
     """
 
     uid: int
@@ -68,6 +73,7 @@ class Record:
     changed_at: float
     used_at: float
     policy: Mapping[str, Any] = field(default_factory=dict)
+    own: Own = field(default_factory=Own)
 
 
 class Registry:
@@ -91,9 +97,9 @@ class Registry:
                 for statement in SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (FIRST_UID,))
-            if version == 1:
+            for column in [name for number, name in ADDED.items() if 0 < version < number]:
                 self._db.execute(
-                    "ALTER TABLE sessions ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'"
+                    f"ALTER TABLE sessions ADD COLUMN {column} TEXT NOT NULL DEFAULT '{{}}'"
                 )
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._make_spares()
@@ -130,6 +136,8 @@ class Registry:
         now: float,
         request: tuple[str, str] | None = None,
         policy: Mapping[str, Any] | None = None,
+        *,
+        own: Own | None = None,
     ) -> tuple[Record, bool]:
         """A new session in state creating with the goal ready, and True.
 
@@ -148,7 +156,8 @@ class Registry:
                 raise SeraiError(f"there is a session {name} already", code=EXISTS)
             uid = self._take_uid()
             goal = State.READY
-            new = Record(uid, name, State.CREATING, goal, labels, now, now, now, policy or {})
+            extras = (policy or {}, own or Own())
+            new = Record(uid, name, State.CREATING, goal, labels, now, now, now, *extras)
             self._insert(new)
             if request is not None:
                 self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
@@ -191,6 +200,14 @@ class Registry:
         with self._transaction():
             self._db.execute(
                 "UPDATE sessions SET policy = ? WHERE uid = ?", (json.dumps(dict(policy)), uid)
+            )
+
+    def set_own(self, uid: int, labels: Mapping[str, str], own: Own) -> None:
+        """Note what a session has of its own."""
+        stored = json.dumps(dict(labels)), json.dumps(own.stored())
+        with self._transaction():
+            self._db.execute(
+                "UPDATE sessions SET labels = ?, own = ? WHERE uid = ?", (*stored, uid)
             )
 
     def touch(self, uid: int, now: float) -> None:
@@ -255,9 +272,10 @@ class Registry:
         self._db.execute("INSERT OR IGNORE INTO names VALUES (?)", (new.name,))
         goal, labels = new.goal and new.goal.value, json.dumps(dict(new.labels))
         times = (new.created_at, new.changed_at, new.used_at)
+        extras = (json.dumps(new.policy), json.dumps(new.own.stored()))
         self._db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (new.uid, new.name, new.state.value, goal, labels, *times, json.dumps(new.policy)),
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (new.uid, new.name, new.state.value, goal, labels, *times, *extras),
         )
 
     def _name_was_used(self, name: str) -> bool:
@@ -286,11 +304,11 @@ class Registry:
             ) from error
 
 
-def _record(row: tuple[int, str, str, str | None, str, float, float, float, str]) -> Record:
-    uid, name, state, goal, labels, *times, policy = row
+def _record(row: tuple[int, str, str, str | None, str, float, float, float, str, str]) -> Record:
+    uid, name, state, goal, labels, *times, policy, own = row
     goal_state = None if goal is None else State(goal)
     created, changed, used = times
     return Record(
         *(uid, name, State(state), goal_state, json.loads(labels)),
-        *(created, changed, used, json.loads(policy)),
+        *(created, changed, used, json.loads(policy), Own(**json.loads(own))),
     )

@@ -12,17 +12,15 @@ The idea. A session is a state machine, and an operation moves it from its state
 3. Arrive: the registry stores the goal as the new state and clears the goal, in one transaction. If
    that is lost, the goal is still there, and the plan runs once more.
 
-After a crash there is no special path. ``reconcile`` runs once at start and compares the registry
-with the running units. It finishes each session that still has a goal by running the plan again
-from the start, and adopts units that kept running. It stops units that the registry does not know,
-and takes in homes that it does not know. Tests kill the daemon at each of these points (``fault``).
+After a crash there is no special path. ``reconcile`` runs once at start. It runs the plan of each
+session that still has a goal again from the start, and adopts units that kept running. It stops
+units and takes in homes that the registry does not know. Tests kill the daemon at each ``fault``.
 
-When a step fails without a crash, ``states.fallback`` names the state that the session falls back
-to, and the caller gets the error.
+When a step fails without a crash, the caller gets the error, and ``states.fallback`` names the
+state that the session falls back to.
 
-Only one operation on a session runs at a time: each holds the session's lock (``_locked``). A
-switch moves two sessions, the active one and its successor. Both arrive in the same transaction, so
-at most one session is active at any moment.
+Only one operation on a session runs at a time (``_locked``). A switch moves two sessions. Both
+arrive in one transaction, so at most one session is active at any moment.
 """
 
 from __future__ import annotations
@@ -42,6 +40,7 @@ from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
 from serai.runtime.sessions.steps import Steps
@@ -59,10 +58,7 @@ def no_fault(point: str) -> None:
 
 
 class Sessions:
-    """Every session of the VM.
-
-    ``changed`` is called with an event and a session whenever one arrives somewhere.
-    """
+    """Every session of the VM; ``changed`` is called with an event and one that has changed."""
 
     def __init__(
         self,
@@ -79,8 +75,8 @@ class Sessions:
         self.registry = registry
         self.settings = settings
         self._supervisor = supervisor
-        self._changed = changed
-        self._fault = fault
+        self.changed = changed
+        self.fault = fault
         self._gate = gate
         self.folders = Folders(paths, settings, supervisor, fault)
         self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
@@ -96,20 +92,23 @@ class Sessions:
         labels: Mapping[str, str],
         request_id: str | None = None,
         profile: str | None = None,
+        *,
+        own: Own | None = None,
     ) -> Record:
         """Make a session and start it. The same ``request_id`` again returns the same session.
 
-        ``profile`` is the gate's policy for it; without one it is ``default``.
+        ``profile`` is the gate's policy for it (None: ``default``); ``own`` is checked already.
         """
         egress = {} if profile is None else {"profile": profile}
         if egress:
             await self._gate.call("check", policy=egress)
         if name is not None:
             names.check(name, names.system_names(self.paths.root / "etc"))
-        fingerprint = json.dumps([name, dict(labels), profile], sort_keys=True)
+        more = [own.stored()] if own and own.stored() else []
+        fingerprint = json.dumps([name, dict(labels), profile, *more], sort_keys=True)
         request = None if request_id is None else (request_id, fingerprint)
-        self._fault("create:journal")
-        record, _ = self.registry.add(name, labels, time.time(), request, egress)
+        self.fault("create:journal")
+        record, _ = self.registry.add(name, labels, time.time(), request, egress, own=own)
         async with self._locked(record.uid):
             record = self._current(record.uid)
             if record.state is State.CREATING:
@@ -148,6 +147,12 @@ class Sessions:
                     goals[previous.uid] = State.READY if keep_running else State.FROZEN
                 await self._go(goals)
             return self._current(wanted.uid)
+
+    async def limit(self, record: Record) -> None:
+        """Limit a session that is held ``alone`` as its record says, if it runs."""
+        for step in (Step.LIMIT_UNIT, Step.LIMIT_DISK) if self.running(record) else ():
+            self.fault(f"set:{step.value}")
+            await self._steps.do(step, record)
 
     async def attach(self, name: str, new: Attachment) -> Record:
         """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
@@ -212,8 +217,7 @@ class Sessions:
 
     async def deleted(self) -> None:
         """Wait until the data of every removed session is deleted."""
-        if self._deletions:
-            await asyncio.wait(self._deletions)
+        await asyncio.gather(*self._deletions, return_exceptions=True)
 
     async def close(self) -> None:
         """Leave sessions as they are and let go of them."""
@@ -294,11 +298,11 @@ class Sessions:
         plans = [plan(each.name, each.state, goals[each.uid]) for each in records]
         operation = "+".join(goal.value for goal in goals.values())
         if any(each.goal is not goals[each.uid] for each in records):
-            self._fault(f"{operation}:journal")
+            self.fault(f"{operation}:journal")
             self.registry.begin(goals)
         for record, steps in zip(records, plans, strict=True):
             for step in steps:
-                self._fault(f"{goals[record.uid].value}:{step.value}")
+                self.fault(f"{goals[record.uid].value}:{step.value}")
                 try:
                     await self._steps.do(step, record)
                 except (SeraiError, OSError) as error:
@@ -306,7 +310,7 @@ class Sessions:
                     if isinstance(error, SeraiError):
                         raise
                     raise SeraiError(f"session {record.name}: {step.value}: {error}") from error
-        self._fault(f"{operation}:arrive")
+        self.fault(f"{operation}:arrive")
         self._arrive(goals)
 
     async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
@@ -350,16 +354,16 @@ class Sessions:
             log.error("%s", error)
             return
         record = self.registry.by_uid(uid)
-        self._fault("removed:forget")
+        self.fault("removed:forget")
         self.registry.forget(uid)
         self._locks.pop(uid, None)
         if record is not None:
-            self._changed("session.removed", record)
+            self.changed("session.removed", record)
 
     def _arrive(self, states: Mapping[int, State]) -> None:
         self.registry.arrive(states, time.time())
         for uid, state in states.items():
-            self._changed("session.changed", self._current(uid))
+            self.changed("session.changed", self._current(uid))
             if state is State.REMOVING:
                 self._steps.drop_user(uid)
                 self._delete_later(uid)

@@ -33,6 +33,7 @@ class Step(str, Enum):
     LOCK_HOME = "lock-home"
     MOVE_HOME_AWAY = "move-home-away"
     START = "start"
+    LIMIT_UNIT = "limit-unit"
     LIMIT_DISK = "limit-disk"
     MOUNT_FOLDERS = "mount-folders"
     STOP = "stop"
@@ -78,7 +79,7 @@ _HOME_STEPS = {
     ("locked", "gone"): Step.MOVE_HOME_AWAY,
 }
 
-STARTED = (Step.LIMIT_DISK, Step.MOUNT_FOLDERS)
+STARTED = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.MOUNT_FOLDERS)
 """What a unit that runs still needs before its session counts as running."""
 
 RUNNING = frozenset(state for state, facts in FACTS.items() if facts.running)

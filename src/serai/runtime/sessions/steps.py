@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sandbox import cgroups, processes
-from serai.runtime.sessions import homes, publish, quota, users
+from serai.runtime.sessions import homes, own, publish, quota, users
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record
@@ -49,6 +49,7 @@ class Steps:
         self._ended = ended
         self._running: dict[int, Running] = {}
         self._frozen: set[int] = set()
+        self._quotas: dict[int, str] = {}
         self._users: dict[int, str] = {}
 
     def running(self, uid: int) -> Running | None:
@@ -104,7 +105,10 @@ class Steps:
             homes.move_away(self._paths, name, uid)
         elif step is Step.START:
             await self._start_unit(record)
+        elif step is Step.LIMIT_UNIT:
+            await self._limit_unit(record)
         elif step is Step.LIMIT_DISK:
+            self._quotas[uid] = record.own.limits.get("quota", "")
             self.share_disk()
         elif step is Step.MOUNT_FOLDERS:
             await self._folders.bring_back(record, self._running[uid])
@@ -118,17 +122,22 @@ class Steps:
             self._users[record.uid] = record.name
             self._write_users()
         homes.mend(self._paths, record.name, record.uid)
-        publish.session(self._paths, self.settings, record.name, record.uid)
+        rules = own.effective(self.settings, record.own)
+        publish.session(self._paths, rules, record.name, record.uid)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)
         await self._watch(record, main, fresh=True)
 
+    async def _limit_unit(self, record: Record) -> None:
+        limits = own.properties(self.settings, record.own)
+        await self._supervisor.limit(record.name, limits, own=bool(record.own.limits))
+
     def share_disk(self) -> None:
         """Limit what sessions that can write now may use. Without a quota they run all the same."""
         writing = self._running.keys() - self._frozen
         try:
-            quota.share(self._paths.sessions, writing, self.settings.disk)
+            quota.share(self._paths.sessions, writing, self.settings.disk, self._quotas)
         except OSError as error:
             log.error("quotas are not set: %s", error)
 
@@ -182,6 +191,7 @@ class Steps:
     def _let_go(self, uid: int) -> Running | None:
         running = self._running.pop(uid, None)
         self._frozen.discard(uid)
+        self._quotas.pop(uid, None)
         if running is not None:
             asyncio.get_running_loop().remove_reader(running.pidfd)
             os.close(running.pidfd)

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from serai.runtime.settings import SessionSettings
 
-DROP_IN = Path("/run/systemd/system/serai-session@.service.d/50-policy.conf")
+# Before 50-MemoryMax.conf and its like, in which systemd keeps a session's own limits: of drop-ins
+# the last name counts, whatever its directory.
+DROP_IN = Path("/run/systemd/system/serai-session@.service.d/10-policy.conf")
 
 # A unit's property on D-Bus: its name, and its value with its type.
 Property = tuple[str, tuple[str, Any]]
@@ -50,6 +52,9 @@ class Supervisor(Protocol):
 
     async def start(self, name: str) -> int:
         """Start the session's unit unless it runs; returns its main PID. Raises SeraiError."""
+
+    async def limit(self, name: str, limits: Sequence[Property], *, own: bool) -> None:
+        """Limit a running session, at once. Without ``own`` limits they are those of ``apply``."""
 
     async def stop(self, name: str) -> None:
         """End everything in the session's unit; returns when nothing of it is left."""

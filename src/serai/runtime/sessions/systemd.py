@@ -19,6 +19,7 @@ from serai.common import files
 from serai.common.errors import TIMEOUT, SeraiError
 from serai.runtime.sessions.supervisor import (
     DROP_IN,
+    Property,
     drop_in,
     folder_settings,
     folder_unit,
@@ -31,6 +32,8 @@ MANAGER = DBusAddress(
     "/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager"
 )
 JOB_DEADLINE = 30.0
+FORMER = "50-policy.conf"
+"""An older Serai's drop-in, which would count after a session's own limits."""
 
 
 class Systemd:
@@ -52,6 +55,7 @@ class Systemd:
         text = drop_in(settings)
         if not self._settings.exists() or self._settings.read_text() != text:
             self._settings.parent.mkdir(parents=True, exist_ok=True)
+            self._settings.with_name(FORMER).unlink(missing_ok=True)
             files.write(self._settings, text.encode(), durable=False)
             await self._call("Reload")
 
@@ -63,6 +67,14 @@ class Systemd:
                 f"the unit of session {name} ended at once", f"see 'journalctl -u {unit(name)}'"
             )
         return pid
+
+    async def limit(self, name: str, limits: Sequence[Property], *, own: bool) -> None:
+        # As drop-ins, which it keeps until the VM is restarted, also for a later session of that
+        # name: whoever finds any overwrites them. Others are spared three files.
+        folder = self._settings.parents[1]
+        kept = folder.with_name(f"{folder.name}.control") / f"{unit(name)}.d"
+        if own or kept.exists():
+            await self._call("SetUnitProperties", "sba(sv)", (unit(name), True, list(limits)))
 
     async def stop(self, name: str) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import threading
@@ -19,7 +20,8 @@ from tests.support.waiting import wait_for
 def operate(vm: Vm) -> None:
     """Every operation there is, each leading through another part of the state machine."""
     vm.call("create", name="one", request_id="r1")
-    vm.call("create", name="two")
+    vm.call("create", name="two", limits={"memory": "64M"})
+    vm.call("set", name="one", limits={"memory": "64M", "quota": "8M"}, env={"COLOUR": "red"})
     vm.call("switch", name="one")
     vm.call("switch", name="two")
     vm.call("stop", name="one")
@@ -60,6 +62,8 @@ def check(vm: Vm) -> None:
     for name in sorted(running):
         events = (vm.cgroup / name / "cgroup.events").read_text()
         assert f"frozen {int(states[name] == 'frozen')}" in events.splitlines()
+        limits = json.loads((vm.root / f"limits-{name}").read_text())
+        assert limits.get("MemoryMax") == (64 << 20 if sessions[name]["limits"] else None)
         if states[name] != "frozen":
             with vm.client() as client:
                 assert (
@@ -77,7 +81,7 @@ def test_the_daemon_dies_before_every_step() -> None:
     assert len(steps) > 25
     assert {step.partition(":")[2] for step in steps} >= {
         *("journal", "make-home", "start", "freeze", "thaw", "stop", "lock-home", "unlock-home"),
-        *("move-home-away", "arrive", "forget", "limit-disk", "mount-folders"),
+        *("move-home-away", "arrive", "forget", "limit-unit", "limit-disk", "mount-folders"),
     }
     for fatal in range(1, len(steps) + 1):
         with opened() as vm:

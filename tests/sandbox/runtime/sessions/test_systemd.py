@@ -85,6 +85,10 @@ def test_units_are_started_found_limited_and_stopped(runtime: Path) -> None:
     assert seen["many"] == 20
     assert not seen["alive"]
     assert [seen[key] for key in ("served", "unserved", "not a session", "bound")] == [True] * 4
+    assert seen["spared"]
+    assert seen["own"] == [[64 << 20, 99, 500_000]] * 2
+    assert seen["others"][0] == seen["others"][1]
+    assert seen["others"][0][1:] == [8192, 2**64 - 1]
     stack = next(row for row in seen["limits"].splitlines() if row.startswith("Max stack size"))
     assert stack.split()[3:5] == ["8388608", "8388608"]
     assert "ended with 'failed'; see 'journalctl -u serai-session@broken.service'" in seen["error"]

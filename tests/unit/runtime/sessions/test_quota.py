@@ -67,7 +67,12 @@ def test_a_disk_that_archives_fill_has_no_room() -> None:
 WHOLE = os.statvfs_result((4096, 4096, 1000, 300, 280, 500, 400, 400, 0, 255))
 
 
-def shared(monkeypatch: pytest.MonkeyPatch, used: dict[int, int], disk: Disk) -> dict[int, object]:
+def shared(
+    monkeypatch: pytest.MonkeyPatch,
+    used: dict[int, int],
+    disk: Disk,
+    own: dict[int, str] | None = None,
+) -> dict[int, object]:
     """The limits (bytes, files) that sessions get which use so many blocks, and a file a block."""
     given: dict[int, object] = {}
 
@@ -80,7 +85,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, used: dict[int, int], disk: Disk) ->
         quota, "usage", lambda _, uid: quota.Usage(used[uid] * 4096, 0, used[uid], 0)
     )
     monkeypatch.setattr(quota, "limit", limit)
-    assert quota.share(Path("/sessions"), used, disk)
+    assert quota.share(Path("/sessions"), used, disk, own)
     return given
 
 
@@ -92,6 +97,18 @@ def test_running_sessions_share_what_others_have_left(monkeypatch: pytest.Monkey
 
 def test_a_setting_is_the_most_and_infinity_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared(monkeypatch, {2000: 0}, Disk(quota="8K", files="infinity")) == {2000: (8192, 0)}
+
+
+def test_a_quota_of_its_own_is_never_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {2000: "8K", 2001: "1T", 2002: ""}
+    given = shared(monkeypatch, {2000: 0, 2001: 0, 2002: 0}, Disk(files="infinity"), own)
+    part = 250 * 4096 // 4
+    assert given == {2000: (8192, 0), 2001: (part, 0), 2002: (part, 0)}
+    endless = Disk(quota="infinity", files="infinity")
+    assert shared(monkeypatch, {2000: 0, 2001: 0}, endless, {2000: "8K"}) == {
+        2000: (8192, 0),
+        2001: (0, 0),
+    }
 
 
 def test_who_can_have_nothing_has_no_unlimited_quota(monkeypatch: pytest.MonkeyPatch) -> None:

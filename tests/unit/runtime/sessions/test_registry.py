@@ -14,6 +14,7 @@ import pytest
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, registry
+from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.states import State
 
@@ -187,6 +188,26 @@ def test_a_newer_registry_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SeraiError, match="newer"):
         Registry(path)
     assert path.read_bytes()[100:] == before[100:]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_registry_is_upgraded_in_place(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "registry.sqlite"
+    book = Registry(path)
+    add(book, "a")
+    book.close()
+    with sqlite3.connect(path) as database:
+        for number, column in registry.ADDED.items():
+            if number > version:
+                database.execute(f"ALTER TABLE sessions DROP COLUMN {column}")
+        database.execute(f"PRAGMA user_version = {version}")
+    database.close()
+    book = Registry(path)
+    assert (book.get("a").policy, book.get("a").own) == ({}, Own())
+    book.set_own(book.get("a").uid, {"task": "42"}, Own({"memory": "1G"}, {"A": "b"}))
+    book.close()
+    found = Registry(path).get("a")
+    assert (found.labels, found.own) == ({"task": "42"}, Own({"memory": "1G"}, {"A": "b"}))
 
 
 def test_no_such_session(book: Registry) -> None:

@@ -1,0 +1,151 @@
+"""What one session has of its own: labels, limits below the VM's, and variables of its payloads.
+
+A limit is a text, as people write it. The settings of the VM are the most that a session may have.
+More is refused when it is asked for. What is more because the settings were lowered since does not
+count: ``effective`` takes the less of the two each time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from serai.common import sizes
+from serai.common.errors import INVALID_PARAMS, SeraiError
+from serai.runtime.sessions.supervisor import Property
+from serai.runtime.settings import VARIABLE, SessionSettings
+
+LIMITS = ("memory", "cpus", "tasks", "quota")
+MAX_LABELS = 64
+MAX_LABEL = 1024
+MAX_VARIABLES = 64
+MAX_VARIABLE = 32 << 10
+LEAST_MEMORY = 32 << 20  # a sandbox, the holder of its jobs and a small program
+LEAST_QUOTA = 1 << 20
+LEAST_TASKS = 16
+_NO_LIMIT = 2**64 - 1  # systemd's "infinity"
+_SECOND = 1_000_000  # microseconds
+_CPUS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True)
+class Own:
+    """Limits by their names, and variables that override those of the settings."""
+
+    limits: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON; empty if it has nothing of its own."""
+        return {key: dict(value) for key, value in vars(self).items() if value}
+
+
+def merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Pairs with others added; what is None goes away."""
+    return {key: value for key, value in {**before, **changes}.items() if value is not None}
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise SeraiError unless a session can have these."""
+    short = all(len(key) + len(value) <= MAX_LABEL for key, value in labels.items())
+    if len(labels) > MAX_LABELS or not short or "" in labels:
+        limits = f"at most {MAX_LABELS} labels of {MAX_LABEL} characters, none without a name"
+        raise SeraiError(f"a session has {limits}", code=INVALID_PARAMS)
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raise SeraiError unless a session can have these variables."""
+    if len(env) > MAX_VARIABLES:
+        raise _wrong(f"a session has at most {MAX_VARIABLES} variables of its own")
+    for name, value in env.items():
+        if not VARIABLE.fullmatch(name):
+            raise _wrong(f"{name!a} is not a variable's name")
+        if len(name) + len(value.encode(errors="surrogateescape")) > MAX_VARIABLE:
+            raise _wrong(f"the variable {name[:100]} is longer than {MAX_VARIABLE >> 10} KiB")
+
+
+def check_limits(limits: Mapping[str, str | None], settings: SessionSettings, disk: int) -> None:
+    """Raise SeraiError unless a session may have these; ``disk`` is the size of the disk."""
+    for name, text in limits.items():
+        if name not in LIMITS:
+            raise _wrong(f"there is no limit {name!a}; there are {', '.join(LIMITS)}")
+        if text is None:
+            continue
+        if name == "memory":
+            _check_amount(name, text, LEAST_MEMORY, settings.resources.memory_max, memory_of_vm())
+        elif name == "quota":
+            _check_amount(name, text, LEAST_QUOTA, settings.disk.quota, disk)
+        elif name == "cpus":
+            _check_cpus(text)
+        else:
+            _check_tasks(text, settings.resources.tasks_max)
+
+
+def _check_amount(name: str, text: str, least: int, most: str, whole: int) -> None:
+    try:
+        amount = sizes.limit(text, whole)
+    except ValueError as error:
+        raise _wrong(f"{name}: {error}") from None
+    highest = min(sizes.limit(most, whole) or whole, whole)
+    if amount is None or amount > highest:
+        raise _wrong(f"{name}: {text} is more than the {_words(highest)} that a session may have")
+    if amount < least:
+        raise _wrong(f"{name}: {text} is less than the {_words(least)} that a session needs")
+
+
+def _check_cpus(text: str) -> None:
+    most = os.cpu_count() or 1
+    if not _CPUS.fullmatch(text) or not 0 < float(text) <= most:
+        raise _wrong(f"cpus: {text!a} is not a number such as 0.5, up to the VM's {most}")
+
+
+def _check_tasks(text: str, most: int) -> None:
+    if not _COUNT.fullmatch(text) or not LEAST_TASKS <= int(text) <= most:
+        raise _wrong(f"tasks: {text!a} is not a number from {LEAST_TASKS} to {most}")
+
+
+def _words(amount: int) -> str:
+    return f"{amount >> 20} MiB"
+
+
+def _wrong(message: str) -> SeraiError:
+    return SeraiError(message, code=INVALID_PARAMS)
+
+
+def memory_of_vm() -> int:
+    """Bytes of the VM's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def less(one: str, other: str, whole: int) -> int | None:
+    """The less of two amounts; None: no limit."""
+    found = [each for each in (sizes.limit(one, whole), sizes.limit(other, whole)) if each]
+    return min(found, default=None)
+
+
+def effective(settings: SessionSettings, own: Own) -> SessionSettings:
+    """The settings as they count for a session."""
+    resources = settings.resources
+    if memory := own.limits.get("memory"):
+        least = less(memory, resources.memory_max, memory_of_vm())
+        resources = replace(resources, memory_max="infinity" if least is None else str(least))
+    if tasks := own.limits.get("tasks"):
+        resources = replace(resources, tasks_max=min(int(tasks), resources.tasks_max))
+    environment = {**settings.environment, **own.env}
+    return replace(settings, resources=resources, environment=environment)
+
+
+def properties(settings: SessionSettings, own: Own) -> list[Property]:
+    """What the limits are on D-Bus: org.freedesktop.systemd1(5)."""
+    resources = effective(settings, own).resources
+    memory = sizes.limit(resources.memory_max, memory_of_vm())
+    cpus = own.limits.get("cpus")
+    return [
+        ("MemoryMax", ("t", _NO_LIMIT if memory is None else memory)),
+        ("TasksMax", ("t", resources.tasks_max)),
+        ("CPUQuotaPerSecUSec", ("t", round(float(cpus) * _SECOND) if cpus else _NO_LIMIT)),
+    ]
