@@ -20,6 +20,7 @@ from typing import Any
 from serai import __version__
 from serai.common.errors import GONE, SeraiError
 from serai.runtime.client import Client
+from serai.runtime.sandbox import usage
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 MOST_SESSIONS = 1000
@@ -29,6 +30,16 @@ SERVICES = {"sessiond": "serai-sessiond.service", "gate": "serai-gate.service"}
 
 Labels = Mapping[str, str]
 Samples = dict[str, list[tuple[Labels, float]]]
+_USAGE = {
+    "memory": "memory_bytes",
+    "memory_peak": "memory_peak_bytes",
+    "memory_limit": "memory_limit_bytes",
+    "cpu_seconds": "cpu_seconds",
+    "cpu_waited": "cpu_waited_seconds",
+    "tasks": "tasks",
+    "tasks_refused": "tasks_refused",
+}
+"""What a cgroup tells, and how the family of it ends. Services have no families of limits."""
 _SUFFIXES = {"counter": "_total", "info": "_info"}
 _ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ('"', '\\"'))
 
@@ -52,8 +63,16 @@ FAMILIES = (
     Family("serai_session_state", "gauge", "1 for the state that a session is in"),
     Family("serai_session_memory_bytes", "gauge", "Memory that a session uses", "bytes"),
     Family("serai_session_memory_peak_bytes", "gauge", "The most since it was started", "bytes"),
+    Family("serai_session_memory_limit_bytes", "gauge", "What it may use", "bytes"),
     Family("serai_session_cpu_seconds", "counter", "CPU time since it was started", "seconds"),
+    Family(
+        "serai_session_cpu_waited_seconds",
+        "counter",
+        "Time that it waited because of its limit of CPUs",
+        "seconds",
+    ),
     Family("serai_session_tasks", "gauge", "Processes and threads of a session"),
+    Family("serai_session_tasks_refused", "counter", "Processes and threads above its limit"),
     Family(
         "serai_session_out_of_memory_kills",
         "counter",
@@ -156,18 +175,11 @@ def _egress(samples: Samples, client: Client, names: set[str]) -> None:
 
 def _usage(samples: Samples, prefix: str, labels: Labels, cgroup: Path) -> bool:
     """What a cgroup uses, as far as the kernel counts it there; whether there is one."""
-    for file, family in (
-        ("memory.current", "memory_bytes"),
-        ("memory.peak", "memory_peak_bytes"),  # Linux 5.19
-        ("pids.current", "tasks"),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            value = int((cgroup / file).read_text())
-            samples[f"{prefix}_{family}"].append((labels, value))
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        lines = (cgroup / "cpu.stat").read_text().splitlines()
-        used = int(dict(line.split() for line in lines)["usage_usec"])
-        samples[f"{prefix}_cpu_seconds"].append((labels, used / 1e6))
+    used = usage.used(cgroup)
+    for key, ending in _USAGE.items():
+        family = samples.get(f"{prefix}_{ending}")
+        if family is not None and used[key] is not None:
+            family.append((labels, used[key]))
     return cgroup.is_dir()
 
 
