@@ -18,7 +18,7 @@ from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
-from serai.runtime.sessions import changes, disk_watch, homes
+from serai.runtime.sessions import changes, disk_watch, homes, limit_watch
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.payloads import Payloads
@@ -85,6 +85,7 @@ async def serve(
         listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
     )
     sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
+    sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers.announce))
     sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")
     log.info("ready")

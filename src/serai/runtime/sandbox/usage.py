@@ -27,8 +27,13 @@ def used(cgroup: Path) -> dict[str, Any]:
         "cpu_waited": _seconds(cpu.get("throttled_usec")),
         "tasks": _number(cgroup / "pids.current"),
         "tasks_limit": _number(cgroup / "pids.max"),
-        "tasks_refused": _fields(cgroup / "pids.events").get("max"),
+        "tasks_refused": refused(cgroup),
     }
+
+
+def refused(cgroup: Path) -> int | None:
+    """How many processes and threads above the limit were wanted."""
+    return _fields(cgroup / "pids.events").get("max")
 
 
 def held(cgroup: Path) -> int:
