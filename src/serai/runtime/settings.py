@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Resources:
-    """Limits of a whole session, in the units of systemd.resource-control(5)."""
+    """Limits of a session, see systemd.resource-control(5). ``serai set`` gives one less."""
 
     memory_max: str = setting(
         "50%",
