@@ -27,6 +27,7 @@ LEAST_MEMORY = 32 << 20  # a sandbox, the holder of its jobs and a small program
 LEAST_QUOTA = 1 << 20
 LEAST_TASKS = 16
 _NO_LIMIT = 2**64 - 1  # systemd's "infinity"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _SECOND = 1_000_000  # microseconds
 _CPUS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
@@ -118,21 +119,15 @@ def _wrong(message: str) -> SeraiError:
 
 def memory_of_vm() -> int:
     """Bytes of the VM's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def less(one: str, other: str, whole: int) -> int | None:
-    """The less of two amounts; None: no limit."""
-    found = [each for each in (sizes.limit(one, whole), sizes.limit(other, whole)) if each]
-    return min(found, default=None)
+    return _PAGE * os.sysconf("SC_PHYS_PAGES")
 
 
 def effective(settings: SessionSettings, own: Own) -> SessionSettings:
     """The settings as they count for a session."""
     resources = settings.resources
     if memory := own.limits.get("memory"):
-        least = less(memory, resources.memory_max, memory_of_vm())
-        resources = replace(resources, memory_max="infinity" if least is None else str(least))
+        both = (sizes.limit(each, memory_of_vm()) for each in (memory, resources.memory_max))
+        resources = replace(resources, memory_max=str(min(each for each in both if each)))
     if tasks := own.limits.get("tasks"):
         resources = replace(resources, tasks_max=min(int(tasks), resources.tasks_max))
     environment = {**settings.environment, **own.env}
@@ -145,7 +140,8 @@ def properties(settings: SessionSettings, own: Own) -> list[Property]:
     memory = sizes.limit(resources.memory_max, memory_of_vm())
     cpus = own.limits.get("cpus")
     return [
-        ("MemoryMax", ("t", _NO_LIMIT if memory is None else memory)),
+        # Whole pages, as systemd and the kernel have it.
+        ("MemoryMax", ("t", _NO_LIMIT if memory is None else memory // _PAGE * _PAGE)),
         ("TasksMax", ("t", resources.tasks_max)),
         ("CPUQuotaPerSecUSec", ("t", round(float(cpus) * _SECOND) if cpus else _NO_LIMIT)),
     ]

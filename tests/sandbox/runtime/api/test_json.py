@@ -26,7 +26,8 @@ def documented() -> dict[str, set[str]]:
         if "see [folders.md]" in meaning or "see [gate.md]" in meaning:
             continue
         keys = set(re.findall(r'"(\w+)"', meaning)) if "{" in meaning else set(SESSION)
-        found.update(dict.fromkeys(re.findall(r"`([^`]+)`", commands), keys))
+        found.update({each: set(keys) for each in re.findall(r"`([^`]+)`", commands)})
+    found["show"].add("usage")  # as docs/rpc.md says
     return found
 
 
@@ -34,6 +35,7 @@ KEYS = documented()
 LINES = {
     "create": "create two",
     "show": "show two",
+    "set": "set two --label a=b",
     "switch": "switch two",
     "stop": "stop two",
     "archive": "archive two",
@@ -70,7 +72,7 @@ def keys_of(value: object) -> set[str]:
     assert isinstance(value, dict)
     lists = [each for each in value.values() if isinstance(each, list)]
     inner = [each for part in lists for each in part if isinstance(each, dict)]
-    if set(value) == set(SESSION):
+    if set(value) >= set(SESSION):
         return set(value)
     return set(value).union(*(each for each in inner if not {"uid", "home"} <= set(each)))
 

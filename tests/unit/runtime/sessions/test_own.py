@@ -91,6 +91,8 @@ def test_the_less_of_both_counts_also_after_the_settings_were_lowered() -> None:
         "TasksMax": ("t", 900),
         "CPUQuotaPerSecUSec": ("t", 1_500_000),
     }
+    odd = dict(own.properties(RULES, Own({"memory": str((64 << 20) + 5000)})))
+    assert odd["MemoryMax"] == ("t", (64 << 20) + 4096), "whole pages"
     lower = replace(RULES, resources=Resources(memory_max="25%", tasks_max=100))
     found = dict(own.properties(lower, mine))
     assert (found["MemoryMax"], found["TasksMax"]) == (("t", 2 * GIB), ("t", 100))
