@@ -110,6 +110,52 @@ def test_new_settings_end_no_command_and_wrong_ones_fail_the_reload(container: C
     container.shell("serai remove steady")
 
 
+def limits(container: Container, name: str) -> dict[str, str]:
+    """What systemd limits a session to."""
+    asked = f"systemctl show -p MemoryMax,TasksMax,CPUQuotaPerSecUSec serai-session@{name}.service"
+    return dict(line.split("=") for line in container.shell(asked).splitlines())
+
+
+def test_own_limits_hold_from_the_beginning_until_somebody_changes_them(
+    container: Container,
+) -> None:
+    """No controllers are here: that they are enforced is seen in an image, by its verification."""
+    container.shell("serai create usual && serai create narrow --memory 64M --tasks 99")
+    usual = limits(container, "usual")
+    narrow = {**usual, "MemoryMax": str(64 << 20), "TasksMax": "99"}
+    assert limits(container, "narrow") == narrow != usual
+    container.shell("serai set narrow --cpus 0.5 --env COLOUR=red --label task=42")
+    narrow["CPUQuotaPerSecUSec"] = "500ms"
+    assert limits(container, "narrow") == narrow
+    container.shell("systemctl daemon-reload")
+    assert limits(container, "narrow") == narrow
+    container.shell("systemctl kill --signal=KILL --kill-who=main serai-sessiond")
+    wait_for(lambda: container.run("serai", "list", check=False).returncode == 0, DEADLINE)
+    assert limits(container, "narrow") == narrow
+    for step in ("stop", "reopen", "archive", "reopen"):
+        container.shell(f"serai {step} narrow")
+    assert limits(container, "narrow") == narrow
+    assert container.shell("serai exec narrow -- printenv COLOUR") == "red"
+
+    container.shell("cp -a /etc/serai/session.toml /root/kept")
+    container.shell("printf '[resources]\\ntasks_max = 50\\n' >/etc/serai/session.toml")
+    container.shell("systemctl reload serai-sessiond")
+    wait_for(lambda: limits(container, "narrow")["TasksMax"] == "50", DEADLINE)
+    assert limits(container, "usual")["TasksMax"] == "50"
+    container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
+    wait_for(lambda: limits(container, "narrow") == narrow, DEADLINE)
+    wait_for(lambda: limits(container, "usual") == usual, DEADLINE)
+
+    refused = container.run("serai", "set", "narrow", "--tasks=77", "--memory=1P", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert limits(container, "narrow") == narrow
+    container.shell("serai set narrow --memory default --tasks default --cpus default")
+    assert limits(container, "narrow") == usual
+    container.shell("serai set narrow --tasks 99 && serai remove narrow && serai create narrow")
+    assert limits(container, "narrow") == usual, "another session of that name"
+    container.shell("serai remove narrow && serai remove usual")
+
+
 def test_sessions_outlive_the_daemon(container: Container) -> None:
     container.shell("serai create alive && serai create asleep")
     container.shell("serai switch asleep && serai switch alive")

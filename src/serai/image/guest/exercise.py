@@ -20,9 +20,7 @@ from typing import Any
 sys.path.insert(0, "/usr/lib/serai/python")
 
 from serai.common.errors import SeraiError
-from serai.common.paths import Paths
 from serai.runtime.client import Client
-from serai.runtime.sessions import quota
 
 ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
@@ -163,18 +161,12 @@ def working(client: Client) -> dict[str, Any]:
 
 
 def filling(client: Client) -> dict[str, Any]:
-    """The rogue writes more than it may, and the witness writes meanwhile."""
-    paths = Paths()
-    uid = client.call("show", name=ROGUE)["uid"]
-    for _ in range(3):  # sessiond divides the disk anew from time to time, perhaps just now
-        quota.limit(paths.sessions, uid, QUOTA, 0)
-        kept = client.call("show", name=ROGUE)["quota"]
-        full = output(client, ROGUE, "python3", "-c", FILL)
-        if full == "EDQUOT":
-            break
+    """The rogue writes more than its own quota, and the witness writes meanwhile."""
+    kept = client.call("set", name=ROGUE, limits={"quota": str(QUOTA)})["quota"]
+    full = output(client, ROGUE, "python3", "-c", FILL)
     other = output(client, WITNESS, "sh", "-c", "echo well >filled && sync filled && cat filled")
     output(client, ROGUE, "rm", "fill")
-    quota.limit(paths.sessions, uid, 0, 0)  # until sessiond divides the disk anew
+    client.call("set", name=ROGUE, limits={"quota": None})
     return {"quota": kept["bytes_limit"] if kept else 0, "full": full, "while_full": other}
 
 
@@ -259,13 +251,9 @@ def end_detached(folder: Path) -> None:
         (payload / "cgroup.kill").write_text("1")
 
 
-def limit() -> None:
-    """Give the rogue so little that an emulated machine gets to the limits in seconds.
-
-    For as long as its unit runs: without a reload, systemd does not see the drop-ins in the next.
-    """
-    limits = [f"MemoryMax={MEMORY}", "MemorySwapMax=0", f"TasksMax={TASKS}"]
-    said("systemctl", "set-property", "--runtime", UNIT, *limits)
+def limit(client: Client) -> None:
+    """Give the rogue so little that an emulated machine gets to the limits in seconds."""
+    client.call("set", name=ROGUE, limits={"memory": str(MEMORY), "tasks": str(TASKS)})
 
 
 def bombed(client: Client) -> int:
@@ -281,7 +269,7 @@ def bombed(client: Client) -> int:
 
 def misbehaving(client: Client) -> dict[str, Any]:
     """A memory hog, then a fork bomb, with the witness asked while each of them goes on."""
-    limit()
+    limit(client)
     beside = client.call("exec", name=ROGUE, argv=["sleep", "999"], stdio="null", detach=True)
     with Client(timeout=DEADLINE) as other:
         try:
@@ -294,7 +282,6 @@ def misbehaving(client: Client) -> dict[str, Any]:
     wait_for_state(client, "stopped", "ready", "active")
     client.call("stop", name=ROGUE)
     client.call("reopen", name=ROGUE)
-    limit()
     refused = bombed(client)
     answers.append(output(client, WITNESS, "echo", "well"))
     client.call("stop", name=ROGUE)
