@@ -65,7 +65,7 @@ def sign(folder: Path, key: Path, namespace: str = NAMESPACE) -> None:
         raise BuildError(
             f"{layout.SUMS} cannot be signed with {key}: {last_lines(done.stderr)}",
             hint="it has to be a private SSH key (make one: ssh-keygen -t ed25519), or a "
-            "public one that the SSH agent has",
+            "public one that the SSH agent has; only a terminal or the agent knows a passphrase",
         )
 
 

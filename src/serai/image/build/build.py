@@ -34,6 +34,7 @@ from serai.image.vm import accelerator
 
 # What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
 _HEADROOM_GIB = 6
+_DIRTY = "-dirty"
 
 _BASES: dict[str, Callable[..., None]] = {
     "bootstrap": base_bootstrap.make,
@@ -304,9 +305,13 @@ def time_of(text: str) -> float:
 
 
 def revision(root: Path) -> str:
-    """The git revision of the checkout, with '-dirty' where files differ from it."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return run(describe, cwd=root, check=False).stdout.strip() or "unknown"
+    """The git revision of the checkout, with '-dirty' where files differ from it or are new."""
+    describe = ["git", "describe", "--always", f"--dirty={_DIRTY}", "--abbrev=40", "--exclude=*"]
+    found = run(describe, cwd=root, check=False).stdout.strip()
+    if not found:
+        return "unknown"
+    new = run(["git", "ls-files", "--others", "--exclude-standard"], cwd=root).stdout
+    return found.removesuffix(_DIRTY) + _DIRTY if new else found
 
 
 def _log(made: Plan) -> str:

@@ -1,4 +1,4 @@
-"""The options of Invoke's tasks, in words: `invoke TASK --help` prints them."""
+"""The options of Invoke's tasks, in words: `invoke --help TASK` prints them."""
 
 from __future__ import annotations
 

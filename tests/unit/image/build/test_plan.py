@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -282,6 +283,16 @@ def test_a_full_disk_stops_a_build_before_it_begins(
 
 def test_the_checkout_says_its_revision(tmp_path: Path) -> None:
     assert build.revision(tmp_path) == "unknown"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(tmp_path)]
+    (tmp_path / "file").write_text("one\n")
+    for words in (["init", "--quiet"], ["add", "file"], ["commit", "--quiet", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
+    clean = build.revision(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "new.toml").touch()
+    assert build.revision(tmp_path) == f"{clean}-dirty"
+    (tmp_path / "file").write_text("two\n")
+    assert build.revision(tmp_path) == f"{clean}-dirty"
 
 
 def test_a_tool_may_take_long_to_say_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
