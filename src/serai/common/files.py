@@ -65,12 +65,6 @@ def listening(path: Path, backlog: int, group: int = -1) -> socket.socket:
     return listener
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it, however little each write(2) takes. Raises OSError."""
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
 def fsync(path: Path) -> None:
     """Make a file's content, or a directory's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -76,6 +76,13 @@ def open_closed() -> None:
             setattr(sys, name, stream)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, however little each write(2) takes. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[posix.write(descriptor, rest) :]
+
+
 def above(descriptor: int) -> int:
     """The same open file under a number above 2: a library's program may have closed one."""
     if descriptor not in STANDARD:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from serai import __version__
-from serai.common import files, jsonrpc
+from serai.common import jsonrpc, stdio
 from serai.common.errors import GONE, INVALID_PARAMS, OTHER_VERSION, UNKNOWN_METHOD, SeraiError
 from serai.common.jsonrpc import BYTES, CHUNK, PROTOCOL
 from serai.runtime import address
@@ -70,7 +70,7 @@ class VmClient(Client):
             return self.carry(method, params, _read(descriptor), lambda *_: None, 0)
         no_input = iter((b"",))
         return self.carry(
-            method, params, no_input, lambda _, data: files.write_all(descriptor, data), sys.maxsize
+            method, params, no_input, lambda _, data: stdio.write_all(descriptor, data), sys.maxsize
         )
 
     def close(self) -> None:

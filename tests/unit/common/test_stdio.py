@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import posix
 import socket
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from serai.common.stdio import may_be_handed_in
 
 SOURCES = Path(serai.__file__).parents[1]
 PROGRAMS = SOURCES / "serai/install/programs"
-BY_PATH = ("sandbox/usher.py", "folders/transfer.py", "folders/bindfs.py")
+BY_PATH = ("sandbox/holder.py", "sandbox/usher.py", "folders/transfer.py", "folders/bindfs.py")
 
 
 def opened(path: Path, flags: int, mode: int) -> int:
@@ -105,6 +106,18 @@ def test_a_library_keeps_its_sockets_above_the_standard_three() -> None:
     done = subprocess.run([sys.executable, "-ISc", code, SOURCES], check=False, timeout=60)
     assert done.returncode == 0
     assert stdio.above(77) == 77
+
+
+def test_all_is_written_however_little_each_write_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = bytearray()
+
+    def three_at_most(descriptor: int, data: memoryview) -> int:
+        written.extend(data[:3])
+        return len(data[:3])
+
+    monkeypatch.setattr(posix, "write", three_at_most)
+    stdio.write_all(1, b"0123456789")
+    assert written == b"0123456789"
 
 
 @pytest.mark.parametrize("name", sorted(each.name for each in PROGRAMS.iterdir()))

@@ -1,4 +1,4 @@
-"""The methods for files: what comes in and out of a role's folder without a mount.
+"""The methods for files: what comes in and out of a path role's directory without a mount.
 
 Each is a process of its own (transfer), streamed as a payload is: over descriptors that the client
 sends, or by ``exec.input`` and ``exec.output``.
@@ -30,7 +30,7 @@ from serai.runtime.sessions.states import FACTS
 
 @dataclass(frozen=True)
 class Transfer:
-    """``path`` is relative to the role's folder."""
+    """``path`` is relative to the path role's directory."""
 
     name: str
     role: str
@@ -87,23 +87,23 @@ class Transfers:
         }
 
     async def put(self, c: Connection, r: Request, p: Transfer) -> Any:
-        """Put a file in a role's folder, whole or not at all."""
+        """Put a file in a path role's directory, whole or not at all."""
         return await self._transfer("put", c, r, p)
 
     async def get(self, c: Connection, r: Request, p: Transfer) -> Any:
-        """Get a file out of a role's folder."""
+        """Get a file out of a path role's directory."""
         return await self._transfer("get", c, r, p)
 
     async def ls(self, c: Connection, r: Request, p: Transfer) -> Any:
-        """List a folder in a role's folder: a JSON object a line."""
+        """List a path role's directory, or one below it: a JSON object a line."""
         return await self._transfer("ls", c, r, p)
 
     async def tree_put(self, c: Connection, r: Request, p: Transfer) -> Any:
-        """Unpack a tar archive in a role's folder; what is wrong with it changes nothing."""
+        """Unpack a tar archive in a path role's directory; a wrong one changes nothing."""
         return await self._transfer("tree.put", c, r, p)
 
     async def tree_get(self, c: Connection, r: Request, p: Transfer) -> Any:
-        """Get a folder in a role's folder as a tar archive."""
+        """Get a path role's directory, or one below it, as a tar archive."""
         return await self._transfer("tree.get", c, r, p)
 
     async def batch(self, c: Connection, r: Request, p: Transfer) -> Any:

@@ -30,7 +30,7 @@ class Attach:
 
 @dataclass(frozen=True)
 class Detach:
-    """Which role's folder."""
+    """Which path role's directory."""
 
     name: str
     role: str

@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import Any
 
-from serai.common import files
+from serai.common import stdio
 from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.cli.arguments import pair
@@ -99,7 +99,7 @@ def follow(client: Client, job: str, offset: int, *, wait: bool) -> dict[str, An
         if found["offset"] > offset:
             gap = found["offset"] - offset
             sys.stderr.write(f"serai: {gap} bytes are not kept, between the first MiB and here\n")
-        files.write_all(1, base64.b64decode(found["data"]))
+        stdio.write_all(1, base64.b64decode(found["data"]))
         offset = found["next"]
         if not found["data"] and (not wait or shown["state"] != "running"):
             if shown["lost"]:

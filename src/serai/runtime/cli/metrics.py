@@ -12,7 +12,7 @@ import select
 import sys
 import time
 
-from serai.common import files
+from serai.common import stdio
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import clean
@@ -38,7 +38,7 @@ def main(vm: str, *, http: bool) -> int:
         return 0
     response = answer(request(0, PATIENCE))
     with contextlib.suppress(OSError):  # a client that hung up wants nothing any more
-        files.write_all(1, response)
+        stdio.write_all(1, response)
     return 0
 
 

@@ -11,6 +11,7 @@ import posix
 import sys
 
 from serai.common.printing import clean
+from serai.common.stdio import write_all
 from serai.runtime.cli.exec_core import Channel, Failure, control
 
 TYPE_CHECKING = False  # see serai.runtime.cli.exec_core
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     _thread.start_new_thread(_to_sessiond, (end,))
     try:
         while data := end.recv(CHUNK):
-            _write(data)
+            write_all(1, data)
     except OSError:
         return 1
     return 0
@@ -48,8 +49,3 @@ def _to_sessiond(end: socket) -> None:
         status = 1
     # At once, whatever the other direction waits for: nobody is there to read it.
     posix._exit(status)
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[posix.write(1, data) :]

@@ -1,4 +1,4 @@
-"""Makes, moves, removes and looks at what is in a role's folder, many times by one process.
+"""Makes, moves, removes and looks at what is in a path role's directory, many times by one process.
 
 Each line of the input is an operation as JSON: ``{"do": "mkdir", "path": "a/b"}``. Each line of the
 output is its result, in that order: ``{"result": …}`` or ``{"error": …}``. A failed operation does
@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from serai.common import linux
+from serai.common import linux, stdio
 from serai.common.errors import FAILED, INVALID_PARAMS, SeraiError
 from serai.runtime.folders import scope
 
@@ -25,12 +25,9 @@ _RM = ("/usr/bin/rm", "-rf", "--one-file-system", "--")
 
 def run(base: int, source: int, target: int) -> None:
     """Carry out every line of ``source`` below ``base``, and write each result to ``target``."""
-    with (
-        os.fdopen(os.dup(source), "rb") as lines,
-        os.fdopen(os.dup(target), "wb", buffering=0) as results,
-    ):
+    with os.fdopen(os.dup(source), "rb") as lines:
         while line := lines.readline(MAX_LINE):
-            results.write(json.dumps(answer(base, line)).encode() + b"\n")
+            stdio.write_all(target, json.dumps(answer(base, line)).encode() + b"\n")
 
 
 def answer(base: int, line: bytes) -> dict[str, Any]:

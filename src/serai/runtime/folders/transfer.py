@@ -1,4 +1,4 @@
-"""What is done with files in a role's folder, from outside: a program of its own.
+"""What is done with files in a path role's directory, from outside: a program of its own.
 
 Started by sessiond as root. It opens the folder, becomes the user to whom the files belong, without
 any capability, and only then looks at the path that came from outside: a mistake in that could
@@ -37,7 +37,7 @@ _NEW = os.O_WRONLY | os.O_CLOEXEC
 class Plan(NamedTuple):
     """What to do.
 
-    ``attached`` is the absolute path of a folder of the VM; if it is empty, the role's folder is
+    ``attached`` is the absolute path of a directory of the VM; if it is empty, the path role's is
     ``folder`` below the home ``name`` in ``sessions``, whose user is ``uid``. ``reserve`` (percent)
     of the disk stays free. The input is whole only if CONFIRM comes from the descriptor
     ``confirm``, where that is 0 or more: a pipe also ends when its writer is killed.
@@ -83,7 +83,7 @@ def put(base: int, path: str, source: int, reserve: int, confirm: int) -> None:
             _keep_free(directory, reserve, expected)
             while data := os.read(source, CHUNK):
                 _keep_free(directory, reserve, len(data))
-                _write(draft, data)
+                stdio.write_all(draft, data)
             _confirmed(confirm)
             os.fsync(draft)
             rename(name)
@@ -119,7 +119,7 @@ def get(base: int, path: str, target: int) -> None:
     source = scope.file(base, path)
     try:
         while data := os.read(source, CHUNK):
-            _write(target, data)
+            stdio.write_all(target, data)
     finally:
         os.close(source)
 
@@ -137,7 +137,9 @@ def listing(base: int, path: str, target: int) -> None:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     info = entry.stat(follow_symlinks=False)
-                    _write(target, json.dumps(edit.entry(entry.name, info)).encode() + b"\n")
+                    stdio.write_all(
+                        target, json.dumps(edit.entry(entry.name, info)).encode() + b"\n"
+                    )
     finally:
         os.close(directory)
 
@@ -239,12 +241,6 @@ def _keep_free(directory: int, reserve: int, more: int) -> None:
                 "'serai gc --keep-free PERCENT' makes room",
                 NO_ROOM,
             )
-
-
-def _write(target: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(target, rest) :]
 
 
 def problem(error: SeraiError | OSError | MemoryError) -> SeraiError:

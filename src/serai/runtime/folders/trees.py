@@ -1,4 +1,6 @@
-"""Puts a tar archive into a role's folder, or makes one of what is there. See transfer for as whom.
+"""Puts a tar archive into a path role's directory, or makes one of what is there.
+
+As whom, transfer says.
 
 An archive is unpacked beside its place first. So one that is cut off, refused or too large changes
 nothing, and a directory that was not there appears whole. In one that was, each file is replaced
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from typing import IO
 
-from serai.common import linux
+from serai.common import linux, stdio
 from serai.common.errors import NOT_FOUND, SeraiError
 from serai.runtime.folders import archives, edit, scope
 
@@ -159,15 +161,15 @@ def _make(
             os.symlink(member.linkname, name, dir_fd=directory)
         elif content is not None:
             made = os.open(name, _NEW, 0o600, dir_fd=directory)
-            with os.fdopen(made, "wb", buffering=0) as file:
+            try:
                 while data := content.read(CHUNK):
                     keep_free(directory, len(data))
-                    rest = memoryview(data)
-                    while rest:
-                        rest = rest[file.write(rest) :]
+                    stdio.write_all(made, data)
                 os.fchmod(made, mode)
                 with contextlib.suppress(OverflowError, ValueError):
                     os.utime(made, (member.mtime, member.mtime))
+            finally:
+                os.close(made)
 
 
 def _into_place(outer: int, stage: str, name: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Tells what changes below a directory of a role's folder, a JSON object a line; inotify(7).
+"""Tells what changes in a path role's directory, or one below it: JSON lines; inotify(7).
 
 The first line says that it watches. ``lost`` says that more happened than could be told: look at
 all again. What a payload does here is bounded by DIRECTORIES, and by the kernel's queue.
@@ -13,7 +13,7 @@ import select
 import struct
 from typing import Any
 
-from serai.common import linux
+from serai.common import linux, stdio
 from serai.common.errors import INVALID_PARAMS, NOT_FOUND, TOO_LARGE, SeraiError
 from serai.runtime.folders import scope
 
@@ -138,11 +138,9 @@ def run(base: int, path: str, target: int) -> None:
     watch = Watch(base, path)
     try:
         told: list[dict[str, Any]] = [{"event": "watching", "path": "", "directory": True}]
-        with os.fdopen(os.dup(target), "wb", buffering=0) as out:
-            while told:
-                rest = memoryview(b"".join(json.dumps(each).encode() + b"\n" for each in told))
-                while rest:
-                    rest = rest[out.write(rest) :]
-                told = watch.events()
+        while told:
+            lines = b"".join(json.dumps(each).encode() + b"\n" for each in told)
+            stdio.write_all(target, lines)
+            told = watch.events()
     finally:
         watch.close()
