@@ -8,7 +8,6 @@ with Client() as client:
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +17,14 @@ from typing import Any
 
 from serai.common import jsonrpc
 from serai.common.errors import GONE, TOO_LARGE, SeraiError
-from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
+from serai.runtime.dialogue import Dialogue, whole
 
 OUTPUTS = ("stdout", "stderr")
 MOST_OUTPUT = 64 << 20
 """Bytes of a session's that are kept in the caller's memory."""
-AHEAD = 8
-"""Parts of an input that are on their way at once: a far VM need not be waited for each time."""
+FOLLOW = 20.0
+"""Seconds that one call waits for a job's output: a connection that is dead is noticed after it."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,22 @@ class Client(jsonrpc.Client):
         output: dict[str, list[bytes]] = {name: [] for name in OUTPUTS}
         params = {"name": name, "argv": list(argv), **options}
         result = self.carry(
-            "exec", params, parts(input), lambda name, data: output[name].append(data), limit
+            "exec", params, whole(input), lambda name, data: output[name].append(data), limit
         )
         out, err = (b"".join(output[name]) for name in OUTPUTS)
         return Completed(**result, stdout=out, stderr=err)
 
     def put(self, name: str, role: str, path: str, data: bytes) -> None:
-        """Make ``data`` the file ``path`` (relative) of a role's folder. Raises SeraiError."""
+        """Make ``data`` the file ``path`` in a path role's directory. Raises SeraiError."""
         params = {"name": name, "role": role, "path": path}
-        self.carry("put", params, parts(data), lambda *_: None, 0)
+        self.carry("put", params, whole(data), lambda *_: None, 0)
 
     def get(self, name: str, role: str, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
-        """The content of the file ``path`` of a role's folder. Raises SeraiError."""
+        """The content of the file ``path`` in a path role's directory. Raises SeraiError."""
         return self._output("get", name, role, path, limit)
 
     def ls(self, name: str, role: str, path: str = "") -> list[dict[str, Any]]:
-        """The entries of a folder in a role's folder. Raises SeraiError."""
+        """The entries of a path role's directory, or of one below it. Raises SeraiError."""
         return [
             json.loads(line)
             for line in self._output("ls", name, role, path, MOST_OUTPUT).splitlines()
@@ -115,7 +114,7 @@ class Client(jsonrpc.Client):
     def batch(
         self, name: str, role: str, operations: Iterable[Mapping[str, Any]]
     ) -> list[Any | SeraiError]:
-        """Carry out operations on files of a role's folder, by one process.
+        """Carry out operations on files in a path role's directory, by one process.
 
         The result of each is what it gives, or its error. Raises SeraiError if none could be.
         """
@@ -123,20 +122,21 @@ class Client(jsonrpc.Client):
         output: list[bytes] = []
         params = {"name": name, "role": role}
         self.carry(
-            "file.batch", params, parts(lines), lambda _, data: output.append(data), MOST_OUTPUT
+            "file.batch", params, whole(lines), lambda _, data: output.append(data), MOST_OUTPUT
         )
         return [_result(json.loads(line)) for line in b"".join(output).splitlines()]
 
     def lines(self, method: str, name: str, role: str, path: str = "") -> Iterator[Any]:
         """What ls or file.watch say, as they say it. Raises SeraiError."""
         params = {"name": name, "role": role, "path": path, "stdio": self.stdio}
-        number = self.ask(method, params)
+        dialogue = Dialogue(self.ask(method, params))
         rest = b""
-        while (message := self.message()).get("id") != number:
-            if message.get("method") == "exec.output":
-                *lines, rest = (rest + jsonrpc.output(message["params"])).split(b"\n")
+        while not dialogue.over:
+            dialogue.take(self.message())
+            if (piece := dialogue.piece()) is not None:
+                *lines, rest = (rest + piece[1]).split(b"\n")
                 yield from map(json.loads, lines)
-        jsonrpc.answered(message)
+        dialogue.result()
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """Call a method for files with a descriptor to read or write; no byte passes through."""
@@ -145,7 +145,7 @@ class Client(jsonrpc.Client):
     def _output(self, method: str, name: str, role: str, path: str, limit: int) -> bytes:
         output: list[bytes] = []
         params = {"name": name, "role": role, "path": path}
-        self.carry(method, params, parts(b""), lambda _name, data: output.append(data), limit)
+        self.carry(method, params, whole(b""), lambda _name, data: output.append(data), limit)
         return b"".join(output)
 
     def carry(
@@ -160,39 +160,29 @@ class Client(jsonrpc.Client):
 
         What comes is a session's, which may write for ever: it is killed, and no byte more is kept.
         """
-        number = self.ask(method, {**params, "stdio": self.stdio})
-        chunks = iter(input)
-        running, room = "", limit
-        fed: set[int] = set()
-        while True:
+        dialogue = Dialogue(self.ask(method, {**params, "stdio": self.stdio}))
+        chunks, room = iter(input), limit
+        while not dialogue.over:
             message = self.message()
-            if message.get("id") == number:
-                if room < 0:
-                    raise SeraiError(
-                        f"more than {limit} bytes were written; the {method} was ended",
-                        "have large output written to a file, or read it from a pipe",
-                        TOO_LARGE,
-                    )
-                return jsonrpc.answered(message)
-            event, news = message.get("method"), message.get("params", {})
-            if event == "exec.output":
-                if room < 0:
-                    continue
-                data = jsonrpc.output(news)
-                room -= len(data)
-                if room < 0:
-                    self.ask("exec.signal", {"exec": running, "signal": "KILL"})
-                else:
-                    take(news["stream"], data)
-            elif event == "exec.started":
-                running = news["exec"]
-                fed = {each for each in (self._feed(running, chunks) for _ in range(AHEAD)) if each}
-            elif message.get("id") in fed:
-                # Not just any answer: one to an earlier payload's input may come late.
-                fed.discard(message["id"])
-                fed |= {self._feed(running, chunks)} - {0}
-            elif event is not None:
+            if not dialogue.take(message) and "method" in message:
                 self._events.append(message)
+            if (piece := dialogue.piece()) is not None and room >= 0:
+                room -= len(piece[1])
+                if room >= 0:
+                    take(*piece)
+                else:
+                    self.ask("exec.signal", {"exec": dialogue.exec, "signal": "KILL"})
+            while dialogue.exec and not (dialogue.over or dialogue.full):
+                if (data := next(chunks, None)) is None:
+                    break
+                dialogue.sent(self.ask("exec.input", dialogue.input(data)))
+        if room < 0:
+            raise SeraiError(
+                f"more than {limit} bytes were written; the {method} was ended",
+                "have large output written to a file, or read it from a pipe",
+                TOO_LARGE,
+            )
+        return dialogue.result()
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Subscribe, and yield (event, session) for as long as the daemon runs."""
@@ -202,23 +192,9 @@ class Client(jsonrpc.Client):
             if "method" in message:
                 yield message["method"], message["params"]
 
-    def _feed(self, running: str, chunks: Iterator[bytes]) -> int:
-        """Send the next part of the input, or its end; 0 if that was sent before."""
-        data = next(chunks, None)
-        if data is None:
-            return 0
-        text = base64.b64encode(data).decode()
-        return self.ask("exec.input", {"exec": running, "data": text, "eof": not data})
-
 
 def _result(answer: dict[str, Any]) -> Any | SeraiError:
     try:
         return jsonrpc.answered(answer)
     except SeraiError as error:
         return error
-
-
-def parts(data: bytes) -> Iterator[bytes]:
-    """An input in parts that fit into a message. The empty one at the end says that it is whole."""
-    yield from (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
-    yield b""

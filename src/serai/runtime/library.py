@@ -17,20 +17,19 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime import forward
-from serai.runtime.client import Client, Completed, parts
+from serai.runtime.client import FOLLOW, Client, Completed
+from serai.runtime.dialogue import parts
 from serai.runtime.forward import Forward
 from serai.runtime.local_files import Files
 from serai.runtime.process import Process
 from serai.runtime.remote import VmClient
 
-FOLLOW = 20.0  # seconds that one call waits for output
 ONCE = frozenset({"remove", "job.input", "job.signal"})
 """The calls that are not made again: the first may have been carried out."""
 
@@ -49,12 +48,7 @@ class Vm:
     def __enter__(self) -> Vm:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -277,8 +271,7 @@ class Job:
 
     def write(self, data: bytes, *, eof: bool = False) -> None:
         """Give it input, if it was started with ``stdin``. Raises SeraiError."""
-        *pieces, _ = parts(data)
-        for each in pieces:
+        for each in parts(data):
             self.vm.call("job.input", job=self.id, data=base64.b64encode(each).decode())
         if eof:
             self.vm.call("job.input", job=self.id, eof=True)

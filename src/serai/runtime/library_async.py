@@ -18,15 +18,15 @@ import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, TypeVar
 
 from serai.common.errors import GONE, TOO_LARGE, SeraiError
 from serai.common.jsonrpc import MOST_AT_ONCE
 from serai.runtime.client import MOST_OUTPUT, Client, Completed
+from serai.runtime.dialogue import Dialogue, Piece, parts
 from serai.runtime.library import Session, Vm, command
 from serai.runtime.local_files import split
-from serai.runtime.process import Dialogue, Piece, completed, inputs
+from serai.runtime.process import completed
 
 THREADS = 8
 MOST_KEPT = 1 << 20
@@ -52,12 +52,7 @@ class AsyncVm:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -213,12 +208,7 @@ class AsyncProcess:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._close()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -237,12 +227,12 @@ class AsyncProcess:
 
         This waits if the command does not read, and if nobody reads what it writes.
         """
-        for each in inputs(data):
+        for each in parts(data):
             await self._input(each)
 
     async def close_input(self) -> None:
         """It gets no more input. Raises SeraiError."""
-        await self._input({"eof": True})
+        await self._input(b"")
 
     async def feed(self, data: bytes) -> None:
         """All of its input. Raises SeraiError."""
@@ -271,7 +261,7 @@ class AsyncProcess:
         """What was answered at its end. Raises SeraiError."""
         return self._dialogue.result()
 
-    async def _input(self, params: dict[str, Any]) -> None:
+    async def _input(self, data: bytes) -> None:
         while self._dialogue.full and not self._dialogue.over:
             if self._dialogue.kept <= MOST_KEPT:
                 await self._receive()
@@ -279,10 +269,10 @@ class AsyncProcess:
                 self._taken.clear()
                 await self._taken.wait()
         if not self._dialogue.over:
-            self._dialogue.sent(await self._tell("exec.input", params))
+            self._dialogue.sent(await self._send("exec.input", self._dialogue.input(data)))
 
-    async def _tell(self, method: str, params: dict[str, Any]) -> int:
-        return await self._send(method, {"exec": self._dialogue.exec, **params})
+    async def _tell(self, method: str, params: dict[str, Any]) -> None:
+        await self._send(method, {"exec": self._dialogue.exec, **params})
 
     async def _send(self, method: str, params: dict[str, Any]) -> int:
         number, line = self._client.request(method, params)

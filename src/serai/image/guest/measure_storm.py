@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 sys.path.insert(0, "/usr/lib/serai/python")
 
 from serai.common.errors import GONE, SeraiError
-from serai.runtime.library import FOLLOW, Job, Vm, connect
+from serai.runtime.client import FOLLOW
+from serai.runtime.library import Job, Vm, connect
 
 HERE = "unix:///run/serai/control.sock"
 SESSIONS, CLIENTS, EACH, KILLS = 10, 100, 10, 20

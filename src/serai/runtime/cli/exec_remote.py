@@ -21,7 +21,7 @@ from serai.runtime.cli import exec_core
 from serai.runtime.cli.exec_core import FORWARDED, Failure, Options, status_of
 from serai.runtime.cli.exec_json import parameters, show
 from serai.runtime.cli.exec_relay import MOST_KEPT, raw_mode, size
-from serai.runtime.client import AHEAD
+from serai.runtime.dialogue import AHEAD
 from serai.runtime.remote import VmClient
 
 CHUNK = 48 << 10

@@ -18,10 +18,8 @@ from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
-from serai.runtime.client import Client
+from serai.runtime.client import FOLLOW, Client
 
-FOLLOW = 20.0
-"""Seconds that one call waits for output: a connection that is dead is noticed after it."""
 CHUNK = 32 << 10
 UNKNOWN = 125
 """The exit status where a job's own is not known: as exec's, where Serai failed."""
