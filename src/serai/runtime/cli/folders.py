@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 
 from serai.common.errors import SeraiError
 from serai.common.printing import say
+from serai.runtime.cli.showing import when
 from serai.runtime.client import Client
 
 TRANSFERS = {
@@ -107,8 +107,7 @@ def _transfer(client: Client, options: argparse.Namespace) -> int:
             size = "-" if entry["size"] is None else str(entry["size"])
             # Quoted where a name could be taken for something else on a terminal.
             name = entry["name"] if entry["name"].isprintable() else ascii(entry["name"])
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["modified_at"]))
-            say(f"{entry['type']:<7} {size:>12} {when} {name}")
+            say(f"{entry['type']:<7} {size:>12} {when(entry['modified_at'])} {name}")
     else:
         tree = options.command != "ls" and options.tree
         method = f"tree.{options.command}" if tree else options.command

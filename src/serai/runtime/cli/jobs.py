@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import threading
-import time
 import uuid
 from typing import Any
 
@@ -18,6 +17,7 @@ from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
+from serai.runtime.cli.showing import table, when
 from serai.runtime.client import FOLLOW, Client
 
 CHUNK = 32 << 10
@@ -140,9 +140,6 @@ def _show(jobs: list[dict[str, Any]]) -> None:
         if job["state"] != "running":
             known = job["status"] is not None and job["reason"] in ("exit", "signal")
             state = f"ended ({job['status']})" if known else f"ended ({job['reason']})"
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["started_at"]))
-        rows.append((job["job"], state, when, str(job["written"]), " ".join(job["argv"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        say("  ".join([*cells, row[4]]).rstrip())
+        started = when(job["started_at"])
+        rows.append((job["job"], state, started, str(job["written"]), " ".join(job["argv"])))
+    table(rows)

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from serai.common.printing import say
 from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
+from serai.runtime.cli.showing import table, when
 
 SIMPLE = {
     "stop": "end everything in a session; its home stays",
@@ -223,12 +223,9 @@ def _show_list(result: dict[str, Any]) -> None:
     rows = [("NAME", "STATE", "UID", "CREATED", "LABELS")]
     for session in result["sessions"]:
         labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
-        created = _when(session["created_at"])
+        created = when(session["created_at"])
         rows.append((session["name"], session["state"], str(session["uid"]), created, labels))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        say("  ".join([*cells, row[4]]).rstrip())
+    table(rows)
 
 
 def _show_version(met: dict[str, Any]) -> None:
@@ -251,7 +248,7 @@ def _show_one(session: dict[str, Any]) -> None:
             for each in value:
                 say(f"forward: port {each['port']}, {each['connections']} connection(s)")
         elif key.endswith("_at"):
-            say(f"{key.removesuffix('_at')}: {_when(value)}")
+            say(f"{key.removesuffix('_at')}: {when(value)}")
         elif key == "out_of_memory":
             say(f"{key}: the kernel killed {value} process(es)") if value else None
         elif value not in (None, ""):
@@ -273,7 +270,3 @@ def _show_actions(result: dict[str, Any]) -> None:
 
 def _silent(_result: Any) -> None:
     """A command that did what it was told says nothing."""
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
