@@ -25,6 +25,8 @@ FORWARDED = {1: "HUP", 2: "INT", 3: "QUIT", 10: "USR1", 12: "USR2", 15: "TERM"}
 CONTROL = "/run/serai/control.sock"
 FAILED = 125  # as timeout(1) and env(1) say that they themselves failed
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
+STATUSES = {10: NOT_FOUND, 11: NOT_EXECUTABLE}
+"""The exit status that a code of serai.common.errors means; for any other it is FAILED."""
 OUT_OF_MEMORY = (
     "out of memory: the kernel killed a process of the session;"
     " 'memory_max' in /etc/serai/session.toml is its limit"
@@ -212,5 +214,5 @@ def status_of(answer: dict[str, Any]) -> int:
 def _refused(error: object) -> Failure:
     assert isinstance(error, dict)  # noqa: S101  # sessiond's own
     hint = error.get("data", {}).get("hint", "")
-    status = {10: NOT_FOUND, 11: NOT_EXECUTABLE}.get(error["code"], FAILED)
+    status = STATUSES.get(error["code"], FAILED)
     return Failure(f"{error['message']}; {hint}" if hint else error["message"], status)

@@ -16,9 +16,15 @@ import stat
 from typing import Any
 
 from serai.common import jsonrpc
-from serai.common.errors import GONE, NO_COMMAND, NOT_EXECUTABLE, SeraiError
-from serai.runtime.cli import exec_core
-from serai.runtime.cli.exec_core import FORWARDED, Failure, Options, status_of
+from serai.common.errors import GONE, SeraiError
+from serai.runtime.cli.exec_core import (
+    FAILED,
+    FORWARDED,
+    STATUSES,
+    Failure,
+    Options,
+    status_of,
+)
 from serai.runtime.cli.exec_json import parameters, show
 from serai.runtime.cli.exec_relay import MOST_KEPT, raw_mode, size
 from serai.runtime.dialogue import AHEAD
@@ -40,8 +46,7 @@ def run(options: Options) -> int:
                 return 0
             return Remote(client, options).run()
     except SeraiError as error:
-        statuses = {NO_COMMAND: exec_core.NOT_FOUND, NOT_EXECUTABLE: exec_core.NOT_EXECUTABLE}
-        raise Failure(str(error), statuses.get(error.code, exec_core.FAILED)) from None
+        raise Failure(str(error), STATUSES.get(error.code, FAILED)) from None
 
 
 class Remote:

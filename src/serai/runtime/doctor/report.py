@@ -38,10 +38,10 @@ def examine(paths: Paths) -> list[Result]:
         took: dict[str, float] = {}
         facts = collect.gather(paths, took)
         try:
-            rules = settings.load(paths.settings)
+            found = settings.load(paths.settings)
         except SeraiError:
-            rules = settings.SessionSettings()  # that it cannot be read is a finding of its own
-        facts |= tenant.gather(paths, rules, took)
+            found = settings.SessionSettings()  # that it cannot be read is a finding of its own
+        facts |= tenant.gather(paths, found, took)
         # Last: what the throwaway session was allowed and denied is in the log, too.
         facts["audit"] = collect.timed("audit", partial(collect.audit, paths), took)
         return judge(Facts(facts), took, CHECKS)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serai.common import tables
+from serai.common import errors, tables
+from serai.common.paths import Paths
 from serai.runtime import client
 from serai.runtime.api.exec import Exec
 from serai.runtime.cli import exec, exec_core, exec_json, main
@@ -124,6 +125,11 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(), JSON))
 def test_it_reads_json(value: dict[str, Any]) -> None:
     assert exec_core.decoded(json.dumps(value)) == value
+
+
+def test_what_it_does_not_import_is_what_it_says() -> None:
+    assert str(Paths().control) == exec_core.CONTROL
+    assert exec_core.STATUSES == {errors.NO_COMMAND: 127, errors.NOT_EXECUTABLE: 126}
 
 
 def test_exec_imports_next_to_nothing() -> None:
