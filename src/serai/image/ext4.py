@@ -163,7 +163,7 @@ class Reader:
                 echo = b"debugfs: cat <%d>\n" % inode.number
                 if stream.read(len(echo)) != echo:
                     raise self._fault(f"{inode.name!r} cannot be read")
-                yield inode, _parts(stream, inode.size)
+                yield inode, parts(stream, inode.size)
 
     def _answer(self, commands: Iterable[str], largest: int = _BATCH) -> Path:
         log = self.scratch / "answer"
@@ -214,7 +214,7 @@ def _number(told: bytes, bits: int, base: int = 10) -> int:
     return number
 
 
-def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """The next ``size`` bytes of ``stream``, or what there is of them."""
     while part := stream.read(min(size, _PART)):
         size -= len(part)

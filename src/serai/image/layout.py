@@ -7,6 +7,7 @@ import re
 BOOT_CHART = "boot.svg"
 CHANGES = "CHANGES.md"
 FILES = "files.tsv.zst"
+LOG = "build.log"
 MANIFEST = "manifest.json"
 PACKAGES = "packages.txt"
 PROVENANCE = "provenance.json"

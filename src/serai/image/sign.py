@@ -49,6 +49,15 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
+def listed(folder: Path) -> dict[str, str]:
+    """The digests that SHA256SUMS in ``folder`` lists; raises BuildError if it is damaged."""
+    path = folder / layout.SUMS
+    try:
+        return parse(path.read_text(encoding="ascii", errors="replace"))
+    except ValueError as error:
+        raise BuildError(f"{path} has {error}", hint="build it again") from None
+
+
 def sign(folder: Path, key: Path, namespace: str = NAMESPACE) -> None:
     """Write the signature of SHA256SUMS in ``folder`` by the private key file ``key``.
 

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from serai.common import files
-from serai.image import cache, console, digest, layout, offline
+from serai.image import cache, console, digest, layout, offline, sign
 from serai.image.build import (
     age,
     base_bootstrap,
@@ -254,13 +254,13 @@ def _publish(settings: Settings, made: Plan, started: datetime) -> None:
             _require_sealed(root, made)
             packages = offline.packages(root.read("/var/lib/dpkg/status"))
         (folder / layout.PACKAGES).write_text("\n".join(packages) + "\n")
-        (folder / "build.log").write_text(_log(made), errors="replace")
+        (folder / layout.LOG).write_text(_log(made), errors="replace")
         finished = datetime.now(timezone.utc)
         times = {"started": _iso(started), "finished": _iso(finished)}
         content = _manifest(settings, made, len(packages)) | times
         manifest = json.dumps(content, indent=2, default=str)
         (folder / layout.MANIFEST).write_text(manifest + "\n")
-        (folder / layout.SUMS).write_text(_sums(folder))
+        (folder / layout.SUMS).write_text(sign.sums(sign.digests(folder)))
     _point(made)
 
 
@@ -275,7 +275,7 @@ def _require_sealed(root: offline.RootFs, made: Plan) -> None:
     if playbook.BUILD_USER in users:
         raise BuildError(
             f"{made.image.name} is not sealed: the user {playbook.BUILD_USER} is still in it",
-            hint=f"see {made.stages[-1].folder / 'build.log'} and roles/seal",
+            hint=f"see {made.stages[-1].folder / plan.LOG} and roles/seal",
         )
 
 
@@ -318,14 +318,8 @@ def _log(made: Plan) -> str:
     parts = []
     for stage in made.stages:
         parts.append(f"==> {stage.name} {stage.key}\n")
-        parts.append((stage.folder / "build.log").read_text(errors="replace"))
+        parts.append((stage.folder / plan.LOG).read_text(errors="replace"))
     return "".join(parts)
-
-
-def _sums(folder: Path) -> str:
-    """SHA256SUMS as sha256sum(1) reads it."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    return "".join(f"{digest.of_file(path)}  {path.name}\n" for path in paths)
 
 
 def _require_room(settings: Settings) -> None:

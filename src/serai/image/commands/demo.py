@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from serai.image import console
+from serai.image import console, layout
 from serai.image.build import build
 from serai.image.definition import definition
 from serai.image.settings import Settings
@@ -23,9 +23,9 @@ def demo(settings: Settings) -> int:
 
 def summary(folder: Path, name: str) -> None:
     """What a build made, from its own manifest and verification, and how to look into it."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    verified = json.loads((folder / "verify.json").read_text())
-    shipped = folder / f"{name}.qcow2"
+    manifest = json.loads((folder / layout.MANIFEST).read_text())
+    verified = json.loads((folder / layout.VERIFIED).read_text())
+    shipped = folder / layout.disk(name)
     console.say(f"image     {shipped}")
     console.say(f"size      {shipped.stat().st_size / 2**20:.0f} MiB")
     console.say(f"packages  {manifest['packages']}")

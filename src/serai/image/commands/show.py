@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from serai.image import console, layout, sign
+from serai.image import console, sign
 from serai.image.build import age, builds
 from serai.image.build import plan as plans
 from serai.image.build.builds import Finished
@@ -144,7 +144,7 @@ def _named(finished: Finished) -> dict[str, str]:
 
 
 def _file(finished: Finished, path: Path) -> dict[str, Any]:
-    sums = sign.parse((finished.folder / layout.SUMS).read_text(encoding="ascii"))
+    sums = sign.listed(finished.folder)
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": sums[path.name]}
 
 

@@ -131,7 +131,7 @@ def convert(settings: Settings, finished: Finished, kinds: Sequence[str]) -> lis
         source = Source(image, arch, manifest["version"], stamp, disk, root.raw)
         in_parallel(jobs(source, kinds, folder), threading.Event())
         made = [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]
-        sums = sign.parse((folder / layout.SUMS).read_text(encoding="ascii"))
+        sums = sign.listed(folder)
         sums |= {path.name: digest.of_file(path) for path in made}
         cache.write(folder / layout.SUMS, sign.sums(sums))
     return made

@@ -100,7 +100,7 @@ def require_verified(folder: Path, image: str) -> Build:
     hint = f"run 'invoke verify-image --image {image}', then release again"
     if not (folder / layout.VERIFIED).is_file():
         raise BuildError(f"{image} {folder.name} was not verified", hint=hint)
-    sums = sign.parse((folder / layout.SUMS).read_text(encoding="ascii", errors="replace"))
+    sums = sign.listed(folder)
     found = sign.digests(folder)
     for name, wanted in sums.items():
         if found.get(name) != wanted:

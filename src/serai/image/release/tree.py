@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from serai.common import files
 from serai.image import cache, ext4, offline
@@ -33,7 +32,6 @@ _TYPES = {
     stat.S_IFIFO: "p",
     stat.S_IFSOCK: "s",
 }
-_PART = 1 << 20  # bytes that are read at a time
 _MTOOLS = 300.0  # seconds for all of an EFI system partition
 _MANIFEST = 256 << 20  # bytes that one may have, unpacked
 
@@ -200,7 +198,7 @@ def _capabilities(path: bytes) -> str:
 
 def _of_file(path: bytes, size: int) -> str:
     with open(path, "rb") as stream:  # noqa: PTH123 - bytes
-        return _sha256(_parts(stream, size))
+        return _sha256(ext4.parts(stream, size))
 
 
 def _sha256(parts: Iterable[bytes]) -> str:
@@ -208,13 +206,6 @@ def _sha256(parts: Iterable[bytes]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _parts(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    """The next ``size`` bytes of ``stream``, or what there is of them."""
-    while part := stream.read(min(size, _PART)):
-        size -= len(part)
-        yield part
 
 
 def _esp(root: offline.RootFs, scratch: Path) -> Iterator[Entry]:
