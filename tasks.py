@@ -40,7 +40,8 @@ from serai.image.release import (
     verify_release,
 )
 from serai.image.settings import Settings
-from serai.image.verify.verify import content, verify
+from serai.image.verify.verdict import content
+from serai.image.verify.verify import verify
 from serai.image.vm import boot, describe
 from serai.image.vm.qemu import Bus
 from serai.image.vm.share import parse as parse_shares

@@ -16,7 +16,7 @@ from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.verify import verify
-from serai.image.verify.verify import Report
+from serai.image.verify.verdict import Report
 from serai.image.vm import share
 from serai.image.vm.boot import finish_boot
 from serai.image.vm.qemu import Share

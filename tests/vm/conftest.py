@@ -12,7 +12,8 @@ from serai.image.build import build
 from serai.image.definition import definition
 from serai.image.definition.definition import Image
 from serai.image.settings import Settings
-from serai.image.verify.verify import Report, verify
+from serai.image.verify.verdict import Report
+from serai.image.verify.verify import verify
 from tests.support import chosen, upgrading
 from tests.support.sharing import Shared, sharing
 from tests.support.upgrading import Upgraded

@@ -22,7 +22,7 @@ from serai.common.checks import judge
 from serai.image import console, offline, run
 from serai.image.errors import BuildError
 from serai.image.release import inspect, tree
-from serai.image.verify import boot_chart, shipped, verify
+from serai.image.verify import boot_chart, shipped, verdict, verify
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Evidence
 from serai.image.vm.vm import VM
@@ -245,10 +245,6 @@ def test_fuzz_formats(raw: Path, tmp_path: Path, scratch: Path, record_property:
 # --- guests
 
 
-_HOSTILE = ("\x1b]0;x\x07", "\ud800", "\u202e", "<script>", "a" * 9999)
-_BOOTS = ("first", "second", "foreign", "alone")
-
-
 class Guest:
     """A VM that answers every command with ``said``."""
 
@@ -322,11 +318,11 @@ def test_fuzz_guest(
             facts["exercise"] = facts["exercise"].model_dump()
         found = Evidence.model_validate({**good, **facts})
         took = facts["first"]["facts"]["took"]
-        report = verify.report_of(found, "0.1.0", judge(found, took, CHECKS))
-        verify.write(report, tmp_path / "verify.json")
+        report = verdict.report_of(found, "0.1.0", judge(found, took, CHECKS))
+        verdict.write(report, tmp_path / "verify.json")
         written = json.loads((tmp_path / "verify.json").read_text(), parse_constant=no_json)
         assert written["passed"] == report.passed
-        verify.show(report)
+        verdict.show(report)
 
     def guarded(dice: random.Random) -> None:
         try:

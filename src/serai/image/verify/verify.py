@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,8 @@ from types import ModuleType
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from rich.table import Table
-from rich.text import Text
 
-from serai.common.checks import Result, judge, summary
+from serai.common.checks import judge
 from serai.image import cache, console, digest, layout
 from serai.image.definition import tools
 from serai.image.definition.definition import Image, megabytes
@@ -41,6 +38,7 @@ from serai.image.verify.facts import (
     ProbeFacts,
     Shipped,
 )
+from serai.image.verify.verdict import Report, report_of, show, write
 from serai.image.vm.qemu import Bus
 from serai.image.vm.vm import VM, booted
 
@@ -49,37 +47,6 @@ _PROBE_DEADLINE = 900.0  # seconds; it waits until the boot's last job has ended
 _NOT_REACHED = "it was not reached"
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What verify.json holds. ``boot_seconds`` is from power-on to ssh, None without a boot.
-
-    ``sha256`` is that of the disk that was verified, '' if it changed meanwhile: a release is made
-    of these very bytes.
-    """
-
-    image: str
-    version: str
-    boot_seconds: float | None
-    facts: dict[str, object]
-    checks: tuple[Result, ...]
-    sha256: str = ""
-
-    @property
-    def passed(self) -> int:
-        """How many checks passed."""
-        return sum(result.ok for result in self.checks)
-
-    @property
-    def failed(self) -> int:
-        """How many checks failed."""
-        return len(self.checks) - self.passed
-
-    @property
-    def ok(self) -> bool:
-        """Whether the image is good. Nothing checked is nothing proved."""
-        return bool(self.checks) and not self.failed
 
 
 def verify(settings: Settings, image: Image, folder: Path, *, quick: bool = False) -> Report:
@@ -345,62 +312,3 @@ def digests(disk: Path, before: str) -> Digests | str:
     if promised is None:
         return f"{sums.name} does not name {disk.name}"
     return Digests(promised=promised, before=before, after=digest.of_file(disk))
-
-
-def report_of(evidence: Evidence, version: str, results: Sequence[Result]) -> Report:
-    """The report of what was judged, with the facts that people ask for."""
-    first = evidence.first
-    told: dict[str, object] = {}
-    if not isinstance(first, str):
-        system = first.facts.system
-        told = {
-            "packages": system.packages,
-            "root_bytes": system.root_bytes,
-            "root_used": system.root_used,
-            "kernel": system.kernel,
-            "reboot_seconds": None if isinstance(evidence.second, str) else evidence.second.seconds,
-        }
-    seconds = None if isinstance(first, str) else first.seconds
-    return Report(
-        evidence.image.name, version, seconds, told, tuple(results), _verified(evidence.digests)
-    )
-
-
-def _verified(found: Digests | str) -> str:
-    return "" if isinstance(found, str) or found.before != found.after else found.after
-
-
-def content(report: Report) -> dict[str, object]:
-    """What verify.json holds."""
-    return {
-        "image": report.image,
-        "version": report.version,
-        "sha256": report.sha256,
-        "boot_seconds": report.boot_seconds,
-        "facts": report.facts,
-        **summary(report.checks, digits=1),
-    }
-
-
-def write(report: Report, target: Path) -> None:
-    """Write verify.json, whole or not at all."""
-    cache.write(target, json.dumps(content(report), indent=2) + "\n")
-
-
-def show(report: Report) -> None:
-    """Print the checks as a table, and the sum."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "check", "found", "s"):
-        table.add_column(title, justify="right" if title == "s" else "left", overflow="fold")
-    for result in report.checks:
-        mark = Text("✓", "green") if result.ok else Text("✗", "bold red")
-        table.add_row(
-            mark,
-            Text(console.clean(result.check.name)),
-            Text(console.clean(result.detail)),
-            f"{result.seconds:.1f}",
-        )
-    console.out.print(table, soft_wrap=False)
-    if not report.checks:
-        console.fail("nothing was checked")
-    console.say(f"{report.image} {report.version}: {report.passed} passed, {report.failed} failed")

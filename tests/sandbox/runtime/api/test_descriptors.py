@@ -23,7 +23,6 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("unharmed")
 
-NO_CAPTURE: dict[str, Any] = {"capture_output": False, "stderr": subprocess.PIPE}
 EVIL = call(1, "create", {"name": "pwned"}).decode()
 """What a payload would say to sessiond if it could."""
 

@@ -19,7 +19,7 @@ from serai.image.provision.fleet import Fleet, Host
 from serai.image.release import inspect
 from serai.image.release.inspect import Disk
 from serai.image.settings import Settings
-from serai.image.verify import verify
+from serai.image.verify import verdict
 from serai.image.verify.checks import CHECKS
 from serai.image.vm import boot
 from serai.image.vm.ssh import Ssh
@@ -76,8 +76,8 @@ def told(command: str, built: Settings, capsys: pytest.CaptureFixture[str]) -> A
         assert inspect.show(finished, Disk([], shipped, 1, 1), as_json=True) == 1
     elif command == "verify-image":
         evidence = broken()
-        report = verify.report_of(evidence, "1", judge(evidence, {}, CHECKS))
-        return json.loads(json.dumps(verify.content(report)))
+        report = verdict.report_of(evidence, "1", judge(evidence, {}, CHECKS))
+        return json.loads(json.dumps(verdict.content(report)))
     elif command == "boot":
         guest = SimpleNamespace(name=IMAGE)
         vm: Any = SimpleNamespace(

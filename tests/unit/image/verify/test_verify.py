@@ -1,4 +1,4 @@
-"""Gathering and reporting, with machines that do not come up or talk nonsense."""
+"""Gathering facts and judging them, with VMs that do not come up or talk nonsense."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from serai.common.checks import Check, Finding, Result
 from serai.image import digest, layout
 from serai.image.definition import definition, pins
 from serai.image.definition.definition import Image
@@ -23,23 +22,13 @@ from serai.image.errors import BuildError
 from serai.image.guest import probe
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import boot_chart, verify
+from serai.image.verify import boot_chart, verdict, verify
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import BootFacts, Digests, ProbeFacts
-from serai.image.verify.verify import Report
 from serai.image.vm.vm import VM
 from tests.conftest import ROOT
 from tests.support import evidence
 from tests.support.reports import BOOT
-
-
-def a_result(name: str, ok: bool, detail: str, seconds: float) -> Result:
-    check: Check[object] = Check("system", name, lambda _: Finding([], ""))
-    return Result(check, ok, detail, seconds)
-
-
-GOOD = a_result("swap is off", True, "none", 0.1234)
-BAD = a_result("no logs are shipped", False, "left: /var/log/dpkg.log", 2.0)
 
 
 @pytest.fixture
@@ -59,50 +48,6 @@ def folder(checkout: Settings, image: Image) -> Path:
     sums = f"{digest.of_file(disk)}  {disk.name}\n"
     (folder / "SHA256SUMS").write_text(sums)
     return folder
-
-
-def a_report(*results: Result) -> Report:
-    return Report("debian-12-amd64", "0.1.0-abc", 61.5, {"packages": 300}, results, "a" * 64)
-
-
-def test_verify_json_has_the_promised_shape(tmp_path: Path) -> None:
-    target = tmp_path / "verify.json"
-    target.write_text("{}")
-    verify.write(a_report(GOOD, BAD), target)
-    assert json.loads(target.read_text()) == {
-        "image": "debian-12-amd64",
-        "version": "0.1.0-abc",
-        "sha256": "a" * 64,
-        "boot_seconds": 61.5,
-        "facts": {"packages": 300},
-        "checks": [
-            {"name": "swap is off", "ok": True, "detail": "none", "seconds": 0.1},
-            {
-                "name": "no logs are shipped",
-                "ok": False,
-                "detail": "left: /var/log/dpkg.log",
-                "seconds": 2.0,
-            },
-        ],
-        "passed": 1,
-        "failed": 1,
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ["verify.json"]
-
-
-def test_a_report_is_good_only_if_something_was_checked_and_nothing_failed() -> None:
-    assert a_report(GOOD).ok
-    assert not a_report(GOOD, BAD).ok
-    assert not a_report().ok
-
-
-def test_the_table_shows_every_check(capsys: pytest.CaptureFixture[str]) -> None:
-    verify.show(a_report(GOOD, BAD))
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "✓ swap is off" in shown
-    assert "✗ no logs are shipped" in shown
-    assert "/var/log/dpkg.log" in shown
-    assert "1 passed, 1 failed" in shown
 
 
 def test_a_folder_without_an_image_is_one_clear_error(
@@ -181,10 +126,10 @@ def test_a_report_names_the_bytes_it_speaks_of(
     monkeypatch.setattr(verify, "_others", lambda *_: None)
     disk = folder / f"{image.name}.qcow2"
     evidence, _ = verify.gather(checkout, image, disk)
-    assert verify.report_of(evidence, "0.1.0-abc", []).sha256 == digest.of_file(disk)
+    assert verdict.report_of(evidence, "0.1.0-abc", []).sha256 == digest.of_file(disk)
     for found in ("there is no SHA256SUMS", Digests(promised="abc", before="abc", after="def")):
         other = evidence.model_copy(update={"digests": found})
-        assert not verify.report_of(other, "0.1.0-abc", []).sha256
+        assert not verdict.report_of(other, "0.1.0-abc", []).sha256
 
 
 @pytest.mark.parametrize(

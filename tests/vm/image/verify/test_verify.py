@@ -15,7 +15,8 @@ from serai.image.settings import Settings
 from serai.image.verify import shipped
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import Evidence, FirstBoot
-from serai.image.verify.verify import LATER, Report
+from serai.image.verify.verdict import Report
+from serai.image.verify.verify import LATER
 from tests.support.upgrading import STATUS, Upgraded
 
 ABSENT = "not part of this test"
