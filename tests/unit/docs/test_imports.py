@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -11,6 +12,11 @@ import pytest
 
 from serai.image.run import search_path
 from tests.conftest import ROOT
+
+SOURCE = ROOT / "src/serai"
+# What other programs load, and the contracts do not see: they import nothing of Serai.
+APART = ("image/guest/payloads", "image/provision/callbacks")
+HALVES = {"runtime", "gate", "disk", "install"}
 
 # For each contract, in their order, an import that breaks it: the module and what it imports.
 BREAKS = (
@@ -43,6 +49,31 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "src", tmp_path / "src")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
+
+
+def halves(text: str) -> set[str]:
+    """The halves that a program imports anything of."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [each.name for node in nodes if isinstance(node, ast.Import) for each in node.names]
+    return {part for name in names for part in name.split(".")[1:2]} & HALVES
+
+
+def test_the_contracts_see_every_module() -> None:
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    apart = [each for each in folders if not (each / "__init__.py").exists()]
+    assert {str(each.relative_to(SOURCE)) for each in apart} == set(APART)
+    texts = [path.read_text() for each in apart for path in each.glob("*.py")]
+    assert not any(re.search(r"^\s*(from|import) serai", text, re.MULTILINE) for text in texts)
+
+
+def test_a_program_of_the_vm_starts_one_half() -> None:
+    texts = [path.read_text() for path in (SOURCE / "install/programs").iterdir()]
+    found = [halves(text) for text in texts if "python3" in text.partition("\n")[0]]
+    assert len(found) > 4
+    assert all(len(each) == 1 for each in found)
+    both = "from serai.gate.server import main\nimport serai.runtime.settings\n"
+    assert halves(both) == {"gate", "runtime"}
 
 
 def test_every_contract_is_kept(checkout: Path) -> None:

@@ -82,7 +82,8 @@ def misplaced(place: str, name: str) -> list[str]:
     return [
         word
         for word, allowed in PLACES.items()
-        if {word, f"{word}s"} & words(name) and not any(place.startswith(one) for one in allowed)
+        if {word, f"{word}s", re.sub("y$", "ies", word)} & words(name)
+        and not any(place.startswith(one) for one in allowed)
     ]
 
 
@@ -104,6 +105,7 @@ def test_classes_are_named_by_the_words() -> None:
         ("image/vm/vm.py", "machine_id", ["machine"]),
         ("image/container/machines", "machines", ["machine"]),
         ("runtime/settings.py", "SessionPolicy", ["policy"]),
+        ("runtime/policies.py", "policies", ["policy"]),
         ("gate/profiles.py", "Policy", []),
         ("runtime/folders/roles.py", "roles", ["role"]),
         ("runtime/folders/path_roles.py", "path_roles", []),
