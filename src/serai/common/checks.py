@@ -1,4 +1,4 @@
-"""What a check is, and how collected facts are judged. Nothing here touches a machine.
+"""What a check is, and how collected facts are judged. Nothing here touches a VM.
 
 Checks are rows of a tuple. A check is given facts and returns a Finding; what they are about could
 be a VM's insides (``serai.runtime.doctor``) or a finished image (``serai.image.verify``).
@@ -85,7 +85,7 @@ def _result(check: Check[_F], facts: _F, seconds: float) -> Result:
     except Absent as reason:
         return Result(check, False, f"not seen: {reason}", seconds)
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        # What a machine out of order answers may have any shape.
+        # What a VM out of order answers may have any shape.
         return Result(check, False, f"not seen: {type(error).__name__} {error}", seconds)
     ok = not finding.problems
     return Result(check, ok, finding.found if ok else "; ".join(finding.problems), seconds)

@@ -15,10 +15,10 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def build_environment(root: Path) -> dict[str, str]:
-    """The same for a machine of our own: one interpreter in it serves all tasks.
+    """The same for a VM of our own: one interpreter in it serves all tasks.
 
-    An emulated machine needs 3 s to start another one and to read Ansible's own modules; see
-    "Mitogen for Ansible" in mitogen's documentation. Machines of other people get Ansible's own
+    An emulated VM needs 3 s to start another one and to read Ansible's own modules; see
+    "Mitogen for Ansible" in mitogen's documentation. VMs of other people get Ansible's own
     strategy, which tells better why one cannot be reached.
     """
     return {

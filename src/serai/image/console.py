@@ -66,7 +66,7 @@ def fail(text: str) -> None:
 def reported() -> Iterator[None]:
     """Turn what a person can act on into one line on stderr and a non-zero exit status.
 
-    SIGTERM ends the block as Ctrl-C does, so that temporary folders and machines go in both cases.
+    SIGTERM ends the block as Ctrl-C does, so that temporary directories and VMs go in both cases.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -51,7 +51,7 @@ FILES = (
         File(f"units/{name}.service", f"etc/systemd/system/{name}.service", 0o644)
         for name in ("serai-session-disk", "serai-session-disk-grow")
     ),
-    # Which of the two a machine has is decided when it is provisioned: the role session_disk.
+    # Which of the two a VM has is decided when it is provisioned: the role session_disk.
     *(
         File(f"units/{kind}/sessions.mount", f"usr/lib/serai/{kind}/sessions.mount", 0o644)
         for kind in ("disk", "folder")

@@ -48,6 +48,37 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert [link for link in here if not (page.parent / link).exists()] == []
 
 
+def headings(text: str) -> set[str]:
+    """What a link to a heading of this page has behind its #."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def nowhere(page: Path, text: str) -> list[str]:
+    """The links in ``text``, which is the page's, to headings that there are not."""
+    links = re.findall(r"\]\(([^)\s:]*)#([^)\s]+)\)", text)
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    return [
+        anchor
+        for target, anchor in targets
+        if target.suffix == ".md" and anchor not in headings(target.read_text())
+    ]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_headings_that_a_page_links_to_exist(page: Path) -> None:
+    assert nowhere(page, page.read_text()) == []
+
+
+def test_a_link_to_a_heading_that_is_gone_is_found() -> None:
+    here = ROOT / "README.md"
+    assert nowhere(here, "[a](docs/gate.md#gone) and [b](#gone-too)") == ["gone", "gone-too"]
+    assert nowhere(here, "[a](docs/gate.md#audit-log), [b](#state), [c](https://x/#y)") == []
+
+
 def test_a_path_that_is_gone_is_found() -> None:
     there = "`roles/*/vars/<Distribution>.yml` `tasks.py` `images/X.toml` `gate/rules.py`"
     gone = ["src/serai/gate/gone.py", "gone.py", "images/gone.toml", "roles/*/gone/<Name>.yml"]

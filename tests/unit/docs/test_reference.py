@@ -105,8 +105,13 @@ def test_every_pool_that_the_page_calls_raised_is_in_the_roles_settings() -> Non
     assert [name for name in raised if f"\n{name} = " not in settings] == []
 
 
-def test_the_index_lists_every_decision_by_its_title() -> None:
-    index = (DOCS / "decisions/README.md").read_text()
-    for path in sorted((DOCS / "decisions").glob("0*.md")):
+def test_the_indexes_list_every_decision_in_the_order_of_their_numbers() -> None:
+    pages = sorted((DOCS / "decisions").glob("0*.md"))
+    rows = []
+    for path in pages:
         number, title = path.read_text().splitlines()[0].removeprefix("# ").split(". ", 1)
-        assert f"| {number} | [{title}]({path.name}) |" in index
+        rows.append(f"| {number} | [{title}]({path.name}) |")
+    index = (DOCS / "decisions/README.md").read_text()
+    assert [line for line in index.splitlines() if re.match(r"\| \d", line)] == rows
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert re.findall(r"- decisions/(0.*)", site) == [path.name for path in pages]

@@ -205,6 +205,24 @@ def test_messages_have_the_words_only(path: Path) -> None:
     assert wrong_words(ast.parse(path.read_text())) == []
 
 
+def machines(tree: ast.AST) -> list[str]:
+    """The docstrings that do not say whether a VM, a container or a host is meant."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    other = r"``[^`]*``|`[^`]*`|(state|virtual)[ -]machine|machine([ -]readable| ID| protocol)"
+    return [text for text in found if re.search(r"\bmachines?\b", re.sub(other, "", text), re.I)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_docstring_speaks_of_machines(path: Path) -> None:
+    assert machines(ast.parse(path.read_text())) == []
+
+
+def test_a_docstring_with_a_machine_is_found() -> None:
+    assert machines(ast.parse('"""Boots a machine."""\n\nclass A:\n    """Of ``machine``."""\n'))
+    assert machines(ast.parse('x = "the machine"\n\ndef f():\n    """A state machine."""\n')) == []
+
+
 def test_a_message_with_a_wrong_word_is_found() -> None:
     said = 'def f(x):\n    """A folder."""\n    raise E(f"{x} is no folder", hint="a VM")\n'
     assert wrong_words(ast.parse(said)) == [" is no folder"]

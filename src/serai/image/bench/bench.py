@@ -147,7 +147,7 @@ def bench(
 def _booted(
     settings: Settings, image: Finished | None, group: str, work: Path
 ) -> Iterator[Callable[[Path], str]]:
-    """What runs a group's program in a throwaway machine; it returns what that writes to stdout."""
+    """What runs a group's program in a throwaway container or VM, and returns its stdout."""
     if image is not None:
         with vm.booted(
             image.image, image.disk, settings=settings, work=work, sessions_size=SESSIONS_DISK

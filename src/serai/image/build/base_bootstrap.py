@@ -33,7 +33,7 @@ RECIPE = 4
 """Raise it when this module or disk.py makes another disk of the same inputs: stages are cached."""
 
 
-# The start of an ELF file of that machine and which of its bits count: 64 bits, little-endian,
+# The start of an ELF file of that processor and which of its bits count: 64 bits, little-endian,
 # executable or shared, e_machine (elf(5)); any ABI byte but what the kernel itself tells apart.
 _MAGIC = r"\x7fELF\x02\x01\x01" + r"\x00" * 9 + r"\x02\x00\x{:02x}\x00"
 _MASK = r"\xff" * 7 + r"\x00" + r"\xff" * 8 + r"\xfe\xff\xff\xff"
@@ -192,7 +192,7 @@ def _mmdebstrap(image: Image, root: Path, settings: Settings) -> list[str]:
 
 
 def _configure(image: Image, root: Path, identity: disk.Identity, settings: Settings) -> None:
-    """What depends on the disk and the machine, and what mmdebstrap leaves behind."""
+    """What depends on the disk and the processor, and what mmdebstrap leaves behind."""
     options = f"console=tty0 console={ARCHITECTURES[image.arch].console} {QUIET}"
     kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
     _write(root, "boot/grub/grub.cfg", disk.grub_cfg(identity, kernels[-1], options))

@@ -90,7 +90,7 @@ def make(
         raise
     with files.draft(target) as temporary:
         # A conversion, not a copy: of a stranger's metadata (snapshots, bitmaps, flags) none
-        # survives, and what the build boots was written by this machine's own qemu-img.
+        # survives, and what the build boots was written by this host's own qemu-img.
         _qemu_img("convert", "-f", "qcow2", "-O", "qcow2", source, temporary, log=log)
         _qemu_img("resize", "-q", "-f", "qcow2", temporary, image.disk.size, log=log)
         check(temporary, image)

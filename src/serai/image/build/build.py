@@ -53,7 +53,7 @@ def build(
     """Build the image ``name`` and return its folder below ``dist/``, which is the latest then.
 
     Stages whose key is in the cache are not built again; an image that is there already is left
-    alone, unless its base is too old. With ``keep``, a machine in which a layer failed stays up to
+    alone, unless its base is too old. With ``keep``, a VM in which a layer failed stays up to
     be looked into; with ``fresh``, all is built again, from the base on.
 
     Raises BuildError; nothing half-made stays behind then, nor after Ctrl-C.

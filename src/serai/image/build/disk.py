@@ -47,7 +47,7 @@ def fstab(identity: Identity) -> str:
     serial = f"{identity.esp[:4]}-{identity.esp[4:]}"
     return (
         f"UUID={identity.root} / ext4 errors=remount-ro 0 1\n"
-        # No running machine needs it, and where a busy host emulates one, systemd may find it too
+        # No running VM needs it, and where a busy host emulates one, systemd may find it too
         # late: then the boot would end in emergency mode (systemd.mount(5)).
         f"UUID={serial} /boot/efi vfat umask=0077,nofail 0 0\n"
     )
@@ -63,7 +63,7 @@ def esp_grub_cfg(identity: Identity) -> str:
 
 
 def grub_cfg(identity: Identity, version: str, options: str) -> str:
-    """The first /boot/grub/grub.cfg; update-grub cannot run before the machine has booted."""
+    """The first /boot/grub/grub.cfg; update-grub cannot run before the VM has booted."""
     return (
         "# Written with the base; update-grub replaces it.\n"
         f"search --no-floppy --fs-uuid --set=root {identity.root}\n"

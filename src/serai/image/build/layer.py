@@ -81,15 +81,15 @@ def run_layers(
     keep: bool = False,
     on_event: Callable[[Event], None],
 ) -> None:
-    """Build one of ``layers`` on top of ``disk``, or two after each other in one run of a machine.
+    """Build one of ``layers`` on top of ``disk``, or two after each other in one run of a VM.
 
     Calls ``made`` with each layer, the disk that it has made, and how long each Ansible task took:
     with the first of two while the second is built, so that it is there if that fails. The disk is
-    gone afterwards, see ``compress``. Tells ``on_event`` of each step. With ``keep``, a machine in
+    gone afterwards, see ``compress``. Tells ``on_event`` of each step. With ``keep``, a VM in
     which a layer failed stays up.
 
-    Raises BuildError. No machine and no file stays behind then, nor after Ctrl-C, but for the
-    machine that ``keep`` asks for; after kill -9 the kernel ends the machine, and the next build
+    Raises BuildError. No VM and no file stays behind then, nor after Ctrl-C, but for the
+    VM that ``keep`` asks for; after kill -9 the kernel ends the VM, and the next build
     of this image removes its folder.
     """
     home = settings.cache / "work" / image.name
@@ -205,7 +205,7 @@ def _make_seed(work: Path) -> None:
 
 
 def _machine(work: Path) -> int | None:
-    """The process id of the machine kept running in ``work``, if there is one."""
+    """The process id of the VM kept running in ``work``, if there is one."""
     try:
         pid = int((work / "qemu.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -235,7 +235,7 @@ def _way_in(work: Path, *, kept: bool) -> str:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what killed builds of this image left behind; a kept machine keeps its folder."""
+    """Remove what killed builds of this image left behind; a kept VM keeps its directory."""
     home.mkdir(parents=True, exist_ok=True)
     for work in home.iterdir():
         if _machine(work) is None:
@@ -266,7 +266,7 @@ def _tail(path: Path, lines: int) -> list[str]:
 
 
 def _console(work: Path) -> str:
-    """The last line on the machine's console; the sealing of an image tells its failures there."""
+    """The last line on the VM's console; the sealing of an image tells its failures there."""
     return "".join(_tail(work / "serial.log", 1))
 
 

@@ -17,7 +17,7 @@ from serai.image.run import tool
 
 # Packer would ask whether there is a newer one; colour would be noise in the lines read here.
 ENVIRONMENT = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
-# How long Packer may take to end its machine after Ctrl-C, in seconds.
+# How long Packer may take to end its VM after Ctrl-C, in seconds.
 _GRACE = 30.0
 
 
@@ -100,7 +100,7 @@ def fence() -> list[str]:
 
 
 def interrupt(process: Any) -> None:
-    """Ctrl-C for Packer, in a process group of its own; it ends its machine and goes."""
+    """Ctrl-C for Packer, in a process group of its own; it ends its VM and goes."""
     deadline = time.monotonic() + _GRACE
     _signal_group(process.pid, signal.SIGINT)
     while process.is_alive() and time.monotonic() < deadline:

@@ -26,7 +26,7 @@ def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
         if linted:
             lint(settings)
         return run_visibly(_pytest(settings, layer), cwd=settings.root)
-    # The two layers that boot machines wait for them half of the time, so all goes on at once.
+    # The two layers that boot something wait for it half of the time, so all goes on at once.
     *quick, container, vm = LAYERS
     with _beside(settings, container) as provisioned, _beside(settings, vm) as booted:
         if linted:

@@ -113,7 +113,7 @@ def size(text: str) -> Size:
 
 
 def rehearsal(settings: Settings) -> Image:
-    """The image that this machine builds at its best, from a Debian mirror alone."""
+    """The image that this host builds at its best, from a Debian mirror alone."""
     return load(settings, f"{REHEARSAL}-{arch.native()}")
 
 

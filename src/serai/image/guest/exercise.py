@@ -26,7 +26,7 @@ ROGUE, WITNESS = "rogue", "witness"
 UNIT = f"serai-session@{ROGUE}.service"
 MEMORY, TASKS = 96 << 20, 64
 DEADLINE = 120.0
-DOCTOR = 600.0  # seconds that it may take where the machine is emulated
+DOCTOR = 600.0  # seconds that it may take where the VM is emulated
 TOOLING = 600.0  # the same, for starting some twenty tools, LibreOffice among them
 NOTHING = '{"checks": [], "passed": 0}'
 PACE = 1.0  # seconds for which the use of CPU is watched
@@ -37,7 +37,7 @@ QUOTA = 8 << 20  # bytes, for the session that fills its part of the disk
 OWNER = 4242  # whose the attached folder is
 BUSY = ["sh", "-c", "while :; do :; done"]
 
-# Where nothing limits it, it ends by itself; the machine is to be judged, not to be lost.
+# Where nothing limits it, it ends by itself; the VM is to be judged, not to be lost.
 HOG = f"held = [b'x' * (1 << 20) for _ in range({3 * MEMORY >> 20})]"
 FILL = f"""
 import errno
@@ -171,7 +171,7 @@ def filling(client: Client) -> dict[str, Any]:
 
 
 def attaching(client: Client) -> dict[str, Any]:
-    """A folder of the machine's own disk in a running session, and what is made there."""
+    """A directory of the VM's own disk in a running session, and what is made there."""
     with tempfile.TemporaryDirectory(dir="/srv") as name:
         for path in (Path(name), Path(name, "there")):
             path.touch()
@@ -252,7 +252,7 @@ def end_detached(folder: Path) -> None:
 
 
 def limit(client: Client) -> None:
-    """Give the rogue so little that an emulated machine gets to the limits in seconds."""
+    """Give the rogue so little that an emulated VM gets to the limits in seconds."""
     client.call("set", name=ROGUE, limits={"memory": str(MEMORY), "tasks": str(TASKS)})
 
 
@@ -307,7 +307,7 @@ def removed(client: Client) -> dict[str, Any]:
 
 
 def doctored() -> dict[str, Any]:
-    """What ``serai doctor`` says, before anything here has changed the machine."""
+    """What ``serai doctor`` says, before anything here has changed the VM."""
     told = json.loads(said("serai", "doctor", "--json", timeout=DOCTOR) or NOTHING)
     wrong = [f"{each['name']}: {each['detail']}" for each in told["checks"] if not each["ok"]]
     return {"doctor_passed": told["passed"], "doctor_failed": wrong}

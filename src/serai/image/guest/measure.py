@@ -1,8 +1,8 @@
-"""Measures sessions inside a machine and prints one JSON array: `invoke bench` sends it there.
+"""Measures sessions inside a VM and prints one JSON array: `invoke bench` sends it there.
 
 Run as ``python3 FILE GROUP …`` by root, on the standard library and the runtime alone. It judges
 nothing: each measurement is a value and what it is to be compared with, both medians of runs that
-took turns, so that whatever else the machine does hits both alike.
+took turns, so that whatever else the VM does hits both alike.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def answers(port: int) -> bool:
     return False
 
 
-# --- the machine
+# --- the VM
 
 
 def wait_for(condition: Callable[[], bool], deadline: float = DEADLINE) -> bool:

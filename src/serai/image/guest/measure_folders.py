@@ -1,4 +1,4 @@
-"""Measures attached folders in a machine and prints one JSON array: `invoke bench` sends it there.
+"""Measures attached directories in a VM and prints one JSON array: `invoke bench` sends it there.
 
 Run as ``python3 FILE`` by root, on the standard library and the runtime alone. One process in one
 session goes to one folder in three ways, which take turns: as what it is, a folder of the session's

@@ -1,7 +1,7 @@
-"""Measures the gate inside a machine and prints one JSON array: `invoke bench` sends it there.
+"""Measures the gate inside a VM and prints one JSON array: `invoke bench` sends it there.
 
 Run as ``python3 FILE`` by root, on the standard library and the runtime alone. One client asks one
-nginx in four ways, which take turns, so that whatever else the machine does hits all alike:
+nginx in four ways, which take turns, so that whatever else the VM does hits all alike:
 straight, through one socat with the bridge's options, through socat, socat and tinyproxy, and from
 inside a session through its bridge and the gate. The origin has a name, which the proxies look up
 in /etc/hosts. The client is this file too: ``python3 - WHAT PORT TARGET``.
@@ -175,7 +175,7 @@ ASKED: dict[str, Callable[[int, str], Answer]] = {
 }
 
 
-# --- the machine
+# --- the VM
 
 NGINX = """
 daemon off; user root; worker_processes auto; worker_rlimit_nofile 16384; pid /run/bench/pid;

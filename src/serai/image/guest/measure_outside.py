@@ -1,7 +1,7 @@
 """Measures the way in from outside and prints one JSON array: `invoke bench` sends it there.
 
 Run as ``python3 FILE`` by root, on the standard library and the runtime alone, with sshd running.
-The host is this same machine: its ssh(1) meets its own sshd, so that there is no network between
+The host is this same VM: its ssh(1) meets its own sshd, so that there is no network between
 the two that would differ from run to run. Each row is a median beside that of what it is compared
 with, which took turns with it.
 """
@@ -80,7 +80,7 @@ def median(values: list[float]) -> float:
 
 @contextmanager
 def reachable() -> Iterator[str]:
-    """The address of this machine by ssh, with a key that it knows in the block."""
+    """The address of this VM by ssh, with a key that it knows in the block."""
     with tempfile.TemporaryDirectory() as work:
         key = Path(work, "key")
         subprocess.run(

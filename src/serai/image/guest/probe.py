@@ -104,7 +104,7 @@ def timezone() -> str:
 
 
 def identity() -> dict[str, Any]:
-    """What must be this machine's own."""
+    """What must be this VM's own."""
     keys = {}
     for path in Path("/etc/ssh").glob("ssh_host_*_key.pub"):
         kind, key = text(str(path)).split()[:2]

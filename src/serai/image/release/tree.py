@@ -169,7 +169,7 @@ def _of_folder(root: bytes, below: bytes = b".", device: int = -1) -> Iterator[E
     except FileNotFoundError:
         if below == b".":
             raise
-        return  # of a machine that runs, it is gone since its folder was read
+        return  # of a VM that runs, it is gone since its directory was read
     yield entry
     for name in names:
         inner = name if below == b"." else os.path.join(below, name)  # noqa: PTH118 - bytes

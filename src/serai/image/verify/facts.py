@@ -43,7 +43,7 @@ class System(_Facts):
 
 
 class Identity(_Facts):
-    """What must differ from machine to machine; ``host_keys`` are digests by kind of key."""
+    """What must differ from VM to VM; ``host_keys`` are digests by kind of key."""
 
     machine_id: str
     host_keys: dict[str, str]
@@ -271,7 +271,7 @@ class Evidence(_Facts):
 
     ``first`` is a fresh overlay with a blank second disk, ``second`` the same after a reboot,
     ``foreign`` another fresh overlay on the other bus whose second disk holds something else, and
-    ``alone`` a machine without a second disk.
+    ``alone`` a VM without a second disk.
     """
 
     image: Image

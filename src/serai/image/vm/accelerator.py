@@ -1,4 +1,4 @@
-"""Which accelerator really runs a guest on this machine.
+"""Which accelerator really runs a guest on this host.
 
 /dev/kvm can exist, open, and then hang or crash every guest. It can even run a guest of a few
 instructions and stop at one that only a real firmware executes. So the choice is made by starting

@@ -1,4 +1,4 @@
-"""An image's machine in the words of other hosts: templates filled in from its definition."""
+"""An image's VM in the words of other hosts: templates filled in from its definition."""
 
 from __future__ import annotations
 

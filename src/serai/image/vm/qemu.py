@@ -1,6 +1,6 @@
 """A guest's description and the QEMU command line it stands for. Nothing here does I/O.
 
-`invoke boot`, `invoke verify-image` and Packer all run the same machine from this one source.
+`invoke boot`, `invoke verify-image` and Packer all run the same VM from this one source.
 The options are those of qemu-system(1).
 """
 
@@ -50,7 +50,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Guest:
-    """A virtual machine.
+    """A VM.
 
     The first of ``disks`` is booted. ``ssh_port`` is the port on the host's 127.0.0.1 that leads
     to the guest's ssh; 0 lets the kernel choose a free one. ``seed`` is a NoCloud disk image,
@@ -90,7 +90,7 @@ def packer_args(
     qmp_socket: Path | None = None,
     bus: Bus | None = None,
 ) -> list[list[str]]:
-    """The same machine as ``qemuargs`` of Packer's qemu builder.
+    """The same VM as ``qemuargs`` of Packer's qemu builder.
 
     An option named in ``qemuargs`` replaces all of Packer's own uses of it, so every drive, device
     and the network are named here, in the builder's template variables. The second disk is the
@@ -118,7 +118,7 @@ def packer_args(
 
 
 def options(guest: Guest) -> list[Option]:
-    """The machine as pairs of an option and its value."""
+    """The VM as pairs of an option and its value."""
     return [
         ("-name", _escaped(guest.name)),
         # Without QEMU's own serial ports, CD and floppy drives and graphics, the firmware and the
@@ -162,7 +162,7 @@ def _accel(accelerator: Accelerator) -> str:
 
 
 def _firmware(firmware: Firmware) -> list[Option]:
-    # The variables start blank and are thrown away: an image must boot on a machine that has
+    # The variables start blank and are thrown away: an image must boot on a VM that has
     # never seen it.
     return [
         ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escaped(firmware.code)}"),

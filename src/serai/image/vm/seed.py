@@ -41,7 +41,7 @@ def user_data(
     """
     config: dict[str, object] = {
         # The image's own host keys show; cloud-init would otherwise replace them, and hide that
-        # two machines share theirs.
+        # two VMs share theirs.
         "ssh_deletekeys": False,
         "ssh_pwauth": False,
         # A bare Debian has no other locale, and cloud-config fails where it has to make one.

@@ -74,7 +74,7 @@ def served(shares: Sequence[Share], sockets: Path, work: Path) -> Iterator[tuple
                 socket = sockets / f"share{number}"
                 log = work / f"virtiofsd-{share.tag}.log"
                 argv = [f"--socket-path={socket}", "-o", f"source={share.folder}"]
-                socket.unlink(missing_ok=True)  # of one that served the same machine before
+                socket.unlink(missing_ok=True)  # of one that served the same VM before
                 daemon = daemons.enter_context(started([virtiofsd(), *argv], log=log))
                 _wait_until_served(socket, daemon, log)
                 found.append(replace(share, socket=socket))

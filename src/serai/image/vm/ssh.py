@@ -14,7 +14,7 @@ from serai.image.run import last_lines, run, run_visibly
 
 _NO_CONNECTION = 255  # ssh(1): its own errors; a remote command may end with it, too
 _POLL = 0.5  # seconds between looks
-_ATTEMPT = 20  # seconds for one connection; an emulated machine under load takes 5
+_ATTEMPT = 20  # seconds for one connection; an emulated VM under load takes 5
 _LOGIN = 60.0  # seconds for a whole login, pam_systemd's part of it included
 
 

@@ -32,7 +32,7 @@ class Call:
     real: bool = False
 
     def number(self, machine: str) -> int | None:
-        """The call's number on a machine (uname -m)."""
+        """The call's number on a processor (uname -m)."""
         return self.numbers[MACHINES.index(machine)]
 
 
@@ -359,7 +359,7 @@ def _refused(group: Group, facts: Facts) -> Finding:
         if answers[call.name] != group.errno
     ]
     if not tried:
-        # One of the machines may have none of them: then nobody can call them there.
+        # One of the processors may have none of them: then nobody can call them there.
         exists = any(
             all(call.number(machine) is None for call in group.calls) for machine in MACHINES
         )

@@ -21,7 +21,7 @@ from serai.common import linux, proc, wait
 from serai.common.errors import BUSY, FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.folders import scope
 
-# Seconds; in a loaded emulated machine bindfs takes 6 to start.
+# Seconds; in a loaded emulated VM bindfs takes 6 to start.
 DEADLINE, SERVE_DEADLINE = 40.0, 30.0
 
 

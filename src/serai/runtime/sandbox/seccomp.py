@@ -2,12 +2,12 @@
 
 ``python3 -m serai.runtime.sandbox.seccomp OUTDIR`` writes
 ``OUTDIR/<arch>/{baseline,unix-block}.bpf``, the
-same bytes whichever machine it runs on. Each file is an array of ``struct sock_filter``, which is
+same bytes whichever host it runs on. Each file is an array of ``struct sock_filter``, which is
 what ``bwrap --seccomp`` and seccomp(2) take.
 
 The filters allow by default and refuse what is named: they stand beside namespaces, empty
 capability sets and no-new-privs, and make the kernel's attack surface smaller. Three things are
-refused wholesale, however: other ABIs than the machine's own, address families that are not
+refused wholesale, however: other ABIs than the processor's own, address families that are not
 listed, and system calls that are newer than the newest we have looked at.
 """
 

@@ -14,8 +14,8 @@ from serai.image.vm import seed
 
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
-    base_bootstrap: (4, "00464c74537a15a1"),
-    layer: (1, "c1583b454c3fb02d"),
+    base_bootstrap: (4, "e119df9bae6ea0b9"),
+    layer: (1, "992dfc9a4fbe02b8"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
     base_bootstrap: (

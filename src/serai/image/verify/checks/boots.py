@@ -1,4 +1,4 @@
-"""It boots, in each of the ways in which a machine may be put together."""
+"""It boots, in each of the ways in which a VM may be put together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine has of its own, what sessions need, and who can come in."""
+"""What a VM has of its own, what sessions need, and who can come in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serai.image.verify.facts import Evidence
 
 HOSTNAME = "serai"  # of an image that chooses none: roles/seal/defaults/main.yml
 PORTS = ("22", "68", "546")  # ssh, and a DHCP client's
-CLOCK = 120.0  # seconds that an emulated machine's clock may be off
+CLOCK = 120.0  # seconds that an emulated VM's clock may be off
 
 
 def _machine_id(evidence: Evidence) -> Finding:
