@@ -23,6 +23,7 @@ BREAKS = (
     ("gate/rules.py", "from serai.runtime import settings"),
     ("runtime/sandbox/cgroups.py", "from serai.runtime.sessions import registry"),
     ("runtime/cli/folders.py", "from serai.runtime.api import files"),
+    ("runtime/cli/connect.py", "from serai.runtime.sessions import registry"),
     ("gate/heads.py", "from serai.gate import relay"),
     ("image/definition/pins.py", "from serai.image.build import plan"),
     ("common/errors.py", "from serai.common import jsonrpc"),
@@ -65,6 +66,12 @@ def test_the_contracts_see_every_module() -> None:
     assert {str(each.relative_to(SOURCE)) for each in apart} == set(APART)
     texts = [path.read_text() for each in apart for path in each.glob("*.py")]
     assert not any(re.search(r"^\s*(from|import) serai", text, re.MULTILINE) for text in texts)
+
+
+def test_what_runs_in_a_guest_imports_nothing_that_a_vm_has_not() -> None:
+    texts = [path.read_text() for path in (SOURCE / "image/guest").rglob("*.py")]
+    assert len(texts) > 12
+    assert not any(re.search(r"^\s*(from|import) serai\.image", t, re.MULTILINE) for t in texts)
 
 
 def test_a_program_of_the_vm_starts_one_half() -> None:

@@ -6,8 +6,10 @@ needs to read TOML, is such a package.
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,27 @@ def test_exec_needs_no_package_of_the_distribution() -> None:
 @pytest.mark.parametrize("module", STARTED)
 def test_a_module_without_the_site_module_needs_no_package(module: str) -> None:
     assert missing("-IS", module) == ""
+
+
+PACKAGES = {"h11", "idna", "jeepney", "jinja2", "seccomp", "tomli"}
+"""What the distributions have, by the names that are imported."""
+
+
+def packages(text: str) -> set[str]:
+    """The packages that a module imports anywhere, but for Python's own and ours."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [each.name for node in nodes if isinstance(node, ast.Import) for each in node.names]
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"serai"}
+
+
+def test_what_lives_in_the_vm_imports_the_distributions_packages_and_no_others() -> None:
+    halves = ("common", "disk", "gate", "install", "runtime")
+    paths = [path for half in halves for path in (SOURCES / "serai" / half).rglob("*.py")]
+    assert set().union(*(packages(path.read_text()) for path in paths)) == PACKAGES
+    page = (ROOT / "docs/architecture.md").read_text().split("**What lives in the VM**")[1]
+    assert all(name in page.split("\n\n")[0] for name in PACKAGES)
+    assert packages("import os\n\ndef f():\n    from yaml import safe_load\n") == {"yaml"}
 
 
 def test_no_program_is_left_out() -> None:
