@@ -1,7 +1,7 @@
 """The stand-in's own archive: small packages with the names that only Ubuntu has.
 
-Those that do something are directories in data/packages, as dpkg-deb(1) takes them. The kernel's
-are made here: files and dependencies are all that the roles see of a kernel that does not boot.
+Those that do something are directories in data/packages, as dpkg-deb(1) takes them. The
+others are in releases.py: of a kernel that does not boot, the roles see files and dependencies.
 """
 
 from __future__ import annotations
@@ -9,63 +9,28 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from serai.image.rehearsal.releases import Small, Ubuntu
 from serai.image.run import run
 
-SUITES = ("jammy", "jammy-updates", "jammy-security")
 COMPONENTS = ("main", "restricted", "universe", "multiverse")
 
 _PACKAGES = Path(__file__).with_name("data") / "packages"
 
 
-@dataclass(frozen=True)
-class Small:
-    """A package: what it depends on, its files with their content, and its postinst."""
-
-    name: str
-    version: str
-    depends: Sequence[str] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    postinst: str = ""
-
-
-def _kernel(release: str, version: str, suffix: str) -> list[Small]:
-    """A kernel as Ubuntu splits it: linux-modules-extra alone has quota_v2."""
-    fs = f"lib/modules/{release}/kernel/fs"
-    image, modules = f"linux-image-{release}", f"linux-modules-{release}"
-    extra = f"linux-modules-extra-{release}"
-    return [
-        Small(modules, version, files={f"{fs}/9p/9p.ko": ""}),
-        Small(extra, version, [modules], {f"{fs}/quota/quota_v2.ko": ""}),
-        Small(image, version, [modules], {f"boot/vmlinuz-{release}": ""}, "exec update-grub"),
-        Small(f"linux-image-virtual{suffix}", version, [image]),
-        Small(f"linux-virtual{suffix}", version, [f"linux-image-virtual{suffix}"]),
-        Small(f"linux-image-extra-virtual{suffix}", version, [image, extra]),
-    ]
-
-
-# The kernel of the cloud image, and the one of hardware enablement.
-KERNELS = (
-    *_kernel("5.15.0-190-generic", "5.15.0.190.187", ""),
-    *_kernel("6.8.0-138-generic", "6.8.0-138.138~22.04.1", "-hwe-22.04"),
-)
-
-
-def make(folder: Path) -> None:
-    """Make an archive in ``folder`` in which each package is in the component main."""
+def make(folder: Path, release: Ubuntu) -> None:
+    """Make its archive in ``folder``, in which each package is in the component main."""
     pool = folder / "pool"
     pool.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="serai-") as work:
         for source in sorted(_PACKAGES.iterdir()):
             _build(source, pool)
-        for package in KERNELS:
+        for package in release.small:
             _build(_unpacked(package, Path(work)), pool)
     index = "\n".join(_entry(path, folder) for path in sorted(pool.iterdir()))
-    for suite in SUITES:
-        _suite(folder / "dists" / suite, suite, index if suite == "jammy" else "")
+    for suite in release.suites:
+        _suite(folder / "dists" / suite, release, index if suite == release.codename else "")
 
 
 def _build(source: Path, pool: Path) -> None:
@@ -105,11 +70,12 @@ def _entry(path: Path, folder: Path) -> str:
     )
 
 
-def _suite(folder: Path, suite: str, index: str) -> None:
+def _suite(folder: Path, release: Ubuntu, index: str) -> None:
     """Packages in main, nothing in the other components, and the Release file over both."""
     lines = [
-        *("Origin: Ubuntu", "Label: Ubuntu", f"Suite: {suite}", "Codename: jammy"),
-        *("Version: 22.04", "Architectures: amd64 arm64", f"Components: {' '.join(COMPONENTS)}"),
+        *("Origin: Ubuntu", "Label: Ubuntu", f"Suite: {folder.name}"),
+        *(f"Codename: {release.codename}", f"Version: {release.version}"),
+        *("Architectures: amd64 arm64", f"Components: {' '.join(COMPONENTS)}"),
         "Date: Thu, 21 Apr 2022 17:16:08 UTC",
         "SHA256:",
     ]

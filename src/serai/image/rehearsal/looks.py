@@ -20,10 +20,22 @@ UBUNTU = {
     "apt-cache policy snapd | grep Candidate": "Candidate: (none)",
     "ls /lib/modules/6.8.*/kernel/fs/quota": "quota_v2.ko",
     "systemctl is-enabled apport whoopsie": "masked\nmasked",
-    "/usr/bin/python3 -c 'import tomli; print(tomli.__name__)'": "tomli",
     "grep -o '6.8.*root=.* console=[^ ]*$' /boot/grub/grub.cfg | grep -o '[^ ]*$'": (
         f"console={_CONSOLE}"
     ),
+}
+
+# By release of Ubuntu. A container shows of AppArmor that the profile is one that its parser takes.
+BY_RELEASE = {
+    "22.04": {
+        "/usr/bin/python3 -c 'import tomli; print(tomli.__name__)'": "tomli",
+        "ls /etc/apparmor.d/serai-bwrap 2>/dev/null": "",
+    },
+    "24.04": {
+        "dpkg-query --show python3-tomli lxd-installer 2>/dev/null": "",
+        "apparmor_parser --replace /etc/apparmor.d/serai-bwrap && echo loaded": "loaded",
+        "systemctl is-active ssh.socket": "active",
+    },
 }
 
 # It has its own network, and its tools are those of the product.
@@ -60,12 +72,25 @@ _SECURITY = "ports.ubuntu.com/ubuntu-ports" if _PORTS else "security.ubuntu.com/
 
 UBUNTU_SEALED = {
     **SEALED,
-    "grep ^deb etc/apt/sources.list | cut -d' ' -f2,3": (
-        f"http://{_ARCHIVE} jammy\nhttp://{_ARCHIVE} jammy-updates\n"
-        f"http://{_SECURITY} jammy-security"
-    ),
     "ls etc/netplan": "60-serai.yaml",
     "cat etc/cloud/cloud.cfg.d/91-serai-sources.cfg | tail -n 1": (
         "apt: {preserve_sources_list: true}"
     ),
+}
+
+_STANZAS = "grep -E '^(URIs|Suites):' etc/apt/sources.list.d/ubuntu.sources"
+SEALED_BY_RELEASE = {
+    "22.04": {
+        "grep ^deb etc/apt/sources.list | cut -d' ' -f2,3": (
+            f"http://{_ARCHIVE} jammy\nhttp://{_ARCHIVE} jammy-updates\n"
+            f"http://{_SECURITY} jammy-security"
+        ),
+    },
+    "24.04": {
+        _STANZAS: (
+            f"URIs: http://{_ARCHIVE}\nSuites: noble noble-updates\n"
+            f"URIs: http://{_SECURITY}\nSuites: noble-security"
+        ),
+        "grep -v '^#' etc/apt/sources.list": "",
+    },
 }

@@ -13,8 +13,8 @@ PAGE = "docs/rehearsal.md"
 _INTRODUCTION = """# Which task ran where
 
 Written by `invoke docs` from the record of the last `invoke rehearse`. That plays the playbooks in
-containers: `image.yml` (image) and `provision.yml` (VM), on Debian 12 and on the stand-in for
-Ubuntu 22.04. [Ubuntu](ubuntu.md) says what the stand-in is, and what it is not.
+containers: `image.yml` (image) and `provision.yml` (VM), on Debian 12 and on the stand-ins
+for Ubuntu 22.04 and 24.04. [Ubuntu](ubuntu.md) says what a stand-in is, and what it is not.
 
 A row is a task, or a file of variables that one distribution has. *changed* and *ok* mean that it
 ran and succeeded, *skipped* that its condition did not hold, and *-* that the run did not come to

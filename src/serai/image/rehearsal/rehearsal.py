@@ -23,28 +23,29 @@ from serai.image.definition import arch, definition
 from serai.image.errors import BuildError
 from serai.image.provision import provision
 from serai.image.rehearsal import controller, looks, record, standin
+from serai.image.rehearsal.releases import JAMMY, NOBLE, Ubuntu
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import seed
 
-UBUNTU = "ubuntu-22.04"
 _SEALED = "serai-seal: powering off"
 _MARKER = "/var/lib/serai/provisioning"  # of playbooks/provision.yml
 
 
 @dataclass(frozen=True)
 class Run:
-    """A playbook on a base. ``looks`` are commands there with what they have to print afterwards.
+    """A playbook on the stand-in for ``release``, or on Debian if there is none.
 
+    ``looks`` are commands there with what they have to print afterwards.
     ``others`` are choices with which it is then played once more, for what those of the run skip.
     ``sealed`` are commands on the build host, in the root of an image that has powered off.
     """
 
     name: str
-    base: Callable[[Settings], Path]
     playbook: Path
     variables: dict[str, Any]
     looks: Mapping[str, str]
+    release: Ubuntu | None = None
     sealed: Mapping[str, str] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -63,10 +64,15 @@ _FEW = {
 }
 _ONE = {"default": {"summary": "Nothing", "allow": [], "deny": []}}
 _SMALL = {"toolchain_profile": "minimal"}
-RUNS = (
-    Run(
-        "ubuntu-22.04 image",
-        standin.base,
+
+
+def _looks(release: Ubuntu) -> dict[str, str]:
+    return {**looks.ALWAYS, **looks.UBUNTU, **looks.BY_RELEASE[release.version]}
+
+
+def _image(release: Ubuntu) -> Run:
+    return Run(
+        f"{release.name} image",
         PLAYBOOK,
         # Beside what the product chooses, which leaves these as they are.
         {
@@ -74,21 +80,25 @@ RUNS = (
             "identity_locale": "en_US.UTF-8",
             "toolchain_added": _FEW,
         },
-        {**looks.ALWAYS, **looks.UBUNTU, **looks.UBUNTU_IMAGE},
-        looks.UBUNTU_SEALED,
+        {**_looks(release), **looks.UBUNTU_IMAGE},
+        release,
+        {**looks.UBUNTU_SEALED, **looks.SEALED_BY_RELEASE[release.version]},
         {"toolchain_node_source": "wheel", "identity_swap": True, "gate_profiles": _ONE},
-    ),
+    )
+
+
+RUNS = (
+    _image(JAMMY),
     Run(
         "ubuntu-22.04 VM",
-        standin.base,
         provision.PLAYBOOK,
         {"toolchain_profile": "none"},
-        {**looks.ALWAYS, **looks.UBUNTU, **looks.UBUNTU_VM},
+        {**_looks(JAMMY), **looks.UBUNTU_VM},
+        JAMMY,
     ),
-    Run("debian-12 image", roots.base, PLAYBOOK, _SMALL, looks.ALWAYS, looks.SEALED),
-    Run(
-        "debian-12 VM", roots.base, provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.DEBIAN_VM}
-    ),
+    _image(NOBLE),
+    Run("debian-12 image", PLAYBOOK, _SMALL, looks.ALWAYS, sealed=looks.SEALED),
+    Run("debian-12 VM", provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.DEBIAN_VM}),
 )
 
 
@@ -114,7 +124,7 @@ def rehearse(settings: Settings, only: str = "") -> int:
 
 def _run(settings: Settings, each: Run) -> dict[str, str]:
     """How each task ended. Raises BuildError if one fails, or the result is not as it must be."""
-    base = each.base(settings)
+    base = standin.base(settings, each.release) if each.release else roots.base(settings)
     with console.step(each.name), tempfile.TemporaryDirectory(prefix="serai-") as folder:
         work = Path(folder)
         run(["cp", "--archive", "--reflink=auto", base, work / "root"])
@@ -134,12 +144,12 @@ def _run(settings: Settings, each: Run) -> dict[str, str]:
 
 def _variables(settings: Settings, each: Run, host: AnsibleHost) -> dict[str, Any]:
     """What the run chooses; on the stand-in as the product does, with what we have instead."""
-    if each.base is not standin.base:
+    if not each.release:
         return each.variables
     _seed(host)
     if not each.is_image:
         return each.variables
-    product = definition.load(settings, f"{UBUNTU}-{arch.native()}").variables
+    product = definition.load(settings, f"{each.release.name}-{arch.native()}").variables
     agent = controller.agent(host.root, host.work)
     return {**product, **controller.node(settings), **agent, **each.variables}
 

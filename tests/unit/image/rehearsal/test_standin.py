@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,23 +12,24 @@ import yaml
 
 from serai.image.definition import variables
 from serai.image.rehearsal import archive, standin
+from serai.image.rehearsal.releases import JAMMY, NOBLE, RELEASES, Ubuntu
 from serai.image.run import run
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 
-SNAP = ROOT / "src/serai/image/rehearsal/data/packages/snapd/usr/bin/snap"
+DATA = ROOT / "src/serai/image/rehearsal/data"
+SNAP = DATA / "packages/snapd/usr/bin/snap"
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What apt knows after it has read the archive: the version of each package."""
-    folder = tmp_path_factory.mktemp("archive")
-    archive.make(folder / "ubuntu")
-    lines = [f"deb [trusted=yes] file:{folder}/ubuntu {suite} main" for suite in archive.SUITES]
-    (folder / "sources.list").write_text("\n".join(lines) + "\n")
+def packages(folder: Path, release: Ubuntu) -> dict[str, str]:
+    """What apt knows after it has read the release's own sources: the version of each package."""
+    archive.make(folder / "ubuntu", release)
+    sources = folder / Path(release.sources).name
+    text = (DATA / release.name / release.sources.lstrip("/")).read_text()
+    sources.write_text(text.replace("file:/srv/ubuntu", f"file:{folder}/ubuntu"))
     (folder / "status").touch()
     options = {
-        "Dir::Etc::sourcelist": folder / "sources.list",
+        "Dir::Etc::sourcelist": sources,
         "Dir::Etc::sourceparts": "/dev/null",
         "Dir::State": folder,
         "Dir::State::status": folder / "status",
@@ -45,12 +47,35 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def test_the_archive_has_what_only_ubuntu_has(packages: dict[str, str]) -> None:
-    found = variables.packages(Settings.of({}), "ubuntu", "22.04", {})
-    wanted = {name for name in found if "hwe" in name}
-    wanted = {name.replace("{{ ansible_facts.distribution_version }}", "22.04") for name in wanted}
-    assert wanted == {"linux-virtual-hwe-22.04", "linux-image-extra-virtual-hwe-22.04"}
-    assert wanted | set(standin.OWN) <= set(packages)
+@pytest.mark.parametrize(
+    ("release", "kernel"),
+    [
+        (JAMMY, {"linux-virtual-hwe-22.04", "linux-image-extra-virtual-hwe-22.04"}),
+        (NOBLE, {"linux-virtual", "linux-image-extra-virtual"}),
+    ],
+)
+def test_the_archive_has_what_only_ubuntu_has(
+    tmp_path: Path, release: Ubuntu, kernel: set[str]
+) -> None:
+    found = variables.packages(Settings.of({}), "ubuntu", release.version, {})
+    wanted = {name for name in found if name.startswith("linux-")}
+    version = "{{ ansible_facts.distribution_version }}"
+    assert {name.replace(version, release.version) for name in wanted} == kernel
+    assert kernel | {*standin.OWN, *release.own} <= set(packages(tmp_path, release))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_release_names_itself_the_same_everywhere(release: Ubuntu) -> None:
+    tree = DATA / release.name
+    system = dict(
+        line.split("=") for line in (tree / "usr/lib/os-release").read_text().split("\n")[:-1]
+    )
+    assert system["ID"] == "ubuntu"
+    assert system["VERSION_ID"] == f'"{release.version}"'
+    assert system["VERSION_CODENAME"] == release.codename
+    assert f"DISTRIB_CODENAME={release.codename}\n" in (tree / "etc/lsb-release").read_text()
+    sources = (tree / release.sources.lstrip("/")).read_text()
+    assert set(re.findall(rf"{release.codename}[a-z-]*", sources)) == set(release.suites)
 
 
 def snap(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
