@@ -6,7 +6,7 @@ work waits in line (deficit round robin). So a session with hundreds of busy con
 as one with a single connection, and if nobody else wants anything, the next turn comes at once.
 
 Pieces that have been read and that nobody takes yet are counted as well. A session that has many
-of them reads small pieces only. One that is alone reads large ones, which carry a fifth more bytes
+of them reads small pieces only. One that is alone reads large ones, which carry a sixth more bytes
 in the same time: a step with such a piece is longer than another session should have to wait.
 """
 
