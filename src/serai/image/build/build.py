@@ -34,7 +34,6 @@ from serai.image.vm import accelerator
 
 # What a build may need at its peak: a bootstrapped root, its raw disk, and two compressed ones.
 _HEADROOM_GIB = 6
-_DIRTY = "-dirty"
 
 _BASES: dict[str, Callable[..., None]] = {
     "bootstrap": base_bootstrap.make,
@@ -306,12 +305,13 @@ def time_of(text: str) -> float:
 
 def revision(root: Path) -> str:
     """The git revision of the checkout, with '-dirty' where files differ from it or are new."""
-    describe = ["git", "describe", "--always", f"--dirty={_DIRTY}", "--abbrev=40", "--exclude=*"]
-    found = run(describe, cwd=root, check=False).stdout.strip()
+    git = ["git", "--no-optional-locks"]  # as root, it would leave an index that is root's
+    verify = [*git, "rev-parse", "--verify", "--quiet", "HEAD"]
+    found = run(verify, cwd=root, check=False).stdout.strip()
     if not found:
         return "unknown"
-    new = run(["git", "ls-files", "--others", "--exclude-standard"], cwd=root).stdout
-    return found.removesuffix(_DIRTY) + _DIRTY if new else found
+    status = [*git, "status", "--porcelain", "--untracked-files=normal"]
+    return f"{found}-dirty" if run(status, cwd=root).stdout else found
 
 
 def _log(made: Plan) -> str:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serai.image import cache, console, digest, layout
+from serai.image import cache, console, digest, layout, sign
 from serai.image.commands import pythons
 from serai.image.errors import BuildError
 from serai.image.run import run
@@ -35,8 +35,7 @@ def dist(settings: Settings) -> Path:
         for version in (each.python for each in pythons.RELEASES.values()):
             with console.step(f"the client on Python {version}"):
                 _try(pythons.interpreter(version), wheel)
-        sums = "".join(f"{digest.of_file(path)}  {path.name}\n" for path in (wheel, sdist))
-        cache.write(made / layout.SUMS, sums)
+        cache.write(made / layout.SUMS, sign.sums(sign.digests(made)))
     for path in sorted(target.iterdir()):
         console.say(f"  {path}")
     return target

@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
 from serai.common.errors import GONE, SeraiError
 from serai.runtime.client import FOLLOW
-from serai.runtime.library import Job, Vm, connect
+from serai.runtime.library import Job, Session, connect
 
 HERE = "unix:///run/serai/control.sock"
 SESSIONS, CLIENTS, EACH, KILLS = 10, 100, 10, 20
@@ -78,7 +79,8 @@ def client(number: int, session: str) -> list[Found]:
         for each, one in enumerate(found):
             tag = f"{number}-{each}"
             argv = ["bash", "-c", WORK % (ROUNDS, LINES), "work", tag, str(one.wanted)]
-            jobs.append((tag, again(lambda a=argv, t=tag: started(vm, session, a, t))))  # type: ignore[misc]
+            start = partial(Session(vm, session).start, argv, request_id=tag)
+            jobs.append((tag, again(start)))
         for one, (tag, job) in zip(found, jobs, strict=True):
             one.job = job.id
             lines = "".join(f"{tag} {a} {b}\n" for a in range(ROUNDS) for b in range(LINES))
@@ -88,11 +90,6 @@ def client(number: int, session: str) -> list[Found]:
             except SeraiError as error:
                 one.failure = str(error)
     return found
-
-
-def started(vm: Vm, session: str, argv: list[str], tag: str) -> Job:
-    made = vm.call("job.start", name=session, argv=argv, request_id=tag)
-    return Job(vm, made["job"])
 
 
 def followed(job: Job) -> bytes:
@@ -151,12 +148,12 @@ def main() -> None:
     for each in found:
         if each.failure:
             print(f"{each.job}: {each.failure}", file=sys.stderr)
-    wanted = CLIENTS * EACH
+    strange = len({each.job for each in found} ^ set(listed))
     rows = [
         row("sessiond killed", len(killed)),
         row("answers again after a kill, longest", 1000 * max(killed, default=0.0), "ms"),
         row("jobs", len(listed)),
-        row("jobs made twice or not at all", abs(len(listed) - wanted)),
+        row("jobs made twice or not at all", strange + abs(len(listed) - CLIENTS * EACH)),
         row("logs that are not whole", sum(not each.whole for each in found)),
         row(
             "statuses that are wrong",
