@@ -6,8 +6,11 @@ work waits in line (deficit round robin). So a session with hundreds of busy con
 as one with a single connection, and if nobody else wants anything, the next turn comes at once.
 
 Pieces that have been read and that nobody takes yet are counted as well. A session that has many
-of them reads small pieces only. One that is alone reads large ones, which carry a sixth more bytes
-in the same time: a step with such a piece is longer than another session should have to wait.
+of them reads small pieces only.
+
+Short turns and small pieces cost time of their own. A session that is alone has longer turns and
+larger pieces, which carry a sixth more bytes in the same time. Another session's first step waits
+for the one such turn that runs when it comes.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from typing import Any, ClassVar, TypeVar
 # Seconds in a turn of the loop. A small request takes four turns and half a millisecond: what
 # another session does meanwhile is to cost about as much again.
 QUANTUM = 0.0002
+LARGE_QUANTUM = 0.002
 PIECE = 64 << 10
 LARGE_PIECE = 256 << 10
 SMALL_PIECE = 4 << 10
-ALONE = 0.1  # seconds without a step of another session's, after which pieces are large
+ALONE = 0.1  # seconds without a step of another session's, after which turns and pieces are large
 BUFFERED = 8 << 20  # bytes that nobody takes yet, before pieces are small
 _MOST_WOKEN = 64
 clock = time.thread_time
@@ -51,8 +55,15 @@ class Share:
         """How many bytes to read at once."""
         if self.held >= BUFFERED:
             return SMALL_PIECE
-        alone = Share._last is self and time.monotonic() - self._since_other >= ALONE
-        return LARGE_PIECE if alone else PIECE
+        return LARGE_PIECE if self._alone else PIECE
+
+    @property
+    def _alone(self) -> bool:
+        return Share._last is self and time.monotonic() - self._since_other >= ALONE
+
+    @property
+    def _quantum(self) -> float:
+        return LARGE_QUANTUM if self._alone else QUANTUM
 
     @property
     def busy(self) -> bool:
@@ -74,7 +85,7 @@ class Share:
 
     def overdue(self) -> bool:
         """Whether the step has used a whole turn and must let others run."""
-        return clock() - self._since >= QUANTUM
+        return clock() - self._since >= self._quantum
 
     def wait(self, work: Callable[[], None]) -> None:
         """Call ``work`` when it is its turn."""
@@ -89,13 +100,14 @@ class Share:
     def _turn(self) -> None:
         """Once in each turn of the loop while the session has debts or work in line."""
         self._ticking = False
-        self._left = min(QUANTUM, self._left + QUANTUM)
+        quantum = self._quantum
+        self._left = min(quantum, self._left + quantum)
         if self._left > 0:
             # What is woken may have its step in the next turn only: guess how many fit in.
             fit = int(self._left / max(self._each, QUANTUM / _MOST_WOKEN))
             for _ in range(min(len(self._line), max(1, fit))):
                 self._line.popleft()()
-        if self._line or self._left < QUANTUM:
+        if self._line or self._left < quantum:
             self._tick()
 
 
