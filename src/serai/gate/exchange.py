@@ -41,7 +41,7 @@ from serai.gate import heads, responses
 from serai.gate.egress import Connection
 from serai.gate.errors import words
 from serai.gate.heads import Head, TooLarge
-from serai.gate.relay import relay
+from serai.gate.relay import carry, relay
 from serai.gate.responses import Body
 from serai.gate.share import metered
 from serai.gate.upstream import Line
@@ -255,18 +255,17 @@ class Exchange:
     async def _pass(self, data: bytes) -> None:
         """Send a piece of the response's body to the client."""
         self._left -= len(data)
-        self._traffic.received += len(data)
-        self._traffic.touched = self._loop.time()
+        self._note(len(data))
         await self._answer(responses.framed(data, self._framing))
 
     async def _straight(self) -> None:
         """Carry the rest of a body of known length without h11, which would copy it three times."""
-        while self._left > 0:
-            await self._in_turn()
-            data = await self._loop.sock_recv(self._line.sock, min(self._share.piece, self._left))
-            if not data:
-                raise h11.RemoteProtocolError("the connection was closed amid an answer")
-            await self._pass(data)
+        if await carry(self._line.sock, self._client, self._left, self._share, self._note):
+            raise h11.RemoteProtocolError("the connection was closed amid an answer")
+
+    def _note(self, count: int) -> None:
+        self._traffic.received += count
+        self._traffic.touched = self._loop.time()
 
     async def _end(self) -> None:
         if self._framing is Body.CHUNKED:

@@ -7,13 +7,16 @@ import contextlib
 import select
 import socket
 import struct
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from serai.gate.share import PIECE, Share
+from serai.gate.splice import Pipe
 
+BULK = 32 << 10  # bytes
 _LINGER = 2.0  # seconds
 _MOST_DRAINED = 1 << 20
 _RESET = struct.pack("ii", 1, 0)
@@ -69,17 +72,36 @@ async def relay(
     nothing more before it has written the last piece. ``share`` is charged for each of them.
     """
 
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
     def sent(count: int) -> None:
         traffic.sent += count
+        traffic.touched = loop.time()
 
     def received(count: int) -> None:
         traffic.received += count
+        traffic.touched = loop.time()
 
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
+    def client_ends() -> None:
+        if not traffic.half_closed and _gone(client):
+            raise ConnectionResetError("the client is gone")
+        pass_on(upstream)
+
+    def upstream_ends() -> None:
+        pass_on(client)
+
+    def pass_on(sink: socket.socket) -> None:
+        traffic.touched = loop.time()
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+        if traffic.half_closed:
+            ended.set_result(None)
+        traffic.half_closed = True
+
     ways = [
-        _Way(client, upstream, traffic, sent, ended, share=share, watched=True),
-        _Way(upstream, client, traffic, received, ended, share=share),
+        _Way(client, upstream, share, ended, note=sent, at_end=client_ends),
+        _Way(upstream, client, share, ended, note=received, at_end=upstream_ends),
     ]
     try:
         for way in ways:
@@ -90,13 +112,31 @@ async def relay(
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         raise
     finally:
-        ended.cancel()  # what waits in line comes to nothing
-        # As above: the caller closes the descriptors next.
-        for sock in (client, upstream):
-            loop.remove_reader(sock)
-            loop.remove_writer(sock)
         for way in ways:
             way.let_go()
+
+
+async def carry(
+    source: socket.socket,
+    sink: socket.socket,
+    count: int,
+    share: Share,
+    note: Callable[[int], None],
+) -> int:
+    """Carry so many bytes one way; returns how many are missing because ``source`` has ended.
+
+    ``note`` is told how many have gone each time some have. Raises OSError when either breaks.
+    """
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    way = _Way(
+        source, sink, share, ended, note=note, at_end=lambda: ended.set_result(None), most=count
+    )
+    try:
+        way.read()
+        await ended
+    finally:
+        way.let_go()
+    return way.most
 
 
 async def hang_up(client: socket.socket) -> None:
@@ -116,33 +156,35 @@ async def _drain(client: socket.socket) -> None:
 
 
 class _Way:
-    """One way of a relay, by the loop's callbacks: tasks would cost more than the bytes they carry.
+    """One way, by the loop's callbacks: tasks would cost more than the bytes they carry.
 
-    Both ways share ``ended``: the second one to end sets it, or the first to fail. With ``watched``
-    the way also breaks when the source can no longer be answered.
+    ``note`` is told the size of each piece that has gone, ``at_end`` is called at the source's end
+    and when the last of ``most`` bytes has gone. What fails is set into ``ended``. Once that is
+    done, nothing is carried any more.
     """
 
     def __init__(
         self,
         source: socket.socket,
         sink: socket.socket,
-        traffic: Traffic,
-        count: Callable[[int], None],
+        share: Share,
         ended: asyncio.Future[None],
         *,
-        share: Share,
-        watched: bool = False,
+        note: Callable[[int], None],
+        at_end: Callable[[], None],
+        most: int = sys.maxsize,
     ) -> None:
+        self.most = most
         self._source = source
         self._sink = sink
-        self._traffic = traffic
         self._share = share
-        self._held = 0
-        self._count = count
         self._ended = ended
-        self._watched = watched
+        self._note = note
+        self._at_end = at_end
         self._loop = asyncio.get_running_loop()
+        self._held = 0
         self._left = memoryview(b"")
+        self._pipe: Pipe | None = None
 
     def read(self) -> None:
         """From now on read, one piece in each turn of the loop."""
@@ -152,9 +194,22 @@ class _Way:
         self._loop.add_writer(self._sink, self._step, self._send)
 
     def let_go(self) -> None:
-        """Nobody will take what is left."""
-        self._share.held -= self._held
-        self._held = 0
+        """Carry nothing more, and give back all that this way holds."""
+        self._ended.cancel()  # what waits in line comes to nothing
+        # Before the caller closes the descriptors.
+        self._loop.remove_reader(self._source)
+        self._loop.remove_writer(self._sink)
+        self._hold(0)
+        self._drop_pipe()
+
+    def _drop_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _hold(self, size: int) -> None:
+        self._share.held += size - self._held
+        self._held = size
 
     def _step(self, work: Callable[[], None]) -> None:
         if not self._share.busy:
@@ -184,46 +239,59 @@ class _Way:
             self._share.end()
 
     def _receive(self) -> None:
-        data = self._source.recv(self._share.piece)
-        if not data:
+        came = self._take(min(self._share.piece, self.most))
+        if not came:
             self._loop.remove_reader(self._source)
-            self._end()
+            self._at_end()
             return
-        try:
-            size = self._sink.send(data)
-        except (BlockingIOError, InterruptedError):
-            size = 0
-        self._note(size)
-        if size < len(data):
-            self._left = memoryview(data)[size:]
-            self._held = len(data)  # a view keeps all of it
-            self._share.held += self._held
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            self._pass_on()
+        if self._waiting:
+            self._hold(came)
             self._loop.remove_reader(self._source)
             self._write()
+        else:
+            self._choose(came)
+
+    def _take(self, most: int) -> int:
+        if self._pipe is not None:
+            with contextlib.suppress(BlockingIOError):
+                if came := self._pipe.fill(self._source, most):
+                    return came
+            # splice says either before urgent data (tcp(7)), for ever. recv goes past it.
+            self._drop_pipe()
+        self._left = memoryview(self._source.recv(most))
+        return len(self._left)
 
     def _send(self) -> None:
-        size = self._sink.send(self._left)
-        self._note(size)
-        self._left = self._left[size:]
-        if not self._left:
+        self._pass_on()
+        if not self._waiting:
             self._loop.remove_writer(self._sink)
-            self.let_go()
+            self._hold(0)
             self.read()
 
-    def _note(self, size: int) -> None:
-        self._count(size)
-        self._traffic.touched = self._loop.time()
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._left) or (self._pipe is not None and self._pipe.held > 0)
 
-    def _end(self) -> None:
-        traffic = self._traffic
-        if self._watched and not traffic.half_closed and _gone(self._source):
-            raise ConnectionResetError("the client is gone")
-        traffic.touched = self._loop.time()
-        with contextlib.suppress(OSError):
-            self._sink.shutdown(socket.SHUT_WR)
-        if traffic.half_closed:
-            self._ended.set_result(None)
-        traffic.half_closed = True
+    def _pass_on(self) -> None:
+        if self._pipe is not None and self._pipe.held:
+            size = self._pipe.drain(self._sink)
+        else:
+            size = self._sink.send(self._left)
+            self._left = self._left[size:]
+        self.most -= size
+        self._note(size)
+        if not self.most:
+            self._loop.remove_reader(self._source)
+            self._at_end()
+
+    def _choose(self, came: int) -> None:
+        """A pipe is for large pieces: for others it takes longer than reading them."""
+        if came < BULK:
+            self._drop_pipe()
+        elif self._pipe is None:
+            self._pipe = Pipe.take(self._share)
 
 
 def _gone(client: socket.socket) -> bool:

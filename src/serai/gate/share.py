@@ -37,13 +37,17 @@ T = TypeVar("T")
 
 
 class Share:
-    """What one session has used. ``held`` is how many bytes of it nobody has taken yet."""
+    """What one session has used.
+
+    ``held`` is how many bytes of it nobody has taken yet, ``pipes`` how many pipes it has.
+    """
 
     _last: ClassVar[Share | None] = None  # who had the last step
     _since_other = 0.0  # when somebody else had the one before (time.monotonic())
 
     def __init__(self) -> None:
         self.held = 0
+        self.pipes = 0
         self._left = QUANTUM
         self._since = 0.0
         self._each = QUANTUM  # what a step has cost of late
@@ -81,7 +85,8 @@ class Share:
         used = clock() - self._since
         self._left -= used
         self._each += (used - self._each) / 8
-        self._tick()
+        if self._left <= 0:  # else nothing has to be paid: a turn for that would cost as much
+            self._tick()
 
     def overdue(self) -> bool:
         """Whether the step has used a whole turn and must let others run."""
@@ -107,7 +112,7 @@ class Share:
             fit = int(self._left / max(self._each, QUANTUM / _MOST_WOKEN))
             for _ in range(min(len(self._line), max(1, fit))):
                 self._line.popleft()()
-        if self._line or self._left < quantum:
+        if self._line or self._left <= 0:
             self._tick()
 
 

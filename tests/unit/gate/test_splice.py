@@ -1,0 +1,162 @@
+"""Long transfers go through pipes, and only those; real sockets on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from serai.gate import splice
+from serai.gate.relay import Traffic, carry, relay
+from serai.gate.share import Share
+from serai.gate.splice import Pipe
+
+DEADLINE = 20.0
+LONG = 8 << 20
+
+
+@pytest.fixture(autouse=True)
+def no_pipe_is_left() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert Pipe._open == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@contextmanager
+def ends() -> Iterator[tuple[socket.socket, socket.socket, socket.socket, socket.socket]]:
+    """Client and the gate's end of a Unix socket, the gate's end and origin of a TCP one."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        outer = stack.enter_context(socket.create_connection(listener.getsockname()))
+        origin = stack.enter_context(listener.accept()[0])
+        client, inner = (stack.enter_context(sock) for sock in socket.socketpair())
+        for sock in (client, inner, outer, origin):
+            sock.setblocking(False)
+        yield client, inner, outer, origin
+
+
+async def read(sock: socket.socket, count: int = LONG + 1) -> bytes:
+    """What comes until the end, or so many bytes."""
+    data = b""
+    while len(data) < count and (more := await asyncio.get_running_loop().sock_recv(sock, 1 << 20)):
+        data += more
+    return data
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_a_long_transfer_goes_through_a_pipe_both_ways_and_arrives_whole() -> None:
+    down, up, most = os.urandom(LONG), os.urandom(LONG), 0
+
+    async def main() -> tuple[Traffic, bytes, bytes]:
+        nonlocal most
+        loop, mine, traffic = asyncio.get_running_loop(), Share(), Traffic(now())
+        with ends() as (client, inner, outer, origin):
+            work = asyncio.ensure_future(relay(inner, outer, traffic, mine))
+
+            async def give(sock: socket.socket, data: bytes) -> None:
+                nonlocal most
+                await loop.sock_sendall(sock, data)
+                most = max(most, mine.pipes)
+                sock.shutdown(socket.SHUT_WR)
+
+            gives = [give(client, up), give(origin, down)]
+            reads = [asyncio.ensure_future(read(sock)) for sock in (client, origin)]
+            await asyncio.gather(*gives, work)
+            assert mine.held == mine.pipes == 0
+            return traffic, await reads[0], await reads[1]
+
+    traffic, received, sent = asyncio.run(asyncio.wait_for(main(), DEADLINE))
+    assert hashlib.sha256(received).digest() == hashlib.sha256(down).digest()
+    assert hashlib.sha256(sent).digest() == hashlib.sha256(up).digest()
+    assert (traffic.received, traffic.sent) == (LONG, LONG)
+    assert most >= 1
+
+
+def test_what_nobody_takes_is_held_and_a_cut_gives_all_back() -> None:
+    async def main() -> int:
+        mine = Share()
+        with ends() as (_client, inner, outer, origin):
+            work = asyncio.ensure_future(relay(inner, outer, Traffic(now()), mine))
+            while not (mine.held and mine.pipes):
+                with contextlib.suppress(BlockingIOError):
+                    origin.send(bytes(1 << 20))
+                await asyncio.sleep(0)
+            work.cancel()
+            await asyncio.wait({work})
+            return mine.held + mine.pipes
+
+    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == 0
+
+
+@pytest.mark.parametrize("least", (1 << 10, 1 << 30), ids=("pipes", "no pipe"))
+def test_urgent_data_stops_nobody(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """splice(2) does not go past it, and the loop would ask for ever."""
+    monkeypatch.setattr("serai.gate.relay.BULK", least)
+
+    async def main() -> bytes:
+        loop = asyncio.get_running_loop()
+        with ends() as (client, inner, outer, origin):
+            work = asyncio.ensure_future(relay(inner, outer, Traffic(now()), Share()))
+            whole = b""
+            for _ in range(4):
+                await loop.sock_sendall(origin, bytes(LONG // 16))
+                whole += await read(client, LONG // 16)
+                origin.send(b"!", socket.MSG_OOB)
+            await loop.sock_sendall(origin, b"the end")
+            origin.shutdown(socket.SHUT_WR)
+            whole += await read(client)
+            work.cancel()
+            await asyncio.wait({work})
+            return whole
+
+    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == bytes(LONG // 4) + b"the end"
+
+
+def test_a_bounded_way_takes_no_byte_too_many_and_tells_how_many_are_missing() -> None:
+    async def main() -> tuple[int, bytes, bytes, int]:
+        loop = asyncio.get_running_loop()
+        with ends() as (client, inner, outer, origin):
+            noted: list[int] = []
+            sends = asyncio.ensure_future(loop.sock_sendall(origin, bytes(LONG) + b"next"))
+            reads = asyncio.ensure_future(read(client, LONG))
+            missing = await carry(outer, inner, LONG, Share(), noted.append)
+            await sends
+            rest, got = outer.recv(100), await reads
+            assert sum(noted) == LONG
+            origin.shutdown(socket.SHUT_WR)
+            return missing, got, rest, await carry(outer, inner, 7, Share(), noted.append)
+
+    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == (0, bytes(LONG), b"next", 7)
+
+
+def test_a_session_has_few_pipes_and_so_have_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "ALL", splice.EACH_SESSION + 1)
+    blue, red = Share(), Share()
+    pipes = [Pipe.take(blue) for _ in range(splice.EACH_SESSION)]
+    assert Pipe.take(blue) is None
+    pipes.append(Pipe.take(red))
+    assert Pipe.take(red) is None
+    for pipe in pipes:
+        assert pipe is not None
+        pipe.close()
+    assert (blue.pipes, red.pipes) == (0, 0)
+
+
+def test_without_descriptors_there_is_no_pipe_and_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_flags: int) -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe2", fails)
+    assert Pipe.take(Share()) is None
