@@ -47,7 +47,10 @@ def parse(text: str) -> Address:
     """The address that somebody wrote. Raises SeraiError."""
     if text.startswith("vsock:"):  # its ports are larger than those that urlsplit takes
         return _vsock(text)
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets without their other half, for example
+        raise _wrong(text, f"an address is {FORMS}") from None
     try:
         port = parts.port
     except ValueError:

@@ -52,6 +52,7 @@ def test_a_vsock_is_a_cid_and_a_port() -> None:
         "vsock://3:4294967295",
         "ssh://",
         "ssh://vm/path",
+        "ssh://[::1",
         "ssh://vm:0",
         "ssh://vm:65536",
         "ssh://vm:x",
