@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 import serai
+from serai.image.vm import describe
 from serai.runtime.cli import main, stdio
+from tests.conftest import ROOT
 from tests.support.waiting import DEADLINE
 
 SOURCES = str(Path(serai.__file__).parents[1])
@@ -150,12 +153,16 @@ def test_nothing_but_that_option_is_taken(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.count("takes no arguments but --from-host\n") == 3
 
 
-def test_systemd_starts_the_relay_with_the_check() -> None:
+def test_systemd_starts_the_relay_with_the_check_and_only_where_it_is_asked_to() -> None:
     socket_unit, service = (
         (UNITS / name).read_text() for name in ("serai-vsock.socket", "serai-vsock@.service")
     )
     assert re.findall("^Exec.*$", service, re.MULTILINE) == [
         f"ExecStart=/usr/bin/serai stdio {stdio.FROM_HOST}"
     ]
-    assert re.findall("^Listen.*$", socket_unit, re.MULTILINE) == ["ListenStream=vsock::9777"]
+    assert re.findall("^Listen.*$", socket_unit, re.MULTILINE) == [
+        f"ListenStream=vsock::{describe.VSOCK_PORT}"
+    ]
     assert "\nAccept=yes\n" in socket_unit
+    role = yaml.safe_load((ROOT / "roles/runtime/defaults/main.yml").read_text())
+    assert role["runtime_vsock"] is False
