@@ -46,6 +46,8 @@ FILES = (
     File("units/serai-gate.service", "etc/systemd/system/serai-gate.service", 0o644),
     File("units/serai-metrics.socket", "etc/systemd/system/serai-metrics.socket", 0o644),
     File("units/serai-metrics@.service", "etc/systemd/system/serai-metrics@.service", 0o644),
+    File("units/serai-vsock.socket", "etc/systemd/system/serai-vsock.socket", 0o644),
+    File("units/serai-vsock@.service", "etc/systemd/system/serai-vsock@.service", 0o644),
     File("units/serai-share@.service", "etc/systemd/system/serai-share@.service", 0o644),
     *(
         File(f"units/{name}.service", f"etc/systemd/system/{name}.service", 0o644)

@@ -1,12 +1,14 @@
 """Where a VM is: the addresses that ``--vm`` and SERAI_VM take, and how a connection is made.
 
 ``ssh://`` starts ssh(1), which runs ``serai stdio`` in the VM. Keys, known hosts, jump hosts and
-agents are its business, and its configuration's.
+agents are its business, and its configuration's. ``vsock://`` is for a VM of this host, where
+serai-vsock.socket listens.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -17,25 +19,38 @@ from urllib.parse import unquote, urlsplit
 
 from serai.common.errors import GONE, INVALID_PARAMS, SeraiError
 
-FORMS = "ssh://[USER@]HOST[:PORT] or unix:///PATH"
+FORMS = "ssh://[USER@]HOST[:PORT], vsock://CID:PORT or unix:///PATH"
 COMMAND = ("serai", "stdio")
 # A key that interrupts a command reaches every process of the terminal. ssh would end by it, and
 # the connection with it, before the command could be told. ssh leaves alone what is ignored.
 _SHELL = 'trap "" INT QUIT; exec "$@"'
+_FIRST_CID, _LAST = 3, (1 << 32) - 2
+"""Of VMs: vsock(7). Below are the hypervisor, the loopback and the host, above is 'any'."""
+LISTENS = "has the VM this CID, and does serai-vsock.socket listen in it? Its journal says more"
 
 
 @dataclass(frozen=True)
 class Address:
-    """A VM's control socket: at ``path`` here, or where ``ssh`` (its arguments) leads."""
+    """A VM's control socket: at ``path`` here, where ``ssh`` (its arguments) leads, or ``vsock``.
+
+    That is a CID and a port. ``hint`` says where to look if nothing comes of it.
+    """
 
     text: str
     path: Path | None = None
     ssh: tuple[str, ...] = ()
+    vsock: tuple[int, int] | None = None
+    hint: str = ""
 
 
 def parse(text: str) -> Address:
     """The address that somebody wrote. Raises SeraiError."""
-    parts = urlsplit(text)
+    if text.startswith("vsock:"):  # its ports are larger than those that urlsplit takes
+        return _vsock(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets without their other half, for example
+        raise _wrong(text, f"an address is {FORMS}") from None
     try:
         port = parts.port
     except ValueError:
@@ -60,13 +75,16 @@ def parse(text: str) -> Address:
 def connect(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
     """A connection, and the program that carries it if one does. Raises SeraiError or OSError."""
     if address.path is not None:
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return _connected(socket.AF_UNIX, str(address.path)), None
+    if address.vsock is not None:
+        if not hasattr(socket, "AF_VSOCK"):
+            hint = "on a Mac, vfkit makes the VM's port a Unix socket: unix:///PATH"
+            raise SeraiError("this system has no vsock", hint, GONE)
         try:
-            end.connect(str(address.path))
-        except OSError:
-            end.close()
-            raise
-        return end, None
+            return _connected(socket.AF_VSOCK, address.vsock), None
+        except OSError as error:
+            said = f"cannot reach {address.text}: {error.strerror or error}"
+            raise SeraiError(said, address.hint, GONE) from None
     program = shlex.split(os.environ.get("SERAI_SSH", "ssh"))
     if not program or shutil.which(program[0]) is None:
         hint = "install OpenSSH's client, or let SERAI_SSH name another program"
@@ -79,6 +97,28 @@ def connect(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | 
             stdout=theirs.fileno(),
         )
     return ours, child
+
+
+def _connected(family: int, place: str | tuple[int, int]) -> socket.socket:
+    end = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        end.connect(place)
+    except OSError:
+        end.close()
+        raise
+    return end
+
+
+def _vsock(text: str) -> Address:
+    found = re.fullmatch(r"vsock://([0-9]{1,10}):([0-9]{1,10})/?", text)
+    if not found:
+        raise _wrong(text, "after vsock:// come the VM's CID and a port, two numbers")
+    cid, port = int(found[1]), int(found[2])
+    if not _FIRST_CID <= cid <= _LAST:
+        raise _wrong(text, f"a VM's CID is a number from {_FIRST_CID} to {_LAST}")
+    if not 1 <= port <= _LAST:
+        raise _wrong(text, f"its port is no number from 1 to {_LAST}")
+    return Address(text, vsock=(cid, port), hint=LISTENS)
 
 
 def _wrong(text: str, why: str) -> SeraiError:

@@ -302,9 +302,9 @@ def _texts(limits: Mapping[str, object] | None) -> dict[str, str | None]:
 
 
 def connect(address: str = "", timeout: float | None = None) -> Vm:
-    """Connect to a VM: ``ssh://[USER@]HOST[:PORT]``, ``unix:///PATH``, or SERAI_VM.
+    """Connect to a VM by its address, SERAI_VM's, or to the one that this program runs in.
 
-    Without any of them it is the VM that this program runs in. ``timeout`` (seconds) is for each
-    wait on the connection. Raises SeraiError.
+    An address is ``ssh://[USER@]HOST[:PORT]``, ``vsock://CID:PORT`` or ``unix:///PATH``.
+    ``timeout`` (seconds) is for each wait on the connection. Raises SeraiError.
     """
     return Vm(address, timeout)

@@ -29,7 +29,7 @@ class VmClient(Client):
     def __init__(self, where: str, timeout: float | None = None) -> None:
         """Connect to an address and greet. ``timeout`` is for each wait. Raises SeraiError."""
         place = address.parse(where)
-        self.peer = where
+        self.peer, self._hint = where, place.hint
         self._child: subprocess.Popen[bytes] | None = None
         try:
             end, self._child = address.connect(place)
@@ -108,8 +108,10 @@ class VmClient(Client):
             self.stdio = "bytes"
 
     def _broken(self, error: SeraiError) -> SeraiError:
-        if self._child is None or error.code != GONE:
+        if error.code != GONE:
             return error
+        if self._child is None:
+            return SeraiError(error.message, error.hint or self._hint, GONE)
         try:
             status = self._child.wait(PATIENCE)
         except subprocess.TimeoutExpired:

@@ -219,6 +219,37 @@ def test_a_scraper_gets_metrics_where_somebody_started_the_socket(container: Con
     assert values(said, "serai_sessions_disk_bytes")[()] > 0
 
 
+def test_a_relay_of_the_hosts_lets_in_nobody_else(container: Container) -> None:
+    """On a Unix socket, as a vsock here would be one of the machine that the tests run on."""
+    assert container.shell("systemctl is-enabled serai-vsock.socket || true") == "disabled"
+    folder, unit, place = "/run/systemd/system", "serai-vsock", "/run/serai/relay.sock"
+    drop_in = f"[Socket]\nListenStream=\nListenStream={place}\n"
+    container.shell(
+        f"mkdir -p {folder}/{unit}.socket.d {folder}/{unit}@.service.d; serai create guest-one\n"
+        f"printf '{drop_in}' >{folder}/{unit}.socket.d/here.conf\n"
+        f"systemctl daemon-reload && systemctl start {unit}.socket"
+    )
+    far = f"serai --vm unix://{place}"
+    refused = container.run("sh", "-c", f"{far} list", check=False)
+    assert (refused.returncode, refused.stdout) == (3, "")
+    said = "this connection is refused: it has not come by vsock"
+    wait_for(lambda: said in container.shell(f"journalctl -u '{unit}@*'"), DEADLINE)
+    # Without the check the same process carries whatever it is given.
+    drop_in = "[Service]\nExecStart=\nExecStart=/usr/bin/serai stdio\n"
+    container.shell(
+        f"printf '{drop_in}' >{folder}/{unit}@.service.d/all.conf; systemctl daemon-reload"
+    )
+    assert container.shell(f"echo data | {far} exec guest-one -- cat") == "data"
+    container.shell(f"{far} exec guest-one -- sleep 1017 >/dev/null 2>&1 </dev/null &")
+    wait_for(lambda: container.shell("pgrep -fx 'sleep 1017' || true"), DEADLINE)
+    container.shell(f"systemctl stop {unit}.socket")
+    wait_for(lambda: not container.shell("pgrep -fx 'sleep 1017' || true"), DEADLINE)
+    container.shell(
+        f"rm -r {folder}/{unit}.socket.d {folder}/{unit}@.service.d; serai remove guest-one"
+    )
+    container.shell("systemctl daemon-reload")
+
+
 def test_bad_input_is_answered_and_harms_nothing(container: Container) -> None:
     found = inside(container, "bad_input")
     assert found["accepted"] == []

@@ -16,6 +16,7 @@ import serai
 from serai import connect
 from serai.common import jsonrpc
 from serai.common.errors import GONE, OTHER_VERSION, SeraiError
+from serai.runtime import address
 from serai.runtime.api.exec import output
 from serai.runtime.remote import VmClient
 
@@ -145,6 +146,25 @@ def test_why_ssh_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(SeraiError, match=f"ended with status {status}; .*{said}") as caught:
             VmClient("ssh://vm")
         assert caught.value.code == GONE
+
+
+def test_a_vm_is_used_by_vsock_and_one_that_refuses_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unix(family: int, _place: object) -> socket.socket:
+        assert family == socket.AF_VSOCK
+        end = socket.socket(socket.AF_UNIX)
+        end.connect(str(tmp_path / "vm.sock"))
+        return end
+
+    monkeypatch.setattr(address, "_connected", unix)
+    with answering(tmp_path, greeted), VmClient("vsock://3:9777") as client:
+        assert (client.version, client.peer) == ("9.9.9", "vsock://3:9777")
+    (tmp_path / "vm.sock").unlink()
+    said = r"^vsock://3:9777 hung up; .* serai-vsock\.socket listen in it"
+    with answering(tmp_path, lambda _: None), pytest.raises(SeraiError, match=said) as caught:
+        VmClient("vsock://3:9777")
+    assert caught.value.code == GONE
 
 
 def test_a_call_that_may_be_repeated_is_and_no_other(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ TEMPLATES = {
     "vfkit": "vfkit.sh.j2",
 }
 CPUS, MEMORY = 4, 3891  # the reference's: 4 cores, 3.8 GiB
+VSOCK_PORT = 9777  # of serai-vsock.socket, which the role's variable runtime_vsock turns on
 
 _FOLDER = Path(__file__).parent / "data" / "describe"
 _KEY = "ssh-ed25519 AAAA… put your own public key here"
@@ -60,4 +61,5 @@ def describe(
         machine=ARCHITECTURES[image.arch].machine_type,
         root_serial=qemu.ROOT_SERIAL,
         sessions_serial=qemu.SESSIONS_SERIAL,
+        vsock_port=VSOCK_PORT if image.variables.get("runtime_vsock") else None,
     )

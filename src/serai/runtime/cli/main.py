@@ -41,9 +41,8 @@ _RUN = {
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
     top = argparse.ArgumentParser(prog="serai", description="Sessions of a VM.")
-    top.add_argument(
-        "--vm", metavar="ADDRESS", help="a VM elsewhere: ssh://[USER@]HOST[:PORT] (or SERAI_VM)"
-    )
+    forms = "ssh://[USER@]HOST[:PORT] or vsock://CID:PORT"
+    top.add_argument("--vm", metavar="ADDRESS", help=f"a VM elsewhere: {forms} (or SERAI_VM)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -81,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("mcp", help="a Model Context Protocol server, on a host", add_help=False)
     metrics = commands.add_parser("metrics", help="what sessions and daemons use, as OpenMetrics")
     metrics.add_argument("--http", action="store_true", help="answer an HTTP request on stdin")
-    commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
+    relay = commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
+    relay.add_argument("--from-host", action="store_true", help="for the host alone, by vsock")
     add("doctor", "examine this VM, and try whether sessions are contained", named=False)
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     if options.command == "stdio":
         from serai.runtime.cli import stdio as relay  # noqa: PLC0415  # of no use to any other
 
-        return relay.main([])
+        return relay.main([relay.FROM_HOST] if options.from_host else [])
     if options.command == "shell":
         return _shell(options.name, vm)
     try:

@@ -47,8 +47,25 @@ def test_libvirts_domain_has_what_the_image_relies_on(name: str) -> None:
     channel = domain.find("devices/channel/target")
     assert channel is not None
     assert channel.get("name") == "org.qemu.guest_agent.0"
-    assert domain.find("devices/vsock") is not None
     assert "20480M" in text
+    assert domain.find("devices/vsock") is None
+
+
+def test_a_host_gives_a_vsock_to_the_images_that_listen_on_one() -> None:
+    on, off = (
+        definition.load(HERE, "debian-12-amd64", [f"variables.runtime_vsock={each}"])
+        for each in ("true", "false")
+    )
+    text = describe.describe(on, "libvirt")
+    cid = ElementTree.fromstring(text).find("devices/vsock/cid")  # noqa: S314
+    assert cid is not None
+    assert cid.get("auto") == "yes"
+    assert f"export SERAI_VM=vsock://CID:{describe.VSOCK_PORT} " in text
+    assert f"port={describe.VSOCK_PORT}," in describe.describe(on, "vfkit")
+    assert "vsock" in describe.describe(on, "utm")
+    # Lima's templates have no key for it.
+    for host in describe.TEMPLATES:
+        assert "vsock" not in describe.describe(off, host)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -92,9 +109,10 @@ def test_a_key_that_lima_does_not_know_is_found() -> None:
     assert unknown({"images": [{"location": "x", "size": 1}]}) == ["images.size"]
 
 
+@pytest.mark.parametrize("vsock", ["true", "false"])
 @pytest.mark.parametrize("name", IMAGES)
-def test_vfkits_script_has_options_that_vfkit_knows(name: str, tmp_path: Path) -> None:
-    image = definition.load(HERE, name)
+def test_vfkits_script_has_options_that_vfkit_knows(name: str, vsock: str, tmp_path: Path) -> None:
+    image = definition.load(HERE, name, [f"variables.runtime_vsock={vsock}"])
     script = tmp_path / "vm.sh"
     script.write_text(describe.describe(image, "vfkit"))
     programs = tmp_path / "bin"
@@ -119,6 +137,8 @@ def test_vfkits_script_has_options_that_vfkit_knows(name: str, tmp_path: Path) -
     devices = [value for option, value in zip(words[::2], words[1::2], strict=True)]
     for kind, *arguments in (each.split(",") for each in devices if "," in each):
         assert {each.partition("=")[0] for each in arguments} <= VFKIT[kind], kind
+    sockets = [each.split(",")[2] for each in devices if each.startswith("virtio-vsock,")]
+    assert sockets == ([f"socketURL={tmp_path}/{name}.sock"] if vsock == "true" else [])
     serials = [each.rpartition("deviceId=")[2] for each in devices if "deviceId" in each]
     assert serials == ["root", "sessions", "seed"]
     sizes = [(tmp_path / f"{name}{part}.raw").stat().st_size for part in ("", "-sessions")]
