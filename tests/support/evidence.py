@@ -72,6 +72,7 @@ def a_machine(
         },
         "apt": {
             "codename": "bookworm",
+            "usual": ["packages.example"],
             "sources": [
                 "http://deb.example/debian bookworm main",
                 "http://deb.example/debian bookworm-updates main",

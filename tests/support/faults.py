@@ -120,7 +120,8 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [(f"{FIRST}.apt.sources", ["E: The list of sources could not be read."])],
         [(f"{FIRST}.apt.codename", "trixie")],
         [("image.base.mirror", "http://deb.example/debian")],
-        [("image.base.security_mirror", "http://deb.example/debian-security")],
+        [("image.base.security_mirror", "http://deb.example/debian-security/")],
+        [("image.base.mirror", "deb http://deb.example/debian bookworm main")],
     ],
     "nothing can be reached from outside but ssh": [
         [(f"{FIRST}.listening", ["tcp 0.0.0.0:22", "udp 0.0.0.0:5355"])],

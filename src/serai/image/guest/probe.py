@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import socket
 import stat
 import struct
@@ -155,6 +156,8 @@ def apt(*options: str) -> dict[str, Any]:
     return {
         "codename": "".join(codename).partition("=")[2].strip('"'),
         "sources": sorted(set(told.splitlines())),
+        # Of the mirrors that cloud-init takes by default.
+        "usual": sorted(set(re.findall(r"https?://([^/\s:]+)", text("/etc/cloud/cloud.cfg")))),
     }
 
 

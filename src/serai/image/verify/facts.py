@@ -53,10 +53,14 @@ class Identity(_Facts):
 
 
 class Apt(_Facts):
-    """``sources`` are sites, suites and components that apt would fetch lists of."""
+    """``sources`` are sites, suites and components that apt would fetch lists of.
+
+    ``usual`` are the hosts of the distribution's own servers.
+    """
 
     codename: str
     sources: list[str]
+    usual: list[str]
 
 
 class Partition(_Facts):

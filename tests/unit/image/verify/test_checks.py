@@ -40,6 +40,13 @@ def test_a_fault_turns_its_check_red_and_no_other(
     assert red(broken(*changes)) == [name]
 
 
+def test_the_distributions_own_servers_may_also_have_been_the_builds() -> None:
+    mirror, usual = "http://deb.example/debian/", f"{FIRST}.apt.usual"
+    assert red(broken(("image.base.mirror", mirror), (usual, ["deb.example"]))) == []
+    chosen = {**IMAGE.variables, "seal_sources": [f"deb {mirror} bookworm main"]}
+    assert red(broken(("image.base.mirror", mirror), ("image.variables", chosen))) == []
+
+
 def test_what_was_found_is_told_in_words() -> None:
     told = {result.check.name: result for result in judge(broken(), {"bwrap": 1.25}, CHECKS)}
     assert told["bwrap runs as an ordinary user"].detail == "bubblewrap 0.8.0"

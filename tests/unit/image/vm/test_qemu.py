@@ -80,7 +80,7 @@ def test_packer_runs_the_same_machine_in_its_own_words() -> None:
         ["-display", "none"],
         ["-machine", "virt"],
         ["-accel", "tcg,tb-size=256"],
-        ["-cpu", "max,pauth-impdef=on"],
+        ["-cpu", "max,pauth=off,sve=off"],
         ["-smp", "2"],
         ["-m", "2048"],
         ["-boot", "strict=off"],
@@ -110,7 +110,7 @@ def test_packer_runs_the_same_machine_in_its_own_words() -> None:
 @pytest.mark.parametrize(
     ("arch", "accelerator", "expected"),
     [
-        ("arm64", "tcg", "max,pauth-impdef=on"),
+        ("arm64", "tcg", "max,pauth=off,sve=off"),
         ("amd64", "tcg", "max,erms=off,la57=off,pku=off,smap=off,svm=off"),
         ("arm64", "kvm", "host"),
         ("amd64", "hvf", "host"),

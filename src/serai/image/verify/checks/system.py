@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 from serai.common.checks import Absent, Check, Finding, the
 from serai.image.build.playbook import BUILD_USER
 from serai.image.definition.definition import BootstrapBase
@@ -9,6 +12,7 @@ from serai.image.verify.facts import Evidence
 
 HOSTNAME = "serai"  # of an image that chooses none: roles/seal/defaults/main.yml
 PORTS = ("22", "68", "546")  # ssh, and a DHCP client's
+_URL = re.compile(r"\w+://\S*[^\s/]")  # without slashes at the end
 CLOCK = 120.0  # seconds that an emulated VM's clock may be off
 
 
@@ -60,10 +64,13 @@ def _sources(evidence: Evidence) -> Finding:
     problems = [f"apt has no source of {suite}" for suite in wanted if suite not in suites]
     own = "\n".join(image.variables.get("seal_sources", ()))
     if isinstance(image.base, BootstrapBase):
+        built_from = f"{image.base.mirror} {image.base.security_mirror}"
         problems += [
-            f"apt has the build's mirror, {mirror}"
-            for mirror in (image.base.mirror, image.base.security_mirror)
-            if mirror and mirror not in own and f"{mirror} " in "\n".join(apt.sources)
+            f"apt has the build's mirror, {site}"
+            for site in sorted({source.split()[0] for source in apt.sources if source})
+            if site.rstrip("/") in _URL.findall(built_from)
+            and site not in own
+            and urlsplit(site).hostname not in apt.usual
         ]
     return Finding(problems, ", ".join(sorted(suites)))
 
