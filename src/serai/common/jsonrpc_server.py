@@ -191,11 +191,25 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._clients: set[Connection] = set()
+        self._there = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    async def wait(self) -> None:
+        """Return as soon as there is one."""
+        await self._there.wait()
 
     def add(self, client: Connection) -> None:
         """From now on tell this client, as long as it is there."""
         self._clients.add(client)
-        client.gone.add_done_callback(lambda _: self._clients.discard(client))
+        self._there.set()
+        client.gone.add_done_callback(lambda _: self._drop(client))
+
+    def _drop(self, client: Connection) -> None:
+        self._clients.discard(client)
+        if not self._clients:
+            self._there.clear()
 
     def announce(self, event: str, params: dict[str, Any]) -> None:
         """Tell every subscriber."""

@@ -85,7 +85,7 @@ async def serve(
         listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
     )
     sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
-    sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers.announce))
+    sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers))
     sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")
     log.info("ready")

@@ -1,7 +1,8 @@
 """Tells subscribers that a session has met a limit: of memory, of tasks, or of the disk.
 
 It looks every few seconds and tells how often since it looked before. So a session that meets a
-limit a million times makes no more noise than one that does so once.
+limit a million times makes no more noise than one that does so once. As long as nobody subscribes,
+it does not look.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from serai.common.jsonrpc_server import Subscribers
 from serai.runtime.sandbox import cgroups, usage
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.quota import Usage
@@ -26,23 +27,26 @@ Start = tuple[str, int]
 
 async def run(
     running: Callable[[], Iterable[tuple[Start, Met]]],
-    announce: Callable[[str, dict[str, Any]], None],
+    subscribers: Subscribers,
     period: float = PERIOD,
 ) -> None:
-    """Look every ``period`` seconds, until cancelled.
+    """Look every ``period`` seconds while there are subscribers, until cancelled.
 
     ``running`` has the name and PID of each session that runs, and how often it has met each limit
     since its start. What was met before the first look has been told, or nobody listened.
     """
-    before = dict(running())
     while True:
-        await asyncio.sleep(period)
-        now = dict(running())
-        for start, met in now.items():
-            for limit, count in met.items():
-                if (more := count - before.get(start, {}).get(limit, 0)) > 0:
-                    announce("session.limited", {"name": start[0], "limit": limit, "count": more})
-        before = now
+        await subscribers.wait()
+        before = dict(running())
+        while subscribers:
+            await asyncio.sleep(period)
+            now = dict(running())
+            for start, met in now.items():
+                for limit, count in met.items():
+                    if (more := count - before.get(start, {}).get(limit, 0)) > 0:
+                        told = {"name": start[0], "limit": limit, "count": more}
+                        subscribers.announce("session.limited", told)
+            before = now
 
 
 def look(sessions: Sessions) -> Iterable[tuple[Start, Met]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from serai.common.jsonrpc_server import Connection, Subscribers
 from serai.runtime.sessions import limit_watch
 from serai.runtime.sessions.limit_watch import Met, Start
 from serai.runtime.sessions.quota import Usage
@@ -15,9 +16,33 @@ from serai.runtime.sessions.quota import Usage
 MIB = 1 << 20
 
 
+class Client:
+    """As much of a connection as subscribers need."""
+
+    def __init__(self) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Clients(Subscribers):
+    """Subscribers of which only is noted what they hear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[str, str, int]] = []
+
+    def announce(self, event: str, params: dict[str, Any]) -> None:
+        assert event == "session.limited"
+        self.heard.append((params["name"], params["limit"], params["count"]))
+
+    def come(self) -> asyncio.Future[None]:
+        """One more; it is gone when the result is done."""
+        client = Client()
+        self.add(cast("Connection", client))
+        return client.gone
+
+
 def told(*looks: dict[Start, Met]) -> list[tuple[str, str, int]]:
     """What is announced if these are seen, one after another."""
-    heard = []
     rest = iter(looks)
 
     def running() -> Any:
@@ -26,13 +51,48 @@ def told(*looks: dict[Start, Met]) -> list[tuple[str, str, int]]:
             raise asyncio.CancelledError
         return found.items()
 
-    def announce(event: str, params: dict[str, Any]) -> None:
-        assert event == "session.limited"
-        heard.append((params["name"], params["limit"], params["count"]))
+    async def watch() -> list[tuple[str, str, int]]:
+        clients = Clients()
+        clients.come()
+        with pytest.raises(asyncio.CancelledError):
+            await limit_watch.run(running, clients, 0)
+        return clients.heard
 
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(limit_watch.run(running, announce, 0))
-    return heard
+    return asyncio.run(watch())
+
+
+def test_it_looks_only_while_somebody_listens() -> None:
+    looks = 0
+
+    def running() -> Any:
+        nonlocal looks
+        looks += 1
+        return {("one", 7): {"tasks": looks}}.items()
+
+    async def settled() -> int:
+        before = looks
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return looks - before
+
+    async def watch() -> None:
+        clients = Clients()
+        watching = asyncio.create_task(limit_watch.run(running, clients, 0))
+        assert await settled() == 0
+        first, second = clients.come(), clients.come()
+        assert await settled() > 1
+        first.set_result(None)
+        assert await settled() > 1
+        second.set_result(None)
+        await settled()
+        heard = len(clients.heard)
+        assert (await settled(), len(clients.heard)) == (0, heard)
+        clients.come()
+        assert await settled() > 1
+        assert clients.heard[heard][2] == 1, "what was met while nobody listened is not told"
+        watching.cancel()
+
+    asyncio.run(watch())
 
 
 def test_what_a_session_met_since_the_last_look_is_one_event() -> None:
