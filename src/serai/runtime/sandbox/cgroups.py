@@ -74,6 +74,7 @@ async def freeze(cgroup: Path, deadline: float = DEADLINE) -> None:
     end = time.monotonic() + deadline
     while not _frozen(cgroup):
         if time.monotonic() > end:
+            thaw(cgroup)
             raise SeraiError(f"{cgroup} does not freeze", code=TIMEOUT)
         await asyncio.sleep(0.001)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.runtime.sandbox import cgroups
 
 
@@ -26,3 +28,11 @@ def test_processes_killed_for_want_of_memory_are_counted(
 def test_without_a_memory_controller_none_is_counted(tmp_path: Path) -> None:
     assert cgroups.out_of_memory(tmp_path) == 0
     assert cgroups.out_of_memory(tmp_path / "gone") == 0
+
+
+def test_what_does_not_freeze_in_time_is_not_left_half_frozen(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.freeze").write_text("0")
+    (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with pytest.raises(SeraiError, match="does not freeze"):
+        asyncio.run(cgroups.freeze(tmp_path, deadline=0))
+    assert (tmp_path / "cgroup.freeze").read_text() == "0"
