@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from serai.common import files, jsonrpc, wait
@@ -19,6 +20,7 @@ from serai.runtime.api.methods import Version
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.uses import Uses
 
 
 class Local:
@@ -57,7 +59,8 @@ class Local:
 def serving(folder: Path) -> Iterator[tuple[str, Local]]:
     """Its address, and its payloads."""
     local, loop, path = Local(), asyncio.new_event_loop(), folder / "vm.sock"
-    executions = Executions(cast(Sessions, None), cast(Payloads, local))
+    sessions = cast(Sessions, SimpleNamespace(uses=Uses()))
+    executions = Executions(sessions, cast(Payloads, local))
 
     async def version(*_: object) -> Any:
         found = {"version": "1", "protocol": jsonrpc.PROTOCOL}

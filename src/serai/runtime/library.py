@@ -221,7 +221,8 @@ class Session:
         """Change what it has of its own, at once; returns the session. Raises SeraiError.
 
         ``limits`` are ``memory``, ``cpus``, ``tasks`` and ``quota``: numbers, or texts such as
-        "1G". ``env`` is for commands that are started from now on. What is None it has no longer.
+        "1G"; and ``idle_freeze`` and ``ttl``: texts such as "10m". ``env`` is for commands that are
+        started from now on. What is None it has no longer.
         """
         changes = {"labels": dict(labels or {}), "limits": _texts(limits), "env": dict(env or {})}
         return dict(self.vm.call("set", name=self.name, **changes))

@@ -21,6 +21,7 @@ from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
+from serai.runtime.sessions import waking
 from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 
@@ -118,7 +119,10 @@ class Executions:
             self._sessions.keep(self._finish_detached(key, work))
             return {"exec": stream.payload.id, "pid": stream.payload.entered.pid}
         patience = None if stream.payload.cgroup else 1.0
-        result = await self.follow(c, stream, ours, p.timeout, patience)
+        # At a terminal is somebody who can type.
+        waits = contextlib.nullcontext() if p.tty else self._sessions.uses.awaited(p.name)
+        with waits:
+            result = await self.follow(c, stream, ours, p.timeout, patience)
         return dataclasses.asdict(result)
 
     async def follow(
@@ -147,13 +151,16 @@ class Executions:
         """Send a signal to a payload of this connection."""
         if p.signal not in SIGNALS:
             raise SeraiError(f"signal is one of {', '.join(SIGNALS)}", code=INVALID_PARAMS)
-        self._payloads.send(self._stream(c, p.exec).payload, SIGNALS[p.signal])
+        payload = self._stream(c, p.exec).payload
+        await waking.traffic(self._sessions, payload.session)
+        self._payloads.send(payload, SIGNALS[p.signal])
         return {}
 
     async def input(self, c: Connection, _r: Request, p: Input) -> Any:
         """Write to a streamed payload's stdin; answers when it has been taken."""
         stream = self._stream(c, p.exec)
         data = decoded(p.data)
+        await waking.traffic(self._sessions, stream.payload.session)
         async with stream.writing:
             while data and stream.input is not None:
                 try:

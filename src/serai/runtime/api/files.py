@@ -23,6 +23,7 @@ from serai.common.tables import setting
 from serai.runtime.api.exec import Executions, Stream, check_descriptors
 from serai.runtime.folders import path_roles, scope, transfer
 from serai.runtime.sandbox.enter import Entered
+from serai.runtime.sessions import waking
 from serai.runtime.sessions.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import FACTS
@@ -120,6 +121,8 @@ class Transfers:
         given = list(r.descriptors)
         try:
             plan = self._plan(operation, p, given)
+            if operation in TAKES:
+                await waking.wake(self._sessions, p.name)  # its programs are to see what comes
             ends = _ends(operation, given)
             report = os.memfd_create("report")
             try:

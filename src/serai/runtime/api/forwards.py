@@ -28,6 +28,7 @@ from serai.common.tables import setting
 from serai.runtime.api.exec import CHUNK, decoded
 from serai.runtime.sandbox.dial import dial
 from serai.runtime.sandbox.enter import Target, open_target
+from serai.runtime.sessions import waking
 from serai.runtime.sessions.sessions import Sessions
 
 MOST_FORWARDS = 64
@@ -211,7 +212,7 @@ class Forwards:
 
     async def open(self, c: Connection, _r: Request, p: OpenForward) -> Any:
         """Let this connection reach a port of a session, for as long as both are there."""
-        record, running = self._sessions.enterable(p.name)
+        record, running = await waking.awake(self._sessions, p.name)
         if len(self._of.get(c, {})) >= MOST_FORWARDS:
             raise SeraiError(f"{MOST_FORWARDS} forwards are open here", "close some", FAILED)
         pidfd = open_target(Target(running.init, record.uid, record.uid))
@@ -232,7 +233,7 @@ class Forwards:
     async def connect(self, c: Connection, _r: Request, p: Connect) -> Any:
         """Connect to the port; answers when the connection is there, or refused."""
         forward = self._forward(c, p.forward)
-        self._sessions.enterable(forward.session)  # else nobody could answer
+        await waking.awake(self._sessions, forward.session)  # else nobody could answer
         self._check_stream(c, p.stream)
         end = await dial(forward.pidfd, forward.port)
         try:
@@ -254,17 +255,19 @@ class Forwards:
 
     async def data(self, c: Connection, _r: Request, p: Data) -> Any:
         """Write to a stream; answers at once. ``forward.taken`` says when it was taken."""
-        self._stream(c, p.stream).feed(decoded(p.data), eof=p.eof)
+        stream, session = self._stream(c, p.stream)
+        stream.feed(decoded(p.data), eof=p.eof)
+        await waking.traffic(self._sessions, session)
         return {}
 
     async def taken(self, c: Connection, _r: Request, p: Taken) -> Any:
         """Let a stream bring as many bytes more."""
-        self._stream(c, p.stream).grant(p.bytes)
+        self._stream(c, p.stream)[0].grant(p.bytes)
         return {}
 
     async def end(self, c: Connection, _r: Request, p: End) -> Any:
         """Drop a stream."""
-        task = self._stream(c, p.stream).task
+        task = self._stream(c, p.stream)[0].task
         if task is not None:
             task.cancel()
         return {}
@@ -282,10 +285,11 @@ class Forwards:
             raise SeraiError(text, code=NOT_FOUND)
         return found
 
-    def _stream(self, c: Connection, number: int) -> PortStream:
+    def _stream(self, c: Connection, number: int) -> tuple[PortStream, str]:
+        """A stream, and whose it is."""
         for forward in self._of.get(c, {}).values():
             if number in forward.streams:
-                return forward.streams[number]
+                return forward.streams[number], forward.session
         raise SeraiError(f"no stream {number} is open on this connection", code=NOT_FOUND)
 
     async def _watch(self, c: Connection, forward: OpenPort) -> None:

@@ -218,6 +218,7 @@ class Methods:
             "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,
             "limits": dict(record.own.limits),
             "env": dict(record.own.env),
+            "ends_at": record.ends_at,
         }
 
 

@@ -119,6 +119,10 @@ class Channel:
             params = f'{{"exec":{quoted(self.exec)},"signal":"{name}"}}'
             self.send("exec.signal", params, answer=False)
 
+    def typed(self) -> None:
+        """Say that there is input. It passes sessiond by, but wakes a session that idled."""
+        self.send("exec.input", f'{{"exec":{quoted(self.exec)}}}', answer=False)
+
     def wait(self) -> dict[str, Any]:
         """Read until the payload has ended; returns the answer."""
         while True:

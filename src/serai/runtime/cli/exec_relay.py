@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from errno import ECONNRESET, EIO, EPIPE
@@ -23,6 +24,8 @@ from serai.runtime.cli.exec_core import Channel, Failure, Options, request, stat
 
 CHUNK = 65536
 MOST_KEPT = 64 << 20
+TYPED = 5.0
+"""Seconds of typing that sessiond is told of once. A session idles for longer before it freezes."""
 END_OF_INPUT = bytearray(b"\x04")
 """What ends a terminal's input; as an object of its own, since the same may have been typed."""
 
@@ -108,7 +111,7 @@ def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any
     control = channel.socket.fileno()
     answer: dict[str, Any] | None = None
     rests: dict[int, memoryview] = {}
-    problem = ""
+    problem, told = "", 0.0
     while True:
         # Once the payload has ended only what it has written is still of interest.
         flowing = {key: copies[key] for key in copies if answer is None or key != 0}
@@ -123,6 +126,9 @@ def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any
             break
         if control in ready:
             answer = channel.read()
+        if channel.received and 0 in ready and time.monotonic() > told + TYPED:
+            told = time.monotonic()
+            channel.typed()
         for source in kept.sources.keys() & ready:
             kept.read(source)
             if kept.size > MOST_KEPT:

@@ -125,6 +125,7 @@ def _attached(client: Client, options: argparse.Namespace) -> int:
 def _feed(client: Client, job: str) -> None:
     # A job without an open input, or one that ends: its output goes on, and says so itself.
     with contextlib.suppress(SeraiError, OSError):
+        client.call("job.input", job=job)  # nothing yet, but who attaches is to find it awake
         while True:
             data = os.read(0, CHUNK)
             text = base64.b64encode(data).decode()

@@ -13,7 +13,11 @@ LIMITS = {
     "cpus": ("N", "CPUs at once, such as 1.5"),
     "tasks": ("N", "processes and threads"),
     "quota": ("AMOUNT", "what it may use of the sessions disk, such as 4G or 10%%"),
+    "idle_freeze": ("TIME", "freeze it when nothing was done in it for so long, such as 10m"),
+    "ttl": ("TIME", "archive it when so long has passed, such as 8h"),
 }
+VM = ("memory", "cpus", "tasks", "quota")
+"""The limits that every session has."""
 DEFAULT = "default"
 """A limit that is no longer the session's own."""
 
@@ -21,15 +25,21 @@ DEFAULT = "default"
 def add_to_create(parser: argparse.ArgumentParser) -> None:
     """The options for what a new session has of its own."""
     for name, (metavar, text) in LIMITS.items():
-        parser.add_argument(f"--{name}", metavar=metavar, help=text)
+        parser.add_argument(option(name), metavar=metavar, help=text)
     _add_pairs(parser, "K=V", pair)
 
 
 def add_to_set(parser: argparse.ArgumentParser) -> None:
     """The options to change that."""
     for name, (metavar, text) in LIMITS.items():
-        parser.add_argument(f"--{name}", metavar=metavar, help=f"{text}; {DEFAULT}: as the VM says")
+        less = f"{text}; {DEFAULT}: {'as the VM says' if name in VM else 'never'}"
+        parser.add_argument(option(name), metavar=metavar, help=less)
     _add_pairs(parser, "K[=V]", change)
+
+
+def option(limit: str) -> str:
+    """How a limit is called on the command line."""
+    return f"--{limit.replace('_', '-')}"
 
 
 def _add_pairs(parser: argparse.ArgumentParser, metavar: str, kind: Any) -> None:

@@ -31,6 +31,11 @@ def used(cgroup: Path) -> dict[str, Any]:
     }
 
 
+def cpu_seconds(cgroup: Path) -> float | None:
+    """How much CPU time it has used."""
+    return _seconds(_fields(cgroup / "cpu.stat").get("usage_usec"))
+
+
 def refused(cgroup: Path) -> int | None:
     """How many processes and threads above the limit were wanted."""
     return _fields(cgroup / "pids.events").get("max")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 
 from serai.common import sizes
@@ -54,13 +55,14 @@ async def change(
         wanted = Own(own.merged(record.own.limits, limits), own.merged(record.own.env, env))
         own.check_env(wanted.env)
         own.check_labels(all_labels := own.merged(record.labels, labels))
+        lives_from = time.time() if limits.get("ttl") else record.lives_from
         sessions.fault("set:journal")
-        sessions.registry.set_own(record.uid, all_labels, wanted)
+        sessions.registry.set_own(record.uid, all_labels, wanted, lives_from)
         changed = sessions.registry.get(name)
         try:
             await sessions.limit(changed)
         except (SeraiError, OSError):
-            sessions.registry.set_own(record.uid, record.labels, record.own)
+            sessions.registry.set_own(record.uid, record.labels, record.own, record.lives_from)
             raise
         sessions.changed("session.changed", changed)
         return changed

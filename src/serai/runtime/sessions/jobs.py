@@ -36,7 +36,7 @@ from weakref import WeakValueDictionary
 from serai.common import files
 from serai.common.errors import CONFLICT, INVALID_PARAMS, NO_ROOM, NOT_FOUND, SeraiError
 from serai.runtime.sandbox import holder, job_log
-from serai.runtime.sessions import quota
+from serai.runtime.sessions import quota, waking
 from serai.runtime.sessions.holders import Holders
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record
@@ -74,7 +74,7 @@ class Jobs:
 
     async def start(self, name: str, work: Work, request_id: str | None) -> dict[str, Any]:
         """Start a job; with the ``request_id`` of another one, return that. Raises SeraiError."""
-        record, running = self._sessions.enterable(name)
+        record, running = await waking.awake(self._sessions, name)
         asked = json.dumps(dataclasses.asdict(work), sort_keys=True)
         fingerprint = hashlib.sha256(asked.encode()).hexdigest()
         source = os.urandom(16) if request_id is None else request_id.encode()
@@ -177,21 +177,21 @@ class Jobs:
     async def signal(self, job: str, number: int) -> None:
         """Send a signal to a job that runs. Raises SeraiError."""
         record, which = self._named(job)
-        await self._holders.signal(self._alive(record, which), which, number)
+        await self._holders.signal(await self._alive(record, which), which, number)
 
     async def input(self, job: str) -> int:
         """A descriptor to write a job's input to, the caller's to close. Raises SeraiError."""
         record, which = self._named(job)
-        return await self._holders.input(self._alive(record, which), which)
+        return await self._holders.input(await self._alive(record, which), which)
 
     async def end_input(self, job: str) -> None:
         """Close a job's input. Raises SeraiError."""
         record, which = self._named(job)
-        await self._holders.end_input(self._alive(record, which), which)
+        await self._holders.end_input(await self._alive(record, which), which)
 
-    def _alive(self, record: Record, job: str) -> int:
+    async def _alive(self, record: Record, job: str) -> int:
         """The UID of a session that can be asked for the job. Raises SeraiError."""
-        self._sessions.enterable(record.name)
+        await waking.awake(self._sessions, record.name)
         if not self.running(f"{record.name}/{job}"):
             raise SeraiError(f"job {record.name}/{job} has ended", code=NOT_FOUND)
         return record.uid

@@ -18,7 +18,7 @@ from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions.supervisor import Property
 from serai.runtime.settings import VARIABLE, SessionSettings
 
-LIMITS = ("memory", "cpus", "tasks", "quota")
+LIMITS = ("memory", "cpus", "tasks", "quota", "idle_freeze", "ttl")
 MAX_LABELS = 64
 MAX_LABEL = 1024
 MAX_VARIABLES = 64
@@ -26,11 +26,14 @@ MAX_VARIABLE = 32 << 10
 LEAST_MEMORY = 32 << 20  # a sandbox, the holder of its jobs and a small program
 LEAST_QUOTA = 1 << 20
 LEAST_TASKS = 16
+LEAST_TIME = 10.0  # seconds: idle_watch looks no more often
 _NO_LIMIT = 2**64 - 1  # systemd's "infinity"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SECOND = 1_000_000  # microseconds
 _CPUS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
+_TIME = re.compile(r"[1-9][0-9]{0,4}[smhd]")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def check_limits(limits: Mapping[str, str | None], settings: SessionSettings, di
             _check_amount(name, text, LEAST_QUOTA, settings.disk.quota, disk)
         elif name == "cpus":
             _check_cpus(text)
+        elif name in ("idle_freeze", "ttl"):
+            _check_time(name, text)
         else:
             _check_tasks(text, settings.resources.tasks_max)
 
@@ -107,6 +112,16 @@ def _check_cpus(text: str) -> None:
 def _check_tasks(text: str, most: int) -> None:
     if not _COUNT.fullmatch(text) or not LEAST_TASKS <= int(text) <= most:
         raise _wrong(f"tasks: {text!a} is not a number from {LEAST_TASKS} to {most}")
+
+
+def _check_time(name: str, text: str) -> None:
+    if not _TIME.fullmatch(text) or seconds(text) < LEAST_TIME:
+        raise _wrong(f"{name}: {text!a} is not a time such as 90s, 10m, 8h or 2d, from 10s on")
+
+
+def seconds(text: str) -> float:
+    """How long a time such as 10m is."""
+    return float(int(text[:-1]) * _SECONDS[text[-1]])
 
 
 def _words(amount: int) -> str:

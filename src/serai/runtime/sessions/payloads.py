@@ -26,7 +26,7 @@ from serai.runtime.sandbox.enter import (
     begin,
     load_filters,
 )
-from serai.runtime.sessions import own, publish
+from serai.runtime.sessions import own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
 
 SIGNALS = {
@@ -104,7 +104,7 @@ class Payloads:
 
         A ``job`` enters by a ``door`` of its own, and is not this process's child.
         """
-        record, running = self._sessions.enterable(name)
+        record, running = await waking.awake(self._sessions, name)
         session = publish.description(self._sessions.paths, name, record.uid)
         rules = own.effective(self._sessions.settings, record.own)
         self._count += 1
@@ -191,6 +191,10 @@ class Payloads:
     async def _make_end(
         self, payload: Payload, ended: asyncio.Future[None], first: signal.Signals
     ) -> None:
+        if payload.cgroup is not None:
+            # Frozen, it could not end by itself. The session may be gone.
+            with contextlib.suppress(SeraiError):
+                await waking.traffic(self._sessions, payload.session)
         self.send(payload, first)
         done, _ = await asyncio.wait({ended}, timeout=GRACE)
         if not done:

@@ -21,17 +21,18 @@ from typing import Any
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, numbers
-from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.own import Own, seconds
 from serai.runtime.sessions.states import State
 
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
 UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 REQUEST_LIFETIME = 7 * 86400.0
 
 # What each version added to sessions: an older file is upgraded in place, in one transaction.
-ADDED = {2: "policy", 3: "own"}
+TEXT = "TEXT NOT NULL DEFAULT '{}'"
+ADDED = {2: ("policy", TEXT), 3: ("own", TEXT), 4: ("lives_from", "REAL NOT NULL DEFAULT 0")}
 
 SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -45,7 +46,8 @@ CREATE TABLE sessions (
     changed_at REAL NOT NULL,
     used_at REAL NOT NULL,
     policy TEXT NOT NULL DEFAULT '{}',
-    own TEXT NOT NULL DEFAULT '{}'
+    own TEXT NOT NULL DEFAULT '{}',
+    lives_from REAL NOT NULL DEFAULT 0
 );
 -- A name is free again as soon as its data has been moved away to be deleted.
 CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
@@ -62,6 +64,7 @@ class Record:
     """A session's row. Times are seconds since the epoch; the GID is the UID.
 
     ``policy`` is the gate's: a profile, and rules of the session's own. ``own``: what it has else.
+    ``lives_from`` is when its time to live began, if it has one.
     """
 
     uid: int
@@ -74,6 +77,15 @@ class Record:
     used_at: float
     policy: Mapping[str, Any] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
+    lives_from: float = 0.0
+
+    @property
+    def ends_at(self) -> float | None:
+        """When its time to live is over; None if it has none, or is archived."""
+        ttl = self.own.limits.get("ttl")
+        if ttl is None or self.state in (State.ARCHIVED, State.REMOVING):
+            return None
+        return self.lives_from + seconds(ttl)
 
 
 class Registry:
@@ -97,10 +109,8 @@ class Registry:
                 for statement in SCHEMA.split(";\n"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (FIRST_UID,))
-            for column in [name for number, name in ADDED.items() if 0 < version < number]:
-                self._db.execute(
-                    f"ALTER TABLE sessions ADD COLUMN {column} TEXT NOT NULL DEFAULT '{{}}'"
-                )
+            for name, kind in [each for number, each in ADDED.items() if 0 < version < number]:
+                self._db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._make_spares()
 
@@ -157,7 +167,9 @@ class Registry:
             uid = self._take_uid()
             goal = State.READY
             extras = (policy or {}, own or Own())
-            new = Record(uid, name, State.CREATING, goal, labels, now, now, now, *extras)
+            new = Record(
+                *(uid, name, State.CREATING, goal, labels, now, now, now, *extras), lives_from=now
+            )
             self._insert(new)
             if request is not None:
                 self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
@@ -184,6 +196,8 @@ class Registry:
     def arrive(self, states: Mapping[int, State], now: float) -> None:
         """Note, at once, which states sessions (by UID) are in now; their goals are cleared.
 
+        The time to live of one that was archived begins anew.
+
         Not durable: where this is lost the goal is still there, and the plan is run again.
         """
         # One after another may be active: leave the state before another row enters it.
@@ -191,8 +205,9 @@ class Registry:
         with self._transaction(durable=False):
             for uid, state in ordered:
                 self._db.execute(
-                    "UPDATE sessions SET state = ?, goal = NULL, changed_at = ? WHERE uid = ?",
-                    (state.value, now, uid),
+                    "UPDATE sessions SET state = ?, goal = NULL, changed_at = ?,"
+                    " lives_from = CASE state WHEN ? THEN ? ELSE lives_from END WHERE uid = ?",
+                    (state.value, now, State.ARCHIVED.value, now, uid),
                 )
 
     def set_policy(self, uid: int, policy: Mapping[str, Any]) -> None:
@@ -202,12 +217,13 @@ class Registry:
                 "UPDATE sessions SET policy = ? WHERE uid = ?", (json.dumps(dict(policy)), uid)
             )
 
-    def set_own(self, uid: int, labels: Mapping[str, str], own: Own) -> None:
-        """Note what a session has of its own."""
-        stored = json.dumps(dict(labels)), json.dumps(own.stored())
+    def set_own(self, uid: int, labels: Mapping[str, str], own: Own, lives_from: float) -> None:
+        """Note what a session has of its own, and since when its time to live counts."""
+        stored = json.dumps(dict(labels)), json.dumps(own.stored()), lives_from
         with self._transaction():
             self._db.execute(
-                "UPDATE sessions SET labels = ?, own = ? WHERE uid = ?", (*stored, uid)
+                "UPDATE sessions SET labels = ?, own = ?, lives_from = ? WHERE uid = ?",
+                (*stored, uid),
             )
 
     def touch(self, uid: int, now: float) -> None:
@@ -244,6 +260,12 @@ class Registry:
         with closing(self._db.execute("SELECT * FROM sessions ORDER BY uid")) as rows:
             return [_record(row) for row in rows]
 
+    def timed(self) -> list[Record]:
+        """The sessions that freeze when they idle, or have a time to live; also a few others."""
+        where = "own LIKE '%idle_freeze%' OR own LIKE '%ttl%'"
+        with closing(self._db.execute(f"SELECT * FROM sessions WHERE {where}")) as rows:  # noqa: S608  # ours
+            return [_record(row) for row in rows]
+
     def _known_request(self, request: str, fingerprint: str) -> Record | None:
         row = self._db.execute(
             "SELECT fingerprint, uid FROM requests WHERE id = ?", (request,)
@@ -274,8 +296,8 @@ class Registry:
         times = (new.created_at, new.changed_at, new.used_at)
         extras = (json.dumps(new.policy), json.dumps(new.own.stored()))
         self._db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (new.uid, new.name, new.state.value, goal, labels, *times, *extras),
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (new.uid, new.name, new.state.value, goal, labels, *times, *extras, new.lives_from),
         )
 
     def _name_was_used(self, name: str) -> bool:
@@ -304,11 +326,14 @@ class Registry:
             ) from error
 
 
-def _record(row: tuple[int, str, str, str | None, str, float, float, float, str, str]) -> Record:
-    uid, name, state, goal, labels, *times, policy, own = row
+def _record(
+    row: tuple[int, str, str, str | None, str, float, float, float, str, str, float],
+) -> Record:
+    uid, name, state, goal, labels, *times, policy, own, lives_from = row
     goal_state = None if goal is None else State(goal)
     created, changed, used = times
     return Record(
         *(uid, name, State(state), goal_state, json.loads(labels)),
         *(created, changed, used, json.loads(policy), Own(**json.loads(own))),
+        lives_from=lives_from,
     )

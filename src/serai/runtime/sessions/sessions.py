@@ -45,10 +45,10 @@ from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
 from serai.runtime.sessions.steps import Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
+from serai.runtime.sessions.uses import Uses
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
-TOUCH_EVERY = 60.0
 ADOPT_DEADLINE = 20.0
 """Seconds after which a session that cannot be put right at the daemon's start is stopped."""
 
@@ -80,7 +80,8 @@ class Sessions:
         self._gate = gate
         self.folders = Folders(paths, settings, supervisor, fault)
         self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
-        self.reasons: dict[int, str] = {}  # by UID: why it stopped though nobody asked
+        self.reasons: dict[int, str] = {}  # by UID: why it stopped or froze though nobody asked
+        self.uses = Uses()
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,18 +178,6 @@ class Sessions:
         self.settings = self.folders.settings = self._steps.settings = settings
         self.share_disk()
 
-    def enterable(self, name: str) -> tuple[Record, Running]:
-        """A session that payloads can be run in now. Raises SeraiError for any other."""
-        record = self.registry.get(name)
-        running = self._steps.running(record.uid)
-        if record.state not in (State.READY, State.ACTIVE) or record.goal or running is None:
-            state = record.state.value
-            hint = f"'serai switch {name}' or 'serai reopen {name}' brings it back"
-            raise SeraiError(f"session {name} is {state}, not running", hint, WRONG_STATE)
-        if time.time() - record.used_at > TOUCH_EVERY:
-            self.registry.touch(record.uid, time.time())
-        return record, running
-
     def share_disk(self) -> None:
         """Divide the sessions disk anew among the sessions that can write."""
         self._steps.share_disk()
@@ -279,6 +268,13 @@ class Sessions:
             except (SeraiError, OSError) as error:
                 log.error("switching to %s is not finished: %s", record.name, error)
 
+    async def settle(self, name: str, wanted: Callable[[Record], State | None]) -> State | None:
+        """Move a session where ``wanted`` says when its turn has come; returns that."""
+        async with self.alone(name) as record:
+            if (goal := wanted(record)) is not None:
+                await self._go({record.uid: goal})
+            return goal
+
     async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
         uid = self.registry.get(name).uid
         async with self._locked(uid):
@@ -363,8 +359,10 @@ class Sessions:
     def _arrive(self, states: Mapping[int, State]) -> None:
         self.registry.arrive(states, time.time())
         for uid, state in states.items():
-            self.changed("session.changed", self._current(uid))
+            self.uses.arrived((record := self._current(uid)).name)
+            self.changed("session.changed", record)
             if state is State.REMOVING:
+                self.uses.forget(record.name)
                 self._steps.drop_user(uid)
                 self._delete_later(uid)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from serai.runtime.api.exec import Executions, Input, Stream
 from serai.runtime.sandbox.enter import Entered
 from serai.runtime.sessions.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.uses import Uses
 
 
 class Failing:
@@ -57,7 +59,8 @@ def test_the_end_of_the_input_of_a_transfer_that_has_failed_is_no_defect() -> No
     stream = Stream(Payload("1", "one", Entered(0, -1, None), None, False), writing, None, teller)
 
     async def end() -> None:
-        executions = Executions(cast(Sessions, None), cast(Payloads, Failing()))
+        sessions = cast(Sessions, SimpleNamespace(uses=Uses()))
+        executions = Executions(sessions, cast(Payloads, Failing()))
         client = cast(Connection, Client())
         executions._streams[client, "1"] = stream
         assert await executions.input(client, cast(Any, None), Input("1", eof=True)) == {}

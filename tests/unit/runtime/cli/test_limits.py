@@ -36,6 +36,13 @@ def test_a_change_gives_takes_away_and_leaves() -> None:
     }
 
 
+def test_times_are_limits_too() -> None:
+    wanted = {"idle_freeze": "10m", "ttl": "8h"}
+    assert params("create", "--idle-freeze", "10m", "--ttl", "8h")["limits"] == wanted
+    changes = params("set", "one", "--idle-freeze=default", "--ttl", "1d")
+    assert changes["limits"] == {"idle_freeze": None, "ttl": "1d"}
+
+
 def test_an_older_vm_is_asked_for_nothing_new() -> None:
     assert params("create", "--label", "a=b") == {"labels": {"a": "b"}}
     wanted = {"labels": {}, "limits": {"tasks": "99"}, "env": {"A": "b"}}

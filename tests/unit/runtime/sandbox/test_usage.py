@@ -31,10 +31,12 @@ def test_a_cgroup_tells_what_is_used_and_what_was_refused(tmp_path: Path) -> Non
         "tasks_limit": None,
         "tasks_refused": 7,
     }
+    assert usage.cpu_seconds(tmp_path) == 1.5
     assert usage.held(tmp_path) == 1110, "files on the disk can be taken back"
 
 
 def test_what_a_kernel_does_not_count_is_null(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert set(usage.used(tmp_path).values()) == {None}
+    assert usage.cpu_seconds(tmp_path) is None
     assert usage.held(tmp_path / "gone") == 0

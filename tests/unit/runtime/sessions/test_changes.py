@@ -110,6 +110,23 @@ def test_what_systemd_refuses_is_not_kept(stub: Stub) -> None:
     assert stub.done[-1] != ("session.changed", before.own)
 
 
+def test_a_new_time_to_live_begins_now_and_no_other_change_prolongs_it(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(changes, "time", SimpleNamespace(time=lambda: now))
+    assert change(stub, limits={"ttl": "1m"}).ends_at == 1060
+    now = 1030.0
+    assert change(stub, limits={"memory": "64M"}).ends_at == 1060
+    stub.error = SeraiError("systemd does not answer")
+    with pytest.raises(SeraiError):
+        change(stub, limits={"ttl": "2m"})
+    assert stub.registry.get("one").ends_at == 1060
+    stub.error = None
+    assert change(stub, limits={"ttl": "1m"}).ends_at == 1090
+    assert change(stub, limits={"ttl": None}).ends_at is None
+
+
 def test_limits_above_lowered_settings_stay_in_no_other_change_s_way(stub: Stub) -> None:
     change(stub, limits={"memory": "512M"})
     stub.settings = SessionSettings(resources=type(stub.settings.resources)(memory_max="10%"))

@@ -47,6 +47,12 @@ def vm(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tasks", "1001", "tasks: '1001' is not a number from 16 to 1000"),
         ("tasks", "15", "from 16"),
         ("tasks", "1.5", "tasks"),
+        ("idle_freeze", "9s", "idle_freeze: '9s' is not a time such as 90s, 10m, 8h or 2d"),
+        ("idle_freeze", "0m", "idle_freeze"),
+        ("ttl", "8", "ttl: '8' is not a time"),
+        ("ttl", "1h30m", "ttl"),
+        ("ttl", "1h\n", "ttl"),
+        ("ttl", "999999d", "ttl"),
         ("disk", "1G", "there is no limit 'disk'; there are memory, cpus, tasks, quota"),
     ],
 )
@@ -74,6 +80,7 @@ def test_up_to_the_vm_s_limits_all_is_given() -> None:
     most = {"memory": "4G", "cpus": "4", "tasks": "1000", "quota": "50%"}
     own.check_limits(most, RULES, DISK)
     own.check_limits({"memory": "50%", "cpus": "0.01", "tasks": "16", "quota": "4G"}, RULES, DISK)
+    own.check_limits({"idle_freeze": "10s", "ttl": "99999d"}, RULES, DISK)
     own.check_limits(dict.fromkeys(own.LIMITS), RULES, DISK)
     own.check_env({"A": "", "_b1": "c"})
     endless = replace(

@@ -190,24 +190,46 @@ def test_a_newer_registry_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes()[100:] == before[100:]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_registry_is_upgraded_in_place(tmp_path: Path, version: int) -> None:
     path = tmp_path / "registry.sqlite"
     book = Registry(path)
     add(book, "a")
     book.close()
     with sqlite3.connect(path) as database:
-        for number, column in registry.ADDED.items():
+        for number, (column, _) in registry.ADDED.items():
             if number > version:
                 database.execute(f"ALTER TABLE sessions DROP COLUMN {column}")
         database.execute(f"PRAGMA user_version = {version}")
     database.close()
     book = Registry(path)
-    assert (book.get("a").policy, book.get("a").own) == ({}, Own())
-    book.set_own(book.get("a").uid, {"task": "42"}, Own({"memory": "1G"}, {"A": "b"}))
+    assert (book.get("a").policy, book.get("a").own, book.get("a").lives_from) == ({}, Own(), 0)
+    book.set_own(book.get("a").uid, {"task": "42"}, Own({"ttl": "1h"}, {"A": "b"}), 7.0)
     book.close()
     found = Registry(path).get("a")
-    assert (found.labels, found.own) == ({"task": "42"}, Own({"memory": "1G"}, {"A": "b"}))
+    assert (found.labels, found.own) == ({"task": "42"}, Own({"ttl": "1h"}, {"A": "b"}))
+    assert found.ends_at == 7.0 + 3600
+
+
+def test_a_time_to_live_begins_when_a_session_is_made_and_again_after_the_archive(
+    book: Registry,
+) -> None:
+    uid = book.add("a", {}, 5.0, own=Own({"ttl": "1m"}))[0].uid
+    for now, state in enumerate((State.READY, State.FROZEN, State.STOPPED), start=10):
+        book.arrive({uid: state}, now)
+        assert book.get("a").ends_at == 65.0
+    book.arrive({uid: State.ARCHIVED}, 20.0)
+    assert book.get("a").ends_at is None
+    book.arrive({uid: State.READY}, 100.0)
+    assert book.get("a").ends_at == 160.0
+
+
+def test_those_with_a_time_are_found_without_reading_all(book: Registry) -> None:
+    add(book, "plain")
+    for name, limits in (("idles", {"idle_freeze": "1m"}), ("ends", {"ttl": "1m"})):
+        book.add(name, {}, 1.0, own=Own(limits))
+    book.add("large", {}, 1.0, own=Own({"memory": "1G"}))
+    assert [each.name for each in book.timed()] == ["idles", "ends"]
 
 
 def test_no_such_session(book: Registry) -> None:
