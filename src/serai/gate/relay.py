@@ -266,9 +266,11 @@ class _Way:
     def _send(self) -> None:
         self._pass_on()
         if not self._waiting:
+            came = self._held
             self._loop.remove_writer(self._sink)
             self._hold(0)
             self.read()
+            self._choose(came)
 
     @property
     def _waiting(self) -> bool:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from serai.gate import splice
-from serai.gate.relay import Traffic, carry, relay
+from serai.gate.relay import BULK, Traffic, carry, relay
 from serai.gate.share import Share
 from serai.gate.splice import Pipe
 
@@ -80,6 +80,32 @@ def test_a_long_transfer_goes_through_a_pipe_both_ways_and_arrives_whole() -> No
     assert hashlib.sha256(sent).digest() == hashlib.sha256(up).digest()
     assert (traffic.received, traffic.sent) == (LONG, LONG)
     assert most >= 1
+
+
+def test_a_piece_that_had_to_wait_chooses_too() -> None:
+    """Else tiny pieces keep a pipe as long as each of them finds the sink full."""
+
+    async def main() -> list[int]:
+        mine, pipes = Share(), []
+        with ends() as (client, inner, outer, origin):
+            work = asyncio.ensure_future(relay(inner, outer, Traffic(now()), mine))
+            for piece in (bytes(48 << 10), b"x"):
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        inner.send(bytes(4 << 10))  # the client's side is full
+                origin.send(piece)
+                while mine.held < min(len(piece), BULK):
+                    await asyncio.sleep(0)
+                while mine.held:
+                    with contextlib.suppress(BlockingIOError):
+                        client.recv(1 << 20)
+                    await asyncio.sleep(0)
+                pipes.append(mine.pipes)
+            work.cancel()
+            await asyncio.wait({work})
+            return pipes
+
+    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == [1, 0]
 
 
 def test_what_nobody_takes_is_held_and_a_cut_gives_all_back() -> None:
