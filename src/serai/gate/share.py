@@ -43,12 +43,12 @@ class Share:
     """
 
     _last: ClassVar[Share | None] = None  # who had the last step
-    _since_other = 0.0  # when somebody else had the one before (time.monotonic())
 
     def __init__(self) -> None:
         self.held = 0
         self.pipes = 0
         self._left = QUANTUM
+        self._since_other = 0.0  # since when it has had all steps (time.monotonic())
         self._since = 0.0
         self._each = QUANTUM  # what a step has cost of late
         self._line: deque[Callable[[], None]] = deque()

@@ -18,8 +18,8 @@ x86_64-*) loader=lib64/ld-linux-x86-64.so.2 ;;
 aarch64-*) loader=lib/ld-linux-aarch64.so.1 ;;
 esac
 
-# Names in /usr/bin and /usr/sbin. A name the host does not have stays emulated; so does Python
-# of another version, as its name tells.
+# Names in /usr/bin and /usr/sbin. A name the host does not have stays emulated; so do Python and
+# Perl of another version, as their names tell: scripts of the root ask for its own modules.
 programs() {
 	dpkg-query --listfiles bash coreutils cpio dash debianutils diffutils findutils grep gzip \
 		hostname mawk openssl perl-base sed tar xz-utils zstd 2> /dev/null |
@@ -39,7 +39,12 @@ on)
 	mount --bind "/$libraries" "$root/$libraries"
 	mount -o remount,bind,ro "$root/$libraries"
 	ln -s "/$libraries/$(basename "$loader")" "$root/$loader"
+	other=/usr/bin/perl
+	for program in /usr/bin/perl5.*; do
+		[ ! -e "$root$program" ] || other=
+	done
 	for program in $(programs | sort -u | grep -v -x -e /usr/bin/arch -e /usr/bin/uname); do
+		[ -z "$other" ] || [ "${program#"$other"}" = "$program" ] || continue
 		is_program "$program" || continue
 		[ ! -e "$root$program" ] || mv "$root$program" "$root$program$suffix"
 		cp "$program" "$root$program"
@@ -48,8 +53,9 @@ on)
 			printf '%s\n%s\n:\n' "$name" "$name$suffix"
 		done
 	done > "$root/var/lib/dpkg/diversions"
-	# usr-is-merged removes a /lib64 that dpkg knows nothing of.
-	printf '%s\n%s\n:\n' /lib64 "/lib64$suffix" >> "$root/var/lib/dpkg/diversions"
+	# usr-is-merged removes a /lib64 that dpkg knows nothing of. From Debian 13 on base-files makes
+	# this very diversion, and refuses another one.
+	printf '%s\n' /lib64 /.lib64.usr-is-merged base-files >> "$root/var/lib/dpkg/diversions"
 	;;
 off)
 	diversions=$root/var/lib/dpkg/diversions
@@ -58,10 +64,13 @@ off)
 		[ ! -e "$root$program$suffix" ] || mv "$root$program$suffix" "$root$program"
 	done
 	# Packages have diversions of their own; only ours go.
-	awk -v suffix="$suffix" '
+	theirs=$(grep -c -s '\.usr-is-merged' "$root/var/lib/dpkg/info/base-files.preinst") || theirs=0
+	awk -v suffix="$suffix" -v theirs="$theirs" '
 		NR % 3 == 1 { from = $0 }
 		NR % 3 == 2 { to = $0 }
-		NR % 3 == 0 && to != from suffix { print from; print to; print }
+		NR % 3 == 0 && to != from suffix && (from != "/lib64" || theirs > 0) {
+			print from; print to; print
+		}
 	' "$diversions" > "$diversions.new"
 	mv "$diversions.new" "$diversions"
 	rm -f "$diversions-old" "$root/$loader"
