@@ -134,15 +134,19 @@ def test_input_output_and_status(host: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("unharmed")
 def test_signals_are_passed_on_though_nobody_reads(host: dict[str, str]) -> None:
-    script = "trap 'exit 9' INT; echo up >&2; while :; do echo y; done"
+    # It floods only when "up" has come, which could else be stuck behind what nobody reads.
+    script = "trap 'exit 9' INT; echo up >&2; read -r; while :; do echo y; done"
     words = ["exec", "one", "--", "bash", "-c", script]
     with subprocess.Popen(
-        command(*words), env=host, stdin=-3, stdout=-1, stderr=-1, start_new_session=True
+        command(*words), env=host, stdin=-1, stdout=-1, stderr=-1, start_new_session=True
     ) as child:
+        assert child.stdin is not None and child.stdout is not None
         assert child.stderr is not None and child.stderr.readline() == b"up\n"
+        child.stdin.write(b"go\n")
+        child.stdin.flush()
+        assert child.stdout.read(1) == b"y"
         # As a terminal does: to the stand-in for ssh, too.
         os.killpg(child.pid, signal.SIGINT)
-        assert child.stdout is not None
         while child.stdout.read(1 << 20):
             pass
         assert child.wait(DEADLINE) == 9
