@@ -208,6 +208,7 @@ class Exchange:
     async def _response(self, body: asyncio.Task[None] | None) -> bool:
         """Carry the response to its end; True if it switches protocols."""
         while True:
+            await self._in_turn()
             event = self._origin.next_event()
             if event is h11.NEED_DATA:
                 if self._left > 0 and not self._unread:
@@ -217,7 +218,6 @@ class Exchange:
                     return False
                 self._origin.receive_data(await self._more())
             elif isinstance(event, h11.Data):
-                await self._in_turn()
                 await self._pass(bytes(event.data))
             elif isinstance(event, h11.InformationalResponse):
                 switch = event.status_code == _SWITCHING

@@ -8,9 +8,8 @@ as one with a single connection, and if nobody else wants anything, the next tur
 Pieces that have been read and that nobody takes yet are counted as well. A session that has many
 of them reads small pieces only.
 
-Short turns and small pieces cost time of their own. A session that is alone has longer turns and
-larger pieces, which carry a sixth more bytes in the same time. Another session's first step waits
-for the one such turn that runs when it comes.
+A session that is alone has larger pieces, which carry a sixth more bytes in the same time: a step
+with such a piece is longer than another session should have to wait.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from typing import Any, ClassVar, TypeVar
 # Seconds in a turn of the loop. A small request takes four turns and half a millisecond: what
 # another session does meanwhile is to cost about as much again.
 QUANTUM = 0.0002
-LARGE_QUANTUM = 0.002
 PIECE = 64 << 10
 LARGE_PIECE = 256 << 10
 SMALL_PIECE = 4 << 10
-ALONE = 0.1  # seconds without a step of another session's, after which turns and pieces are large
+ALONE = 0.1  # seconds without a step of another session's, after which pieces are large
 BUFFERED = 8 << 20  # bytes that nobody takes yet, before pieces are small
 _MOST_WOKEN = 64
 clock = time.thread_time
@@ -66,10 +64,6 @@ class Share:
         return Share._last is self and time.monotonic() - self._since_other >= ALONE
 
     @property
-    def _quantum(self) -> float:
-        return LARGE_QUANTUM if self._alone else QUANTUM
-
-    @property
     def busy(self) -> bool:
         """Whether whoever wants a step now has to wait in line."""
         return self._left <= 0 or bool(self._line)
@@ -85,12 +79,11 @@ class Share:
         used = clock() - self._since
         self._left -= used
         self._each += (used - self._each) / 8
-        if self._left <= 0:  # else nothing has to be paid: a turn for that would cost as much
-            self._tick()
+        self._tick()
 
     def overdue(self) -> bool:
         """Whether the step has used a whole turn and must let others run."""
-        return clock() - self._since >= self._quantum
+        return clock() - self._since >= QUANTUM
 
     def wait(self, work: Callable[[], None]) -> None:
         """Call ``work`` when it is its turn."""
@@ -105,14 +98,13 @@ class Share:
     def _turn(self) -> None:
         """Once in each turn of the loop while the session has debts or work in line."""
         self._ticking = False
-        quantum = self._quantum
-        self._left = min(quantum, self._left + quantum)
+        self._left = min(QUANTUM, self._left + QUANTUM)
         if self._left > 0:
             # What is woken may have its step in the next turn only: guess how many fit in.
             fit = int(self._left / max(self._each, QUANTUM / _MOST_WOKEN))
             for _ in range(min(len(self._line), max(1, fit))):
                 self._line.popleft()()
-        if self._line or self._left <= 0:
+        if self._line or self._left < QUANTUM:
             self._tick()
 
 

@@ -26,7 +26,7 @@ COUNTED = """
 import asyncio, itertools
 from serai.gate import share
 share.clock = itertools.count(0, 0.0005).__next__
-share.LARGE_QUANTUM = share.QUANTUM = QUANTUM
+share.QUANTUM = QUANTUM
 steps = most = 0
 end = share.Share.end
 def counted(self):
@@ -99,7 +99,6 @@ CHARGED = """
 import time
 from serai.gate import gate, share
 share.QUANTUM = QUANTUM or share.QUANTUM
-share.LARGE_QUANTUM = QUANTUM or share.LARGE_QUANTUM
 def begin(self, client, session, protocol, begin=gate.Gate._begin):
     start, known = time.thread_time(), set(session.connections)
     begin(self, client, session, protocol)

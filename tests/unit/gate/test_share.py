@@ -14,7 +14,6 @@ from serai.gate.relay import Traffic, relay
 from serai.gate.share import (
     BUFFERED,
     LARGE_PIECE,
-    LARGE_QUANTUM,
     PIECE,
     QUANTUM,
     SMALL_PIECE,
@@ -194,39 +193,6 @@ def test_who_is_alone_reads_large_pieces_until_another_has_a_step(
     mine.held = 0
     theirs.begin()
     assert mine.piece == PIECE
-
-
-def steps_in_a_turn(clock: Clock) -> int:
-    """How many steps of half a quantum a session with many connections has in a turn."""
-
-    async def main() -> int:
-        mine, steps = Share(), 0
-
-        async def work() -> None:
-            nonlocal steps
-            while True:
-                steps += 1
-                clock.now += QUANTUM / 2
-                await asyncio.sleep(0)
-
-        tasks = [asyncio.create_task(metered(mine, work)) for _ in range(NEIGHBOURS)]
-        for _ in range(2 * NEIGHBOURS):  # until the first steps are paid for
-            await asyncio.sleep(0)
-        before, turns = steps, 40
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        return (steps - before) // turns
-
-    return asyncio.run(main())
-
-
-def test_who_is_alone_has_longer_turns(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert steps_in_a_turn(clock) <= 4
-    monkeypatch.setattr(share, "ALONE", 0.0)
-    assert steps_in_a_turn(clock) >= LARGE_QUANTUM / QUANTUM
 
 
 def test_pieces_that_nobody_takes_are_counted_and_make_further_ones_small() -> None:
