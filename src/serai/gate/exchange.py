@@ -142,8 +142,7 @@ class Exchange:
                 if event is h11.NEED_DATA:
                     reader.receive_data(await self._received())
                 elif isinstance(event, h11.Data):
-                    self._traffic.sent += len(event.data)
-                    self._traffic.touched = self._loop.time()
+                    self._traffic.add_sent(len(event.data))
                     await self._send(event)
             self.rest = bytes(reader.trailing_data[0])
             # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
@@ -255,17 +254,14 @@ class Exchange:
     async def _pass(self, data: bytes) -> None:
         """Send a piece of the response's body to the client."""
         self._left -= len(data)
-        self._note(len(data))
+        self._traffic.add_received(len(data))
         await self._answer(responses.framed(data, self._framing))
 
     async def _straight(self) -> None:
         """Carry the rest of a body of known length without h11, which would copy it three times."""
-        if await carry(self._line.sock, self._client, self._left, self._share, self._note):
+        note = self._traffic.add_received
+        if await carry(self._line.sock, self._client, self._left, self._share, note):
             raise h11.RemoteProtocolError("the connection was closed amid an answer")
-
-    def _note(self, count: int) -> None:
-        self._traffic.received += count
-        self._traffic.touched = self._loop.time()
 
     async def _end(self) -> None:
         if self._framing is Body.CHUNKED:

@@ -33,6 +33,16 @@ class Traffic:
     received: int = 0
     half_closed: bool = False
 
+    def add_sent(self, count: int) -> None:
+        """So many bytes more have gone from the client."""
+        self.sent += count
+        self.touched = asyncio.get_running_loop().time()
+
+    def add_received(self, count: int) -> None:
+        """So many bytes more have gone to the client."""
+        self.received += count
+        self.touched = asyncio.get_running_loop().time()
+
 
 async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
     """Wait for the result of ``work``. Raises asyncio.TimeoutError after ``limit`` seconds.
@@ -75,21 +85,10 @@ async def relay(
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
-    def sent(count: int) -> None:
-        traffic.sent += count
-        traffic.touched = loop.time()
-
-    def received(count: int) -> None:
-        traffic.received += count
-        traffic.touched = loop.time()
-
     def client_ends() -> None:
         if not traffic.half_closed and _gone(client):
             raise ConnectionResetError("the client is gone")
         pass_on(upstream)
-
-    def upstream_ends() -> None:
-        pass_on(client)
 
     def pass_on(sink: socket.socket) -> None:
         traffic.touched = loop.time()
@@ -100,8 +99,15 @@ async def relay(
         traffic.half_closed = True
 
     ways = [
-        _Way(client, upstream, share, ended, note=sent, at_end=client_ends),
-        _Way(upstream, client, share, ended, note=received, at_end=upstream_ends),
+        _Way(client, upstream, share, ended, note=traffic.add_sent, at_end=client_ends),
+        _Way(
+            upstream,
+            client,
+            share,
+            ended,
+            note=traffic.add_received,
+            at_end=partial(pass_on, client),
+        ),
     ]
     try:
         for way in ways:

@@ -17,7 +17,6 @@ from serai.gate.share import LARGE_PIECE, Share
 # makes them very small. So only transfers in large pieces get a pipe, and few of them.
 EACH_SESSION = 8
 ALL = 64
-_SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)  # Python 3.10 has the name
 
 
 class Pipe:
@@ -33,7 +32,7 @@ class Pipe:
         Pipe._open += 1
         # Refused to a user who has many pipes (pipe(7)): then it is smaller.
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self._in, _SET_SIZE, LARGE_PIECE)
+            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, LARGE_PIECE)
 
     @classmethod
     def take(cls, share: Share) -> Pipe | None:

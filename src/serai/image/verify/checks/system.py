@@ -64,11 +64,11 @@ def _sources(evidence: Evidence) -> Finding:
     problems = [f"apt has no source of {suite}" for suite in wanted if suite not in suites]
     own = "\n".join(image.variables.get("seal_sources", ()))
     if isinstance(image.base, BootstrapBase):
-        built_from = f"{image.base.mirror} {image.base.security_mirror}"
+        mirrors = _URL.findall(f"{image.base.mirror} {image.base.security_mirror}")
         problems += [
             f"apt has the build's mirror, {site}"
             for site in sorted({source.split()[0] for source in apt.sources if source})
-            if site.rstrip("/") in _URL.findall(built_from)
+            if site.rstrip("/") in mirrors
             and site not in own
             and urlsplit(site).hostname not in apt.usual
         ]
