@@ -32,6 +32,10 @@ PROTOCOL = 1
 BYTES = "stdio.bytes"
 """The capability of a VM that sends output as it is: an older one has it in base64 only."""
 
+EARLY = "forward.early"
+"""The capability of a VM that takes bytes for a connection to a port before the connection is
+there. An older one would lose them."""
+
 MAX_LINE = 1 << 20
 LONGEST_ANSWER = 64 << 20
 MAX_ID = 128
@@ -39,8 +43,6 @@ Id = str | int | None
 CHUNK = 64 << 10
 MOST_AT_ONCE = 256 << 10
 """Bytes that a client takes from its connection at once."""
-WINDOW = 256 << 10
-"""Bytes of a forwarded connection that may be on their way in one direction."""
 C = TypeVar("C", bound="Client")
 
 

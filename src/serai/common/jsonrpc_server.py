@@ -45,7 +45,10 @@ PAUSE = 0.2  # seconds
 
 
 class Connection:
-    """Reads until the client hangs up; ``received`` gets each line, ``lost`` is called once."""
+    """Reads until the client hangs up; ``received`` gets each line, ``lost`` is called once.
+
+    ``drained`` is set while the client reads enough of what is sent, and when it is gone.
+    """
 
     def __init__(
         self,
@@ -65,8 +68,8 @@ class Connection:
         self._descriptors: list[int] = []
         self._queue: deque[tuple[bytes | memoryview, Sequence[int]]] = deque()
         self._queued = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self.drained = asyncio.Event()
+        self.drained.set()
         self._loop = loop
         sock.setblocking(False)
         loop.add_reader(sock, self._read)
@@ -87,18 +90,14 @@ class Connection:
         if self._queued > MAX_QUEUED:
             self.close()
         elif self._queued > HIGH_WATER:
-            self._drained.clear()
-
-    async def drained(self) -> None:
-        """Wait until the client has read enough of what was sent; returns too when it is gone."""
-        await self._drained.wait()
+            self.drained.clear()
 
     def close(self) -> None:
         """Drop the client."""
         if self.gone.done():
             return
         self.gone.set_result(None)
-        self._drained.set()
+        self.drained.set()
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         close(self.take_descriptors())
@@ -166,11 +165,12 @@ class Connection:
             else:
                 self._queue.popleft()
             if self._queued <= HIGH_WATER:
-                self._drained.set()
+                self.drained.set()
         self._loop.remove_writer(self._sock)
 
 
-Handler = Callable[[Connection, Request, Any], Awaitable[Any]]
+Handler = Callable[[Connection, Request, Any], Any]
+"""Returns the answer, or what is awaited for it."""
 Methods = Mapping[str, tuple[type, Handler]]
 
 
@@ -222,7 +222,8 @@ class Server:
     """Accepts clients and carries out what they ask for; ``name`` is what messages call it.
 
     ``refusal`` says why a client may not ask anything, '' if it may. Only the methods in
-    ``with_descriptors`` get those that come with their requests.
+    ``with_descriptors`` get those that come with their requests. Those in ``at_once`` have nothing
+    to wait for: however many others are under way, they are carried out in the order they come.
     """
 
     def __init__(
@@ -233,6 +234,7 @@ class Server:
         refusal: Callable[[socket.socket], str],
         *,
         with_descriptors: Collection[str] = (),
+        at_once: Collection[str] = (),
         most_clients: int = MAX_CLIENTS,
         longest: int = MAX_LINE,
     ) -> None:
@@ -241,6 +243,7 @@ class Server:
         self._name = name
         self._refusal = refusal
         self._with_descriptors = with_descriptors
+        self._at_once = at_once
         self._most_clients = most_clients
         self._longest = longest
         self._clients: set[Connection] = set()
@@ -296,33 +299,28 @@ class Server:
         except SeraiError as error:
             client.send(jsonrpc.error(jsonrpc.request_id(line), error))
             return
-        if self._pending.get(client, 0) >= MAX_PENDING:
+        waits = request.method not in self._at_once
+        if waits and self._pending.get(client, 0) >= MAX_PENDING:
             problem = SeraiError(f"{MAX_PENDING} requests are under way on this connection")
             client.send(jsonrpc.error(request.id, problem))
             return
-        self._pending[client] = self._pending.get(client, 0) + 1
         if request.method in self._with_descriptors:
             taken = tuple(client.take_descriptors())
             request = dataclasses.replace(request, descriptors=taken)
-        task = asyncio.get_running_loop().create_task(self._answer(client, request))
+        try:
+            answer = self._call(client, request)
+            if not isinstance(answer, Awaitable):
+                _reply(client, request, answer)
+                return
+        except Exception as error:
+            self._refuse(client, request, error)
+            return
+        self._pending[client] = self._pending.get(client, 0) + 1
+        task = asyncio.get_running_loop().create_task(self._answer(client, request, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, client: Connection, request: Request) -> None:
-        try:
-            answer = jsonrpc.result(request.id, await self._call(client, request))
-        except SeraiError as error:
-            answer = jsonrpc.error(request.id, error)
-        except Exception:
-            log.exception("%s failed", request.method)
-            problem = SeraiError(f"{self._name} has a defect", "see its log", INTERNAL)
-            answer = jsonrpc.error(request.id, problem)
-        if client in self._pending:
-            self._pending[client] -= 1
-        if request.reply:
-            client.send(answer)
-
-    async def _call(self, client: Connection, request: Request) -> Any:
+    def _call(self, client: Connection, request: Request) -> Any:
         try:
             if request.method not in self._methods:
                 name = ascii(request.method)[:60]
@@ -333,7 +331,28 @@ class Server:
         except SeraiError:
             close(request.descriptors)
             raise
-        return await handler(client, request, params)
+        return handler(client, request, params)
+
+    async def _answer(self, client: Connection, request: Request, work: Awaitable[Any]) -> None:
+        try:
+            _reply(client, request, await work)
+        except Exception as error:
+            self._refuse(client, request, error)
+        finally:
+            if client in self._pending:
+                self._pending[client] -= 1
+
+    def _refuse(self, client: Connection, request: Request, error: Exception) -> None:
+        if not isinstance(error, SeraiError):
+            log.error("%s failed", request.method, exc_info=error)
+            error = SeraiError(f"{self._name} has a defect", "see its log", INTERNAL)
+        if request.reply:
+            client.send(jsonrpc.error(request.id, error))
+
+
+def _reply(client: Connection, request: Request, answer: Any) -> None:
+    if request.reply:
+        client.send(jsonrpc.result(request.id, answer))
 
 
 def _params(kind: type, request: Request) -> Any:

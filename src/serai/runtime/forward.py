@@ -1,7 +1,7 @@
 """A port here that leads to a port of a session, as the command and the library offer it.
 
-Each connection to it is a *stream* of one connection to the VM. ``api.forwards`` has the other end,
-and says how windows keep one stream from holding up another.
+Each connection to it is a *stream* of one connection to the VM, whose other end ``api.forwards``
+has. Windows keep one stream from holding up another: see ``serai.common.streams``.
 """
 
 from __future__ import annotations
@@ -13,36 +13,27 @@ import itertools
 import json
 import re
 import socket
-import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from serai.common import jsonrpc
-from serai.common.errors import GONE, SeraiError
-from serai.common.jsonrpc import MAX_LINE, WINDOW
+from serai.common.errors import GONE, OTHER_VERSION, SeraiError
+from serai.common.jsonrpc import EARLY, MAX_LINE
+from serai.common.streams import CHUNK, PortStream
 from serai.runtime.client import Client
 
 HOST = "127.0.0.1"
-CHUNK = 32 << 10
 LONGEST_HEAD = 64 << 10
-DIALS, ASKED = 16, 48
-"""What may be unanswered at once. sessiond takes 64 requests, and a dial may wait for a session."""
+DIALS = 16
+"""Connections that may be under way at once. sessiond takes 64 requests, and each may wait."""
+PAUSE = 0.2  # seconds
 _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]")
 _HOPS = (b"connection", b"keep-alive", b"proxy-connection")
 
 
-class LocalStream:
-    """A connection that was made to the port here."""
-
-    def __init__(self) -> None:
-        self.window = WINDOW  # bytes that the session's side still takes
-        self.granted = asyncio.Event()
-        self.arrived: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: it was reset
-        self.up: asyncio.Task[None] | None = None
-
-
-class Forwarder:
+class Forwarder(asyncio.Protocol):
     """Listens at ``url`` and carries connections, once ``run`` is called.
 
     ``client`` is used for nothing else from then on. ``told`` is called with what keeps a
@@ -64,12 +55,16 @@ class Forwarder:
         self._port = port
         self._rewrite = rewrite_host
         self._told = told
-        self._streams: dict[int, LocalStream] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._streams: dict[int, PortStream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Any] | None] = {}
+        self._asked: dict[int, int] = {}  # streams by the requests to connect them
+        self._buffer = bytearray()
         self._listener = _listening(local)
         try:
+            if EARLY not in client.call("version")["capabilities"]:
+                text = f"{client.peer} has an older Serai, which forwards in another way"
+                raise SeraiError(text, "upgrade it", OTHER_VERSION)
             self._forward = client.call("forward.open", name=name, port=port)["forward"]
         except BaseException:
             self._listener.close()
@@ -79,120 +74,140 @@ class Forwarder:
 
     async def run(self) -> str:
         """Carry connections until the forward ends; returns why. Raises SeraiError."""
-        self._turns, self._dials = asyncio.Semaphore(ASKED), asyncio.Semaphore(DIALS)
-        reader, self._writer = await asyncio.open_connection(
-            sock=self._client.socket, limit=2 * MAX_LINE
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[str] = self._loop.create_future()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._transport, _ = await self._loop.create_connection(
+            lambda: self, sock=self._client.socket
         )
-        server = await asyncio.start_server(self._accepted, sock=self._listener, limit=LONGEST_HEAD)
+        self._listener.setblocking(False)
+        self._listen()
         try:
-            return await self._messages(reader)
+            return await self._over
         finally:
-            server.close()
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._writer.transport.abort()
+            for stream in self._streams.values():
+                stream.drop()
+            self._transport.abort()
 
-    async def _messages(self, reader: asyncio.StreamReader) -> str:
-        """Take what comes from the VM until it says that the forward has ended."""
-        with contextlib.suppress(OSError, ValueError):
-            while line := await reader.readline():
-                message = json.loads(line)
-                if "method" not in message:
-                    self._turns.release()
-                    if future := self._asked.pop(message["id"], None):
-                        future.set_result(message)
-                elif message["method"] == "forward.closed":
-                    return str(message["params"]["reason"])
-                elif stream := self._streams.get(message["params"].get("stream", 0)):
-                    _take(stream, message["method"], message["params"])
-        raise SeraiError(f"{self._client.peer} hung up", code=GONE)
+    def pause_writing(self) -> None:
+        """The way to the VM is full."""
+        self._drained.clear()
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # start_server made it
-        self._tasks.add(task)
-        number, stream = next(self._numbers), LocalStream()
-        self._streams[number] = stream
+    def resume_writing(self) -> None:
+        """It is free again."""
+        self._drained.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """The VM has hung up."""
+        self._drained.set()
+        self._end(SeraiError(f"{self._client.peer} hung up", code=GONE))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes from the VM."""
+        self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
         try:
-            async with self._dials:
-                await self._connect(number)
-            try:
-                await self._carry(number, stream, reader, writer)
-            except OSError:
-                await self._ask("forward.end", stream=number)
-                raise
-            writer.close()
+            if len(self._buffer) > 2 * MAX_LINE:
+                raise ValueError
+            for line in lines:
+                self._take(json.loads(line))
+        except (ValueError, KeyError, TypeError, SeraiError):
+            self._end(SeraiError(f"{self._client.peer} says what makes no sense", code=GONE))
+
+    def _end(self, why: str | SeraiError) -> None:
+        if self._over.done():
+            return
+        if isinstance(why, SeraiError):
+            self._over.set_exception(why)
+        else:
+            self._over.set_result(why)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "method" not in message:
+            self._connected(self._asked.pop(message["id"]), message)
+            return
+        event, news = message["method"], message["params"]
+        if event == "forward.closed":
+            self._end(str(news["reason"]))
+        elif stream := self._streams.get(news.get("stream", 0)):
+            if event == "forward.data":
+                stream.feed(base64.b64decode(news["data"]), eof=news["eof"])
+            elif event == "forward.taken":
+                stream.grant(news["bytes"])
+            elif event == "forward.ended":
+                stream.finish(reset=news["reset"])
+
+    def _listen(self) -> None:
+        """Accept connections, as long as few are being made in the session."""
+        if self._listener.fileno() >= 0 and len(self._asked) < DIALS:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            end, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor is left: trying again at once would only burn the processor.
+            self._told(f"no connection accepted: {error.strerror}")
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(PAUSE, self._listen)
+            return
+        number, asked = next(self._numbers), next(self._numbers)
+        self._asked[asked] = number
+        if len(self._asked) >= DIALS:
+            self._loop.remove_reader(self._listener)
+        tell = partial(self._tell, number)
+        stream = PortStream(tell, partial(self._ended, number), self._drained)
+        self._streams[number] = stream
+        self._say(asked, "connect", forward=self._forward, stream=number)
+        if not self._rewrite:
+            stream.begin(end)
+            return
+        task = self._loop.create_task(self._begin(stream, end))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _begin(self, stream: PortStream, end: socket.socket) -> None:
+        """Begin with a request that is rewritten."""
+        end.setblocking(False)
+        try:
+            start = await _start(end)
+        except BaseException:
+            end.close()
+            raise
+        head, blank, rest = start.partition(b"\r\n\r\n")
+        stream.begin(end, rewritten(head + blank, self._port) + rest if blank else start)
+
+    def _connected(self, number: int, answer: dict[str, Any]) -> None:
+        self._listen()
+        try:
+            jsonrpc.answered(answer)
         except SeraiError as error:
             self._told(str(error))
-        except (OSError, asyncio.CancelledError):
-            pass  # one of the two ends is gone, and the other learns it by that
-        finally:
-            self._tasks.discard(task)
-            del self._streams[number]
-            if not writer.is_closing():
-                _reset(writer)
+            if stream := self._streams.pop(number, None):
+                stream.drop()
+        else:
+            self._told("")
 
-    async def _connect(self, number: int) -> None:
-        answer = asyncio.get_running_loop().create_future()
-        await self._ask("forward.connect", answer, forward=self._forward, stream=number)
-        jsonrpc.answered(await answer)
-        self._told("")
+    def _ended(self, number: int, broke: bool) -> None:  # as PortStream calls it
+        stream = self._streams.pop(number)
+        if broke or stream.lossy:
+            self._tell(number, "end")
 
-    async def _carry(
-        self,
-        number: int,
-        stream: LocalStream,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        stream.up = asyncio.create_task(self._up(number, stream, reader))
-        both = {stream.up, asyncio.create_task(self._down(number, stream, writer))}
-        try:
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
-            for each in done:
-                if not each.cancelled():
-                    each.result()
-        finally:
-            for each in both:
-                each.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+    def _tell(self, number: int, event: str, **params: Any) -> None:
+        self._say(None, event, stream=number, **params)
 
-    async def _up(self, number: int, stream: LocalStream, reader: asyncio.StreamReader) -> None:
-        data = await _head(reader, self._port) if self._rewrite else b""
-        while True:
-            data = data or await reader.read(min(CHUNK, stream.window))
-            stream.window -= len(data)
-            text = base64.b64encode(data).decode()
-            await self._ask("forward.data", stream=number, data=text, eof=not data)
-            if not data:
-                return
-            data = b""
-            while not stream.window:
-                stream.granted.clear()
-                await stream.granted.wait()
-
-    async def _down(self, number: int, stream: LocalStream, writer: asyncio.StreamWriter) -> None:
-        taken = 0
-        while data := await stream.arrived.get():
-            writer.write(data)
-            await writer.drain()
-            taken += len(data)
-            if taken >= WINDOW // 4:
-                await self._ask("forward.taken", stream=number, bytes=taken)
-                taken = 0
-        if data is None:
-            raise ConnectionResetError
-        writer.write_eof()
-
-    async def _ask(
-        self, method: str, answer: asyncio.Future[Any] | None = None, **params: Any
-    ) -> None:
-        """Send a request when there is a turn; ``answer`` gets the message that answers it."""
-        await self._turns.acquire()
-        number = next(self._numbers)
-        self._asked[number] = answer
-        self._writer.write(jsonrpc.call(number, method, params))
+    def _say(self, asked: int | None, event: str, **params: Any) -> None:
+        name = f"forward.{event}"
+        line = jsonrpc.call(asked, name, params) if asked else jsonrpc.notification(name, params)
+        self._transport.write(line)
 
 
 class Forward(str):
@@ -279,34 +294,13 @@ def _value(line: bytes) -> bytes:
     return line.partition(b":")[2].strip()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection so that its other end sees that it broke: socket(7), SO_LINGER."""
-    end = writer.get_extra_info("socket")
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-
-
-def _take(stream: LocalStream, event: str, news: dict[str, Any]) -> None:
-    if event == "forward.data":
-        stream.arrived.put_nowait(base64.b64decode(news["data"]))
-    elif event == "forward.taken":
-        stream.window += news["bytes"]
-        stream.granted.set()
-    elif event == "forward.ended":
-        if news["reset"]:
-            stream.arrived.put_nowait(None)
-        if stream.up is not None:
-            stream.up.cancel()  # nobody takes any more
-
-
-async def _head(reader: asyncio.StreamReader, port: int) -> bytes:
-    """The head of a request, rewritten; what there is of one if it ends, nothing if too long."""
-    try:
-        return rewritten(await reader.readuntil(b"\r\n\r\n"), port)
-    except asyncio.IncompleteReadError as error:
-        return error.partial
-    except asyncio.LimitOverrunError:
-        return b""
+async def _start(end: socket.socket) -> bytes:
+    """The head of a request and what came with it; less if it ends, or if it is too long."""
+    start, more = b"", b"-"
+    while more and b"\r\n\r\n" not in start and len(start) < LONGEST_HEAD:
+        more = await asyncio.get_running_loop().sock_recv(end, CHUNK)
+        start += more
+    return start
 
 
 def _listening(port: int) -> socket.socket:

@@ -244,6 +244,6 @@ def test_nobody_waits_for_a_client_that_hung_up_with_much_unread() -> None:
         # Nothing was read of it: this one finds the other end closed.
         client.send(b"x")
         assert client.gone.done()
-        await asyncio.wait_for(client.drained(), 10)
+        await asyncio.wait_for(client.drained.wait(), 10)
 
     asyncio.run(talk())

@@ -79,6 +79,20 @@ def test_a_forward_whose_vm_is_gone_ends_and_says_so(tmp_path: Path) -> None:
         assert asked.count("forward.connect") == 1
 
 
+def test_an_older_vm_that_would_lose_bytes_is_told_plainly(tmp_path: Path) -> None:
+    def older(request: dict[str, Any]) -> bytes | None:
+        if request["method"] == "version":
+            met = {"version": "0", "protocol": jsonrpc.PROTOCOL, "capabilities": []}
+            return jsonrpc.result(request["id"], met)
+        return vm(request)
+
+    with answering(tmp_path, older) as (where, asked), connect(where) as machine:
+        session = machine.session("one")
+        with pytest.raises(SeraiError, match="an older Serai, which forwards in another way"):
+            session.forward(3000)
+        assert "forward.open" not in asked
+
+
 def test_a_port_that_is_taken_is_told_and_nothing_is_opened(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,

@@ -20,7 +20,11 @@ from serai.runtime import address
 from serai.runtime.api.exec import output
 from serai.runtime.remote import VmClient
 
-VERSION = {"version": "9.9.9", "protocol": jsonrpc.PROTOCOL, "capabilities": ["version"]}
+VERSION = {
+    "version": "9.9.9",
+    "protocol": jsonrpc.PROTOCOL,
+    "capabilities": ["version", jsonrpc.EARLY],
+}
 Answer = Callable[[dict[str, Any]], "bytes | None"]
 
 

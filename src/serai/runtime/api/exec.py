@@ -328,7 +328,7 @@ async def _pump(c: Connection, stream: Stream, descriptor: int, name: str) -> No
         if not data:
             return
         c.send(output(stream.payload.id, name, data, raw=stream.raw))
-        await c.drained()
+        await c.drained.wait()
 
 
 def _widen(descriptor: int) -> None:

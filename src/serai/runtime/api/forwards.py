@@ -1,10 +1,10 @@
 """The methods that carry connections to a port of a session.
 
 The problem. A browser opens many connections at once, and a client has one stream to this daemon.
-A connection that nobody reads must hold up no other, and must not fill anybody's memory.
+A connection that nobody reads must hold up no other, and must not fill anybody's memory. So each
+connection has windows of its own: see ``serai.common.streams``.
 
-The idea. Each connection (a *stream*) has a window in each direction: so many bytes may be on their
-way until the other end says that it has taken some. Whoever would send more waits, alone.
+What a client sends for a connection may follow its request to connect at once, and needs no answer.
 
 A forward belongs to the connection of the control socket that asked for it, and to the session as
 it runs now: it ends with either. Its streams end with it.
@@ -13,20 +13,20 @@ it runs now: it ends with either. Its streams end with it.
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
 import os
-import socket
-import struct
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common import wait
-from serai.common.errors import CONFLICT, FAILED, NOT_FOUND, TOO_LARGE, SeraiError
-from serai.common.jsonrpc import WINDOW, Request, notification
+from serai.common.errors import CONFLICT, FAILED, NOT_FOUND, SeraiError
+from serai.common.jsonrpc import Request, notification
 from serai.common.jsonrpc_server import Connection, Handler
+from serai.common.streams import PortStream
 from serai.common.tables import setting
-from serai.runtime.api.exec import CHUNK, decoded
-from serai.runtime.sandbox.dial import dial
+from serai.runtime.api.exec import decoded
+from serai.runtime.sandbox.dial import Dialler
 from serai.runtime.sandbox.enter import Target, open_target
 from serai.runtime.sessions import waking
 from serai.runtime.sessions.sessions import Sessions
@@ -34,8 +34,7 @@ from serai.runtime.sessions.sessions import Sessions
 MOST_FORWARDS = 64
 MOST_STREAMS = 256
 """Of one connection of the control socket."""
-_RESET = struct.pack("ii", 1, 0)
-"""Closing sends a reset: socket(7), SO_LINGER."""
+AT_ONCE = ("forward.data", "forward.taken", "forward.end")
 
 
 @dataclass(frozen=True)
@@ -85,93 +84,6 @@ class End:
     stream: int
 
 
-class PortStream:
-    """A connection to a port, and what is on its way to it and from it."""
-
-    def __init__(self, c: Connection, number: int, end: socket.socket) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self._c = c
-        self._number = number
-        self._end = end
-        self._window = WINDOW  # bytes that the client still takes
-        self._granted = asyncio.Event()
-        self._input = bytearray()
-        self._owed = 0  # bytes of the client's that are not taken yet
-        self._eof = False
-        self._fed = asyncio.Event()
-
-    def feed(self, data: bytes, *, eof: bool) -> None:
-        """Take what the client sends. Raises SeraiError if that is more than it may."""
-        if self._owed + len(data) > WINDOW or self._eof:
-            raise SeraiError(
-                f"at most {WINDOW} bytes are on their way, and none after the last", code=TOO_LARGE
-            )
-        self._owed += len(data)
-        self._input += data
-        self._eof = eof
-        self._fed.set()
-
-    def grant(self, size: int) -> None:
-        """The client has taken so many bytes."""
-        self._window = min(self._window + size, WINDOW)
-        self._granted.set()
-
-    async def carry(self) -> None:
-        """Carry both ways until both have ended, or it fails."""
-        both = [asyncio.create_task(self._up()), asyncio.create_task(self._down())]
-        whole = False
-        try:
-            await asyncio.gather(*both)
-            whole = True
-        except OSError:
-            pass
-        finally:
-            for each in both:
-                each.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
-            if not whole:
-                self._end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._tell("forward.ended", reset=not whole)
-
-    async def _up(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            data = bytes(self._input)
-            self._input.clear()
-            try:
-                if data:
-                    await loop.sock_sendall(self._end, data)
-                elif self._eof:
-                    self._end.shutdown(socket.SHUT_WR)
-            except OSError:
-                return  # it takes no more; what it wrote before is still read, and how it ended
-            if data:
-                self._owed -= len(data)
-                self._tell("forward.taken", bytes=len(data))
-            elif self._eof:
-                return
-            else:
-                self._fed.clear()
-                await self._fed.wait()
-
-    async def _down(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            while not self._window:
-                self._granted.clear()
-                await self._granted.wait()
-            data = await loop.sock_recv(self._end, min(CHUNK, self._window))
-            self._window -= len(data)
-            self._tell("forward.data", data=base64.b64encode(data).decode(), eof=not data)
-            if not data:
-                return
-            await self._c.drained()
-            await asyncio.sleep(0)  # the others' turn, however much there is to read
-
-    def _tell(self, event: str, **params: Any) -> None:
-        self._c.send(notification(event, {"stream": self._number, **params}))
-
-
 @dataclass(eq=False)
 class OpenPort:
     """A port that one client may connect to. ``pidfd`` is the sandbox's PID 1."""
@@ -181,6 +93,7 @@ class OpenPort:
     uid: int
     port: int
     pidfd: int
+    dialler: Dialler
     closed: asyncio.Future[None]
     streams: dict[int, PortStream] = field(default_factory=dict)
 
@@ -218,7 +131,15 @@ class Forwards:
         pidfd = open_target(Target(running.init, record.uid, record.uid))
         self._count += 1
         closed = asyncio.get_running_loop().create_future()
-        made = OpenPort(f"{os.getpid()}-{self._count}", p.name, record.uid, p.port, pidfd, closed)
+        made = OpenPort(
+            id=f"{os.getpid()}-{self._count}",
+            session=p.name,
+            uid=record.uid,
+            port=p.port,
+            pidfd=pidfd,
+            dialler=Dialler(pidfd, p.port),
+            closed=closed,
+        )
         self._of.setdefault(c, {})[made.id] = made
         self._sessions.keep(self._watch(c, made))
         return {"forward": made.id}
@@ -230,46 +151,60 @@ class Forwards:
             forward.closed.set_result(None)
         return {}
 
-    async def connect(self, c: Connection, _r: Request, p: Connect) -> Any:
+    def connect(self, c: Connection, _r: Request, p: Connect) -> Awaitable[Any]:
         """Connect to the port; answers when the connection is there, or refused."""
         forward = self._forward(c, p.forward)
-        await waking.awake(self._sessions, forward.session)  # else nobody could answer
         self._check_stream(c, p.stream)
-        end = await dial(forward.pidfd, forward.port)
-        try:
-            self._check_stream(c, p.stream)
-            self._forward(c, p.forward)
-        except BaseException:
-            end.close()
-            raise
-        stream = forward.streams[p.stream] = PortStream(c, p.stream, end)
-        stream.task = self._sessions.keep(stream.carry())
 
-        def done(_: object) -> None:
-            # Not in the coroutine: one that is cancelled before its first step never ends it.
+        def tell(event: str, **params: Any) -> None:
+            c.send(notification(f"forward.{event}", {"stream": p.stream, **params}))
+
+        def ended(reset: bool) -> None:  # as PortStream calls it
             del forward.streams[p.stream]
-            end.close()
+            tell("ended", reset=reset)
 
-        stream.task.add_done_callback(done)
+        stream = forward.streams[p.stream] = PortStream(tell, ended, c.drained)
+        return self._dial(forward, p.stream, stream)
+
+    async def _dial(self, forward: OpenPort, number: int, stream: PortStream) -> Any:
+        try:
+            await waking.awake(self._sessions, forward.session)  # else nobody could answer
+            end = await forward.dialler.dial()
+        except BaseException:
+            if forward.streams.get(number) is stream:
+                del forward.streams[number]
+            raise
+        stream.begin(end)  # which closes it if the stream has been dropped meanwhile
         return {}
 
-    async def data(self, c: Connection, _r: Request, p: Data) -> Any:
-        """Write to a stream; answers at once. ``forward.taken`` says when it was taken."""
-        stream, session = self._stream(c, p.stream)
-        stream.feed(decoded(p.data), eof=p.eof)
-        await waking.traffic(self._sessions, session)
+    def data(self, c: Connection, r: Request, p: Data) -> Any:
+        """Write to a stream. ``forward.taken`` says when it was taken."""
+        stream, forward = self._stream(c, p.stream)
+        try:
+            stream.feed(decoded(p.data), eof=p.eof)
+        except SeraiError:
+            if not r.reply:  # else nobody would learn that bytes are missing
+                self.end(c, r, End(p.stream))
+                c.send(notification("forward.ended", {"stream": p.stream, "reset": True}))
+            raise
+        if waking.note(self._sessions, forward.session):
+            self._sessions.keep(self._wake(forward.session))
         return {}
 
-    async def taken(self, c: Connection, _r: Request, p: Taken) -> Any:
+    async def _wake(self, name: str) -> None:
+        with contextlib.suppress(SeraiError):  # it is just ending, and the stream with it
+            await waking.wake(self._sessions, name)
+
+    def taken(self, c: Connection, _r: Request, p: Taken) -> Any:
         """Let a stream bring as many bytes more."""
         self._stream(c, p.stream)[0].grant(p.bytes)
         return {}
 
-    async def end(self, c: Connection, _r: Request, p: End) -> Any:
+    def end(self, c: Connection, _r: Request, p: End) -> Any:
         """Drop a stream."""
-        task = self._stream(c, p.stream)[0].task
-        if task is not None:
-            task.cancel()
+        stream, forward = self._stream(c, p.stream)
+        stream.drop()
+        del forward.streams[p.stream]
         return {}
 
     def _check_stream(self, c: Connection, number: int) -> None:
@@ -285,11 +220,11 @@ class Forwards:
             raise SeraiError(text, code=NOT_FOUND)
         return found
 
-    def _stream(self, c: Connection, number: int) -> tuple[PortStream, str]:
-        """A stream, and whose it is."""
+    def _stream(self, c: Connection, number: int) -> tuple[PortStream, OpenPort]:
+        """A stream, and which port it leads to."""
         for forward in self._of.get(c, {}).values():
             if number in forward.streams:
-                return forward.streams[number], forward.session
+                return forward.streams[number], forward
         raise SeraiError(f"no stream {number} is open on this connection", code=NOT_FOUND)
 
     async def _watch(self, c: Connection, forward: OpenPort) -> None:
@@ -302,11 +237,12 @@ class Forwards:
         finally:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
+            forward.dialler.close()
             os.close(forward.pidfd)
             self._of[c].pop(forward.id)
             if not self._of[c]:
                 del self._of[c]
             for stream in forward.streams.values():
-                if stream.task is not None:
-                    stream.task.cancel()
+                stream.drop()
+            forward.streams.clear()
         c.send(notification("forward.closed", {"forward": forward.id, "reason": reason}))

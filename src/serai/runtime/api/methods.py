@@ -9,7 +9,7 @@ from typing import Any
 
 from serai import __version__
 from serai.common.errors import OTHER_VERSION, SeraiError
-from serai.common.jsonrpc import BYTES, PROTOCOL, Request
+from serai.common.jsonrpc import BYTES, EARLY, PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
 from serai.common.tables import setting
 from serai.runtime.api.egress import EgressMethods
@@ -139,7 +139,7 @@ class Methods:
                 OTHER_VERSION,
             )
         found = {"version": __version__, "protocol": PROTOCOL}
-        return {**found, "capabilities": sorted([*self.table, BYTES])}
+        return {**found, "capabilities": sorted([*self.table, BYTES, EARLY])}
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""

@@ -18,6 +18,7 @@ from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
+from serai.runtime.api.forwards import AT_ONCE
 from serai.runtime.sessions import changes, disk_watch, homes, idle_watch, limit_watch
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
@@ -82,7 +83,12 @@ async def serve(
     collector = Collector(sessions)
     handlers = methods.Methods(sessions, payloads, gate, collector, subscribers)
     server = jsonrpc_server.Server(
-        listen(paths), handlers.table, "sessiond", refusal, with_descriptors=methods.DESCRIPTORS
+        listen(paths),
+        handlers.table,
+        "sessiond",
+        refusal,
+        with_descriptors=methods.DESCRIPTORS,
+        at_once=AT_ONCE,
     )
     sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
     sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers))

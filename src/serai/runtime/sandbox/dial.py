@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 
@@ -21,42 +22,86 @@ from serai.common.errors import REFUSED, TIMEOUT, WRONG_STATE, SeraiError
 PATIENCE = 10.0
 """Seconds after which a port that neither accepts nor refuses is given up."""
 HOSTS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+AHEAD = 8
+"""Sockets that are made at once: a thread for each would be a third of a connection's cost."""
 
 
-async def dial(pidfd: int, port: int) -> socket.socket:
-    """Connect to ``port`` in the network of a process, on 127.0.0.1 or else on [::1].
+class Dialler:
+    """Connects to a port in the network of the process that ``pidfd`` stands for."""
 
-    ``pidfd`` is used before anything is waited for. Raises SeraiError.
-    """
-    try:
-        ends = sockets(pidfd)
-    except OSError as error:
-        raise SeraiError(f"the session has ended: {error.strerror}", code=WRONG_STATE) from None
-    with contextlib.ExitStack() as stack:
-        for end in ends:
-            stack.callback(end.close)
-        for end in ends:
-            try:
-                await asyncio.wait_for(_connect(end, port), PATIENCE)
-            except asyncio.TimeoutError:
-                text = f"port {port} did not accept a connection in {PATIENCE:g} s"
-                raise SeraiError(text, code=TIMEOUT) from None
-            except OSError:
-                continue
-            return end.dup()
-    hint = "start the server in the session; 127.0.0.1 and [::1] were tried"
-    raise SeraiError(f"nothing listens on port {port} of the session", hint, REFUSED)
+    def __init__(self, pidfd: int, port: int) -> None:
+        self._pidfd = pidfd
+        self._port = port
+        self._ahead: list[socket.socket] = []
+        self._closed = False
+
+    def close(self) -> None:
+        """Dial no more. ``pidfd`` stays the caller's."""
+        self._closed = True
+        for end in self._ahead:
+            end.close()
+        self._ahead.clear()
+
+    async def dial(self) -> socket.socket:
+        """A connection to the port on 127.0.0.1 or else on [::1]. Raises SeraiError."""
+        for family in HOSTS:
+            with contextlib.suppress(OSError):
+                return await self._connected(family)
+        text = f"nothing listens on port {self._port} of the session"
+        raise SeraiError(text, "start the server in it; 127.0.0.1 and [::1] were tried", REFUSED)
+
+    async def _connected(self, family: int) -> socket.socket:
+        end = self._socket(family)
+        try:
+            await self._connect(end)
+        except asyncio.TimeoutError:
+            end.close()
+            text = f"port {self._port} did not accept a connection in {PATIENCE:g} s"
+            raise SeraiError(text, code=TIMEOUT) from None
+        except BaseException:
+            end.close()
+            raise
+        return end
+
+    def _socket(self, family: int) -> socket.socket:
+        """A socket in the session's network. Raises SeraiError if that is no more."""
+        if self._closed:
+            raise SeraiError("the forward has ended", code=WRONG_STATE)
+        try:
+            if family == socket.AF_INET6:
+                return sockets(self._pidfd, family, 1)[0]
+            if not self._ahead:
+                self._ahead = sockets(self._pidfd, family, AHEAD)
+            return self._ahead.pop()
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                raise
+            raise SeraiError(f"the session has ended: {error.strerror}", code=WRONG_STATE) from None
+
+    async def _connect(self, end: socket.socket) -> None:
+        place = (HOSTS[end.family], self._port)
+        for _ in range(2):  # on the loopback it is there, or refused, when asked again
+            with contextlib.suppress(BlockingIOError):
+                end.connect(place)
+                break
+        else:
+            waiting = asyncio.get_running_loop().sock_connect(end, place)
+            await asyncio.wait_for(waiting, PATIENCE)
+        if end.getsockname() == end.getpeername():
+            # TCP lets a socket connect to itself, if the kernel chose this very port for it.
+            raise ConnectionRefusedError
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def sockets(pidfd: int) -> list[socket.socket]:
-    """Sockets of IPv4 and, where there is any, IPv6 in the network of a process. Raises OSError."""
+def sockets(pidfd: int, family: int, count: int) -> list[socket.socket]:
+    """So many sockets in the network of a process, or fewer. Raises OSError if there are none."""
     made: list[socket.socket] = []
     failed: list[OSError] = []
 
     def make() -> None:
         try:
             linux.join(pidfd, linux.NETWORK_NAMESPACE)
-            for family in HOSTS:
+            for _ in range(count):
                 made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         except OSError as error:
             failed.append(error)
@@ -68,11 +113,3 @@ def sockets(pidfd: int) -> list[socket.socket]:
     if not made:
         raise failed[0]
     return made
-
-
-async def _connect(end: socket.socket, port: int) -> None:
-    await asyncio.get_running_loop().sock_connect(end, (HOSTS[end.family], port))
-    if end.getsockname() == end.getpeername():
-        # TCP lets a socket connect to itself, if the kernel chose this very port for it.
-        raise ConnectionRefusedError
-    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -46,6 +46,11 @@ async def traffic(sessions: Sessions, name: str) -> None:
 
     Raises SeraiError.
     """
-    sessions.uses.note(name)
-    if name in sessions.uses.asleep:
+    if note(sessions, name):
         await wake(sessions, name)
+
+
+def note(sessions: Sessions, name: str) -> bool:
+    """Note that a session is used; returns whether it has to be woken for that."""
+    sessions.uses.note(name)
+    return name in sessions.uses.asleep

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from serai import connect
+from serai.common import jsonrpc
 from serai.common.errors import NOT_FOUND, REFUSED, TIMEOUT, WRONG_STATE, SeraiError
-from serai.common.jsonrpc import WINDOW
+from serai.common.streams import WINDOW
 from serai.runtime.library import Session
 from tests.support.browser import chromium
 from tests.support.fake_vm import DEADLINE, Vm
@@ -272,6 +273,26 @@ def test_more_than_a_window_is_refused(vm: Vm, session: Session) -> None:
 
 
 @pytest.mark.usefixtures("unharmed")
+def test_bytes_may_follow_a_request_to_connect_and_too_many_end_it(
+    vm: Vm, session: Session
+) -> None:
+    with serving(session, "echo"), vm.client() as client:
+        opened = client.call("forward.open", name=session.name, port=3000)["forward"]
+
+        def say(method: str, **params: object) -> bytes:
+            return jsonrpc.notification(method, params)
+
+        _, connecting = client.request("forward.connect", {"forward": opened, "stream": 1})
+        client.socket.sendall(connecting + say("forward.data", stream=1, data="YQ=="))
+        assert news(client) == {"stream": 1, "data": "YQ==", "eof": False}
+        # Notifications of a stream that is not there concern nobody.
+        client.socket.sendall(say("forward.taken", stream=2) + say("forward.end", stream=2))
+        client.socket.sendall(say("forward.data", stream=1, data="A" * (512 << 10)))
+        assert news(client) == {"stream": 1, "reset": True}
+        assert session.show()["forwards"] == [{"port": 3000, "connections": 0}]
+
+
+@pytest.mark.usefixtures("unharmed")
 def test_a_frozen_session_keeps_what_is_open_and_lets_nothing_in(vm: Vm, session: Session) -> None:
     with serving(session, "echo"), session.forward(3000) as url, reach(url) as end:
         with frozen(vm, session):
@@ -325,7 +346,7 @@ def test_a_server_that_accepts_nobody_is_given_up(vm: Vm, session: Session) -> N
             client.ask("forward.connect", {"forward": opened, "stream": number})
             for number in range(8)
         ]
-        assert client.call("version")["protocol"] == 1  # nobody waits for it
+        assert vm.call("version")["protocol"] == 1  # nobody waits for it
         codes = []
         for number in dials:
             try:
@@ -337,7 +358,7 @@ def test_a_server_that_accepts_nobody_is_given_up(vm: Vm, session: Session) -> N
 
 def test_without_a_window_a_deaf_server_fills_the_daemon(vm: Vm, session: Session) -> None:
     assert vm.stop() == 0
-    vm.start(weaken="from serai.runtime.api import forwards; forwards.WINDOW = 1 << 40")
+    vm.start(weaken="from serai.common import streams; streams.WINDOW = 1 << 40")
     with serving(session, "deaf"), vm.client() as client:
         opened = client.call("forward.open", name=session.name, port=3000)["forward"]
         client.call("forward.connect", forward=opened, stream=1)
@@ -347,6 +368,13 @@ def test_without_a_window_a_deaf_server_fills_the_daemon(vm: Vm, session: Sessio
         assert memory(vm) - before > 20 << 20
     assert vm.stop() == 0
     vm.start()
+
+
+def news(client: jsonrpc.Client) -> dict[str, object]:
+    """What the next notification says."""
+    while "method" not in (message := client.message()):
+        pass
+    return dict(message["params"])
 
 
 def memory(vm: Vm) -> int:
