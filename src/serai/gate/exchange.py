@@ -37,7 +37,7 @@ from http import HTTPStatus
 
 import h11
 
-from serai.gate import heads, responses
+from serai.gate import heads, linear, responses
 from serai.gate.egress import Connection
 from serai.gate.errors import words
 from serai.gate.heads import Head, TooLarge
@@ -46,6 +46,7 @@ from serai.gate.responses import Body
 from serai.gate.share import metered
 from serai.gate.upstream import Line
 
+linear.patch()
 H11_PIECE = 16 << 10
 """Bytes that h11 is fed at once: what it takes for trailers it reads in one go."""
 _MOST_INTERIM = 10
@@ -79,7 +80,7 @@ class Exchange:
         self._traffic = connection.traffic
         self._head = head
         self._raw = raw
-        self._origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=longest_head)
+        self._origin = h11.Connection(h11.CLIENT)
         self._longest_head = longest_head
         self._share = connection.session.share
         self._unread = bytearray(line.early)

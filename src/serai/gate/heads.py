@@ -33,7 +33,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 # The RFC also allows zeros in front, which some programs read as octal; no client sends any.
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_HIGH = re.compile(rb"[\x80-\xff]")
+_ENCODED = {byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 # A request line whose path alone has bytes that are not ASCII: its three parts, without the blanks.
 _HIGH_PATH = re.compile(
     rb"([!-~]+ http://[!-.0->@-~]*)([/?][!-~\x80-\xff]*)( HTTP/1\.[01])", re.IGNORECASE
@@ -103,7 +103,7 @@ def encoded(head: bytes) -> bytes:
     line, end, rest = head.partition(b"\r\n")
     if line.isascii() or not (found := _HIGH_PATH.fullmatch(line)):
         return head
-    path = _HIGH.sub(lambda byte: b"%%%02X" % byte[0][0], found[2])
+    path = found[2].decode("latin-1").translate(_ENCODED).encode("ascii")
     return found[1] + path + found[3] + end + rest
 
 

@@ -20,6 +20,7 @@ Event = h11.InformationalResponse | h11.Response
 END = b"0\r\n\r\n"
 """Ends a chunked body, without trailers: they could pass for headers (RFC 9110, 6.5.1)."""
 
+LONGEST_STATUS = 8 << 10
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _HOP_BY_HOP = frozenset(
     (
@@ -49,8 +50,11 @@ def readable(head: bytes) -> bytes:
     """A head as it came, without the lines that are no headers, as curl and browsers read it.
 
     What does not say where the body ends may go: ours is framed anew. A line that looks as if it
-    did, such as "Content-Length : 5", stays, and the whole answer is refused for it.
+    did, such as "Content-Length : 5", stays, and the whole answer is refused for it. Raises
+    TooLarge for a status line that would take long to read.
     """
+    if head.find(b"\n") > LONGEST_STATUS:
+        raise heads.TooLarge(f"status line is larger than {LONGEST_STATUS} bytes")
     if not _ODD.search(head):
         return head
     first, *lines = head.split(b"\n")

@@ -19,7 +19,14 @@ from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
 from serai.runtime.api.forwards import AT_ONCE
-from serai.runtime.sessions import changes, disk_watch, homes, idle_watch, limit_watch
+from serai.runtime.sessions import (
+    changes,
+    disk_watch,
+    homes,
+    idle_watch,
+    limit_watch,
+    socket_watch,
+)
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.payloads import Payloads
@@ -93,6 +100,7 @@ async def serve(
     sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
     sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers))
     sessions.keep(idle_watch.run(sessions, gate, subscribers.announce))
+    sessions.keep(socket_watch.run(sessions, subscribers.announce))
     sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")
     log.info("ready")

@@ -18,7 +18,7 @@ import struct
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
 from pathlib import Path
 
 from serai.common import files
@@ -36,6 +36,13 @@ PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 PROTOCOLS = (0, 1, 6, 17, 58)
 """Any, ICMP, TCP, UDP and ICMPv6: what IPv4 and IPv6 are used with; the rest loads modules."""
+
+ERROR_QUEUE = (
+    *((1, option) for option in (37, 41, 60, 61, 65)),
+    *((0, 11), (41, 25)),
+)
+"""Levels and options that make a socket keep what it tells of packets that it sent: SO_TIMESTAMPING
+(old and new), SO_WIFI_STATUS, SO_ZEROCOPY and SO_TXTIME; IP_RECVERR and IPV6_RECVERR."""
 
 S_ISUID, S_ISGID, S_IFMT, S_IFCHR, S_IFBLK = 0o4000, 0o2000, 0o170000, 0o020000, 0o060000
 O_CREAT, O_TMPFILE = 0o100, 0o20000000
@@ -91,6 +98,13 @@ def _families() -> Iterable[Rule]:
             yield Rule("protocol", ("socket",), (Arg(0, "eq", family), condition), EPROTONOSUPPORT)
     netlink_other_than_route = (Arg(0, "eq", AF_NETLINK), Arg(2, "gt", 0))
     yield Rule("netlink", ("socket",), netlink_other_than_route, EAFNOSUPPORT)
+
+
+def _error_queues() -> Iterable[Rule]:
+    """What waits in a socket's error queue (MSG_ERRQUEUE in recv(2)) counts as nobody's memory."""
+    for level, option in ERROR_QUEUE:
+        args = (low(1, level), low(2, option))
+        yield Rule("error-queue", ("setsockopt",), args, ENOPROTOOPT)
 
 
 def _modes() -> Iterable[Rule]:
@@ -155,6 +169,7 @@ BASELINE: tuple[Rule, ...] = (
     Rule("memory", ("mbind", "move_pages", "process_madvise")),
     *_modes(),
     *_families(),
+    *_error_queues(),
 )
 
 UNIX_BLOCK: tuple[Rule, ...] = (

@@ -10,11 +10,12 @@ import json
 import platform
 import socket
 from collections.abc import Iterator
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
 from signal import SIGSYS
 
 import pytest
 
+from serai.runtime.sandbox.seccomp import ERROR_QUEUE
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room
 
 # group of rules, name: (errno, expression inside); BAD is an address that nothing is mapped at.
@@ -90,6 +91,10 @@ CALLS: dict[str, dict[str, tuple[int, str]]] = {
         "high bits": (EAFNOSUPPORT, "call(X(41, 198), 0x100000002, 1, 0)"),
     },
     "netlink": {"uevent": (EAFNOSUPPORT, "call(X(41, 198), 16, 3, 15)")},
+    "error-queue": {
+        f"{level} {option}": (ENOPROTOOPT, f"call(X(54, 208), -1, {level}, {option}, BAD, 4)")
+        for level, option in ERROR_QUEUE
+    },
 }
 UNIX_CALLS: dict[str, dict[str, tuple[int, str]]] = {
     "unix": {"unix": (EPERM, "call(X(41, 198), 1, 1, 0)")},

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
 from pathlib import Path
 
 import pytest
 
-from serai.runtime.sandbox.seccomp import ARCHITECTURES, CLONE_NEW, FILTERS, NEWEST
+from serai.runtime.sandbox.seccomp import (
+    ARCHITECTURES,
+    CLONE_NEW,
+    ERROR_QUEUE,
+    FILTERS,
+    NEWEST,
+)
 from tests.conftest import ROOT
 from tests.support.bpf import run
 
@@ -22,6 +28,7 @@ NUMBERS = {
         "mkdirat": 258, "mknodat": 259, "fchmodat": 268, "ustat": 136, "sysfs": 139,
         "io_setup": 206, "mbind": 237, "move_pages": 279,
         "read": 0, "open": 2, "ioctl": 16, "socket": 41, "connect": 42, "socketpair": 53,
+        "setsockopt": 54,
         "clone": 56, "fork": 57, "execve": 59, "ptrace": 101, "syslog": 103, "personality": 135,
         "pivot_root": 155, "chroot": 161, "acct": 163, "mount": 165, "umount2": 166, "swapon": 167,
         "swapoff": 168, "reboot": 169, "iopl": 172, "ioperm": 173, "init_module": 175,
@@ -42,6 +49,7 @@ NUMBERS = {
         "perf_event_open": 241, "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268,
         "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "finit_module": 273,
         "prlimit64": 261, "seccomp": 277, "bpf": 280, "userfaultfd": 282, "kexec_file_load": 294,
+        "setsockopt": 208,
     },
 }  # fmt: skip
 for _table in NUMBERS.values():
@@ -131,11 +139,15 @@ REFUSED: list[tuple[str, str, tuple[int, ...], int]] = [
     ),
     *(("family", "socket", (n | HIGH, 1), EAFNOSUPPORT) for n in (1, 2, 10, 16, 17, 40)),
     *(("netlink", "socket", (16, 3, protocol), EAFNOSUPPORT) for protocol in (4, 9, 12, 15, 16)),
+    *(("error-queue", "setsockopt", (3, *option), ENOPROTOOPT) for option in ERROR_QUEUE),
+    *(("error-queue", "setsockopt", (3, n | HIGH, 37 | HIGH), ENOPROTOOPT) for n in (1,)),
 ]
 
 # What programs need, and look-alikes of what is refused.
 ALLOWED: list[tuple[str, tuple[int, ...]]] = [
     *((call, ()) for call in ("read", "execve", "connect", "pidfd_open", "faccessat2", "seccomp")),
+    # SO_REUSEADDR, SO_TIMESTAMP, TCP_NODELAY, IP_TTL and IPV6_V6ONLY.
+    *(("setsockopt", (3, *option)) for option in ((1, 2), (1, 29), (6, 1), (0, 2), (41, 26))),
     *((call, ()) for call in ("personality", "futex_waitv", "cachestat")),
     ("clone", (17,)),
     ("clone", (0x3D0F00,)),  # a thread of glibc's

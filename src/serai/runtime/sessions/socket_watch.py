@@ -1,0 +1,96 @@
+"""Stops a session that keeps the kernel's memory in netlink sockets which nobody reads.
+
+No cgroup counts what lies in such a socket, and each holds some hundred KiB. A session with many of
+them would take the whole memory of the VM, and the kernel would then end other sessions' processes
+first. Programs need these sockets to list network interfaces (getifaddrs(3)), so there is no
+refusing them.
+
+The VM's free memory is looked at often. Sessions are looked at only while much of it is in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from serai.common.errors import SeraiError
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.states import State
+
+log = logging.getLogger(__name__)
+PERIOD = 0.5
+Announce = Callable[[str, dict[str, Any]], None]
+MOST = 64 << 20
+"""Bytes of a session. Programs that list interfaces hold some KiB, for a moment."""
+KERNEL, AVAILABLE = 1 / 8, 1 / 2
+"""The kernel's part of all memory from which on, and the available part up to which, sessions are
+looked at."""
+_RMEM = 4
+"""The column of /proc/PID/net/netlink with the bytes that wait to be read."""
+
+
+async def run(sessions: Sessions, announce: Announce, period: float = PERIOD) -> None:
+    """Look every ``period`` seconds, until cancelled."""
+    while True:
+        try:
+            if scarce(Path("/proc/meminfo").read_text()):
+                await look(sessions, announce)
+        except (SeraiError, OSError) as error:
+            log.error("nobody watches the sessions' sockets: %s", error)
+        await asyncio.sleep(period)
+
+
+def scarce(meminfo: str) -> bool:
+    """Whether much of the VM's memory is in use, from the text of /proc/meminfo: proc(5)."""
+    found = dict(line.split()[:2] for line in meminfo.splitlines())
+    whole, kernel = int(found["MemTotal:"]), int(found["SUnreclaim:"])
+    return kernel > whole * KERNEL or int(found["MemAvailable:"]) < whole * AVAILABLE
+
+
+def held(table: Iterable[str]) -> int:
+    """Bytes that wait in netlink sockets: as soon as they are more than MOST, or all of them.
+
+    ``table`` are the lines of /proc/PID/net/netlink.
+    """
+    total = 0
+    for line in table:
+        fields = line.split()
+        if len(fields) > _RMEM and fields[_RMEM].isdigit():  # the first line names the columns
+            total += int(fields[_RMEM])
+        if total > MOST:
+            break
+    return total
+
+
+def _held(pid: int) -> int:
+    try:
+        with Path(f"/proc/{pid}/net/netlink").open(encoding="ascii") as table:
+            return held(table)
+    except OSError:
+        return 0  # it has ended
+
+
+async def look(sessions: Sessions, announce: Announce) -> None:
+    """Stop each session that holds too much, and say so."""
+    for record in sessions.registry.all():
+        running = sessions.running(record)
+        # In a thread: the table may have a line for each of a million sockets.
+        if running is not None and await asyncio.to_thread(_held, running.init) > MOST:
+            await _stop(sessions, record.name, running.init, announce)
+
+
+async def _stop(sessions: Sessions, name: str, init: int, announce: Announce) -> None:
+    def wanted(now: Record) -> State | None:
+        unit = sessions.running(now)
+        return State.STOPPED if unit is not None and unit.init == init else None
+
+    uid = sessions.registry.get(name).uid
+    if await sessions.settle(name, wanted) is not None:
+        reason = f"it kept over {MOST >> 20} MiB of the kernel's memory in sockets nobody read"
+        sessions.reasons[uid] = reason
+        log.warning("session %s is stopped: %s", name, reason)
+        announce("session.limited", {"name": name, "limit": "sockets", "count": 1})
