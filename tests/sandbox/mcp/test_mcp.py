@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -63,6 +64,31 @@ def test_a_session_from_its_making_to_its_end(vm: Vm) -> None:
         assert json.loads(await ask("show_session", session=name))["labels"] == {"made-by": "mcp"}
         await ask("remove_session", session=name)
         wait_for(lambda: name not in vm.sessions())
+
+    served(vm, work)
+
+
+def test_a_port_is_opened_and_closed(vm: Vm, name: str) -> None:
+    async def work(ask: Ask) -> None:
+        command = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "3000"]
+        await ask("start", session=name, command=command)
+        url = await ask("open_port", session=name, port=3000)
+        assert await ask("open_port", session=name, port=3000) == url
+
+        def page() -> bytes:
+            try:
+                with urllib.request.urlopen(url, timeout=DEADLINE) as answer:  # noqa: S310  # ours
+                    return bytes(answer.read())
+            except OSError:
+                return b""
+
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: wait_for(lambda: b"Directory listing" in page()))
+        assert vm.sessions()[name]["forwards"] == [{"port": 3000, "connections": 0}]
+        await ask("close_port", session=name, port=3000)
+        assert await loop.run_in_executor(None, page) == b""
+        with pytest.raises(AssertionError, match="not open here"):
+            await ask("close_port", session=name, port=3000)
 
     served(vm, work)
 

@@ -112,7 +112,7 @@ def between(text: str) -> str:
 
 def test_each_tool_says_what_it_may_touch() -> None:
     tools = offered(Tools(""))
-    assert len(tools) == 14
+    assert len(tools) == 16
     for name, tool in tools.items():
         hints = tool.annotations
         assert None not in (hints.read_only_hint, hints.destructive_hint, hints.open_world_hint)
@@ -121,7 +121,7 @@ def test_each_tool_says_what_it_may_touch() -> None:
         touches = r"touch|Reads only|Changes nothing|delete|was in the file|nothing else"
         assert re.search(touches, tool.description), name
     destructive = {name for name, tool in tools.items() if tool.annotations.destructive_hint}
-    assert destructive == {"run", "start", "kill", "write_file", "remove_session"}
+    assert destructive == {"run", "start", "kill", "write_file", "remove_session", "close_port"}
 
 
 def test_every_parameter_is_described() -> None:
@@ -209,6 +209,8 @@ def test_a_connection_is_used_again(vm: FakeVm, monkeypatch: pytest.MonkeyPatch)
         ("wait", {"job": "two/0"}),
         ("kill", {"job": "two/0"}),
         ("explain_policy", {"session": "two", "target": "a.test"}),
+        ("open_port", {"session": "two", "port": 1}),
+        ("close_port", {"session": "two", "port": 1}),
         ("create_session", {}),
         ("remove_session", {"session": "one"}),
     ],
