@@ -92,11 +92,11 @@ class Log:
         """Bring all that was written to the disk. May be called in another thread than append."""
         with ExitStack() as opened:
             with self._descriptors:
-                fds = list(self._retired)
+                # First what may fail, where no descriptor is left: the retired ones would be lost.
+                newest = [os.dup(self._fd)] if self._dirty else []
+                fds = [*self._retired, *newest]
                 self._retired.clear()
-                if self._dirty:
-                    fds.append(os.dup(self._fd))
-                    self._dirty = False
+                self._dirty = False
             for fd in fds:
                 opened.callback(os.close, fd)
             for fd in fds:

@@ -196,6 +196,26 @@ def test_sync_in_a_thread_and_many_files_leave_no_descriptors(tmp_path: Path) ->
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_sync_without_a_descriptor_left_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dup(_fd: int) -> int:
+        raise OSError(errno.EMFILE, "none is left")
+
+    with opened(tmp_path, SMALL, 4) as log:
+        log.append({})
+        log.sync()
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(20):
+            log.append({"n": number})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup", dup)
+            with pytest.raises(OSError, match="none is left"):
+                log.sync()
+        log.sync()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 # Files
 
 
