@@ -49,6 +49,9 @@ from serai.gate.upstream import Line
 linear.patch()
 H11_PIECE = 16 << 10
 """Bytes that h11 is fed at once: what it takes for trailers it reads in one go."""
+_INCOMPLETE = 4 << 10
+"""Bytes that h11 may have of what is not complete, before the next piece: of a body's framing, or
+of trailers. It is given a head as a whole."""
 _MOST_INTERIM = 10
 _SWITCHING = 101
 
@@ -80,7 +83,7 @@ class Exchange:
         self._traffic = connection.traffic
         self._head = head
         self._raw = raw
-        self._origin = h11.Connection(h11.CLIENT)
+        self._origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=_INCOMPLETE)
         self._longest_head = longest_head
         self._share = connection.session.share
         self._unread = bytearray(line.early)
@@ -134,7 +137,7 @@ class Exchange:
 
         Raises OSError if the origin server stops reading. It may still send an answer.
         """
-        reader = h11.Connection(h11.SERVER)
+        reader = h11.Connection(h11.SERVER, max_incomplete_event_size=_INCOMPLETE)
         reader.receive_data(self._raw + self.rest)
         try:
             reader.next_event()  # the head

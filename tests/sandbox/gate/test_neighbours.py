@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -11,6 +12,7 @@ import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -228,6 +230,40 @@ def test_what_an_origin_server_makes_the_gate_read_is_bounded(
         assert said.startswith(b"HTTP/1.1 502 ") and why in said
         wait_for(lambda: gate.entries(event="closed"))
         assert gate.entries(event="closed")[-1]["error"]
+
+
+CHUNKED = head(0, "Transfer-Encoding: chunked")
+BLANKS = b" " * 60_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\na:" + BLANKS + b"\x0b\r\n\r\n",
+        CHUNKED + b"1;" + BLANKS + b"\nx\r\na\r\n",
+        CHUNKED + b"0\r\na:" + BLANKS + b"\x0b\r\n\r\n",
+        CHUNKED + b"0\r\n" + b"a:\r\n" * 16_000 + b"\r\n",
+    ],
+)
+def test_no_line_of_an_origin_servers_keeps_the_gate_from_others(answer: bytes) -> None:
+    def hostile(client: socket.socket) -> None:
+        client.recv(65536)
+        with contextlib.suppress(OSError):
+            client.sendall(answer)
+        everything(client)
+
+    with serving(hostile) as server, gate_process.gate() as gate:
+        gate.open("blue", "127.0.0.1")
+        request = f"GET http://{server.place}/ HTTP/1.1\r\nHost: {server.place}\r\n\r\n"
+        before = used(gate)
+        gate.ask("blue", request.encode())
+        assert used(gate) - before < 1  # 10 s, as h11 itself reads the first
+
+
+def used(gate: Gated) -> float:
+    """Seconds of processor time."""
+    fields = Path(f"/proc/{gate.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_what_is_just_within_bounds_passes() -> None:

@@ -8,7 +8,7 @@ and is not used to restart the VM. A call's errno is then the session's filter's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT, errorcode
+from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT, errorcode
 from functools import partial
 from typing import Any
 
@@ -217,6 +217,20 @@ GROUPS = (
         "It takes from one pool for all sessions.",
         (Call("io_setup", (206, 0), (1, BAD), real=True),),
         ENOSYS,
+    ),
+    Group(
+        "no times or errors of sent packets are kept",
+        "The kernel counts that memory for no session: one session can take all of the VM's.",
+        tuple(
+            _call(f"setsockopt {name}", 54, 208, -1, level, option, BAD, 4)
+            for name, level, option in (
+                ("SO_TIMESTAMPING", 1, 37),
+                ("SO_TIMESTAMPING_NEW", 1, 65),
+                ("IP_RECVERR", 0, 11),
+                ("IPV6_RECVERR", 41, 25),
+            )
+        ),
+        ENOPROTOOPT,
     ),
     Group(
         "moving memory between nodes is refused",

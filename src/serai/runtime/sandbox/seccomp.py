@@ -101,7 +101,10 @@ def _families() -> Iterable[Rule]:
 
 
 def _error_queues() -> Iterable[Rule]:
-    """What waits in a socket's error queue (MSG_ERRQUEUE in recv(2)) counts as nobody's memory."""
+    """What waits in a socket's error queue (MSG_ERRQUEUE in recv(2)) counts as nobody's memory.
+
+    A packet can ask for its time itself, where no filter looks: net.core.tstamp_allow_data is 0.
+    """
     for level, option in ERROR_QUEUE:
         args = (low(1, level), low(2, option))
         yield Rule("error-queue", ("setsockopt",), args, ENOPROTOOPT)

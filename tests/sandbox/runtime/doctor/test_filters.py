@@ -46,6 +46,7 @@ FILTERS: dict[str, str] = {
     ),
     "openat2 does not exist": leave_out("openat2"),
     "io_setup does not exist": "groups = ['aio']",
+    "no times or errors of sent packets are kept": "groups = ['error-queue']",
     "moving memory between nodes is refused": "groups = ['memory']",
     "old calls about file systems are refused": leave_out("sysfs", "ustat"),
     "no process is made for its maker's parent": "groups = ['clone-parent']",
