@@ -44,6 +44,14 @@ _TYPES: dict[str, type] = {
     "list": list,
     "dict": dict,
 }
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "str": "a text",
+    "path": "a path",
+    "list": "a list",
+    "dict": "a table",
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,12 @@ class Option:
     def complaint(self, value: object) -> str:
         """What is wrong with ``value``, '' if nothing is."""
         if type(value) is not _TYPES.get(self.type, type(value)):
-            return f"must be a {self.type}, it is {value!r}"
+            return f"must be {_WORDS[self.type]}, it is {value!r}"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}, it is {value!r}"
         if isinstance(value, list) and self.elements:
             wrong = [each for each in value if type(each) is not _TYPES[self.elements]]
-            return f"must be a list of {self.elements}, {wrong[0]!r} is in it" if wrong else ""
+            return f"has {wrong[0]!r} in it, not {_WORDS[self.elements]}" if wrong else ""
         return ""
 
 

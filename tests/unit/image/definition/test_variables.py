@@ -48,10 +48,10 @@ def test_the_product_has_the_references_tools_and_a_rehearsal_none() -> None:
     ("override", "said"),
     [
         ("variables.toolchain_profile=huge", "must be one of none, minimal, standard, full"),
-        ("variables.toolchain_profile=1", "must be a str, it is 1"),
-        ("variables.snaps_keep=yes", "must be a bool, it is 'yes'"),
-        ("variables.limits_nofile=true", "must be a int, it is True"),
-        ("variables.toolchain_packages=[1]", "must be a list of str, 1 is in it"),
+        ("variables.toolchain_profile=1", "must be a text, it is 1"),
+        ("variables.snaps_keep=yes", "must be true or false, it is 'yes'"),
+        ("variables.limits_nofile=true", "must be a whole number, it is True"),
+        ("variables.toolchain_packages=[1]", "has 1 in it, not a text"),
         ("variables.colour=red", "is no role's variable"),
     ],
 )
