@@ -49,14 +49,16 @@ UBUNTU_IMAGE = {
     "locale -a | grep en_US": "en_US.utf8",
 }
 
-UBUNTU_VM = {
+# sshd writes the file when it starts, and when it reads its settings again.
+VM = {
     "systemctl is-active serai-sessiond serai-gate sessions.mount": "active\nactive\nactive",
-    "serai create one && serai exec one -- id -un": "one\none",
-    "ls /etc/netplan/60-serai.yaml 2>/dev/null": "",
+    "find /run/sshd.pid -newer /etc/ssh/sshd_config.d/10-serai.conf": "/run/sshd.pid",
 }
 
-DEBIAN_VM = {
-    "systemctl is-active serai-sessiond serai-gate sessions.mount": "active\nactive\nactive",
+UBUNTU_VM = {
+    **VM,
+    "serai create one && serai exec one -- id -un": "one\none",
+    "ls /etc/netplan/60-serai.yaml 2>/dev/null": "",
 }
 
 # In the root of an image that was sealed and has powered off, on the build host.

@@ -87,18 +87,23 @@ def _image(release: Ubuntu) -> Run:
     )
 
 
-RUNS = (
-    _image(JAMMY),
-    Run(
-        "ubuntu-22.04 VM",
+def _vm(release: Ubuntu) -> Run:
+    return Run(
+        f"{release.name} VM",
         provision.PLAYBOOK,
         {"toolchain_profile": "none"},
-        {**_looks(JAMMY), **looks.UBUNTU_VM},
-        JAMMY,
-    ),
+        {**_looks(release), **looks.UBUNTU_VM},
+        release,
+    )
+
+
+RUNS = (
+    _image(JAMMY),
+    _vm(JAMMY),
     _image(NOBLE),
+    _vm(NOBLE),
     Run("debian-12 image", PLAYBOOK, _SMALL, looks.ALWAYS, sealed=looks.SEALED),
-    Run("debian-12 VM", provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.DEBIAN_VM}),
+    Run("debian-12 VM", provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.VM}),
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from serai.image.definition import variables
-from serai.image.rehearsal import archive, standin
+from serai.image.rehearsal import archive, rehearsal, standin
 from serai.image.rehearsal.releases import JAMMY, NOBLE, RELEASES, Ubuntu
 from serai.image.run import run
 from serai.image.settings import Settings
@@ -76,6 +76,12 @@ def test_a_release_names_itself_the_same_everywhere(release: Ubuntu) -> None:
     assert f"DISTRIB_CODENAME={release.codename}\n" in (tree / "etc/lsb-release").read_text()
     sources = (tree / release.sources.lstrip("/")).read_text()
     assert set(re.findall(rf"{release.codename}[a-z-]*", sources)) == set(release.suites)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_both_playbooks_are_rehearsed(release: Ubuntu) -> None:
+    found = [each.is_image for each in rehearsal.RUNS if each.release == release]
+    assert sorted(found) == [False, True]
 
 
 def snap(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
