@@ -29,7 +29,7 @@ STATUSES = {10: NOT_FOUND, 11: NOT_EXECUTABLE}
 """The exit status that a code of serai.common.errors means; for any other it is FAILED."""
 OUT_OF_MEMORY = (
     "out of memory: the kernel killed a process of the session;"
-    " 'memory_max' in /etc/serai/session.toml is its limit"
+    " 'memory_max' in /etc/serai/session.toml is its limit, and the VM's own memory has an end, too"
 )
 
 
