@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -34,16 +35,20 @@ class PortStream:
         tell: Callable[..., None],
         ended: Callable[[bool], None],
         drained: asyncio.Event,
+        first: Callable[[bytes], bytes | None] | None = None,
     ) -> None:
         """``tell`` sends ("data", data=, eof=) and ("taken", bytes=) to the other end.
 
         ``ended`` is called once, unless it is dropped: with True if the socket broke. While
         ``drained`` is not set nothing more is read, because the way to the other end is full.
+        ``first`` gets what has come from the socket until it returns what is to go instead.
         """
         self.lossy = False
         """Whether the socket has refused bytes."""
         self._tell = tell
         self._ended = ended
+        self._first = first
+        self._start = b""  # what ``first`` has got
         self._drained = drained
         self._loop = asyncio.get_running_loop()
         self._end: socket.socket | None = None
@@ -56,22 +61,18 @@ class PortStream:
         self._last = False  # whether no more input comes
         self._blocked = False
         self._wrote_all = False
+        self._broke = False
         self._reset_after = False
         self._waiting: asyncio.Task[Any] | None = None
         self._done = False
 
-    def begin(self, end: socket.socket, early: bytes = b"") -> None:
-        """Carry between the other end and a connected socket, from now on its owner.
-
-        ``early`` has been read from it already.
-        """
+    def begin(self, end: socket.socket) -> None:
+        """Carry between the other end and a connected socket, from now on its owner."""
         if self._done:
             _close(end, reset=True)
             return
         end.setblocking(False)
         self._end = end
-        if early:
-            self._send(early)
         self._watch()
         self._write()
 
@@ -88,7 +89,9 @@ class PortStream:
             self._write()
 
     def grant(self, size: int) -> None:
-        """The other end has passed on so many bytes."""
+        """The other end has passed on so many bytes. Raises ValueError if that is no number."""
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(size)
         self._window = min(self._window + size, WINDOW)
         self._watch()
 
@@ -133,13 +136,28 @@ class PortStream:
         except OSError:
             self._over(broke=True)
             return
-        if not data:
-            self._read_all = True
-        self._send(data)
+        if not data and self._broke:
+            self._over(broke=True)
+            return
+        self._read_all = not data
+        self._came(data)
         if self._read_all or not self._window or not self._drained.is_set():
             self._unwatch()
             self._watch()
             self._check()
+
+    def _came(self, data: bytes) -> None:
+        if self._first is not None:
+            self._start += data
+            start = self._start if not data else self._first(self._start)
+            if start is None:
+                return
+            self._first = None
+            if start:
+                self._send(start)
+            if data:
+                return
+        self._send(data)
 
     def _send(self, data: bytes) -> None:
         self._window -= len(data)
@@ -156,9 +174,11 @@ class PortStream:
                 self._passed += size
         except (BlockingIOError, InterruptedError):
             self._block(blocked=True)
-        except OSError:
-            # It takes no more. What it wrote before is still read, and how it ended.
+        except OSError as error:
+            # It takes no more. What it wrote before is still read. After a reset, which only the
+            # first call is told of, recv(2) says that it has ended.
             self.lossy = self._wrote_all = True
+            self._broke = error.errno == errno.ECONNRESET
             self._input.clear()
         if not self._input:
             self._block(blocked=False)

@@ -21,7 +21,7 @@ from typing import Any
 from serai.common import jsonrpc
 from serai.common.errors import GONE, OTHER_VERSION, SeraiError
 from serai.common.jsonrpc import EARLY, MAX_LINE
-from serai.common.streams import CHUNK, PortStream
+from serai.common.streams import PortStream
 from serai.runtime.client import Client
 
 HOST = "127.0.0.1"
@@ -56,10 +56,10 @@ class Forwarder(asyncio.Protocol):
         self._rewrite = rewrite_host
         self._told = told
         self._streams: dict[int, PortStream] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._asked: dict[int, int] = {}  # streams by the requests to connect them
         self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
         self._listener = _listening(local)
         try:
             if EARLY not in client.call("version")["capabilities"]:
@@ -78,22 +78,24 @@ class Forwarder(asyncio.Protocol):
         self._over: asyncio.Future[str] = self._loop.create_future()
         self._drained = asyncio.Event()
         self._drained.set()
-        self._transport, _ = await self._loop.create_connection(
-            lambda: self, sock=self._client.socket
-        )
         self._listener.setblocking(False)
-        self._listen()
         try:
+            await self._loop.create_connection(lambda: self, sock=self._client.socket)
+            self._listen()
             return await self._over
         finally:
+            self._over.cancel()  # what comes now is nobody's
             self._loop.remove_reader(self._listener)
             self._listener.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             for stream in self._streams.values():
                 stream.drop()
-            self._transport.abort()
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection to the VM is the loop's."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # the loop made it
+        self._transport = transport
 
     def pause_writing(self) -> None:
         """The way to the VM is full."""
@@ -117,7 +119,7 @@ class Forwarder(asyncio.Protocol):
                 raise ValueError
             for line in lines:
                 self._take(json.loads(line))
-        except (ValueError, KeyError, TypeError, SeraiError):
+        except Exception:  # whatever a VM can say
             self._end(SeraiError(f"{self._client.peer} says what makes no sense", code=GONE))
 
     def _end(self, why: str | SeraiError) -> None:
@@ -164,26 +166,11 @@ class Forwarder(asyncio.Protocol):
         if len(self._asked) >= DIALS:
             self._loop.remove_reader(self._listener)
         tell = partial(self._tell, number)
-        stream = PortStream(tell, partial(self._ended, number), self._drained)
+        first = partial(_first, self._port) if self._rewrite else None
+        stream = PortStream(tell, partial(self._ended, number), self._drained, first)
         self._streams[number] = stream
         self._say(asked, "connect", forward=self._forward, stream=number)
-        if not self._rewrite:
-            stream.begin(end)
-            return
-        task = self._loop.create_task(self._begin(stream, end))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _begin(self, stream: PortStream, end: socket.socket) -> None:
-        """Begin with a request that is rewritten."""
-        end.setblocking(False)
-        try:
-            start = await _start(end)
-        except BaseException:
-            end.close()
-            raise
-        head, blank, rest = start.partition(b"\r\n\r\n")
-        stream.begin(end, rewritten(head + blank, self._port) + rest if blank else start)
+        stream.begin(end)
 
     def _connected(self, number: int, answer: dict[str, Any]) -> None:
         self._listen()
@@ -207,7 +194,8 @@ class Forwarder(asyncio.Protocol):
     def _say(self, asked: int | None, event: str, **params: Any) -> None:
         name = f"forward.{event}"
         line = jsonrpc.call(asked, name, params) if asked else jsonrpc.notification(name, params)
-        self._transport.write(line)
+        if self._transport is not None:
+            self._transport.write(line)
 
 
 class Forward(str):
@@ -294,13 +282,12 @@ def _value(line: bytes) -> bytes:
     return line.partition(b":")[2].strip()
 
 
-async def _start(end: socket.socket) -> bytes:
-    """The head of a request and what came with it; less if it ends, or if it is too long."""
-    start, more = b"", b"-"
-    while more and b"\r\n\r\n" not in start and len(start) < LONGEST_HEAD:
-        more = await asyncio.get_running_loop().sock_recv(end, CHUNK)
-        start += more
-    return start
+def _first(port: int, start: bytes) -> bytes | None:
+    """What goes for the start of a connection: a rewritten head; None while it may be one yet."""
+    head, blank, rest = start.partition(b"\r\n\r\n")
+    if blank:
+        return rewritten(head + blank, port) + rest
+    return start if len(start) >= LONGEST_HEAD else None
 
 
 def _listening(port: int) -> socket.socket:

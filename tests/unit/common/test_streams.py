@@ -21,14 +21,14 @@ DEADLINE = 20.0
 class Told:
     """What a stream tells its other end, and how it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[bytes], bytes | None] | None = None) -> None:
         self.data = b""
         self.eof = False
         self.taken = 0
         self.ended: list[bool] = []
         self.drained = asyncio.Event()
         self.drained.set()
-        self.stream = PortStream(self.tell, self.ended.append, self.drained)
+        self.stream = PortStream(self.tell, self.ended.append, self.drained, first)
 
     def tell(self, event: str, **params: Any) -> None:
         if event == "taken":
@@ -39,13 +39,15 @@ class Told:
 
 
 @asynccontextmanager
-async def begun() -> AsyncIterator[tuple[Told, socket.socket]]:
+async def begun(
+    first: Callable[[bytes], bytes | None] | None = None,
+) -> AsyncIterator[tuple[Told, socket.socket]]:
     """A stream at work, and the socket of who is connected to it by TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         near, _ = listener.accept()
     far.setblocking(False)
-    told = Told()
+    told = Told(first)
     told.stream.begin(near)
     with far:
         yield told, far
@@ -80,11 +82,11 @@ def test_what_comes_before_the_connection_is_there_is_kept_for_it() -> None:
         near, far = socket.socketpair()
         far.setblocking(False)
         with far:
-            told.stream.begin(near, b"read already")
+            told.stream.begin(near)
             assert await everything(far) == b"early"
             far.shutdown(socket.SHUT_WR)
             await until(lambda: told.ended == [False])
-        assert (told.data, told.eof) == (b"read already", True)
+        assert (told.data, told.eof) == (b"", True)
 
     asyncio.run(run())
 
@@ -183,6 +185,58 @@ def test_a_reset_is_told() -> None:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             far.close()
             await until(lambda: told.ended == [True])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told_first"), [((b"a", b"b!c", b"d"), b"AB!cd"), ((b"a", b"b"), b"ab")]
+)
+def test_a_start_is_changed_as_soon_as_it_is_whole(
+    pieces: tuple[bytes, ...], told_first: bytes
+) -> None:
+    def first(start: bytes) -> bytes | None:
+        head, whole, rest = start.partition(b"!")
+        return head.upper() + whole + rest if whole else None
+
+    async def run() -> None:
+        async with begun(first) as (told, far):
+            for piece in pieces:
+                far.send(piece)
+                await turns()
+            told.stream.feed(b"answer", eof=False)  # may come before that
+            assert await asyncio.get_running_loop().sock_recv(far, 6) == b"answer"
+            far.shutdown(socket.SHUT_WR)
+            await until(lambda: told.eof)
+            assert told.data == told_first
+
+    asyncio.run(run())
+
+
+def test_a_reset_that_only_a_write_saw_is_told_as_one() -> None:
+    async def run() -> None:
+        async with begun() as (told, far):
+            far.send(b"part of an answer")
+            await until(lambda: told.data == b"part of an answer")
+            told.drained.clear()
+            told.stream._unwatch()  # so that the write comes first
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            far.close()
+            told.stream.feed(b"x", eof=False)
+            assert told.stream.lossy
+            told.drained.set()
+            told.stream._watch()
+            await until(lambda: told.ended == [True])
+            assert not told.eof
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "a", None])
+def test_what_is_no_number_of_bytes_is_refused(size: Any) -> None:
+    async def run() -> None:
+        with pytest.raises(ValueError, match=r"^(-1|1.5|a|None)$"):
+            Told().stream.grant(size)
 
     asyncio.run(run())
 

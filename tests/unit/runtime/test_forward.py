@@ -93,6 +93,25 @@ def test_an_older_vm_that_would_lose_bytes_is_told_plainly(tmp_path: Path) -> No
         assert "forward.open" not in asked
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"[]", b'{"method": "forward.data", "params": 1}', b"[" * 100_000, b'{"id": 77, "result": 1}'],
+)
+def test_a_vm_that_talks_nonsense_ends_the_forward(tmp_path: Path, said: bytes) -> None:
+    def nonsense(request: dict[str, Any]) -> bytes | None:
+        return said + b"\n" if request["method"] == "forward.connect" else vm(request)
+
+    with (
+        answering(tmp_path, nonsense) as (where, _),
+        connect(where) as machine,
+        machine.session("one").forward(3000) as url,
+    ):
+        with pytest.raises(OSError, match=r"reset|closed"):
+            urllib.request.urlopen(url, timeout=10)  # noqa: S310  # ours
+        wait_for(lambda: url.ended)
+        assert "makes no sense" in url.ended
+
+
 def test_a_port_that_is_taken_is_told_and_nothing_is_opened(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,

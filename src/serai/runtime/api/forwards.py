@@ -104,6 +104,7 @@ class Forwards:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._count = 0
+        self._waking: set[str] = set()
         self._of: dict[Connection, dict[str, OpenPort]] = {}
         self.table: dict[str, tuple[type, Handler]] = {
             "forward.open": (OpenForward, self.open),
@@ -187,13 +188,17 @@ class Forwards:
                 self.end(c, r, End(p.stream))
                 c.send(notification("forward.ended", {"stream": p.stream, "reset": True}))
             raise
-        if waking.note(self._sessions, forward.session):
+        if waking.note(self._sessions, forward.session) and forward.session not in self._waking:
+            self._waking.add(forward.session)
             self._sessions.keep(self._wake(forward.session))
         return {}
 
     async def _wake(self, name: str) -> None:
-        with contextlib.suppress(SeraiError):  # it is just ending, and the stream with it
-            await waking.wake(self._sessions, name)
+        try:
+            with contextlib.suppress(SeraiError):  # it is just ending, and the stream with it
+                await waking.wake(self._sessions, name)
+        finally:
+            self._waking.discard(name)
 
     def taken(self, c: Connection, _r: Request, p: Taken) -> Any:
         """Let a stream bring as many bytes more."""

@@ -35,11 +35,12 @@ _RMEM = 4
 
 async def run(sessions: Sessions, announce: Announce, period: float = PERIOD) -> None:
     """Look every ``period`` seconds, until cancelled."""
+    stopping: set[str] = set()
     while True:
         try:
             if scarce(Path("/proc/meminfo").read_text()):
-                await look(sessions, announce)
-        except (SeraiError, OSError) as error:
+                await look(sessions, announce, stopping)
+        except OSError as error:
             log.error("nobody watches the sessions' sockets: %s", error)
         await asyncio.sleep(period)
 
@@ -74,23 +75,38 @@ def _held(pid: int) -> int:
         return 0  # it has ended
 
 
-async def look(sessions: Sessions, announce: Announce) -> None:
-    """Stop each session that holds too much, and say so."""
+async def look(sessions: Sessions, announce: Announce, stopping: set[str]) -> None:
+    """Have each session stopped that holds too much and is not ``stopping`` yet.
+
+    None of them can make the others wait.
+    """
     for record in sessions.registry.all():
-        running = sessions.running(record)
+        running, name = sessions.running(record), record.name
+        if running is None or name in stopping:
+            continue
         # In a thread: the table may have a line for each of a million sockets.
-        if running is not None and await asyncio.to_thread(_held, running.init) > MOST:
-            await _stop(sessions, record.name, running.init, announce)
+        if await asyncio.to_thread(_held, running.init) > MOST:
+            stopping.add(name)
+            sessions.keep(_stop(sessions, record, running.init, announce, stopping))
 
 
-async def _stop(sessions: Sessions, name: str, init: int, announce: Announce) -> None:
+async def _stop(
+    sessions: Sessions, record: Record, init: int, announce: Announce, stopping: set[str]
+) -> None:
     def wanted(now: Record) -> State | None:
         unit = sessions.running(now)
         return State.STOPPED if unit is not None and unit.init == init else None
 
-    uid = sessions.registry.get(name).uid
-    if await sessions.settle(name, wanted) is not None:
+    name = record.name
+    try:
+        goal = await sessions.settle(name, wanted)
+    except (SeraiError, OSError) as error:
+        log.error("session %s holds the kernel's memory and does not stop: %s", name, error)
+        return
+    finally:
+        stopping.discard(name)
+    if goal is not None:
         reason = f"it kept over {MOST >> 20} MiB of the kernel's memory in sockets nobody read"
-        sessions.reasons[uid] = reason
+        sessions.reasons[record.uid] = reason
         log.warning("session %s is stopped: %s", name, reason)
         announce("session.limited", {"name": name, "limit": "sockets", "count": 1})
