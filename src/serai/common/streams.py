@@ -39,7 +39,7 @@ class PortStream:
     ) -> None:
         """``tell`` sends ("data", data=, eof=) and ("taken", bytes=) to the other end.
 
-        ``ended`` is called once, unless it is dropped: with True if the socket broke. While
+        ``ended`` is called once, unless it is dropped: with True if either end broke. While
         ``drained`` is not set nothing more is read, because the way to the other end is full.
         ``first`` gets what has come from the socket until it returns what is to go instead.
         """

@@ -36,6 +36,7 @@ MOST_PATIENCE = 600.0
 MOST_FILE = 8 << 20
 SLICE = 32 << 10
 MOST_ENTRIES = 500
+MOST_PORTS = 16
 
 INSTRUCTIONS = """\
 Serai runs commands in sandboxed sessions of a VM. Nothing here touches the computer that this \
@@ -239,6 +240,8 @@ class Tools:
         with self._session(session) as found, self._opening:
             known = self._forwards.get((session, port))
             if known is None or known.ended:
+                if len(self._forwards) >= MOST_PORTS:
+                    raise ToolError(f"{MOST_PORTS} ports are open here; close_port closes one")
                 end = found.vm.another()
                 known = forward.opened(end, session, port, local=0, rewrite_host=False)
                 self._forwards[session, port] = known
@@ -255,8 +258,9 @@ class Tools:
 
     def close(self) -> None:
         """Hang up. Sessions and jobs stay, and ports do not."""
-        for known in self._forwards.values():
-            known.close()
+        with self._opening:
+            for known in self._forwards.values():
+                known.close()
         for vm in self._idle:
             vm.close()
 

@@ -230,7 +230,7 @@ class Forward(str):
             ready.set()
             try:
                 self.ended = await forwarder.run() or "closed"
-            except SeraiError as error:
+            except (SeraiError, OSError) as error:
                 self.ended = str(error)
 
         def serve() -> None:
