@@ -84,7 +84,10 @@ def test_a_port_is_opened_and_closed(vm: Vm, name: str) -> None:
 
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: wait_for(lambda: b"Directory listing" in page()))
-        assert vm.sessions()[name]["forwards"] == [{"port": 3000, "connections": 0}]
+        opened = [{"port": 3000, "connections": 0}]
+        await loop.run_in_executor(
+            None, lambda: wait_for(lambda: vm.sessions()[name]["forwards"] == opened)
+        )
         await ask("close_port", session=name, port=3000)
         assert await loop.run_in_executor(None, page) == b""
         with pytest.raises(AssertionError, match="not open here"):

@@ -37,6 +37,8 @@ class Kept:
         self.outputs = {1: bytearray(), 2: bytearray()}
         self.sources: dict[int, bytearray] = {}
         self.size = 0
+        self.told = 0
+        """The size at which sessiond was last told to end the payload."""
 
     def read(self, source: int) -> None:
         """Read once from one of the sources; one that has ended is none any more."""
@@ -131,7 +133,8 @@ def _copy(channel: Channel, copies: dict[int, int], kept: Kept) -> dict[str, Any
             channel.typed()
         for source in kept.sources.keys() & ready:
             kept.read(source)
-            if kept.size > MOST_KEPT:
+            if kept.size > kept.told + MOST_KEPT:  # not at each read: sessiond may take its time
+                kept.told = kept.size
                 channel.signal("KILL")
         for source, target in flowing.items():
             writing = source in rests

@@ -185,7 +185,7 @@ def text(path: Path) -> bytes:
         ),
         (
             Options(hosts=("a",), values=("runtime_tasks_max=many",)),
-            "--set runtime_tasks_max must be a int, it is 'many'",
+            "--set runtime_tasks_max must be a whole number, it is 'many'",
         ),
         *((Options(hosts=(bad,)), "is not USER@ADDRESS") for bad in (
             "", "-oProxyCommand=x", "a b", "a@b@c", "a:0", "a:99999", "a:ssh", "a/b", "::1",
