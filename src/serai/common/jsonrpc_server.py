@@ -17,9 +17,10 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from serai.common import jsonrpc, tables
+from serai.common import jsonrpc, sockets, tables
 from serai.common.errors import (
     INTERNAL,
     INVALID_PARAMS,
@@ -41,7 +42,6 @@ HIGH_WATER = 256 << 10
 MAX_QUEUED = 16 << 20
 MAX_CLIENTS = 512
 MAX_PENDING = 64
-PAUSE = 0.2  # seconds
 
 
 class Connection:
@@ -266,16 +266,8 @@ class Server:
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            # No descriptor is left: trying again at once would only burn the processor.
-            log.warning("no client accepted: %s", error)
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._listener)
-            loop.call_later(PAUSE, self._watch)
+        failed = partial(log.warning, "no client accepted: %s")
+        if (sock := sockets.accept(self._listener, self._watch, failed)) is None:
             return
         problem = None
         if refusal := self._refusal(sock):

@@ -14,17 +14,15 @@ import base64
 import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from serai.common.errors import TOO_LARGE, SeraiError
+from serai.common.sockets import reset_when_closed
 
 WINDOW = 256 << 10
 """Bytes that may be on their way in one direction."""
 CHUNK = 32 << 10
-_RESET = struct.pack("ii", 1, 0)
-"""Closing sends a reset: socket(7), SO_LINGER."""
 
 
 class PortStream:
@@ -225,4 +223,4 @@ class PortStream:
 def _close(end: socket.socket, *, reset: bool) -> None:
     with end, contextlib.suppress(OSError):
         if reset:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_when_closed(end)

@@ -7,7 +7,6 @@ passed, and does not resolve the name again, so a second DNS answer changes noth
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
 import ipaddress
@@ -17,6 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
+from serai.common.sockets import connects_at_once
 from serai.gate import hosts
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Address
@@ -158,22 +158,12 @@ async def connect(family: int, place: tuple[str, int] | str) -> socket.socket:
             await _connect_unix(sock, place)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await _connect_tcp(sock, place)
+            if not connects_at_once(sock, place):
+                await asyncio.get_running_loop().sock_connect(sock, place)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-async def _connect_tcp(sock: socket.socket, place: tuple[str, int] | str) -> None:
-    """Connect, and look again at once: a server in this VM, such as a parent proxy, has answered by
-    then. That saves two turns of the loop.
-    """
-    for _ in range(2):
-        with contextlib.suppress(BlockingIOError):
-            sock.connect(place)
-            return
-    await asyncio.get_running_loop().sock_connect(sock, place)
 
 
 async def _connect_unix(sock: socket.socket, place: tuple[str, int] | str) -> None:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from serai.common import files
+from serai.common import files, sockets
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate import denials, hosts, http, profiles, socks
@@ -29,7 +29,6 @@ PROTOCOLS = {"http": http.serve, "socks": socks.serve}
 BACKLOG = 4096
 SWEEP = 5.0  # seconds
 _AT_ONCE = 64
-_PAUSE = 0.2  # seconds
 _MOST_LEAVING = 64
 
 
@@ -247,19 +246,13 @@ class Gate:
             session.share.end()
 
     def _accept_charged(self, listener: socket.socket, session: Session, protocol: str) -> None:
-        loop = asyncio.get_running_loop()
+        watch = partial(self._watch, listener, session, protocol)
+        failed = partial(log.error, "a connection of %s is not accepted: %s", session.name)
         for _ in range(_AT_ONCE):
             if session.share.overdue():
                 return
-            try:
-                client, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                # No descriptor is left: trying again at once would only burn the processor.
-                log.error("a connection of %s is not accepted: %s", session.name, error)
-                loop.remove_reader(listener)
-                loop.call_later(_PAUSE, self._watch, listener, session, protocol)
+            client = sockets.accept(listener, watch, failed)
+            if client is None:
                 return
             client.setblocking(False)
             if len(session.connections) >= self._egress.settings.limits.connections:

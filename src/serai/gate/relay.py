@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import select
 import socket
-import struct
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from serai.common.sockets import reset_when_closed
 from serai.gate.share import PIECE, Share
 from serai.gate.splice import Pipe
 
 BULK = 32 << 10  # bytes
 _LINGER = 2.0  # seconds
 _MOST_DRAINED = 1 << 20
-_RESET = struct.pack("ii", 1, 0)
 
 T = TypeVar("T")
 
@@ -115,7 +114,7 @@ async def relay(
         await ended
     except BaseException:
         with contextlib.suppress(OSError):
-            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_when_closed(upstream)
         raise
     finally:
         for way in ways:

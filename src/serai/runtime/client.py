@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,10 @@ class Client(jsonrpc.Client):
     def get(self, name: str, role: str, path: str, *, limit: int = MOST_OUTPUT) -> bytes:
         """The content of the file ``path`` in a path role's directory. Raises SeraiError."""
         return self._output("get", name, role, path, limit)
+
+    def capabilities(self) -> Collection[str]:
+        """What the VM's Serai can do. Raises SeraiError."""
+        return list(self.call("version")["capabilities"])
 
     def ls(self, name: str, role: str, path: str = "") -> list[dict[str, Any]]:
         """The entries of a path role's directory, or of one below it. Raises SeraiError."""

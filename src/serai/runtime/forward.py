@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from serai.common import jsonrpc
+from serai.common import jsonrpc, sockets
 from serai.common.errors import GONE, OTHER_VERSION, SeraiError
 from serai.common.jsonrpc import EARLY, MAX_LINE
 from serai.common.streams import PortStream
@@ -28,7 +28,6 @@ HOST = "127.0.0.1"
 LONGEST_HEAD = 64 << 10
 DIALS = 16
 """Connections that may be under way at once. sessiond takes 64 requests, and each may wait."""
-PAUSE = 0.2  # seconds
 _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]")
 _HOPS = (b"connection", b"keep-alive", b"proxy-connection")
 
@@ -62,7 +61,7 @@ class Forwarder(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._listener = _listening(local)
         try:
-            if EARLY not in client.call("version")["capabilities"]:
+            if EARLY not in client.capabilities():
                 text = f"{client.peer} has an older Serai, which forwards in another way"
                 raise SeraiError(text, "upgrade it", OTHER_VERSION)
             self._forward = client.call("forward.open", name=name, port=port)["forward"]
@@ -108,7 +107,7 @@ class Forwarder(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """The VM has hung up."""
         self._drained.set()
-        self._end(SeraiError(f"{self._client.peer} hung up", code=GONE))
+        self._stop(SeraiError(f"{self._client.peer} hung up", code=GONE))
 
     def data_received(self, data: bytes) -> None:
         """Take what comes from the VM."""
@@ -120,9 +119,9 @@ class Forwarder(asyncio.Protocol):
             for line in lines:
                 self._take(json.loads(line))
         except Exception:  # whatever a VM can say
-            self._end(SeraiError(f"{self._client.peer} says what makes no sense", code=GONE))
+            self._stop(SeraiError(f"{self._client.peer} says what makes no sense", code=GONE))
 
-    def _end(self, why: str | SeraiError) -> None:
+    def _stop(self, why: str | SeraiError) -> None:
         if self._over.done():
             return
         if isinstance(why, SeraiError):
@@ -132,11 +131,11 @@ class Forwarder(asyncio.Protocol):
 
     def _take(self, message: dict[str, Any]) -> None:
         if "method" not in message:
-            self._connected(self._asked.pop(message["id"]), message)
+            self._answered(self._asked.pop(message["id"]), message)
             return
         event, news = message["method"], message["params"]
         if event == "forward.closed":
-            self._end(str(news["reason"]))
+            self._stop(str(news["reason"]))
         elif stream := self._streams.get(news.get("stream", 0)):
             if event == "forward.data":
                 stream.feed(base64.b64decode(news["data"]), eof=news["eof"])
@@ -151,15 +150,7 @@ class Forwarder(asyncio.Protocol):
             self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        try:
-            end, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            # No descriptor is left: trying again at once would only burn the processor.
-            self._told(f"no connection accepted: {error.strerror}")
-            self._loop.remove_reader(self._listener)
-            self._loop.call_later(PAUSE, self._listen)
+        if (end := sockets.accept(self._listener, self._listen, self._not_accepted)) is None:
             return
         number, asked = next(self._numbers), next(self._numbers)
         self._asked[asked] = number
@@ -167,12 +158,15 @@ class Forwarder(asyncio.Protocol):
             self._loop.remove_reader(self._listener)
         tell = partial(self._tell, number)
         first = partial(_first, self._port) if self._rewrite else None
-        stream = PortStream(tell, partial(self._ended, number), self._drained, first)
+        stream = PortStream(tell, partial(self._stream_ended, number), self._drained, first)
         self._streams[number] = stream
         self._say(asked, "connect", forward=self._forward, stream=number)
         stream.begin(end)
 
-    def _connected(self, number: int, answer: dict[str, Any]) -> None:
+    def _not_accepted(self, error: OSError) -> None:
+        self._told(f"no connection accepted: {error.strerror}")
+
+    def _answered(self, number: int, answer: dict[str, Any]) -> None:
         self._listen()
         try:
             jsonrpc.answered(answer)
@@ -183,7 +177,7 @@ class Forwarder(asyncio.Protocol):
         else:
             self._told("")
 
-    def _ended(self, number: int, broke: bool) -> None:  # as PortStream calls it
+    def _stream_ended(self, number: int, broke: bool) -> None:
         stream = self._streams.pop(number)
         if broke or stream.lossy:
             self._tell(number, "end")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from serai import __version__
@@ -84,6 +84,10 @@ class VmClient(Client):
             self._child.kill()
             self._child.wait()
 
+    def capabilities(self) -> Collection[str]:
+        """As Client.capabilities, from the greeting."""
+        return self._capabilities
+
     def explained(self, error: SeraiError) -> SeraiError:
         """The error, with both versions if it may come of their difference."""
         if error.code not in (UNKNOWN_METHOD, INVALID_PARAMS) or self.version == __version__:
@@ -104,7 +108,8 @@ class VmClient(Client):
                 OTHER_VERSION,
             ) from None
         self.version = str(met["version"])
-        if BYTES in met.get("capabilities", ()):
+        self._capabilities = list(met.get("capabilities", ()))
+        if BYTES in self._capabilities:
             self.stdio = "bytes"
 
     def _broken(self, error: SeraiError) -> SeraiError:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from serai.common.errors import SeraiError
+from serai.common.sockets import reset_when_closed
 from serai.common.streams import CHUNK, WINDOW, PortStream
 
 DEADLINE = 20.0
@@ -182,7 +183,7 @@ def test_who_reads_no_more_is_still_heard() -> None:
 def test_a_reset_is_told() -> None:
     async def run() -> None:
         async with begun() as (told, far):
-            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_when_closed(far)
             far.close()
             await until(lambda: told.ended == [True])
 
@@ -220,7 +221,7 @@ def test_a_reset_that_only_a_write_saw_is_told_as_one() -> None:
             await until(lambda: told.data == b"part of an answer")
             told.drained.clear()
             told.stream._unwatch()  # so that the write comes first
-            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_when_closed(far)
             far.close()
             told.stream.feed(b"x", eof=False)
             assert told.stream.lossy

@@ -36,22 +36,15 @@ FORMER_LIVE = (
 
 FORMER = "is no variable any more: remove it, the playbooks set serai_live for all roles"
 
-_TYPES: dict[str, type] = {
-    "bool": bool,
-    "int": int,
-    "str": str,
-    "path": str,
-    "list": list,
-    "dict": dict,
+_TYPES: dict[str, tuple[type, str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "str": (str, "a text"),
+    "path": (str, "a path"),
+    "list": (list, "a list"),
+    "dict": (dict, "a table"),
 }
-_WORDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "str": "a text",
-    "path": "a path",
-    "list": "a list",
-    "dict": "a table",
-}
+"""What an argument spec's type is in Python, and in words."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +62,15 @@ class Option:
 
     def complaint(self, value: object) -> str:
         """What is wrong with ``value``, '' if nothing is."""
-        if type(value) is not _TYPES.get(self.type, type(value)):
-            return f"must be {_WORDS[self.type]}, it is {value!r}"
+        kind, words = _TYPES.get(self.type, (type(value), ""))
+        if type(value) is not kind:
+            return f"must be {words}, it is {value!r}"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}, it is {value!r}"
         if isinstance(value, list) and self.elements:
-            wrong = [each for each in value if type(each) is not _TYPES[self.elements]]
-            return f"has {wrong[0]!r} in it, not {_WORDS[self.elements]}" if wrong else ""
+            kind, words = _TYPES[self.elements]
+            wrong = [each for each in value if type(each) is not kind]
+            return f"has {wrong[0]!r} in it, not {words}" if wrong else ""
         return ""
 
 

@@ -86,13 +86,12 @@ class End:
 
 @dataclass(eq=False)
 class OpenPort:
-    """A port that one client may connect to. ``pidfd`` is the sandbox's PID 1."""
+    """A port that one client may connect to, in the network of the sandbox's PID 1."""
 
     id: str
     session: str
     uid: int
     port: int
-    pidfd: int
     dialler: Dialler
     closed: asyncio.Future[None]
     streams: dict[int, PortStream] = field(default_factory=dict)
@@ -137,7 +136,6 @@ class Forwards:
             session=p.name,
             uid=record.uid,
             port=p.port,
-            pidfd=pidfd,
             dialler=Dialler(pidfd, p.port),
             closed=closed,
         )
@@ -234,7 +232,7 @@ class Forwards:
 
     async def _watch(self, c: Connection, forward: OpenPort) -> None:
         """End a forward when its session, its client or the client's wish for it ends."""
-        ended = asyncio.create_task(wait.readable(forward.pidfd))
+        ended = asyncio.create_task(wait.readable(forward.dialler.pidfd))
         try:
             waited = {ended, c.gone, forward.closed}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -243,7 +241,6 @@ class Forwards:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
             forward.dialler.close()
-            os.close(forward.pidfd)
             self._of[c].pop(forward.id)
             if not self._of[c]:
                 del self._of[c]

@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import threading
 
 from serai.common import linux
 from serai.common.errors import REFUSED, TIMEOUT, WRONG_STATE, SeraiError
+from serai.common.sockets import connects_at_once
 
 PATIENCE = 10.0
 """Seconds after which a port that neither accepts nor refuses is given up."""
@@ -27,17 +29,18 @@ AHEAD = 8
 
 
 class Dialler:
-    """Connects to a port in the network of the process that ``pidfd`` stands for."""
+    """Connects to a port in the network of a process, whose ``pidfd`` is its own from now on."""
 
     def __init__(self, pidfd: int, port: int) -> None:
-        self._pidfd = pidfd
+        self.pidfd = pidfd
         self._port = port
         self._ahead: list[socket.socket] = []
         self._closed = False
 
     def close(self) -> None:
-        """Dial no more. ``pidfd`` stays the caller's."""
+        """Dial no more."""
         self._closed = True
+        os.close(self.pidfd)
         for end in self._ahead:
             end.close()
         self._ahead.clear()
@@ -54,10 +57,6 @@ class Dialler:
         end = self._socket(family)
         try:
             await self._connect(end)
-        except asyncio.TimeoutError:
-            end.close()
-            text = f"port {self._port} did not accept a connection in {PATIENCE:g} s"
-            raise SeraiError(text, code=TIMEOUT) from None
         except BaseException:
             end.close()
             raise
@@ -69,9 +68,9 @@ class Dialler:
             raise SeraiError("the forward has ended", code=WRONG_STATE)
         try:
             if family == socket.AF_INET6:
-                return sockets(self._pidfd, family, 1)[0]
+                return sockets(self.pidfd, family, 1)[0]
             if not self._ahead:
-                self._ahead = sockets(self._pidfd, family, AHEAD)
+                self._ahead = sockets(self.pidfd, family, AHEAD)
             return self._ahead.pop()
         except OSError as error:
             if error.errno == errno.EAFNOSUPPORT:
@@ -80,13 +79,13 @@ class Dialler:
 
     async def _connect(self, end: socket.socket) -> None:
         place = (HOSTS[end.family], self._port)
-        for _ in range(2):  # on the loopback it is there, or refused, when asked again
-            with contextlib.suppress(BlockingIOError):
-                end.connect(place)
-                break
-        else:
+        if not connects_at_once(end, place):
             waiting = asyncio.get_running_loop().sock_connect(end, place)
-            await asyncio.wait_for(waiting, PATIENCE)
+            try:
+                await asyncio.wait_for(waiting, PATIENCE)
+            except asyncio.TimeoutError:
+                text = f"port {self._port} did not accept a connection in {PATIENCE:g} s"
+                raise SeraiError(text, code=TIMEOUT) from None
         if end.getsockname() == end.getpeername():
             # TCP lets a socket connect to itself, if the kernel chose this very port for it.
             raise ConnectionRefusedError
