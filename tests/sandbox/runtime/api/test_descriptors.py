@@ -88,12 +88,11 @@ def test_closed_descriptors_give_nobody_the_control_socket(vm: Vm, what: str) ->
 
 
 def test_without_that_a_payload_gets_the_control_socket(vm: Vm) -> None:
-    """The command with that step taken out."""
+    """The command with that step taken out. It stays: who goes is not served any more."""
     script = (vm.root / "serai").read_text()
-    (vm.root / "serai").write_text(
-        script.replace("stdio.begin()", "stdio.above = lambda number: number")
-    )
-    # Its answers and the payload's bytes share a connection, so it may wait for ever.
+    weak = "stdio.above = lambda number: number"
+    stays = "import atexit, time; atexit.register(time.sleep, 600)"
+    (vm.root / "serai").write_text(script.replace("stdio.begin()", f"{weak}; {stays}"))
     process = start_with_closed(vm, (1,), *COMMANDS["exec"])
     try:
         wait_for(lambda: "pwned" in vm.sessions())
