@@ -39,7 +39,7 @@ class Site:
 
     @property
     def toml(self) -> Path:
-        return self.settings.images / f"{NAME}.toml"
+        return self.settings.root / "images" / f"{NAME}.toml"
 
     def pin(self, content: bytes, *, size: str = "8M", release: str = OLD) -> None:
         self.origin.files[f"/jammy/{release}/{FILE}"] = content

@@ -54,6 +54,8 @@ def a_machine(
         "system": {
             "distribution": "debian",
             "release": "12",
+            "image": "debian-12-amd64-standard",
+            "version": "0.1.0-00000000",
             "machine": "x86_64",
             "kernel": "6.1.0-40-amd64",
             "now": NOW,
@@ -198,6 +200,7 @@ def good() -> dict[str, Any]:
             "doctor_failed": [],
             "same_daemon": True,
         },
+        "own": [],
         "shipped": {
             "machine_id": "uninitialized",
             "dbus_machine_id": "",

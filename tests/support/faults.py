@@ -114,6 +114,13 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [(f"{FIRST}.identity.hostname", "other"), (f"{FIRST}.identity.hostname_file", "other")],
         [("image.variables", {"toolchain_profile": "standard", "identity_hostname": "acme"})],
     ],
+    "it says which image it is": [
+        [(f"{FIRST}.system.image", "")],
+        [(f"{FIRST}.system.image", "debian-12-amd64")],
+        [(f"{FIRST}.system.version", "")],
+        # the image chose another name
+        [("image.variables", {"toolchain_profile": "standard", "seal_image_id": "acme"})],
+    ],
     "apt has the release, its updates and its security updates": [
         [(f"{FIRST}.apt.sources", ["http://mirror.example/debian bookworm main"])],
         [(f"{FIRST}.apt.sources", [])],

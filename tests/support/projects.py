@@ -27,7 +27,7 @@ PLAYBOOK = """
 
 def fill(checkout: Settings) -> Settings:
     """Give an empty checkout a Debian image and three small roles in two layers."""
-    shutil.copy(ROOT / "images" / f"{IMAGE}.toml", checkout.images)
+    shutil.copy(ROOT / "images" / f"{IMAGE}.toml", checkout.root / "images")
     shutil.copytree(ROOT / "packer", checkout.root / "packer")
     (checkout.root / "ansible.cfg").touch()
     (checkout.root / "playbooks" / "image.yml").write_text(PLAYBOOK)

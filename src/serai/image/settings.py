@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.image.project import FILE, Project
+
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _NAMES = (
     *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
@@ -18,6 +20,8 @@ _CI_MAX_AGE = "30"  # days
 @dataclass(frozen=True)
 class Settings:
     """``root`` is the checkout, ``cache`` holds finished stages by content, ``dist`` images.
+
+    ``project`` is the one whose images are built beside those of the checkout, if there is one.
 
     ``mirror`` is the package mirror to bootstrap from ('' is the tools' own default), and
     ``security_mirror`` the one that has its security updates then,
@@ -40,21 +44,35 @@ class Settings:
     cache_remote: str = ""
     cache_signers: str = ""
     cache_sign_key: str = ""
+    project: Project | None = None
 
     @classmethod
-    def of(cls, environ: Mapping[str, str] = os.environ, root: Path = _CHECKOUT) -> Settings:
-        """The settings ``environ`` asks for, each in SERAI_ and its name in capitals."""
+    def of(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        root: Path = _CHECKOUT,
+        project: Project | None = None,
+    ) -> Settings:
+        """The settings ``environ`` asks for, each in SERAI_ and its name in capitals.
+
+        What it does not say the ``project`` says.
+        """
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
         given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
         sources = {
             name: f"SERAI_{name.upper()}" if value else "default" for name, value in given.items()
         }
+        for name, value in (project.settings if project else {}).items():
+            if not given[name]:
+                given[name], sources[name] = value, FILE
         if not given["cache_max_age"] and environ.get("CI") == "true":
             given["cache_max_age"], sources["cache_max_age"] = _CI_MAX_AGE, "CI"
         return cls(
             root=root,
             cache=Path(given["cache"] or Path(user_cache) / "serai").absolute(),
-            dist=Path(given["dist"] or root / "dist").absolute(),
+            dist=Path(
+                given["dist"] or (project.directory if project else root) / "dist"
+            ).absolute(),
             mirror=given["mirror"],
             security_mirror=given["security_mirror"],
             accelerator=given["accelerator"],
@@ -63,12 +81,18 @@ class Settings:
             cache_remote=given["cache_remote"],
             cache_signers=given["cache_signers"],
             cache_sign_key=given["cache_sign_key"],
+            project=project,
         )
 
     @property
-    def images(self) -> Path:
-        """The folder of image definitions."""
-        return self.root / "images"
+    def own(self) -> Path:
+        """Where relative paths of definitions begin: the project, or else the checkout."""
+        return self.project.directory if self.project else self.root
+
+    @property
+    def homes(self) -> tuple[Path, ...]:
+        """Where images and roles are: the project's come first."""
+        return (self.root,) if self.project is None else (self.project.directory, self.root)
 
     def resolved(self) -> list[tuple[str, str, str]]:
         """Name, value and source of each setting."""

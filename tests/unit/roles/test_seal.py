@@ -76,3 +76,41 @@ def test_an_image_has_sources_for_updates_and_security(
 def test_chosen_sources_are_the_only_ones(release: str, tmp_path: Path) -> None:
     sealed(tmp_path, release, chosen=(CHOSEN,))
     assert {each.split()[0] for each in sources(tmp_path)} == {"http://mirror.example/ubuntu"}
+
+
+def test_an_image_says_which_it_is_again_after_its_distribution_wrote_the_file(
+    tmp_path: Path,
+) -> None:
+    release, hook = tmp_path / "os-release", tmp_path / "91serai-os-release"
+    plain = 'ID=debian\nVARIANT_ID=server\nVERSION_ID="12"\n'
+    release.write_text(plain)
+    known = {"seal_image_id": "debian-12-amd64-acme", "seal_image_version": "0.1.0-1234abcd"}
+    template = (ROLE / "templates/seal.sh.j2").read_text()
+    part = template.partition('begin "saying which image')[2].partition('begin "naming')[0]
+    script = rendered(part.partition("\n")[2], known).replace("/etc/apt/apt.conf.d", str(tmp_path))
+    script = script.replace("/usr/lib/os-release", str(release))
+    subprocess.run(["/bin/sh", "-euc", script], check=True)
+    said = said_by(release)
+    assert said == {
+        "ID": "debian",
+        "VERSION_ID": "12",
+        "VARIANT": "Serai",
+        "VARIANT_ID": "serai",
+        "IMAGE_ID": "debian-12-amd64-acme",
+        "IMAGE_VERSION": "0.1.0-1234abcd",
+    }
+    release.write_text("ID=debian\nVERSION_ID=12\n")  # as the package base-files does
+    asked = ["apt-config", "-c", str(hook), "dump", "--format", "%v%n", "DPkg::Post-Invoke"]
+    told = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout
+    (command,) = [line for line in told.splitlines() if str(release) in line]
+    for _ in range(2):
+        subprocess.run(["/bin/sh", "-c", command], check=True)
+    assert said_by(release) == said
+
+
+def said_by(release: Path) -> dict[str, str]:
+    """What os-release(5) says, as a shell reads it; no name is there twice."""
+    lines = [line.partition("=") for line in release.read_text().splitlines()]
+    names = [name for name, _, _ in lines]
+    assert len(names) == len(set(names))
+    return {name: " ".join(shlex.split(value)) for name, _, value in lines}

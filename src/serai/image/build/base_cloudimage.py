@@ -179,7 +179,7 @@ def update_pin(
             f"{folder}SHA256SUMS does not list {pinned['file']}",
             hint="nothing is changed; the release may still be on its way, try later",
         )
-    _rewrite(settings.images / f"{name}.toml", f"{folder}{pinned['file']}", sha256, signed)
+    _rewrite(definition.path_of(settings, name), f"{folder}{pinned['file']}", sha256, signed)
     return pinned["release"], release
 
 

@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from serai.image import ansible, digest
+from serai.image.build import playbook
 from serai.image.build.packer_build import LayerBuild, PackerBuild
 from serai.image.build.packer_program import Packer
 from serai.image.build.playbook import BUILD_USER
@@ -31,7 +34,6 @@ RECIPE = 1
 """Raise it when the same roles in the same VM make another layer of it: stages are cached."""
 
 _TEMPLATE = Path("packer/image.pkr.hcl")
-_PLAYBOOK = Path("playbooks/image.yml")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 # Under emulation a cloud image's first boot took 12 minutes.
 _SSH_TIMEOUT = "60m"
@@ -142,6 +144,8 @@ def _variables(
     """Every variable of the template."""
     first, *then = [_arguments(layer, work) for layer in layers]
     environment = ansible.build_environment(settings.root)
+    # The project's too, if there is one.
+    environment["ANSIBLE_ROLES_PATH"] = ":".join(str(home / "roles") for home in settings.homes)
     architecture = ARCHITECTURES[image.arch]
     machine = qemu.packer_args(
         image,
@@ -165,7 +169,7 @@ def _variables(
         # In the last layer this also takes the build user away: see roles/seal.
         "shutdown_command": "sudo -n shutdown -P now",
         "host_alias": image.name,
-        "playbook": str(settings.root / _PLAYBOOK),
+        "playbook": str(_write_playbook(image, settings, work)),
         # Beside the interpreter that runs us, so that a virtual environment need not be active.
         "ansible": str(Path(sys.executable).with_name("ansible-playbook")),
         "ansible_arguments": first,
@@ -179,6 +183,12 @@ def _variables(
             "ANSIBLE_SSH_COMMON_ARGS=-o IdentitiesOnly=yes",
         ],
     }
+
+
+def _write_playbook(image: Image, settings: Settings, work: Path) -> Path:
+    path = work / playbook.FILE
+    path.write_text(yaml.safe_dump(playbook.plays(settings, image.roles), sort_keys=False))
+    return path
 
 
 def _write_variables(values: dict[str, Any], work: Path) -> Path:

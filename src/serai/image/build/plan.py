@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -22,7 +22,7 @@ from serai import __version__
 from serai.image import cache, digest
 from serai.image.build import age, base_bootstrap, base_cloudimage, layer, playbook
 from serai.image.build.age import Limit
-from serai.image.definition import variables
+from serai.image.definition import brought, variables
 from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import Image
 from serai.image.run import run
@@ -99,11 +99,17 @@ def make(settings: Settings, image: Image, *, fresh: bool = False) -> Plan:
     tools = tool_versions(image)
     inputs = _base_inputs(image, settings, tools)
     stages = [_stage(settings, image, BASE, inputs, limit=limit)]
-    for each in playbook.read(settings):
+    for each in playbook.read(settings, image.roles):
         chosen = variables.of_roles(settings, image.variables, each.roles)
+        brought.check(chosen)
+        sealed = playbook.SEALING_ROLE in each.roles
         inputs = {
             "previous stage": stages[-1].key,
-            "image": {"distribution": image.distribution, "disk.bus": image.disk.bus},
+            "image": {
+                "distribution": image.distribution,
+                "disk.bus": image.disk.bus,
+                **({"name": image.name} if sealed else {}),
+            },
             **{
                 f"variables.{name}": value
                 for name, value in variables.contents(settings, chosen).items()
@@ -113,19 +119,19 @@ def make(settings: Settings, image: Image, *, fresh: bool = False) -> Plan:
             "ansible.cfg": digest.of_file(settings.root / "ansible.cfg"),
             **{name: tools[name] for name in ("packer", "ansible-core", "mitogen")},
         }
-        stages.append(
-            _stage(
-                settings,
-                image,
-                each.name,
-                inputs,
-                chosen=chosen,
-                limit=limit,
-                previous=stages[-1],
-            )
+        stage = _stage(
+            settings, image, each.name, inputs, chosen=chosen, limit=limit, previous=stages[-1]
         )
-    version = f"{__version__}-{stages[-1].key[:8]}"
+        if sealed:  # the version is made of the key, so it cannot be part of that
+            said = {"seal_image_id": image.name, "seal_image_version": _version_of(stage)}
+            stage = replace(stage, chosen={**said, **chosen})
+        stages.append(stage)
+    version = _version_of(stages[-1])
     return Plan(image, tuple(stages), version, settings.dist / image.name / version)
+
+
+def _version_of(stage: Stage) -> str:
+    return f"{__version__}-{stage.key[:8]}"
 
 
 def tool_versions(image: Image) -> dict[str, str]:

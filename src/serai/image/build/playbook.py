@@ -10,7 +10,8 @@ import tomlkit
 import yaml
 
 from serai.image import digest
-from serai.image.definition import pins
+from serai.image.definition import pins, variables
+from serai.image.definition.definition import Additions
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -19,6 +20,14 @@ BUILD_USER = "serai-build"
 
 WHEEL_ROLE = "runtime"
 """The role that builds the wheel of this checkout and installs it."""
+
+FILE = "image.yml"
+
+PLACES = {"system": "hardening", "serai": "seal"}
+"""Before which of our roles a project's own come, by layer: what ours do last stays the last."""
+
+SEALING_ROLE = "seal"
+"""The role that writes into the image which one it is."""
 
 PINNING_ROLE = "toolchain"
 """The role that installs what pins.yml pins."""
@@ -33,31 +42,65 @@ class Layer:
     digests: dict[str, str]
 
 
-def read(settings: Settings) -> list[Layer]:
-    """The layers in the order in which they are built.
+def plays(settings: Settings, roles: Additions) -> list[dict[str, Any]]:
+    """The plays of the playbook, with a project's ``roles`` at their places, as Ansible has them.
 
     Raises BuildError if a play has not exactly one tag, by which the build names and selects it,
     or names a role that does not exist.
     """
-    path = settings.root / "playbooks" / "image.yml"
-    return [_layer(play, path, settings.root) for play in yaml.safe_load(path.read_text())]
+    path = settings.root / "playbooks" / FILE
+    found: list[dict[str, Any]] = yaml.safe_load(path.read_text())
+    there = {each.name for each in variables.roles(settings)}
+    for play in found:
+        tags = play.get("tags")
+        if not isinstance(tags, list) or len(tags) != 1:
+            raise BuildError(
+                f"{path.name}: the play {play.get('name')!r} must have exactly one tag"
+            )
+        own = roles.model_dump().get(tags[0], ())
+        if own:
+            place = play["roles"].index(PLACES[tags[0]])
+            play["roles"][place:place] = own
+        if environment := (settings.project.build.environment() if settings.project else {}):
+            play["environment"] = {**environment, **play.get("environment", {})}
+        for role in _names(play):
+            if role not in there:
+                raise BuildError(
+                    f"the layer {tags[0]} uses the role {role!r}, which is not there",
+                    hint=f"the roles are: {', '.join(sorted(there))}",
+                )
+    return found
 
 
-def _layer(play: dict[str, Any], path: Path, root: Path) -> Layer:
-    tags = play.get("tags")
-    if not isinstance(tags, list) or len(tags) != 1:
-        raise BuildError(f"{path.name}: the play {play.get('name')!r} must have exactly one tag")
-    roles = tuple(role if isinstance(role, str) else role["role"] for role in play["roles"])
-    for role in roles:
-        if not (root / "roles" / role).is_dir():
-            raise BuildError(f"{path.name}: {tags[0]} uses the role {role!r}, which is not there")
-    digests = {f"roles/{role}": digest.of_tree(root / "roles" / role) for role in roles}
+def read(settings: Settings, roles: Additions) -> list[Layer]:
+    """The layers in the order in which they are built, with a project's ``roles``.
+
+    Raises BuildError as ``plays`` does.
+    """
+    return [_layer(settings, play) for play in plays(settings, roles)]
+
+
+def _names(play: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(role if isinstance(role, str) else role["role"] for role in play["roles"])
+
+
+def _layer(settings: Settings, play: dict[str, Any]) -> Layer:
+    (tag,), roles = play["tags"], _names(play)
+    homes = {each.name: each for each in variables.roles(settings)}
+    digests = {f"roles/{role}": digest.of_tree(homes[role]) for role in roles}
     if WHEEL_ROLE in roles:
-        digests.update(_wheel(root))
+        digests.update(_wheel(settings.root))
     if PINNING_ROLE in roles:
-        digests[pins.FILE] = digest.of_file(root / pins.FILE)
-    play_digest = {f"playbooks/{path.name} ({tags[0]})": digest.of_value(play)}
-    return Layer(tags[0], roles, {**play_digest, **digests})
+        digests[pins.FILE] = digest.of_file(settings.root / pins.FILE)
+    # By which proxy a package comes makes no other package.
+    environment = {
+        name: value
+        for name, value in play.get("environment", {}).items()
+        if not name.endswith("_proxy")
+    }
+    content = {**play, **({"environment": environment} if "environment" in play else {})}
+    play_digest = {f"playbooks/{FILE} ({tag})": digest.of_value(content)}
+    return Layer(tag, roles, {**play_digest, **digests})
 
 
 def _wheel(root: Path) -> dict[str, str]:

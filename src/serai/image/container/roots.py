@@ -80,7 +80,7 @@ def provisioned(settings: Settings, archive: str = "", image: str = "") -> Path:
     one that is made now.
     """
     root = base(settings, image)
-    for layer in playbook.read(settings):
+    for layer in playbook.read(settings, definition.Additions()):
         recipe = {"below": root.parent.name, "layer": layer.digests, "variables": VARIABLES}
         recipe |= {"archive": archive} if archive else {}
         home = settings.cache / "containers" / layer.name

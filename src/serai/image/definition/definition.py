@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from tomlkit.exceptions import TOMLKitError
 
 from serai.image.definition import arch, variables
@@ -17,11 +25,24 @@ from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 DEFAULT_IMAGE = "ubuntu-22.04-arm64"
+_FOLDER = "images"
 REHEARSAL = "debian-12"  # needs nothing but a package mirror
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression: {error}") from None
+    return text
+
 
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[MG]$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]  # TOML has arrays, no tuples
+RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+RoleNames = Annotated[tuple[RoleName, ...], Field(strict=False)]
+Expression = Annotated[str, AfterValidator(_expression)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -76,6 +97,26 @@ class Budget(_Table):
     root_mib: Annotated[int, Field(ge=1)] | None = None
 
 
+class Additions(_Table):
+    """A project's own roles by layer, in their order; playbook.PLACES says before which of ours."""
+
+    system: RoleNames = ()
+    serai: RoleNames = ()
+
+
+class OwnCheck(_Table):
+    """A command that `invoke verify-image` runs in the booted image, which has to end with 0.
+
+    ``output`` is a regular expression, to be found in what it prints. With ``session`` it runs in
+    a session, else as root in the VM.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+    command: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    output: Expression = ""
+    session: bool = False
+
+
 class Image(_Table):
     """One image."""
 
@@ -90,6 +131,8 @@ class Image(_Table):
     budget: Budget = Budget()
     # what is chosen of the roles' variables, each of its role's type
     variables: dict[str, Any] = Field(default_factory=dict)
+    roles: Additions = Additions()
+    checks: Annotated[tuple[OwnCheck, ...], Field(strict=False)] = ()
 
     def bootstrapped(self) -> BootstrapBase:
         """What its base is bootstrapped from; raises BuildError if that is a cloud image."""
@@ -118,8 +161,20 @@ def rehearsal(settings: Settings) -> Image:
 
 
 def names(settings: Settings) -> list[str]:
-    """The images there are, sorted."""
-    return sorted(path.stem for path in settings.images.glob("*.toml"))
+    """The images there are, a project's among them, sorted."""
+    folders = (home / _FOLDER for home in settings.homes)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+
+
+def path_of(settings: Settings, name: str) -> Path:
+    """The file of the image ``name``; raises BuildError if there are two."""
+    files = [home / _FOLDER / f"{name}.toml" for home in settings.homes]
+    found = [path for path in files if path.is_file()]
+    if len(found) > 1:
+        raise BuildError(
+            f"{found[0]}: Serai has an image of that name", hint="give yours another name"
+        )
+    return found[0] if found else files[0]
 
 
 def load(settings: Settings, name: str, overrides: Sequence[str] = ()) -> Image:
@@ -150,7 +205,10 @@ def load_with_sources(
         _put(table, key, value)
         sources[key] = "--set"
     image = _check(table, where, sources)
-    _check_name(image, where, name, stem)
+    if image.name != name:
+        raise BuildError(f"{where}: name is {image.name!r}, but the file's name is {name!r}")
+    if path_of(settings, name).is_relative_to(settings.root):
+        _check_name(image, where, stem)
     variables.check(settings, image.variables, sources)
     image = _equipped(settings, image, sources)
     return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
@@ -162,30 +220,29 @@ def flat(image: Image) -> dict[str, object]:
 
 
 def _where(settings: Settings, name: str) -> str:
-    return str((settings.images / f"{name}.toml").relative_to(settings.root))
+    return f"{_FOLDER}/{path_of(settings, name).name}"
 
 
-def _read(settings: Settings, name: str) -> tuple[dict[str, Any], dict[str, str], str]:
+def _read(
+    settings: Settings, name: str, above: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, str], str]:
     """The file's table, its values' sources, and the name of the image that it is a flavour of.
 
-    A flavour has all of that image but for what its own file says.
+    A flavour has all of that image but for what its own file says. ``above`` are its own flavours.
     """
     where = _where(settings, name)
-    table = _parse(settings.images / f"{name}.toml", where)
+    if name in above:
+        circle = " → ".join((*above[above.index(name) :], name))
+        raise BuildError(f"{where}: flavour_of goes in a circle: {circle}")
+    table = _parse(path_of(settings, name), where)
     stem = table.pop("flavour_of", "")
     sources = dict.fromkeys(_flat(table), where)
     if not stem:
         return table, sources, ""
     if stem not in names(settings):
         raise BuildError(f"{where}: flavour_of is {stem!r}, and there is no such image")
-    whole = _parse(settings.images / f"{stem}.toml", _where(settings, stem))
-    if "flavour_of" in whole:
-        raise BuildError(f"{where}: flavour_of is {stem!r}, which is a flavour itself")
-    return (
-        _merged(whole, table),
-        dict.fromkeys(_flat(whole), _where(settings, stem)) | sources,
-        stem,
-    )
+    whole, below, _ = _read(settings, stem, (*above, name))
+    return _merged(whole, table), below | sources, stem
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +262,9 @@ def _equipped(settings: Settings, image: Image, sources: dict[str, str]) -> Imag
     """
     if not isinstance(image.base, BootstrapBase):
         return image
-    added = variables.packages(settings, image.distribution, image.release, image.variables)
+    own = (*image.roles.system, *image.roles.serai)
+    release = image.distribution, image.release
+    added = variables.packages(settings, *release, image.variables, own)
     source = sources.get("base.packages")
     sources["base.packages"] = f"{source}, roles" if source else "roles"
     base = image.base.model_copy(update={"packages": (*image.base.packages, *added)})
@@ -239,14 +298,14 @@ def _check(table: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> 
         raise BuildError(f"{sources.get(key, where)}: {key} {reason}") from None
 
 
-def _check_name(image: Image, where: str, name: str, stem: str) -> None:
-    if image.name != name:
-        raise BuildError(f"{where}: name is {image.name!r}, but the file's name is {name!r}")
-    made = f"{image.distribution}-{image.release}-{image.arch}"
+def _check_name(image: Image, where: str, stem: str) -> None:
+    """Serai's own images say in their names what they are. A project names its own as it likes."""
+    name, made = image.name, f"{image.distribution}-{image.release}-{image.arch}"
     if not stem and name != made:
         raise BuildError(f"{where}: name is {name!r}, but distribution-release-arch is {made!r}")
-    if stem and not (name.startswith(f"{stem}-") and stem == made):
-        raise BuildError(f"{where}: name is {name!r}, but a flavour of {made} is {made}-WORD")
+    of = stem if stem.startswith(made) else made
+    if stem and not (name.startswith(f"{stem}-") and of == stem):
+        raise BuildError(f"{where}: name is {name!r}, but a flavour of {of} is {of}-WORD")
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -21,6 +21,7 @@ from serai.image import digest
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
+_FOLDER = "roles"
 TOOLCHAIN = "toolchain"
 """The role of what sessions work with."""
 
@@ -56,9 +57,11 @@ class Option:
     choices: tuple[object, ...] = ()
     elements: str = ""
 
-    def names_a_source(self, value: object) -> bool:
-        """Whether ``value`` is the path of something on the build host."""
-        return self.type == "path" and value != ""
+    def sources(self, value: Any) -> tuple[str, ...]:
+        """The paths on the build host that ``value`` names."""
+        if self.type == "path" and value:
+            return (value,)
+        return tuple(value) if self.type == "list" and self.elements == "path" else ()
 
     def complaint(self, value: object) -> str:
         """What is wrong with ``value``, '' if nothing is."""
@@ -76,13 +79,48 @@ class Option:
 
 def options(settings: Settings) -> dict[str, Option]:
     """Every variable of every role by its name."""
-    found = {}
-    for path in sorted((settings.root / "roles").glob("*/meta/argument_specs.yml")):
-        role = path.parents[1].name
-        declared = yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options", {})
-        for name, spec in declared.items():
-            found[name] = _option(role, spec)
+    found: dict[str, Option] = {}
+    for role in roles(settings):
+        path = role / "meta/argument_specs.yml"
+        if not path.is_file():
+            continue  # a project's own may have no variables
+        for name, spec in _declared(path).items():
+            if name in found:
+                raise BuildError(
+                    f"{path}: {name} is a variable of the role {found[name].role} already",
+                    hint="give it another name",
+                )
+            found[name] = _option(role.name, spec)
     return found
+
+
+def roles(settings: Settings) -> list[Path]:
+    """The directories of all roles, the project's last; raises BuildError for a name of two."""
+    found: dict[str, Path] = {}
+    for home in reversed(settings.homes):
+        for path in sorted((home / _FOLDER).glob("*/")):
+            if path.name in found:
+                raise BuildError(
+                    f"{path}: Serai has a role of that name", hint="give yours another name"
+                )
+            found[path.name] = path
+    return list(found.values())
+
+
+def role(settings: Settings, name: str) -> Path | None:
+    """The directory of that role, if there is such a role."""
+    return next((path for path in roles(settings) if path.name == name), None)
+
+
+def _declared(path: Path) -> dict[str, Any]:
+    try:
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        return dict(specs.get("main", {}).get("options") or {})
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+        first = str(error).partition("\n")[0]
+        raise BuildError(
+            f"{path} declares no variables of a role: {first}", hint="see docs/projects.md"
+        ) from None
 
 
 def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, str]) -> None:
@@ -116,7 +154,7 @@ def of_roles(
     known = options(settings) if chosen else {}
     used = _used(settings, roles) if chosen else set()
     return {
-        name: _found(settings, name, value) if known[name].names_a_source(value) else value
+        name: _found(settings, known[name], name, value)
         for name, value in chosen.items()
         if known[name].role in roles or name in used
     }
@@ -124,7 +162,8 @@ def of_roles(
 
 def _used(settings: Settings, roles: Collection[str]) -> set[str]:
     """All words in the values of the roles' defaults, the names of variables among them."""
-    files = (settings.root / "roles" / role / "defaults" / "main.yml" for role in roles)
+    homes = (home / _FOLDER / role for home in settings.homes for role in roles)
+    files = (home / "defaults/main.yml" for home in homes)
     values = [
         list((yaml.safe_load(path.read_text()) or {}).values()) for path in files if path.exists()
     ]
@@ -137,22 +176,27 @@ def contents(settings: Settings, chosen: Mapping[str, Any]) -> dict[str, object]
     Raises BuildError where what it names cannot go into an image.
     """
     known = options(settings) if chosen else {}
-    return {
-        name: {"content": digest.of_source(Path(value))}
-        if known[name].names_a_source(value)
-        else value
-        for name, value in chosen.items()
-    }
+    found: dict[str, object] = {}
+    for name, value in chosen.items():
+        digests = [digest.of_source(Path(path)) for path in known[name].sources(value)]
+        several = isinstance(value, list)
+        found[name] = {"content": digests if several else digests[0]} if digests else value
+    return found
 
 
-def _found(settings: Settings, name: str, value: str) -> str:
-    """The absolute path; a relative one begins in the checkout."""
-    path = settings.root / Path(value).expanduser()
-    if not path.exists():
-        raise BuildError(
-            f"variables.{name}: there is no {path}", hint="it is a path on the build host"
-        )
-    return str(path)
+def _found(settings: Settings, option: Option, name: str, value: Any) -> Any:
+    """The value with absolute paths; a relative one begins in the project, or in the checkout."""
+    paths = []
+    for each in option.sources(value):
+        path = settings.own / Path(each).expanduser()
+        if not path.exists():
+            raise BuildError(
+                f"variables.{name}: there is no {path}", hint="it is a path on the build host"
+            )
+        paths.append(str(path))
+    if not paths:
+        return value
+    return paths if isinstance(value, list) else paths[0]
 
 
 def of_distribution(role: Path, distribution: str, release: str) -> dict[str, Any]:
@@ -169,20 +213,29 @@ def of_distribution(role: Path, distribution: str, release: str) -> dict[str, An
 
 
 def packages(
-    settings: Settings, distribution: str, release: str, chosen: Mapping[str, Any]
+    settings: Settings,
+    distribution: str,
+    release: str,
+    chosen: Mapping[str, Any],
+    own_roles: Collection[str] = (),
 ) -> list[str]:
-    """The distribution's packages that all roles together install with these choices."""
-    roles = settings.root / "roles"
-    found = []
-    for path in roles.glob("*/defaults/main.yml"):
+    """The distribution's packages that all roles together install with these choices.
+
+    Of a project's roles only ``own_roles`` count.
+    """
+    ours, found = settings.root / _FOLDER, []
+    for role in roles(settings):
+        path = role / "defaults/main.yml"
+        if not path.is_file() or not (role.parent == ours or role.name in own_roles):
+            continue
         defaults = yaml.safe_load(path.read_text()) or {}
-        own = of_distribution(path.parents[1], distribution, release)
+        own = of_distribution(role, distribution, release)
         for name, default in (defaults | own).items():
             value = chosen.get(name, default)
             found += value if name.endswith("_packages") and isinstance(value, list) else []
     if profile := chosen.get("toolchain_profile"):
-        own = of_distribution(roles / TOOLCHAIN, distribution, release)
-        found += _of_profile(roles / TOOLCHAIN, own["toolchain_distribution_packages"], profile)
+        own = of_distribution(ours / TOOLCHAIN, distribution, release)
+        found += _of_profile(ours / TOOLCHAIN, own["toolchain_distribution_packages"], profile)
     return sorted(set(found))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import pwd
 import re
 import socket
@@ -76,15 +77,18 @@ def boot() -> dict[str, Any]:
 
 
 def system() -> dict[str, Any]:
-    """Distribution, kernel, clock and swap."""
-    release = dict(
-        line.split("=", 1) for line in text("/etc/os-release").splitlines() if "=" in line
-    )
+    """Distribution, image, kernel, clock and swap."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
     _, packages = said("dpkg-query", "-W", "-f", "${db:Status-Status}\n")
     room = os.statvfs("/")
     return {
-        "distribution": release.get("ID", "").strip('"'),
-        "release": release.get("VERSION_ID", "").strip('"'),
+        "distribution": release.get("ID", ""),
+        "release": release.get("VERSION_ID", ""),
+        "image": release.get("IMAGE_ID", ""),
+        "version": release.get("IMAGE_VERSION", ""),
         "machine": os.uname().machine,
         "kernel": os.uname().release,
         "now": time.time(),

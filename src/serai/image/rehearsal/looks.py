@@ -14,6 +14,13 @@ ALWAYS = {
     "systemd-analyze verify serai-sessiond.service serai-gate.service serai.slice 2>&1": "",
 }
 
+# Of an image that has what a project adds, see data/project.
+PROJECT = {
+    "cat /etc/serai-rehearsal/file": "The project's file.",
+    "openssl verify /usr/local/share/ca-certificates/serai/rehearsal.crt | grep -o OK": "OK",
+    "grep -c ca-certificates.crt /etc/serai/session.toml": "4",
+}
+
 UBUNTU = {
     "ls -d /usr/bin/snap /snap /var/snap /var/lib/snapd 2>/dev/null": "",
     "findmnt --noheadings --source snap": "",

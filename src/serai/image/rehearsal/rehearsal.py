@@ -64,6 +64,11 @@ _FEW = {
 }
 _ONE = {"default": {"summary": "Nothing", "allow": [], "deny": []}}
 _SMALL = {"toolchain_profile": "minimal"}
+_DATA = Path(__file__).parent / "data/project"
+_PROJECT = {
+    "base_certificates": str(_DATA / "certificates"),
+    "project_files": [str(_DATA / "files")],
+}
 
 
 def _looks(release: Ubuntu) -> dict[str, str]:
@@ -79,11 +84,17 @@ def _image(release: Ubuntu) -> Run:
             "identity_hostname": "rehearsal",
             "identity_locale": "en_US.UTF-8",
             "toolchain_added": _FEW,
+            **_PROJECT,
         },
-        {**_looks(release), **looks.UBUNTU_IMAGE},
+        {**_looks(release), **looks.UBUNTU_IMAGE, **looks.PROJECT},
         release,
         {**looks.UBUNTU_SEALED, **looks.SEALED_BY_RELEASE[release.version]},
-        {"toolchain_node_source": "wheel", "identity_swap": True, "gate_profiles": _ONE},
+        {
+            "toolchain_node_source": "wheel",
+            "identity_swap": True,
+            "gate_profiles": _ONE,
+            "base_certificates": "",
+        },
     )
 
 
@@ -102,7 +113,13 @@ RUNS = (
     _vm(JAMMY),
     _image(NOBLE),
     _vm(NOBLE),
-    Run("debian-12 image", PLAYBOOK, _SMALL, looks.ALWAYS, sealed=looks.SEALED),
+    Run(
+        "debian-12 image",
+        PLAYBOOK,
+        {**_SMALL, **_PROJECT},
+        {**looks.ALWAYS, **looks.PROJECT},
+        sealed=looks.SEALED,
+    ),
     Run("debian-12 VM", provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.VM}),
 )
 

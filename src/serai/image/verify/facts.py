@@ -28,10 +28,15 @@ class Boot(_Facts):
 
 
 class System(_Facts):
-    """Distribution, kernel, clock, swap and what the root file system holds."""
+    """Distribution, kernel, clock, swap and what the root file system holds.
+
+    ``image`` and ``version`` are what os-release(5) says of the image.
+    """
 
     distribution: str
     release: str
+    image: str
+    version: str
     machine: str
     kernel: str
     now: float
@@ -270,6 +275,13 @@ class Foreign(_Facts):
     after: str
 
 
+class Ran(_Facts):
+    """What a command of a project's own did; ``output`` has both streams."""
+
+    status: int
+    output: str
+
+
 class Evidence(_Facts):
     """All that is judged. A part that could not be gathered is the reason why, as text.
 
@@ -285,6 +297,7 @@ class Evidence(_Facts):
     foreign: ObservedBoot | str
     alone: ObservedBoot | str
     exercise: ExerciseFacts | str
+    own: list[Ran] | str  # of the image's own checks, in their order
     shipped: Shipped | str
     digests: Digests | str
     foreign_disk: Foreign | str

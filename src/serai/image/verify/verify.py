@@ -25,7 +25,7 @@ from serai.image.guest import exercise, probe
 from serai.image.parallel import guests_at_once, in_parallel
 from serai.image.run import run
 from serai.image.settings import Settings
-from serai.image.verify import boot_chart, shipped
+from serai.image.verify import boot_chart, own, shipped
 from serai.image.verify.checks import CHECKS
 from serai.image.verify.facts import (
     BootFacts,
@@ -36,6 +36,7 @@ from serai.image.verify.facts import (
     Foreign,
     ObservedBoot,
     ProbeFacts,
+    Ran,
     Shipped,
 )
 from serai.image.verify.verdict import Report, report_of, show, write
@@ -63,12 +64,13 @@ def verify(settings: Settings, image: Image, folder: Path, *, quick: bool = Fals
         )
     with console.step(f"verify {image.name}"):
         evidence, took = gather(settings, image, disk, quick=quick)
-    checks = [check for check in CHECKS if not quick or check.part not in LATER]
+    every = (*CHECKS, *own.checks(image))
+    checks = [check for check in every if not quick or check.part not in LATER]
     report = report_of(evidence, folder.resolve().name, judge(evidence, took, checks))
     if not quick:
         write(report, folder / layout.VERIFIED)
     show(report)
-    if left := len(CHECKS) - len(checks):
+    if left := len(every) - len(checks):
         console.say(
             f"{left} checks take three more boots, and a release takes them: leave out --quick"
         )
@@ -124,6 +126,7 @@ class _Found:
     first: FirstBoot | str = _NOT_REACHED
     second: ObservedBoot | str = _NOT_REACHED
     exercise: ExerciseFacts | str = _NOT_REACHED
+    own: list[Ran] | str = _NOT_REACHED
     # set by _at_rest
     shipped: Shipped | str = _NOT_REACHED
     # set by _others
@@ -180,6 +183,7 @@ class _Found:
             foreign=self.foreign,
             alone=self.alone,
             exercise=self.exercise,
+            own=self.own,
             shipped=self.shipped,
             digests=self.digests,
             foreign_disk=self.foreign_disk,
@@ -199,6 +203,8 @@ def _kept(
             draw_boot(vm, chart)
             with found.timed("exercise"):
                 found.exercise = attempt(lambda: exercised(vm))
+            with found.timed(own.PART):
+                found.own = attempt(lambda: own.ran(vm, image.checks))
             if not quick:
                 found.second = found.boot(vm, "second", vm.reboot())
     except BuildError as error:

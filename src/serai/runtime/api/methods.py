@@ -18,6 +18,7 @@ from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
 from serai.runtime.api.jobs import JobMethods
+from serai.runtime.image import image
 from serai.runtime.sandbox import cgroups, usage
 from serai.runtime.sessions import changes, quota
 from serai.runtime.sessions.collector import Collector
@@ -138,8 +139,12 @@ class Methods:
                 "upgrade the older one",
                 OTHER_VERSION,
             )
-        found = {"version": __version__, "protocol": PROTOCOL}
-        return {**found, "capabilities": sorted([*self.table, BYTES, EARLY])}
+        return {
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "image": image(),
+            "capabilities": sorted([*self.table, BYTES, EARLY]),
+        }
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from serai import __version__
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="serai", description="Sessions of a VM.")
     forms = "ssh://[USER@]HOST[:PORT] or vsock://CID:PORT"
     top.add_argument("--vm", metavar="ADDRESS", help=f"a VM elsewhere: {forms} (or SERAI_VM)")
+    shown = "show the version of this command, and of the image in a VM"
+    top.add_argument("--version", action="version", version=f"serai {__version__}", help=shown)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -108,6 +111,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
         return exec.main(arguments[1:], vm)
     if arguments[:1] == ["mcp"]:
         return _mcp(arguments[1:], vm)
+    if arguments == ["--version"]:
+        return _version()
     options = parser().parse_args(arguments)
     options.vm = vm
     if options.command == "stdio":
@@ -158,6 +163,18 @@ def _doctor(options: argparse.Namespace, vm: str) -> int:
     from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
 
     return _flushed(report.main(options.json))
+
+
+def _version() -> int:
+    from serai.runtime.image import image  # noqa: PLC0415  # of no use to most
+
+    made_of = image()
+    say(f"serai {__version__}{_image(made_of)}")
+    return _flushed(0)
+
+
+def _image(made_of: dict[str, str] | None) -> str:
+    return f", image {made_of['id']} {made_of['version']}" if made_of else ""
 
 
 def _mcp(arguments: list[str], vm: str) -> int:
@@ -229,7 +246,8 @@ def _show_list(result: dict[str, Any]) -> None:
 
 
 def _show_version(met: dict[str, Any]) -> None:
-    say(f"Serai {met['version']}, protocol {met['protocol']}")
+    # A VM with an older Serai does not say which image it is.
+    say(f"Serai {met['version']}, protocol {met['protocol']}{_image(met.get('image'))}")
 
 
 def _show_one(session: dict[str, Any]) -> None:

@@ -70,7 +70,9 @@ def made(project: Settings, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_images_make_a_stage_that_they_share_once(project: Settings, made: list[str]) -> None:
     flavour = f'name = "{IMAGE}-lean"\nsummary = "lean"\nflavour_of = "{IMAGE}"\n'
-    (project.images / f"{IMAGE}-lean.toml").write_text(f"{flavour}[disk]\nbus = 'virtio'\n")
+    (project.root / "images" / f"{IMAGE}-lean.toml").write_text(
+        f"{flavour}[disk]\nbus = 'virtio'\n"
+    )
     build.build(project, IMAGE)
     build.build(project, f"{IMAGE}-lean")
     assert made == ["base", *(f"one and two of {i}" for i in (IMAGE, f"{IMAGE}-lean"))]

@@ -144,6 +144,8 @@ def test_a_variable_that_the_template_lacks_is_an_error(
     (root / "packer").mkdir(parents=True)
     template = (settings.root / "packer/image.pkr.hcl").read_text()
     (root / "packer/image.pkr.hcl").write_text(template.replace("var.host_alias", "var.hots"))
+    (root / "playbooks").mkdir()
+    (root / "playbooks/image.yml").write_text("[]")
     with pytest.raises(BuildError, match=r"validate, debian-12-amd64: .*hots"):
         layer.validate(image, dataclasses.replace(settings, root=root))
 

@@ -109,7 +109,9 @@ def test_the_builders_machine_is_no_input(project: Settings) -> None:
 
 def test_images_share_the_stages_that_are_the_same(project: Settings) -> None:
     flavour = f'name = "{IMAGE}-lean"\nsummary = "lean"\nflavour_of = "{IMAGE}"\n'
-    (project.images / f"{IMAGE}-lean.toml").write_text(f"{flavour}[disk]\nbus = 'virtio'\n")
+    (project.root / "images" / f"{IMAGE}-lean.toml").write_text(
+        f"{flavour}[disk]\nbus = 'virtio'\n"
+    )
     one, two = made(project), plan.make(project, definition.load(project, f"{IMAGE}-lean"))
     assert one.stages[0].folder == two.stages[0].folder
     assert one.stages[1].folder != two.stages[1].folder
@@ -258,7 +260,7 @@ def test_a_wrong_playbook_is_one_line(project: Settings, playbook: str, said: st
 
 
 def test_the_shipped_layers_end_with_the_seal() -> None:
-    shipped = playbook.read(Settings.of({}))
+    shipped = playbook.read(Settings.of({}), definition.Additions())
     assert [layer.name for layer in shipped] == ["system", "serai"]
     assert shipped[-1].roles[-1] == "seal"
     assert all("seal" not in layer.roles for layer in shipped[:-1])

@@ -15,7 +15,7 @@ from serai.image.vm import seed
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
     base_bootstrap: (4, "e119df9bae6ea0b9"),
-    layer: (1, "992dfc9a4fbe02b8"),
+    layer: (1, "ec998ceae0366756"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
     base_bootstrap: (

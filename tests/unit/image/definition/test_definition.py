@@ -21,7 +21,7 @@ suite = "bookworm"
 
 
 def write(checkout: Settings, text: str, name: str = "debian-12-amd64") -> str:
-    (checkout.images / f"{name}.toml").write_text(text)
+    (checkout.root / "images" / f"{name}.toml").write_text(text)
     return name
 
 
@@ -142,8 +142,8 @@ def test_a_flavour_has_what_its_image_has_but_for_what_it_says(checkout: Setting
     ("text", "said"),
     [
         (FLAVOUR.replace('of = "debian-12', 'of = "debian-13'), "and there is no such image"),
-        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-large'), "flavour itself"),
-        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-huge'), "flavour itself"),
+        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-large'), "in a circle"),
+        (FLAVOUR.replace('of = "debian-12-amd64', 'of = "debian-12-amd64-huge'), "amd64-huge-WORD"),
         (FLAVOUR + 'arch = "arm64"', "a flavour of debian-12-arm64 is debian-12-arm64-WORD"),
         (FLAVOUR.replace("-large", ""), "but the file's name is"),
         (FLAVOUR + "colour = 1", "images/debian-12-amd64-large.toml: colour is not a known key"),

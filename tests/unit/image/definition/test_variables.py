@@ -150,7 +150,8 @@ def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
     image = definition.load(HERE, DEBIAN, chosen)
     _, system, serai = plan.make(HERE, image).stages
     assert system.chosen == {"toolchain_profile": "full"}
-    assert serai.chosen == {"runtime_tasks_max": 100}
+    said = {"seal_image_id": DEBIAN, "seal_image_version": f"0.1.0-{serai.key[:8]}"}
+    assert serai.chosen == {"runtime_tasks_max": 100, **said}
     for stage in (system, serai):
         *_, chosen_file = layer._arguments(LayerBuild(stage.name, stage.chosen, tmp_path), tmp_path)
         assert json.loads(Path(chosen_file.removeprefix("@")).read_text()) == stage.chosen
@@ -159,8 +160,9 @@ def test_ansible_gets_what_concerns_the_layer(tmp_path: Path) -> None:
 def test_a_role_gets_the_variables_that_its_defaults_are_made_of() -> None:
     """Otherwise the seal, which is in another layer, would call each image serai."""
     image = definition.load(HERE, DEBIAN, ["variables.identity_hostname=acme"])
-    chosen = [stage.chosen for stage in plan.make(HERE, image).stages]
-    assert chosen == [{}, {"identity_hostname": "acme"}, {"identity_hostname": "acme"}]
+    _, system, serai = plan.make(HERE, image).stages
+    assert system.chosen == {"identity_hostname": "acme"}
+    assert serai.chosen["identity_hostname"] == "acme"
 
 
 def test_every_path_on_the_build_host_has_the_type_by_which_it_is_found() -> None:
@@ -169,7 +171,7 @@ def test_every_path_on_the_build_host_has_the_type_by_which_it_is_found() -> Non
         main = yaml.safe_load(path.read_text())["argument_specs"]["main"]
         for name, spec in main.get("options", {}).items():
             host = "on the controller" in spec["description"]
-            assert host == (spec.get("type") == "path"), name
+            assert host == ("path" in (spec.get("type"), spec.get("elements"))), name
 
 
 def test_every_variable_is_some_types_and_only_one_roles() -> None:

@@ -104,7 +104,7 @@ def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
 def test_what_an_image_chooses_stands_below_the_inventory_and_set(checkout: Settings) -> None:
     for role in ("toolchain", "limits"):
         shutil.copytree(ROOT / "roles" / role, checkout.root / "roles" / role)
-    (checkout.images / "debian-12-amd64.toml").write_text(
+    (checkout.root / "images" / "debian-12-amd64.toml").write_text(
         (ROOT / "images/debian-12-amd64.toml").read_text()
         + "[variables]\nlimits_nofile = 1\nlimits_nproc = 1\nlimits_stack = 1\n"
     )

@@ -43,6 +43,7 @@ def test_real_faults_turn_their_checks_red(
         foreign=ABSENT,
         alone=ABSENT,
         exercise=ABSENT,
+        own=ABSENT,
         shipped=shipped.gather(upgraded.faulty, tmp_path),
         digests=ABSENT,
         foreign_disk=ABSENT,

@@ -57,6 +57,15 @@ def _hostname(evidence: Evidence) -> Finding:
     return Finding(problems, f"{found.hostname}, {found.address}")
 
 
+def _named(evidence: Evidence) -> Finding:
+    found, image = the(evidence.first).facts.system, evidence.image
+    wanted = image.variables.get("seal_image_id") or image.name
+    problems = [] if found.image == wanted else [f"IMAGE_ID is {found.image!r}, not {wanted!r}"]
+    if not found.version:
+        problems.append("there is no IMAGE_VERSION")
+    return Finding(problems, f"{found.image} {found.version}")
+
+
 def _sources(evidence: Evidence) -> Finding:
     apt, image = the(evidence.first).facts.apt, evidence.image
     suites = {source.split()[1] for source in apt.sources if len(source.split()) > 1}
@@ -150,6 +159,7 @@ CHECKS: tuple[Check[Evidence], ...] = (
     Check("foreign", "every machine gets its own machine-id, and keeps it", _machine_id),
     Check("foreign", "every machine gets its own ssh host keys, and keeps them", _host_keys),
     Check("identity", "the host name is the image's and resolves", _hostname),
+    Check("system", "it says which image it is", _named),
     Check("apt", "apt has the release, its updates and its security updates", _sources),
     Check("listening", "nothing can be reached from outside but ssh", _listening),
     Check("system", "the clock is right and in the image's time zone", _clock),
