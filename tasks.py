@@ -7,7 +7,7 @@ from typing import get_args
 
 from invoke.context import Context
 
-from serai.image import console
+from serai.image import console, project
 from serai.image.bench import bench
 from serai.image.build import base_cloudimage, builds
 from serai.image.build import build as building
@@ -19,6 +19,7 @@ from serai.image.commands import (
     dist,
     docs_site,
     lint,
+    new,
     pages,
     pythons,
     several,
@@ -46,7 +47,8 @@ from serai.image.vm import boot, describe
 from serai.image.vm.qemu import Bus
 from serai.image.vm.share import parse as parse_shares
 
-SETTINGS = Settings.of()
+with console.reported():
+    SETTINGS = Settings.of(project=project.here())
 IMAGE = definition.DEFAULT_IMAGE
 
 
@@ -54,6 +56,12 @@ IMAGE = definition.DEFAULT_IMAGE
 def images(_c: Context, *, json: bool = False) -> None:
     """List the images there are."""
     show.images(SETTINGS, as_json=json)
+
+
+@command(name="new")
+def make_project(_c: Context, directory: str, base: str = IMAGE) -> None:
+    """Make a directory with an image of your own, and a role and a file for it."""
+    new.new(SETTINGS, Path(directory), base)
 
 
 @command(iterable=["set_"])

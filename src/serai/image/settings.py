@@ -9,7 +9,12 @@ from pathlib import Path
 
 from serai.image.project import FILE, Project
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
+_SOURCE = Path(__file__).resolve().parent
+
+CARRIED = _SOURCE / "checkout"
+"""What the wheel serai-build has in place of a checkout: see commands/dist.py."""
+
+CHECKOUT = CARRIED if CARRIED.is_dir() else _SOURCE.parents[2]
 _NAMES = (
     *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
     *("dist", "mirror", "security_mirror", "accelerator"),
@@ -50,7 +55,7 @@ class Settings:
     def of(
         cls,
         environ: Mapping[str, str] = os.environ,
-        root: Path = _CHECKOUT,
+        root: Path = CHECKOUT,
         project: Project | None = None,
     ) -> Settings:
         """The settings ``environ`` asks for, each in SERAI_ and its name in capitals.

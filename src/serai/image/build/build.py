@@ -288,6 +288,7 @@ def _manifest(settings: Settings, made: Plan, packages: int) -> dict[str, object
         "tools": plan.tool_versions(made.image),
         "roles": digest.of_tree(settings.root / "roles"),
         "revision": revision(settings.root),
+        **({"project": revision(settings.project.directory)} if settings.project else {}),
         "packages": packages,
         "stages": records,
     }

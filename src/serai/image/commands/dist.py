@@ -1,6 +1,7 @@
 """What `invoke dist` does: the client for hosts, as a wheel and an sdist, tried on each Python.
 
-The same source makes the same bytes. The wheel is the one that a VM gets.
+The same source makes the same bytes. The wheel is the one that a VM gets. A second wheel,
+serai-build, has the build host's half, and what of a checkout a build reads.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tomlkit
+
 from serai.image import cache, console, digest, layout, sign
 from serai.image.commands import pythons
 from serai.image.errors import BuildError
 from serai.image.run import run
-from serai.image.settings import Settings
+from serai.image.settings import CARRIED, Settings
+
+_CARRIED = (
+    *("ansible.cfg", "images", "packer", "pins.yml", "playbooks", "roles", "tasks.py"),
+    *("pyproject.toml", "CHANGELOG.md", "LICENSE"),
+)
+"""What of a checkout a build reads; pyproject.toml is what the VM's wheel is made by."""
 
 _EARLIEST = "315619200"  # 1980, as early as a wheel can be: as the role runtime has it
 _TRY = "import serai; serai.connect; serai.connect_async; print(serai.__version__)"
@@ -32,6 +41,7 @@ def dist(settings: Settings) -> Path:
             wheel = _build(settings.root, made, "wheel")
             sdist = _build(settings.root, made, "sdist")
             _same_from(sdist, wheel)
+            _build_half(settings.root, made)
         for version in (each.python for each in pythons.RELEASES.values()):
             with console.step(f"the client on Python {version}"):
                 _try(pythons.interpreter(version), wheel)
@@ -41,12 +51,49 @@ def dist(settings: Settings) -> Path:
     return target
 
 
+def _build_half(root: Path, into: Path) -> Path:
+    """The wheel serai-build: ``serai.image``, with a checkout in it that lacks just that."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    whole = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()
+    about = whole["project"]
+    with tempfile.TemporaryDirectory(prefix="serai-dist-") as work:
+        half = Path(work) / "serai/image"
+        shutil.copytree(root / "src/serai/image", half, ignore=ignore)
+        carried = half / CARRIED.name
+        carried.mkdir()
+        for name in _CARRIED:
+            source, target = root / name, carried / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=ignore)
+            else:
+                shutil.copy(source, target)
+        without = shutil.ignore_patterns("__pycache__", "*.pyc", "image")
+        shutil.copytree(root / "src/serai", carried / "src/serai", ignore=without)
+        described = {
+            "build-system": whole["build-system"],
+            "project": {
+                **{key: about[key] for key in ("version", "license", "requires-python")},
+                "name": "serai-build",
+                "description": "Builds images of Serai",
+                "dependencies": [
+                    f"serai=={about['version']}",
+                    *about["optional-dependencies"]["build"],
+                ],
+                "scripts": {"serai-build": "serai.image.commands.program:main"},
+            },
+            "tool": {"hatch": {"build": {"targets": {"wheel": {"packages": ["serai"]}}}}},
+        }
+        (Path(work) / "pyproject.toml").write_text(tomlkit.dumps(described))
+        return _build(Path(work), into, "wheel")
+
+
 def _build(source: Path, into: Path, kind: str) -> Path:
     """The one file of that kind, made by hatchling."""
     argv = [sys.executable, "-m", "hatchling", "build", f"--target={kind}", f"--directory={into}"]
+    before = set(into.iterdir())
     run(argv, cwd=source, env={"SOURCE_DATE_EPOCH": _EARLIEST})
-    (found,) = into.glob("*.whl" if kind == "wheel" else "*.tar.gz")
-    return found
+    found = set(into.glob("*.whl" if kind == "wheel" else "*.tar.gz")) - before
+    return found.pop()
 
 
 def _same_from(sdist: Path, wheel: Path) -> None:

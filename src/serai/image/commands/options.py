@@ -67,6 +67,10 @@ OWN: dict[str, dict[str, str]] = {
     "docs": {"site": "make their site too, dist/site/"},
     "formats": {"to": f"a list of {', '.join(formats.KINDS)}"},
     "machine": {"keep": "stay in a shell after --run"},
+    "new": {
+        "directory": "where to: a directory that does not exist yet; its name is the image's",
+        "base": "the image that yours is a flavour of",
+    },
     "provision": {
         "host": "user@address[:port], as often as there are VMs",
         "inventory": "a file of Ansible's instead, of which --limit is a pattern",

@@ -15,7 +15,7 @@ from serai import __version__
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits
+from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits, run
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 from serai.runtime.cli.showing import table, when
@@ -27,12 +27,13 @@ SIMPLE = {
     "remove": "end a session for good and delete its data",
 }
 SHELL = ["bash", "-l"]
-AS_THEY_ARE = {"get", "shell"}
+AS_THEY_ARE = {"get", "run", "shell"}
 """Commands whose output is somebody's bytes, and never JSON."""
 Show = Callable[[Any], None]
 _RUN = {
     "audit": egress.audit,
     "forward": forward.run,
+    "run": run.run,
     **dict.fromkeys(folders.COMMANDS, folders.run),
     **dict.fromkeys(jobs.COMMANDS, jobs.run),
 }
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("show", "show a session")
     commands.add_parser("exec", help="run a command in a session", add_help=False)
+    run.add_to(add)
     add("shell", "a login shell in a session")
     switch = add("switch", "make a session the active one; the one before is frozen")
     switch.add_argument("--keep-running", action="store_true", help="do not freeze that one")
@@ -129,8 +131,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
 
             return _flushed(metrics.main(vm, http=options.http))
         with connected(vm) as client:
-            if (run := _RUN.get(options.command)) is not None:
-                return _flushed(run(client, options))
+            if (does := _RUN.get(options.command)) is not None:
+                return _flushed(does(client, options))
             policy = options.command == "policy"
             method, params, show = (egress.policy_call if policy else _call)(options)
             result = client.call(method, **params)
