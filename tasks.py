@@ -303,6 +303,7 @@ def make_release(
     build: str = "",
     previous: str = "",
     sign_key: str = "",
+    formats_: str = "",
 ) -> None:
     """Make dist/<image>/<version>/ of a build, if verify-image passed it."""
     folder = release.release(
@@ -312,6 +313,7 @@ def make_release(
         build=build,
         previous=Path(previous) if previous else None,
         key=Path(sign_key) if sign_key else None,
+        kinds=formats.parse(formats_) if formats_ else release.FORMATS,
     )
     console.say(str(folder))
 

@@ -10,7 +10,7 @@ from typing import Any
 from invoke.tasks import task
 
 from serai.image import console
-from serai.image.release import formats
+from serai.image.release import formats, release
 
 # Options that mean the same in each task.
 SHARED = {
@@ -60,7 +60,7 @@ OWN: dict[str, dict[str, str]] = {
         "keep": "stay in a shell after --run",
     },
     "describe": {
-        "to": "libvirt, cloud-init, lima, utm or vfkit",
+        "to": "libvirt, proxmox, cloud-init, lima, utm or vfkit",
         "cpus": "how many processors",
         "memory": "how much memory, for example 3.8G",
     },
@@ -91,6 +91,7 @@ OWN: dict[str, dict[str, str]] = {
         "version": "what the release is called, for example 1.2.0",
         "previous": "the directory of the release before, to tell the differences from",
         "sign_key": "an SSH key's file; with a public one the agent is asked",
+        "formats_": f"a list as of `invoke formats` (default: {','.join(release.FORMATS)})",
     },
     "rehearse": {"only": "a part of a run's name; the record of the others stays"},
     "test": {

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,13 @@ from serai.common import files
 from serai.image import cache, console, digest, ext4, layout, oci, offline, sign
 from serai.image.build import build
 from serai.image.build.builds import Finished
-from serai.image.definition.arch import Arch
 from serai.image.errors import BuildError
 from serai.image.parallel import in_parallel
-from serai.image.run import run, run_confined
+from serai.image.release import box, fits, gce, ova, vhd, vmdk
+from serai.image.release.source import Source
+from serai.image.release.source import convert as convert_disk
+from serai.image.run import run
 from serai.image.settings import Settings
-
-
-@dataclass(frozen=True)
-class Source:
-    """A finished disk: ``<image>.qcow2``, and the same as a sparse raw file.
-
-    ``version`` is what it is called where a format has a place for that, ``stamp`` the time in
-    seconds since 1970 likewise.
-    """
-
-    image: str
-    arch: Arch
-    version: str
-    stamp: int
-    disk: Path
-    raw: Path
 
 
 def _raw_zst(source: Source, target: Path) -> None:
@@ -48,37 +33,33 @@ def _raw_zst(source: Source, target: Path) -> None:
     run(["zstd", "-q", "-6", "-T0", source.raw, "-o", target])
 
 
+def _ami(source: Source, target: Path) -> None:
+    # EC2 takes a raw disk of any size, and rounds the volume up to whole GiB
+    # (https://docs.aws.amazon.com/vm-import/latest/userguide/vmimport-image-import.html).
+    run(["cp", "--reflink=auto", "--sparse=always", source.raw, target])
+
+
 def _vhdx(source: Source, target: Path) -> None:
     # Blocks of 1 MiB, the least there are: with larger ones the file has more that nobody wrote.
-    options = "subformat=dynamic,block_size=1M"
-    _convert(source, "vhdx", options, target)
-
-
-def _vmdk(source: Source, target: Path) -> None:
-    options = "subformat=streamOptimized"
-    _convert(source, "vmdk", options, target)
-
-
-def _convert(source: Source, kind: str, options: str, target: Path) -> None:
-    whole = ["qemu-img", "convert", "-f", "raw", "-O", kind, "-o", options]
-    run_confined(
-        [*whole, source.raw, target],
-        read=[source.raw],
-        write=[target.parent],
-        largest=2 * source.raw.stat().st_size,
-    )
+    convert_disk(source, "vhdx", ("subformat=dynamic", "block_size=1M"), target)
 
 
 def _oci(source: Source, target: Path) -> None:
     content = {f"disk/{source.disk.name}": source.disk}
-    oci.write(content, target, arch=source.arch, tag=source.version, stamp=source.stamp)
+    arch = source.definition.arch
+    oci.write(content, target, arch=arch, tag=source.version, stamp=source.stamp)
 
 
 _WRITERS: Mapping[str, tuple[str, Callable[[Source, Path], None]]] = {
     "raw.zst": ("raw.zst", _raw_zst),
     "vhdx": ("vhdx", _vhdx),
-    "vmdk": ("vmdk", _vmdk),
+    "vmdk": ("vmdk", vmdk.write),
     "oci": ("oci.tar", _oci),
+    "ami": ("ami.raw", _ami),
+    "gce": ("gce.tar.gz", gce.write),
+    "azure": ("azure.vhd", vhd.write),
+    "ova": ("ova", ova.write),
+    "vagrant": ("libvirt.box", box.write),
 }
 KINDS = tuple(_WRITERS)
 
@@ -113,6 +94,12 @@ def _write(writer: Callable[[Source, Path], None], source: Source, target: Path)
     files.fsync(target.parent)
 
 
+def warn(image: str, kinds: Sequence[str], root: offline.RootFs) -> None:
+    """Say for which of ``kinds`` the disk lacks something."""
+    for line in fits.lacks(kinds, *fits.read(root)):
+        console.warn(f"{image} as {line} (docs/releases.md)")
+
+
 def convert(settings: Settings, finished: Finished, kinds: Sequence[str]) -> list[Path]:
     """Write a finished image in each of ``kinds`` beside it, and return the files.
 
@@ -127,8 +114,9 @@ def convert(settings: Settings, finished: Finished, kinds: Sequence[str]) -> lis
         scratch(settings, image) as work,
         offline.opened(disk, work) as root,
     ):
-        arch, stamp = finished.image.arch, time_of(manifest, folder)
-        source = Source(image, arch, manifest["version"], stamp, disk, root.raw)
+        warn(image, kinds, root)
+        stamp = time_of(manifest, folder)
+        source = Source(finished.image, manifest["version"], stamp, disk, root.raw)
         in_parallel(jobs(source, kinds, folder), threading.Event())
         made = [folder / f"{image}.{_WRITERS[kind][0]}" for kind in kinds]
         sums = sign.listed(folder)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from serai.image.release import (
 )
 from serai.image.release.diff import Changes
 from serai.image.release.report import report, treemap
+from serai.image.release.source import Source
 from serai.image.release.tree import Entry
 from serai.image.settings import Settings
 
@@ -59,12 +61,14 @@ def release(
     build: str = "",
     previous: Path | None = None,
     key: Path | None = None,
+    kinds: Sequence[str] = FORMATS,
 ) -> Path:
     """Make dist/<image>/<version>/ of the latest ``build`` of ``image``, or that one; return it.
 
-    ``previous`` is the release to tell the differences from, ``key`` what SHA256SUMS is signed
-    with. Raises BuildError, and leaves nothing, unless that build was verified and may be released;
-    a version that is there already stays as it is.
+    ``kinds`` are the formats that it has beside the qcow2, ``previous`` is the release to tell the
+    differences from, ``key`` what SHA256SUMS is signed with. Raises BuildError, and leaves nothing,
+    unless that build was verified and may be released; a version that is there already stays as it
+    is.
     """
     finished = builds.find(settings, image, build)
     target = settings.dist / image / _require_version(version)
@@ -81,10 +85,14 @@ def release(
             offline.opened(made.disk, work) as root,
         ):
             with console.step("inspect the disk"):
-                disk = _Disk(root, _require_clean(made, root, finished.image, work), work)
+                entries = _require_clean(made, root, finished.image, work)
+            formats.warn(image, kinds, root)
+            stamp = formats.time_of(made.manifest, made.folder)
+            source = Source(finished.image, version, stamp, made.disk, root.raw)
+            disk = _Disk(source, root, entries, work)
             with cache.whole(target) as folder:
                 with console.step(f"write {image}'s formats and contents"):
-                    _fill(settings, made, version, disk, folder)
+                    _fill(settings, made, disk, kinds, folder)
                 with console.step("tell what changed"):
                     _describe(made, version, disk, previous=previous, folder=folder)
                 with console.step("sum and sign"):
@@ -164,18 +172,20 @@ def _require_readable(previous: Path | None, key: Path | None) -> None:
 class _Disk:
     """The build's disk, open, and what was found on it."""
 
+    source: Source
     root: offline.RootFs
     entries: list[Entry]
     work: Path
 
 
-def _fill(settings: Settings, made: Build, version: str, disk: _Disk, folder: Path) -> None:
+def _fill(
+    settings: Settings, made: Build, disk: _Disk, kinds: Sequence[str], folder: Path
+) -> None:
     """The disk in every form, and what is in it."""
-    image, defined = made.image, made.manifest["definition"]
-    stamp = formats.time_of(made.manifest, made.folder)
-    source = formats.Source(image, defined["arch"], version, stamp, made.disk, disk.root.raw)
+    image, source = made.image, disk.source
+    version, stamp, defined = source.version, source.stamp, source.definition
     subject = sbom.Subject(
-        image, version, made.sha256, defined["distribution"], defined["release"], defined["arch"]
+        image, version, made.sha256, defined.distribution, defined.release, defined.arch
     )
 
     def contents() -> None:
@@ -186,7 +196,7 @@ def _fill(settings: Settings, made: Build, version: str, disk: _Disk, folder: Pa
         parts = sbom.parts(disk.root, disk.entries, subject, pins.read(settings), disk.work)
         (folder / layout.SBOM).write_text(sbom.text(subject, parts, stamp), encoding="utf-8")
 
-    jobs = formats.jobs(source, FORMATS, folder)
+    jobs = formats.jobs(source, kinds, folder)
     in_parallel([*jobs, contents], threading.Event())
 
 

@@ -13,6 +13,7 @@ from serai.image.vm import qemu
 
 TEMPLATES = {
     "libvirt": "libvirt.xml.j2",
+    "proxmox": "proxmox.sh.j2",
     "cloud-init": "cloud-init.yaml.j2",
     "lima": "lima.yaml.j2",
     "utm": "utm.md.j2",
@@ -57,6 +58,7 @@ def describe(
         memory_mib=memory_mib,
         root_mib=megabytes(image.disk.size),
         sessions_mib=megabytes(image.disk.sessions),
+        sessions_gib=-(-megabytes(image.disk.sessions) // 1024),
         processor=ARCHITECTURES[image.arch].machine,
         machine=ARCHITECTURES[image.arch].machine_type,
         root_serial=qemu.ROOT_SERIAL,
