@@ -25,10 +25,10 @@ _HEADER = struct.Struct("<4sIIQQQQ")
 def write(source: Source, target: Path) -> None:
     """Write ``target``; the same bytes for the same source."""
     convert(source, "vmdk", _OPTIONS, target)
-    settle(target, source.short_identity)
+    settle(target, source.short_identity.encode("ascii"))
 
 
-def settle(path: Path, content: str) -> None:
+def settle(path: Path, content: bytes) -> None:
     """Put ``content``, eight digits, in place of qemu-img's random content ID.
 
     Raises BuildError if this is no stream-optimised VMDK that ESXi takes.
@@ -43,12 +43,14 @@ def settle(path: Path, content: str) -> None:
         if version != _VERSION:
             raise _wrong(path, f"it says that it has version {version}, not {_VERSION}")
         stream.seek(start * _SECTOR)
-        descriptor = stream.read(length * _SECTOR)
-        found = re.search(rb"^CID=([0-9a-f]{8})$", descriptor, re.MULTILINE)
-        if found is None or b'createType="streamOptimized"' not in descriptor:
+        room = length * _SECTOR
+        descriptor = stream.read(room).rstrip(b"\0")
+        # qemu-img leaves out leading zeros.
+        settled, found = re.subn(rb"(?m)^CID=[0-9a-f]{1,8}$", b"CID=" + content, descriptor)
+        if found != 1 or b'createType="streamOptimized"' not in descriptor or len(settled) > room:
             raise _wrong(path, "its descriptor is not that of a stream")
-        stream.seek(start * _SECTOR + found.start(1))
-        stream.write(content.encode("ascii"))
+        stream.seek(start * _SECTOR)
+        stream.write(settled.ljust(room, b"\0"))
 
 
 def _wrong(path: Path, why: str) -> BuildError:

@@ -18,20 +18,25 @@ from tests.support import releases
 from tests.support.releases import IMAGE, VERSION
 
 
+ENDS = (
+    *("raw.zst", "vhdx", "vmdk", "oci.tar"),
+    *("ami.raw", "gce.tar.gz", "azure.vhd", "ova", "libvirt.box"),
+)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a build with all formats beside it."""
     settings = releases.build(tmp_path_factory.mktemp("formats"))
     written = formats.convert(settings, builds.find(settings, IMAGE), formats.KINDS)
-    ends = ("raw.zst", "vhdx", "vmdk", "oci.tar")
-    assert [path.name for path in written] == [f"{IMAGE}.{end}" for end in ends]
+    assert [path.name for path in written] == [f"{IMAGE}.{end}" for end in ENDS]
     assert not [path for path in (settings.cache / "release").iterdir() if path.is_dir()]
     return written[0].parent
 
 
 def test_sha256sums_has_them_beside_what_it_had(made: Path) -> None:
     names = {line.split()[1] for line in (made / "SHA256SUMS").read_text().splitlines()}
-    assert {f"{IMAGE}.{end}" for end in ("qcow2", "raw.zst", "vhdx", "vmdk", "oci.tar")} <= names
+    assert {f"{IMAGE}.{end}" for end in ("qcow2", *ENDS)} <= names
     argv = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(argv, cwd=made, check=False).returncode == 0
 
@@ -47,9 +52,12 @@ def said(*argv: str | Path) -> str:
     return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("kind", ["vhdx", "vmdk"])
-def test_qemu_img_finds_the_same_disk(made: Path, kind: str) -> None:
-    disk = made / f"{IMAGE}.{kind}"
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [("vhdx", "vhdx"), ("vmdk", "vmdk"), ("ami.raw", "raw"), ("azure.vhd", "vpc")],
+)
+def test_qemu_img_finds_the_same_disk(made: Path, end: str, kind: str) -> None:
+    disk = made / f"{IMAGE}.{end}"
     assert "identical" in said(
         "qemu-img", "compare", "-f", "qcow2", "-F", kind, made / f"{IMAGE}.qcow2", disk
     )

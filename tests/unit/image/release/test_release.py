@@ -64,6 +64,17 @@ def test_it_has_what_a_release_has(made: Path) -> None:
     assert set(releases.FILES) <= paths
 
 
+def test_it_has_the_formats_that_are_asked_for(own: Settings) -> None:
+    folder = release.release(own, IMAGE, "1.0.0", kinds=("ova", "gce"))
+    usual = {f"{IMAGE}.{end}" for end in ("raw.zst", "vhdx", "oci.tar")} | {"SHA256SUMS.sig"}
+    wanted = (set(NAMES) - usual) | {f"{IMAGE}.ova", f"{IMAGE}.gce.tar.gz"}
+    assert {path.name for path in folder.iterdir()} == wanted
+    listed = {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == wanted - {"SHA256SUMS"}
+    subjects = json.loads((folder / "provenance.json").read_text())["subject"]
+    assert f"{IMAGE}.ova" in {each["name"] for each in subjects}
+
+
 def test_sha256sum_and_ssh_keygen_find_it_good(made: Path) -> None:
     argv = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(argv, cwd=made, check=False).returncode == 0

@@ -16,7 +16,7 @@ from serai.image.settings import Settings
 from serai.image.vm import describe
 from tests.support import known_options
 
-LIMA, VFKIT = (known_options.read(name) for name in ("lima", "vfkit"))
+LIMA, VFKIT, QM = (known_options.read(name) for name in ("lima", "vfkit", "qm"))
 HERE = Settings.of({})
 IMAGES = definition.names(HERE)
 
@@ -145,6 +145,38 @@ def test_vfkits_script_has_options_that_vfkit_knows(name: str, vsock: str, tmp_p
     assert sizes == [
         definition.megabytes(size) << 20 for size in (image.disk.size, image.disk.sessions)
     ]
+
+
+@pytest.mark.parametrize("vsock", ["true", "false"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_proxmoxs_script_has_options_that_qm_knows(name: str, vsock: str, tmp_path: Path) -> None:
+    image = definition.load(HERE, name, [f"variables.runtime_vsock={vsock}", "disk.sessions=20G"])
+    script, programs = tmp_path / "vm.sh", tmp_path / "bin"
+    script.write_text(describe.describe(image, "proxmox", cpus=6, memory_mib=8192))
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    programs.mkdir()
+    (programs / "qm").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (programs / "qm").chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", script, "123", "fast"],
+        env={"PATH": f"{programs}:/usr/bin:/bin", "SNIPPETS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / f"{name}.yaml").read_text() == "#cloud-config\n"
+    words = done.stdout.split("\n")[:-1]
+    begin, end = words.index("create") + 2, words.index("disk")
+    options = dict(zip(words[begin:end:2], words[begin + 1 : end : 2], strict=True))
+    assert set(options) <= QM["create"]
+    for option in ("--scsi0", "--scsi1", "--scsi2"):
+        assert {each.partition("=")[0] for each in options[option].split(",")[1:]} <= QM["drive"]
+    assert {each.partition("=")[0] for each in options["--efidisk0"].split(",")[1:]} <= QM["efidisk"]
+    assert options["--scsi0"].startswith(f"fast:0,import-from={tmp_path}/{name}.qcow2,serial=root")
+    assert options["--scsi1"].startswith("fast:20,serial=sessions")
+    assert (options["--bios"], options["--cores"], options["--memory"]) == ("ovmf", "6", "8192")
+    assert ("guest-cid=123" in options.get("--args", "")) == (vsock == "true")
+    assert words[end:] == ["disk", "resize", "123", "scsi0", "10240M", "start", "123"]
 
 
 def test_an_unknown_host_is_told_with_those_there_are() -> None:
