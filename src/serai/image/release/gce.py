@@ -35,5 +35,6 @@ def _packing(disk: Path, target: Path, stamp: int) -> list[str | Path]:
     owned = ["--owner=root:0", "--group=root:0", "--mode=u=rw,go=r", f"--mtime=@{stamp}"]
     # Which zeros are left out must not depend on the file system that the disk lies on.
     sparse = ["--sparse", "--hole-detection=raw"]
-    packed = ["--use-compress-program=gzip -n", "--create", "--file", target]
-    return ["tar", "--format=oldgnu", *owned, *sparse, *packed, "--directory", disk.parent, _NAME]
+    packed = ["--use-compress-program=gzip -n", "--create"]
+    options = [*owned, *sparse, *packed]
+    return ["tar", "--format=oldgnu", *options, "--file", target, "-C", disk.parent, _NAME]

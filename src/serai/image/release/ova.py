@@ -75,7 +75,10 @@ def write(source: Source, target: Path) -> None:
         if length >= _LARGEST:
             raise BuildError(f"{disk.name} has {length} bytes, and an OVA's file less than 8 GiB")
         text = descriptor(source, disk.name, length).encode()
-        sums = {f"{source.image}.ovf": hashlib.sha256(text).hexdigest(), disk.name: digest.of_file(disk)}
+        sums = {
+            f"{source.image}.ovf": hashlib.sha256(text).hexdigest(),
+            disk.name: digest.of_file(disk),
+        }
         manifest = "".join(f"SHA256({name})= {value}\n" for name, value in sums.items()).encode()
         with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, content in (("ovf", text), ("mf", manifest)):

@@ -178,9 +178,7 @@ class _Disk:
     work: Path
 
 
-def _fill(
-    settings: Settings, made: Build, disk: _Disk, kinds: Sequence[str], folder: Path
-) -> None:
+def _fill(settings: Settings, made: Build, disk: _Disk, kinds: Sequence[str], folder: Path) -> None:
     """The disk in every form, and what is in it."""
     image, source = made.image, disk.source
     version, stamp, defined = source.version, source.stamp, source.definition

@@ -17,7 +17,6 @@ from serai.image.settings import Settings
 from tests.support import releases
 from tests.support.releases import IMAGE, VERSION
 
-
 ENDS = (
     *("raw.zst", "vhdx", "vmdk", "oci.tar"),
     *("ami.raw", "gce.tar.gz", "azure.vhd", "ova", "libvirt.box"),

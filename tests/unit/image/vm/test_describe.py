@@ -171,7 +171,9 @@ def test_proxmoxs_script_has_options_that_qm_knows(name: str, vsock: str, tmp_pa
     assert set(options) <= QM["create"]
     for option in ("--scsi0", "--scsi1", "--scsi2"):
         assert {each.partition("=")[0] for each in options[option].split(",")[1:]} <= QM["drive"]
-    assert {each.partition("=")[0] for each in options["--efidisk0"].split(",")[1:]} <= QM["efidisk"]
+    assert {each.partition("=")[0] for each in options["--efidisk0"].split(",")[1:]} <= QM[
+        "efidisk"
+    ]
     assert options["--scsi0"].startswith(f"fast:0,import-from={tmp_path}/{name}.qcow2,serial=root")
     assert options["--scsi1"].startswith("fast:20,serial=sessions")
     assert (options["--bios"], options["--cores"], options["--memory"]) == ("ovmf", "6", "8192")
