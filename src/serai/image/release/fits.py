@@ -18,8 +18,8 @@ _SOURCES = "/etc/cloud/cloud.cfg.d/90_serai.cfg"
 
 
 @dataclass(frozen=True)
-class Host:
-    """Where a format is for: its name, a driver of its disks, and who tells cloud-init of it.
+class Needs:
+    """What a host needs of a disk: a driver, and that cloud-init asks it; ``name`` is the host's.
 
     No ``source`` is needed where a seed can be attached as a disk.
     """
@@ -30,12 +30,12 @@ class Host:
 
 
 HOSTS = {
-    "ami": Host("EC2", "nvme", "Ec2"),
-    "azure": Host("Azure", "hv_storvsc", "Azure"),
-    "gce": Host("Compute Engine", "virtio_scsi", "GCE"),
-    "ova": Host("vSphere and VirtualBox", "nvme"),
-    "vagrant": Host("libvirt", "virtio_blk"),
-    "vhdx": Host("Hyper-V", "hv_storvsc"),
+    "ami": Needs("EC2", "nvme", "Ec2"),
+    "azure": Needs("Azure", "hv_storvsc", "Azure"),
+    "gce": Needs("Compute Engine", "virtio_scsi", "GCE"),
+    "ova": Needs("vSphere and VirtualBox", "nvme"),
+    "vagrant": Needs("libvirt", "virtio_blk"),
+    "vhdx": Needs("Hyper-V", "hv_storvsc"),
 }
 
 

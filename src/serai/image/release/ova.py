@@ -5,7 +5,8 @@ descriptor first, then the manifest, then the files in the order in which the de
 Where that leaves a choice, it is made by those who refuse the others:
 
 - Disks are on NVMe, the bus that every image of ours starts from; hardware 13 (vSphere 6.5) is the
-  first that has it. VirtualBox has it since 7.1 (its src/VBox/Main/xml/ovfreader.cpp).
+  first that has it. VirtualBox 7 reads it (its src/VBox/Main/xml/ovfreader.cpp).
+- Sizes are in bytes and memory in MiB: VirtualBox reads no unit of the one, and few of the other.
 - vSphere reads the firmware from ``vmw:Config``. VirtualBox does not, see docs/releases.md.
 - No NVRAM is in it. Images that need one do not boot where it is left out
   (https://github.com/vmware/packer-examples-for-vsphere/issues/1045); ours have their loader where
