@@ -71,7 +71,7 @@ def parse(text: str) -> tuple[str, ...]:
         if word not in KINDS:
             raise BuildError(f"there is no format {word!r}", hint=f"one of {', '.join(KINDS)}")
     if not wanted:
-        raise BuildError("no format is asked for", hint=f"--to {','.join(KINDS)}")
+        raise BuildError("no format is asked for", hint=f"name some of {', '.join(KINDS)}")
     return tuple(dict.fromkeys(wanted))
 
 
