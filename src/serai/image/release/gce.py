@@ -28,13 +28,14 @@ def write(source: Source, target: Path) -> None:
         with disk.open("r+b") as stream:
             stream.truncate(source.gibibytes * _GIB)
         disk.chmod(0o644)
-        run(_packing(disk, target, source.stamp))
+        pack(disk, target, source.stamp)
 
 
-def _packing(disk: Path, target: Path, stamp: int) -> list[str | Path]:
+def pack(disk: Path, target: Path, stamp: int) -> None:
+    """Write ``disk``, a file called disk.raw, into the archive ``target``."""
     owned = ["--owner=root:0", "--group=root:0", "--mode=u=rw,go=r", f"--mtime=@{stamp}"]
-    # Which zeros are left out must not depend on the file system that the disk lies on.
-    sparse = ["--sparse", "--hole-detection=raw"]
+    # A sparse member; which zeros are left out does not depend on the disk's file system.
+    sparse = "--hole-detection=raw"
     packed = ["--use-compress-program=gzip -n", "--create"]
-    options = [*owned, *sparse, *packed]
-    return ["tar", "--format=oldgnu", *options, "--file", target, "-C", disk.parent, _NAME]
+    options = ["--format=oldgnu", *owned, sparse, *packed]
+    run(["tar", *options, "--file", target, "-C", disk.parent, _NAME])

@@ -203,6 +203,22 @@ def test_tar_finds_one_sparse_disk_of_whole_gibibytes(source: Source, tmp_path: 
     assert unpacked.stat().st_mtime == STAMP
 
 
+def test_what_is_left_out_of_a_tar_is_zeros_and_not_holes(source: Source, tmp_path: Path) -> None:
+    content, made = source.raw.read_bytes(), []
+    for written_out in (1 << 18, 1 << 21):  # bytes, most of them zeros
+        disk = tmp_path / str(written_out) / "disk.raw"
+        disk.parent.mkdir()
+        with disk.open("wb") as stream:
+            stream.write(content[:written_out])
+            stream.seek(SIZE - 512)
+            stream.write(content[-512:])
+        assert disk.read_bytes() == content
+        assert disk.stat().st_blocks * 512 < SIZE
+        gce.pack(disk, tmp_path / "disk.tar.gz", STAMP)
+        made.append((tmp_path / "disk.tar.gz").read_bytes())
+    assert made[0] == made[1]
+
+
 # --- OVA
 
 
@@ -319,6 +335,7 @@ def test_a_disk_that_a_ustar_cannot_hold_is_one_line(
 
 def test_tar_finds_the_disk_and_its_texts_in_a_box(source: Source, tmp_path: Path) -> None:
     made = written(source, box.write, tmp_path / "made")
+    assert int.from_bytes(made.read_bytes()[4:8], "little") == STAMP  # not when it was packed
     assert said("tar", "-tzf", made).split() == ["metadata.json", "Vagrantfile", "box.img"]
     said("tar", "-xzf", made, "-C", tmp_path)
     assert (tmp_path / "box.img").read_bytes() == source.disk.read_bytes()
