@@ -29,7 +29,8 @@ STATUSES = {10: NOT_FOUND, 11: NOT_EXECUTABLE}
 """The exit status that a code of serai.common.errors means; for any other it is FAILED."""
 OUT_OF_MEMORY = (
     "out of memory: the kernel killed a process of the session;"
-    " 'memory_max' in /etc/serai/session.toml is its limit, and the VM's own memory has an end, too"
+    " its limit is its own ('serai show'), or 'memory_max' in /etc/serai/session.toml; the VM's own"
+    " memory has an end, too"
 )
 
 
@@ -211,7 +212,7 @@ def status_of(answer: dict[str, Any]) -> int:
     if status and answer.get("out_of_memory"):
         sys.stderr.write(f"serai: {OUT_OF_MEMORY}\n")
     if (left := answer.get("left")) and posix.isatty(2):
-        sys.stderr.write(f"serai: {left} process(es) ended with it; --detach keeps a server\n")
+        sys.stderr.write(f"serai: {left} process(es) ended with it; 'serai start' keeps a server\n")
     return status if isinstance(status, int) else FAILED
 
 

@@ -46,8 +46,11 @@ def run(client: Client, options: argparse.Namespace) -> int:
         rewrite_host=options.rewrite_host,
         told=told,
     )
-    if options.json:
-        print(json.dumps({"url": forwarder.url, "local": forwarder.local}), flush=True)
-    else:
-        print(forwarder.url, flush=True)
-    raise SeraiError(f"the forward has ended: {asyncio.run(forwarder.run())}")
+
+    async def carried() -> str:
+        # Here, where Ctrl-C ends the loop: whoever sees the URL may press it at once.
+        told = {"url": forwarder.url, "local": forwarder.local}
+        print(json.dumps(told) if options.json else forwarder.url, flush=True)
+        return await forwarder.run()
+
+    raise SeraiError(f"the forward has ended: {asyncio.run(carried())}")

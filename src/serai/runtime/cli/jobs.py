@@ -13,7 +13,7 @@ import uuid
 from typing import Any
 
 from serai.common import stdio
-from serai.common.errors import SeraiError
+from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
@@ -67,6 +67,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
         return 0
     if options.command == "attach-job":
         return _attached(client, options)
+    if options.command == "wait":
+        return _wait(client, options)
     if options.command == "start":
         keys = ("name", "argv", "cwd", "timeout", "stdin")
         params = {key: getattr(options, key) for key in keys}
@@ -74,18 +76,29 @@ def run(client: Client, options: argparse.Namespace) -> int:
         result = client.call("job.start", **params, env=dict(options.env), request_id=request)
     elif options.command == "jobs":
         result = client.call("job.list", name=options.name)
-    elif options.command == "kill":
+    else:
         signal = options.signal.removeprefix("SIG")
         result = client.call("job.signal", job=options.job, signal=signal)
-    else:
-        result = client.call("job.wait", job=options.job, timeout=options.timeout)
     if options.json:
         print(json.dumps(result))
     elif options.command == "start":
         say(result["job"])
     elif options.command == "jobs":
         _show(result["jobs"])
-    return status_of(result) if options.command == "wait" else 0
+    return 0
+
+
+def _wait(client: Client, options: argparse.Namespace) -> int:
+    try:
+        result = client.call("job.wait", job=options.job, timeout=options.timeout)
+    except SeraiError as error:
+        if error.code == GONE:
+            raise
+        say(f"serai: {error}", sys.stderr)
+        return UNKNOWN  # 1 may be the job's own status
+    if options.json:
+        print(json.dumps(result))
+    return status_of(result)
 
 
 def follow(client: Client, job: str, offset: int, *, wait: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ _RUN = {
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
     top = argparse.ArgumentParser(prog="serai", description="Sessions of a VM.")
-    forms = "ssh://[USER@]HOST[:PORT] or vsock://CID:PORT"
+    forms = "ssh://[USER@]HOST[:PORT], vsock://CID:PORT or unix:///PATH"
     top.add_argument("--vm", metavar="ADDRESS", help=f"a VM elsewhere: {forms} (or SERAI_VM)")
     shown = "show the version of this command, and of the image in a VM"
     top.add_argument("--version", action="version", version=f"serai {__version__}", help=shown)

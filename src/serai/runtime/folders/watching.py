@@ -19,6 +19,8 @@ from serai.runtime.folders import scope
 
 DIRECTORIES = 4096
 READ = 64 << 10
+SCRATCH = ".serai-put-"
+"""What begins the names that `serai put` uses until all is there; nobody is told of them."""
 PAUSE = 5.0
 """Seconds after which it looks whether the directory is still there."""
 _HEAD = struct.Struct("iIII")
@@ -80,6 +82,8 @@ class Watch:
         if number not in self._paths or not name:
             return []
         above, is_directory = self._paths[number], bool(what & IS_DIRECTORY)
+        if name.startswith(SCRATCH) or (what & WRITTEN and self._is_nameless(above, name)):
+            return []
         path = f"{above}/{name}" if above else name
         event = EVENTS[next(bit for bit in EVENTS if what & bit)]
         told = [{"event": event, "path": path, "directory": is_directory}]
@@ -88,6 +92,17 @@ class Watch:
         if is_directory and event == "made":
             told += self._add(path)
         return told
+
+    def _is_nameless(self, above: str, name: str) -> bool:
+        """Whether it is a file of O_TMPFILE: the kernel tells of it by a name that is no file's."""
+        if not name.startswith("#"):
+            return False
+        try:
+            with scope.folder(self._root, above) as directory:
+                os.lstat(name, dir_fd=directory)
+        except (OSError, SeraiError):
+            return True
+        return False
 
     def _add(self, path: str) -> list[dict[str, Any]]:
         """Watch a directory and those in it; what is in it by now, since nothing tells that."""
@@ -128,7 +143,8 @@ def _entries(directory: int) -> list[tuple[str, bool]]:
     listed = scope.reopen(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(listed) as entries:
-            return [(each.name, each.is_dir(follow_symlinks=False)) for each in entries]
+            told = [each for each in entries if not each.name.startswith(SCRATCH)]
+            return [(each.name, each.is_dir(follow_symlinks=False)) for each in told]
     finally:
         os.close(listed)
 

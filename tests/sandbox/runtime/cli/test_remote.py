@@ -277,6 +277,8 @@ def test_the_host_program_is_killed_and_finds_its_work_again(
     agent = vm.call("job.show", job=before["job"])
     assert (agent["status"], agent["started_at"]) == (0, before["started_at"])
     assert len(vm.call("job.list", name=name)["jobs"]) == 2  # the agent, and the server
+    again = subprocess.run(**program, stderr=-1, check=False, timeout=DEADLINE)
+    assert again.stderr.decode() == f"{labels['task']} is done\n"
     vm.call("remove", name=name)
 
 
@@ -362,3 +364,27 @@ def test_a_forward_of_a_server_that_knows_localhost_alone(host: dict[str, str]) 
         assert child.returncode == 130
         assert errors.count(b"nothing listens on port 3000 of the session; start") == 1
     assert json.loads(serai(host, "show", "one", "--json").stdout)["forwards"] == []
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_the_host_program_may_be_killed_at_its_preview(vm: Vm, program: dict[str, Any]) -> None:
+    child = subprocess.Popen(**program)
+    assert child.stdout is not None
+    while b"preview:" not in child.stdout.readline():
+        assert child.poll() is None
+    child.kill()
+    child.communicate(timeout=DEADLINE)
+    done = subprocess.run(**program, stderr=-1, check=False, timeout=DEADLINE)
+    # It may have been archived in the moment before it was killed.
+    assert b"preview: 2\n" in done.stdout or b" is done" in done.stderr, done.stderr
+    (session,) = [each for each in vm.sessions().values() if each["state"] == "archived"]
+    vm.call("remove", name=session["name"])
+
+
+@pytest.mark.usefixtures("unharmed", "one")
+def test_ctrl_c_right_after_the_url_is_an_ordinary_end(host: dict[str, str]) -> None:
+    with running(host, "forward", "one", "3000", "--local", "0") as (child, url):
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=DEADLINE)
+    assert url.startswith("http://")
+    assert (child.returncode, errors) == (130, b"")

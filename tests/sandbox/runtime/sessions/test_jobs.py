@@ -351,6 +351,8 @@ def test_the_commands(vm: Vm, name: str) -> None:
     assert vm.serai("wait", idle, "--timeout", "0").returncode == 124
     assert vm.serai("kill", idle, "--signal", "SIGINT").returncode == 0
     assert vm.serai("wait", idle).returncode == 130
+    unknown = vm.serai("wait", f"{name}/000000000000")
+    assert unknown.returncode == 125 and "there is no job" in unknown.stderr  # 1 is a job's own
     assert "ended (130)" in vm.serai("jobs").stdout
     refused = vm.serai("logs", f"{name}/none")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)

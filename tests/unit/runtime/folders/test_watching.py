@@ -67,3 +67,26 @@ def test_directories_are_counted(base: int, tmp_path: Path) -> None:
     with pytest.raises(SeraiError, match="more than 2"):
         watch.events()
     watch.close()
+
+
+def test_what_a_transfer_uses_until_all_is_there_is_not_told(base: int, tmp_path: Path) -> None:
+    watch, here = Watch(base, "outputs"), tmp_path / "outputs"
+    nameless = os.open(here, os.O_TMPFILE | os.O_WRONLY)
+    os.close(nameless)
+    (here / ".serai-put-12").write_text("x")
+    (here / ".serai-put-12").rename(here / "file")
+    (here / ".serai-put-34").mkdir()
+    (here / ".serai-put-34/inner").write_text("x")
+    (here / ".serai-put-34").rename(here / "tree")
+    (here / "#12").write_text("x")
+    found = told(watch)
+    while ("written", "#12") not in found:
+        found += told(watch)
+    watch.close()
+    assert found == [
+        ("made", "file"),
+        ("made", "tree"),
+        ("made", "tree/inner"),
+        ("made", "#12"),
+        ("written", "#12"),
+    ]
