@@ -47,6 +47,11 @@ class Paths:
         return self.root / "run/serai"
 
     @property
+    def holders(self) -> Path:
+        """The sockets of the jobs' holders: <UID>-<version of their protocol>.sock."""
+        return self.run / "jobs"
+
+    @property
     def control(self) -> Path:
         """The JSON-RPC socket."""
         return self.run / "control.sock"

@@ -50,7 +50,11 @@ GRACE = 2.0
 PATIENCE = 10.0
 """Seconds that what a job left behind has to end."""
 SWEEP = 0.1
+LONGEST_PAUSE = 3600.0
+"""Seconds. epoll_wait(2) takes no more than 24 days, and a job's time may be any number."""
 BEGUN = "begun"
+ROOM = 512
+"""Bytes that a status takes at most. They are taken before the job runs: see ``begin``."""
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -129,15 +133,27 @@ class Held:
             f'"ended_at":{time.time()},"left":{self.left},"lost":{self.lost}}}\n'
         )
         with contextlib.suppress(OSError):  # its directory may be removed already
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            file = os.open("status.new", flags, 0o600, dir_fd=self.folder)
+            file = os.open(BEGUN, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.folder)
             try:
-                os.write(file, text.encode())
+                os.write(file, text.encode().ljust(ROOM))
             finally:
                 os.close(file)
-            os.rename("status.new", "status", src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            os.rename(BEGUN, "status", src_dir_fd=self.folder, dst_dir_fd=self.folder)
         for descriptor in {self.pidfd, self.folder, self.output, self.input, self.log} - {-1}:
             os.close(descriptor)
+
+
+def begin(folder: int) -> None:
+    """Note that a job may run from here on; before, and without its log's lock, it has not.
+
+    The file becomes its status, so that a disk that is full by then does not keep that back.
+    Raises OSError.
+    """
+    file = os.open(BEGUN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        os.write(file, bytes(ROOM))
+    finally:
+        os.close(file)
 
 
 class Holder:
@@ -175,7 +191,7 @@ class Holder:
         due += [self._sweep_at] if self._sweep_at else []
         if any(job.gives_up for job in self._jobs.values()):
             due.append(now + 0.01)
-        return max(min(due) - now, 0.0) if due else None
+        return min(max(min(due) - now, 0.0), LONGEST_PAUSE) if due else None
 
     def _ready(self, descriptor: int) -> None:
         if descriptor == self._listener.fileno():
@@ -234,8 +250,7 @@ class Holder:
     def _start(self, fds: list[int]) -> None:
         """Start a payload as the usher does, but as a child of this process."""
         request = Request(*_loaded(fds[0]))
-        # From here on it may have run; before, and without the log's lock, it has not.
-        os.close(os.open(BEGUN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=fds[2]))
+        begin(fds[2])
         reading, writing = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:

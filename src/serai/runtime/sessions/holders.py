@@ -79,7 +79,7 @@ class Holders:
     @contextlib.contextmanager
     def connected(self, uid: int, running: Running | None) -> Iterator[socket.socket]:
         """A connection to a session's holder, which is started if it does not run."""
-        folder = self._sessions.paths.run / "jobs"
+        folder = self._sessions.paths.holders
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{uid}-{holder.PROTOCOL}.sock"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -91,6 +91,9 @@ class Holders:
                     raise SeraiError("the session's jobs have ended", code=NOT_FOUND) from None
                 self._start(path, running)
                 connection.connect(str(path))
+            except BlockingIOError:  # its queue is full: its session keeps it from working
+                text = "the session's jobs do not answer"
+                raise SeraiError(text, "try again", TIMEOUT) from None
             yield connection
 
     def _start(self, path: Path, running: Running) -> None:

@@ -156,6 +156,8 @@ async def delete(paths: Paths, uid: int) -> None:
                     f"the data of UID {uid} is not deleted yet: {said[0] if said else 'rm failed'}",
                     "it is tried again when sessiond starts",
                 )
+    for socket in paths.holders.glob(f"{uid}-*.sock"):
+        socket.unlink(missing_ok=True)
 
 
 def found(paths: Paths) -> dict[str, tuple[int, bool]]:

@@ -6,8 +6,8 @@ the daemon can be killed at any time, and a thousand jobs take none of its memor
 
     job.json   what was asked; made first. It keeps a request that is repeated from running twice
     log        the output (``job_log``); locked for as long as the job runs, or is being started
-    begun      empty, made by the holder before the command can run
-    status     how it ended, written by the holder before the lock goes
+    begun      made by the holder before the command can run, as large as a status
+    status     how it ended, which the holder makes of ``begun`` before the lock goes
 
 Without a status and without a lock, the holder was killed: the session was stopped, or the VM. If
 it has not even begun, the daemon was, and the request may be repeated.
@@ -29,6 +29,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -88,19 +89,22 @@ class Jobs:
                 shown = self._shown(record, job)
                 if shown["reason"] != NOT_STARTED:
                     return shown
-                shutil.rmtree(folder)
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
             told = {"argv": work.argv, "started_at": time.time(), "request": fingerprint}
             told.update(boot=BOOT.read_text().strip(), main=running.main)
             try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 await self._make_room(record)
                 content = json.dumps(told).encode()
                 files.write(folder / "job.json", content, 0o600, durable=False)
                 await self._run(record, running, job, work)
-            except BaseException:
+            except BaseException as error:
                 with contextlib.suppress(SeraiError, OSError):  # if it is there, it is too late
                     await self._holders.signal(record.uid, job, signal.SIGKILL)
                 shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno in (EDQUOT, ENOSPC):
+                    text = "a job's files have no room on the sessions disk"
+                    raise SeraiError(text, "'serai gc' makes room", NO_ROOM) from error
                 raise
         return self._shown(record, job)
 
@@ -148,7 +152,10 @@ class Jobs:
 
     def show(self, job: str) -> dict[str, Any]:
         """One job. Raises SeraiError."""
-        return self._shown(*self._named(job))
+        try:
+            return self._shown(*self._named(job))
+        except FileNotFoundError:
+            raise _unknown(job) from None
 
     def read(self, job: str, offset: int, most: int) -> tuple[int, bytes]:
         """Output from a byte on, and the number of its first byte: see ``job_log``."""
@@ -203,7 +210,7 @@ class Jobs:
             raise SeraiError(f"{ascii(text)[:80]} is no job's ID", hint, INVALID_PARAMS)
         record = self._sessions.registry.get(name)
         if not (self._folder(record, job) / "job.json").exists():
-            raise SeraiError(f"there is no job {text}", "'serai jobs' lists them", NOT_FOUND)
+            raise _unknown(text)
         return record, job
 
     def _folder(self, record: Record, job: str) -> Path:
@@ -269,8 +276,16 @@ class Jobs:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_bytes())
+    """A file of a job. Raises FileNotFoundError, also if a power cut left it empty."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise FileNotFoundError(path) from None
     return found
+
+
+def _unknown(job: str) -> SeraiError:
+    return SeraiError(f"there is no job {job}", "'serai jobs' lists them", NOT_FOUND)
 
 
 @contextlib.contextmanager

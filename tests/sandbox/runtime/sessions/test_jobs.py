@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from serai.common.errors import CONFLICT, NO_COMMAND, NO_ROOM, NOT_FOUND, WRONG_STATE, SeraiError
+from serai.common.errors import (
+    CONFLICT,
+    NO_COMMAND,
+    NO_ROOM,
+    NOT_FOUND,
+    TIMEOUT,
+    WRONG_STATE,
+    SeraiError,
+)
+from serai.common.jsonrpc_server import MAX_PENDING
 from serai.runtime.sandbox.job_log import HEAD, TAIL
 from tests.sandbox.runtime.api.test_hostile import HOSTILE, STAYS
 from tests.support.fake_vm import CHECKOUT, DEADLINE, Vm
@@ -79,6 +88,7 @@ def name(vm: Vm) -> Iterator[str]:
         vm.call("remove", name=made)
     wait_for(lambda: made not in vm.sessions())
     assert not (vm.paths.jobs / uid).exists()
+    assert not list(vm.paths.holders.glob(f"{uid}-*"))
 
 
 def start(vm: Vm, name: str, script: str, **more: Any) -> str:
@@ -193,12 +203,11 @@ def test_a_request_that_never_began_is_begun_when_it_is_repeated(vm: Vm, name: s
     job = start(vm, name, "echo ran; exit 3", request_id="r2")
     assert ended(vm, job)["status"] == 3
     folder = vm.paths.jobs / str(vm.sessions()[name]["uid"]) / job.partition("/")[2]
-    for file in ("status", "begun"):
-        (folder / file).unlink()
+    (folder / "status").unlink()
     assert ended(vm, job)["reason"] == "not started"
     assert start(vm, name, "echo ran; exit 3", request_id="r2") == job
     assert (ended(vm, job)["status"], output(vm, job)) == (3, b"ran\n")
-    (folder / "status").unlink()
+    (folder / "status").rename(folder / "begun")
     assert ended(vm, job)["reason"] == "lost"
     assert start(vm, name, "echo ran; exit 3", request_id="r2") == job
     assert ended(vm, job)["reason"] == "lost", "it may have run, so it does not again"
@@ -218,6 +227,50 @@ def test_the_oldest_that_have_ended_go(vm: Vm, name: str, few: None) -> None:
         start(vm, name, "true")
     assert caught.value.code == NO_ROOM
     assert len(vm.call("job.list", name=name)["jobs"]) == 4
+
+
+def test_what_a_power_cut_left_of_a_job_costs_no_other(vm: Vm, name: str) -> None:
+    jobs = [start(vm, name, "echo ran; exit 3", request_id=each) for each in ("p1", "p2", "p3")]
+    for job in jobs:
+        assert ended(vm, job)["status"] == 3
+    folders = [vm.paths.jobs / str(vm.sessions()[name]["uid"]) / job[-12:] for job in jobs]
+    (folders[0] / "job.json").write_bytes(b"")
+    (folders[1] / "status").write_bytes(bytes(512))
+    told = {job["job"]: job["reason"] for job in vm.call("job.list")["jobs"]}
+    assert told.keys() >= {*jobs[1:]} and jobs[0] not in told
+    assert told[jobs[2]] == "exit" != told[jobs[1]]
+    with pytest.raises(SeraiError) as caught:
+        vm.call("job.show", job=jobs[0])
+    assert caught.value.code == NOT_FOUND
+    assert start(vm, name, "echo ran; exit 3", request_id="p1") == jobs[0]
+    assert ended(vm, jobs[0])["status"] == 3
+
+
+def test_a_job_has_any_time_and_costs_no_other_its_end(vm: Vm, name: str) -> None:
+    other = start(vm, name, "read x; exit 5", stdin=True)
+    for timeout in (1e308, 86400.0 * 25):  # in milliseconds more than epoll_wait(2) takes
+        assert vm.call("job.show", job=start(vm, name, "exec sleep 60", timeout=timeout))
+        vm.call("job.signal", job=other, signal="CONT")  # its holder has gone on to wait
+    assert all(job["state"] == "running" for job in vm.call("job.list", name=name)["jobs"])
+    vm.call("job.input", job=other, data=base64.b64encode(b"\n").decode())
+    assert ended(vm, other)["status"] == 5
+
+
+def test_a_holder_that_is_kept_from_working_is_said_not_to_answer(vm: Vm, name: str) -> None:
+    job = start(vm, name, "exec sleep 60")
+    (pid,) = map(int, (vm.cgroup / name / "holder/cgroup.procs").read_text().split())
+    os.kill(pid, signal.SIGSTOP)
+    codes = set()
+    try:
+        with vm.client() as one, vm.client() as two, vm.client() as three:
+            for client in (one, two, three):  # more than wait in its queue
+                for _ in range(MAX_PENDING):
+                    client.ask("job.signal", {"job": job, "signal": "CONT"})
+            for client in (one, two, three):
+                codes |= {client.message()["error"]["code"] for _ in range(MAX_PENDING)}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert codes == {TIMEOUT}
 
 
 def test_a_long_output_keeps_its_head_and_its_tail(vm: Vm, name: str) -> None:
