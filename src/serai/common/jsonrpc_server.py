@@ -29,7 +29,7 @@ from serai.common.errors import (
     UNKNOWN_METHOD,
     SeraiError,
 )
-from serai.common.jsonrpc import MAX_LINE, Request
+from serai.common.jsonrpc import LONGEST_ANSWER, MAX_LINE, Request
 
 log = logging.getLogger("serai")
 
@@ -37,9 +37,12 @@ log = logging.getLogger("serai")
 SO_PEERGROUPS = 59
 MAX_DESCRIPTORS = 3
 CHUNK = 65536
-# Above the first a stream waits; a client that lets the second pile up is dropped.
+# Above the first a stream waits; to a client that lets the second pile up nothing more is sent, and
+# it is dropped. One answer may be larger.
 HIGH_WATER = 256 << 10
 MAX_QUEUED = 16 << 20
+MOST_LINES = 32
+"""Messages of one client that are taken in a turn of the loop, so that others have theirs."""
 MAX_CLIENTS = 512
 MAX_PENDING = 64
 
@@ -84,12 +87,14 @@ class Connection:
         if self.gone.done():
             close(descriptors)
             return
+        if self._queued > MAX_QUEUED:
+            close(descriptors)
+            self.close()
+            return
         self._queue.append((line, descriptors))
         self._queued += len(line)
         self._write()
-        if self._queued > MAX_QUEUED:
-            self.close()
-        elif self._queued > HIGH_WATER:
+        if self._queued > HIGH_WATER:
             self.drained.clear()
 
     def close(self) -> None:
@@ -130,7 +135,9 @@ class Connection:
         self._split()
 
     def _split(self) -> None:
-        while not self.gone.done():
+        for _ in range(MOST_LINES):
+            if self.gone.done():
+                return
             end = self._buffer.find(b"\n")
             if (end if end >= 0 else len(self._buffer)) > self._longest:
                 problem = SeraiError(f"a message has at most {self._longest} bytes", code=TOO_LARGE)
@@ -145,6 +152,15 @@ class Connection:
                 self._received(self, line)
             # Descriptors go with the message they came with, or with none.
             close(self.take_descriptors())
+        if not self.gone.done():
+            self._loop.remove_reader(self._sock)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take what has come and waits for its turn, and only then more."""
+        if not self.gone.done():
+            self._loop.add_reader(self._sock, self._read)
+            self._split()
 
     def _write(self) -> None:
         while self._queue:
@@ -343,8 +359,13 @@ class Server:
 
 
 def _reply(client: Connection, request: Request, answer: Any) -> None:
+    """Raises SeraiError if no client would take so long an answer."""
     if request.reply:
-        client.send(jsonrpc.result(request.id, answer))
+        line = jsonrpc.result(request.id, answer)
+        if len(line) > LONGEST_ANSWER:
+            text = f"the answer has {len(line)} bytes, and may have {LONGEST_ANSWER}"
+            raise SeraiError(text, "ask for less at once", TOO_LARGE)
+        client.send(line)
 
 
 def _params(kind: type, request: Request) -> Any:

@@ -25,9 +25,11 @@ from serai.common.errors import (
     UNKNOWN_METHOD,
     SeraiError,
 )
-from serai.common.jsonrpc import Client
+from serai.common.jsonrpc import LONGEST_ANSWER, Client
 from serai.common.jsonrpc_server import (
     HIGH_WATER,
+    MAX_QUEUED,
+    MOST_LINES,
     Connection,
     Handler,
     Nothing,
@@ -68,6 +70,10 @@ async def _descriptors(_c: Connection, r: jsonrpc.Request, _p: Nothing) -> Any:
     return len(r.descriptors)
 
 
+async def _much(_c: Connection, _r: jsonrpc.Request, p: Params) -> Any:
+    return "x" * p.count
+
+
 SUBSCRIBERS = Subscribers()
 
 
@@ -83,6 +89,7 @@ METHODS: dict[str, tuple[type, Handler]] = {
     "takes": (Nothing, _descriptors),
     "takes.none": (Nothing, _descriptors),
     "subscribe": (Nothing, _subscribe),
+    "much": (Params, _much),
 }
 
 
@@ -247,3 +254,45 @@ def test_nobody_waits_for_a_client_that_hung_up_with_much_unread() -> None:
         await asyncio.wait_for(client.drained.wait(), 10)
 
     asyncio.run(talk())
+
+
+def test_a_long_answer_arrives_and_one_that_nobody_takes_is_refused(path: Path) -> None:
+    with serving(path), Client(path, 30) as client:
+        assert len(client.call("much", name="a", count=MAX_QUEUED * 2)) == MAX_QUEUED * 2
+        with pytest.raises(SeraiError, match="ask for less") as caught:
+            client.call("much", name="a", count=LONGEST_ANSWER)
+        assert caught.value.code == TOO_LARGE
+        assert client.call("takes") == 0, "the connection is as it was"
+
+
+def test_who_reads_no_answer_has_no_second_one_kept() -> None:
+    async def talk() -> None:
+        ours, theirs = socket.socketpair()
+        client = Connection(ours, lambda *_: None, lambda _: None)
+        with theirs:
+            client.send(bytes(MAX_QUEUED * 2))
+            assert not client.gone.done()
+            client.send(b"x")
+            assert client.gone.done()
+
+    asyncio.run(talk())
+
+
+def test_many_messages_at_once_leave_others_their_turn() -> None:
+    taken: list[int] = []  # in which turn each was taken
+    turn = 0
+
+    async def talk() -> None:
+        nonlocal turn
+        ours, theirs = socket.socketpair()
+        lost: list[Connection] = []
+        Connection(ours, lambda *_: taken.append(turn), lost.append)
+        with theirs:
+            theirs.sendall(b"1\n" * 1000)
+        while not lost and turn < 1000:
+            turn += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(talk())
+    assert len(taken) == 1000
+    assert max(map(taken.count, taken)) <= MOST_LINES
