@@ -47,6 +47,8 @@ class Transfer:
 TAKES = frozenset({"put", "tree.put", "file.batch"})
 GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch"})
 """The methods that have an input, and those that have an output."""
+CLEARS = 60.0
+"""Seconds in which a transfer that is cut off removes what it has unpacked."""
 
 
 @dataclass
@@ -190,7 +192,7 @@ class Transfers:
         )
         entered = Entered(process.pid, os.pidfd_open(process.pid), None)
         number = f"{os.getpid()}-t{self._count}"
-        return process, Payload(number, p.name, entered, None, False)
+        return process, Payload(number, p.name, entered, None, False, grace=CLEARS)
 
 
 def _ends(operation: str, given: list[int]) -> Ends:

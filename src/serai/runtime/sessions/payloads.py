@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serai.common import wait
@@ -44,6 +44,7 @@ class Payload:
     """A running payload; ``id`` is unique while the daemon runs.
 
     ``killed`` processes of the session had been killed for want of memory when it was started.
+    ``grace`` is the time in which it ends when it is told to, in seconds.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Payload:
     cgroup: Path | None
     detached: bool
     killed: int = 0
+    grace: float = field(default_factory=lambda: GRACE)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Payloads:
             with contextlib.suppress(SeraiError):
                 await waking.traffic(self._sessions, payload.session)
         self.send(payload, first)
-        done, _ = await asyncio.wait({ended}, timeout=GRACE)
+        done, _ = await asyncio.wait({ended}, timeout=payload.grace)
         if not done:
             if payload.cgroup is not None:
                 cgroups.kill(payload.cgroup)

@@ -18,6 +18,7 @@ import pytest
 from serai import connect
 from serai.common import errors
 from serai.common.errors import SeraiError
+from serai.common.jsonrpc import CHUNK
 from serai.runtime.folders import transfer
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
@@ -48,6 +49,16 @@ def outputs(vm: Vm) -> Iterator[Path]:
     assert vm.client().exec("one", ["/bin/sh", "-c", script]).status == 0
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def hasty(vm: Vm) -> Iterator[Vm]:
+    """The same VM, whose daemon lets a payload have no time for its end."""
+    assert vm.stop() == 0
+    vm.start(weaken="from serai.runtime.sessions import payloads; payloads.GRACE = 0.0")
+    yield vm
+    assert vm.stop() == 0
+    vm.start()
 
 
 ESCAPES = {
@@ -325,3 +336,19 @@ def test_a_tree_that_is_cut_off_leaves_nothing(vm: Vm) -> None:
     client.close()
     wait_for(lambda: not Path(f"/proc/{started['pid']}").exists())
     assert list(tmp.iterdir()) == []
+
+
+def test_nor_does_a_large_one(hasty: Vm) -> None:
+    archive = b"".join(tarfile.TarInfo(f"d/{number}").tobuf() for number in range(5000))
+    tmp = hasty.paths.home("one") / "tmp"
+
+    def parts() -> Iterator[bytes]:
+        for at in range(0, len(archive), CHUNK):
+            yield archive[at : at + CHUNK]
+        wait_for(lambda: list(tmp.glob(".serai-put-*/d/4900")))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), hasty.client() as client:
+        params = {"name": "one", "role": "tmp", "path": "large"}
+        client.carry("tree.put", params, parts(), lambda *_: None, 0)
+    wait_for(lambda: not list(tmp.iterdir()))
