@@ -78,7 +78,8 @@ class Held:
         self.cgroup = request.cgroup
         self.written = 0
         self.lost = 0
-        self.killed = cgroup_files.out_of_memory(self.cgroup)
+        # In the session: a job's own cgroup counts nothing, and is removed before the job's end.
+        self.killed = self._out_of_memory()
         self.ends = time.monotonic() + request.timeout if request.timeout else 0.0
         self.kills = self.gives_up = 0.0
         self.timed_out = False
@@ -116,12 +117,15 @@ class Held:
             return isinstance(error, FileNotFoundError)
         return True
 
+    def _out_of_memory(self) -> int:
+        return cgroup_files.out_of_memory(os.path.dirname(self.cgroup))  # noqa: PTH120
+
     def close(self, *, stopping: bool) -> None:
         """Write down how it ended, and let go of it."""
         status = signal.SIGKILL if self.ended is None else self.ended
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = TIMED_OUT if self.timed_out else 128 + number if number else os.WEXITSTATUS(status)
-        memory = cgroup_files.out_of_memory(os.path.dirname(self.cgroup)) > self.killed  # noqa: PTH120
+        memory = self._out_of_memory() > self.killed
         reason = (
             ("timed out" if self.timed_out else "")
             or ("session stopped" if stopping else "")

@@ -39,3 +39,24 @@ def test_a_disk_that_is_full_by_then_does_not_keep_a_jobs_status_back(
     assert json.loads(status)["status"] == 3
     assert len(status) == size, "it took more room than it had"
     assert not (tmp_path / holder.BEGUN).exists()
+
+
+@pytest.mark.parametrize(("after", "reason"), [(1, "signal"), (2, "out of memory")])
+def test_only_memory_that_ran_out_meanwhile_ended_a_job(
+    tmp_path: Path, after: int, reason: str
+) -> None:
+    """The count is the session's, which may have been out of memory before."""
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 1\n")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
+    output, written = os.pipe()
+    with subprocess.Popen(["/bin/true"]) as child:
+        holder.begin(folder)
+        request = holder.Request("a", str(tmp_path / "job"), 0.0, ())
+        held = holder.Held(request, child.pid, [log, folder, output, -1])
+        held.ended = 9
+        events.write_text(f"oom_kill {after}\n")
+        held.close(stopping=False)
+    os.close(written)
+    assert json.loads((tmp_path / "status").read_bytes())["reason"] == reason
