@@ -38,6 +38,8 @@ from serai.common.errors import (
 )
 
 MAX_PATH, MAX_NAME = 4095, 255
+SCRATCH = ".serai-put-"
+"""What begins the names that a transfer uses until all is there; a watch tells nobody of them."""
 RETRIES = 64
 _PATH = os.O_PATH | os.O_CLOEXEC
 KINDS = {

@@ -203,7 +203,7 @@ def _become(uid: int, gid: int) -> None:
 @contextlib.contextmanager
 def _draft(directory: int) -> Iterator[tuple[int, Callable[[str], None]]]:
     """A file without a name yet, and what gives it one; it is gone if it was given none."""
-    temporary = f".serai-put-{os.urandom(8).hex()}"
+    temporary = f"{scope.SCRATCH}{os.urandom(8).hex()}"
     named = False
     try:
         draft = os.open(".", _NEW | os.O_TMPFILE, 0o644, dir_fd=directory)

@@ -37,7 +37,7 @@ def put(
     has no room for so many bytes.
     """
     names = scope.check(path)
-    above, stage = "/".join(names[:-1]), f".serai-put-{os.urandom(8).hex()}"
+    above, stage = "/".join(names[:-1]), f"{scope.SCRATCH}{os.urandom(8).hex()}"
     if above:
         edit.mkdir(base, above)
     with scope.folder(base, above) as outer:

@@ -19,8 +19,6 @@ from serai.runtime.folders import scope
 
 DIRECTORIES = 4096
 READ = 64 << 10
-SCRATCH = ".serai-put-"
-"""What begins the names that `serai put` uses until all is there; nobody is told of them."""
 PAUSE = 5.0
 """Seconds after which it looks whether the directory is still there."""
 _HEAD = struct.Struct("iIII")
@@ -82,7 +80,7 @@ class Watch:
         if number not in self._paths or not name:
             return []
         above, is_directory = self._paths[number], bool(what & IS_DIRECTORY)
-        if name.startswith(SCRATCH) or (what & WRITTEN and self._is_nameless(above, name)):
+        if name.startswith(scope.SCRATCH) or (what & WRITTEN and self._is_nameless(above, name)):
             return []
         path = f"{above}/{name}" if above else name
         event = EVENTS[next(bit for bit in EVENTS if what & bit)]
@@ -143,7 +141,7 @@ def _entries(directory: int) -> list[tuple[str, bool]]:
     listed = scope.reopen(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(listed) as entries:
-            told = [each for each in entries if not each.name.startswith(SCRATCH)]
+            told = [each for each in entries if not each.name.startswith(scope.SCRATCH)]
             return [(each.name, each.is_dir(follow_symlinks=False)) for each in told]
     finally:
         os.close(listed)
