@@ -18,7 +18,8 @@ class Architecture:
     ``efi`` is the ending of EFI programs (UEFI 2.10, 3.5.1.1), ``grub`` GRUB's platform,
     ``elf_machine`` e_machine in an ELF file (elf(5)). ``firmware`` are pairs of code and variables
     where distributions have them, ``bundled_firmware`` the pair in QEMU's own share directory
-    (Homebrew): both of a pair have the same flash layout.
+    (Homebrew): both of a pair have the same flash layout. ``rom`` is firmware to be mapped without
+    a store of variables, where Debian and Ubuntu, Fedora, and Arch have it.
     """
 
     name: Arch
@@ -31,6 +32,7 @@ class Architecture:
     firmware_package: str
     firmware: tuple[tuple[str, str], ...]
     bundled_firmware: tuple[str, str]
+    rom: tuple[str, ...]
 
     @property
     def emulator(self) -> str:
@@ -60,6 +62,10 @@ ARCHITECTURES: dict[Arch, Architecture] = {
         firmware_package="qemu-efi-aarch64",
         firmware=(("usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),),
         bundled_firmware=("edk2-aarch64-code.fd", "edk2-arm-vars.fd"),
+        rom=(
+            "usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+            "usr/share/edk2/aarch64/QEMU_EFI.fd",
+        ),
     ),
     "amd64": Architecture(
         name="amd64",
@@ -75,6 +81,11 @@ ARCHITECTURES: dict[Arch, Architecture] = {
             ("usr/share/OVMF/OVMF_CODE.fd", "usr/share/OVMF/OVMF_VARS.fd"),
         ),
         bundled_firmware=("edk2-x86_64-code.fd", "edk2-i386-vars.fd"),
+        rom=(
+            "usr/share/ovmf/OVMF.fd",
+            "usr/share/edk2/ovmf/OVMF_CODE.fd",
+            "usr/share/edk2/x64/OVMF.4m.fd",
+        ),
     ),
 }
 

@@ -17,26 +17,12 @@ import json
 import tarfile
 from pathlib import Path
 
-from serai.image.definition import arch
-from serai.image.definition.arch import Arch
+from serai.image.definition.arch import ARCHITECTURES
 from serai.image.definition.definition import megabytes
 from serai.image.release import templates
 from serai.image.release.source import Source
 from serai.image.vm import describe, qemu
 
-# Firmware that libvirt maps as a ROM, without a store of variables. Where Debian and
-# Ubuntu, Fedora, and Arch have it.
-_LOADERS: dict[Arch, tuple[str, ...]] = {
-    "amd64": (
-        "/usr/share/ovmf/OVMF.fd",
-        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-        "/usr/share/edk2/x64/OVMF.4m.fd",
-    ),
-    "arm64": (
-        "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
-        "/usr/share/edk2/aarch64/QEMU_EFI.fd",
-    ),
-}
 _MIB_IN_GIB = 1024
 
 
@@ -54,7 +40,7 @@ def metadata(source: Source) -> str:
 def vagrantfile(source: Source) -> str:
     """The text of the box's Vagrantfile."""
     disk = source.definition.disk
-    architecture = arch.ARCHITECTURES[source.definition.arch]
+    architecture = ARCHITECTURES[source.definition.arch]
     return templates.render(
         "Vagrantfile.j2",
         image=source.image,
@@ -65,7 +51,7 @@ def vagrantfile(source: Source) -> str:
         root_gib=max(source.gibibytes, _gibibytes(megabytes(disk.size))),
         sessions_gib=_gibibytes(megabytes(disk.sessions)),
         sessions_serial=qemu.SESSIONS_SERIAL,
-        loaders=_LOADERS[source.definition.arch],
+        loaders=[f"/{path}" for path in architecture.rom],
     )
 
 
