@@ -62,7 +62,7 @@ def write(source: Source, target: Path) -> None:
         target.open("wb") as file,
         # The disk is compressed already. No name and no time of now are in the header.
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=source.stamp) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
         for name, text in small.items():
             content = text.encode()
