@@ -19,7 +19,7 @@ from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import CARRIED, Settings
 
-_CARRIED = (
+CARRIED_PARTS = (
     *("ansible.cfg", "images", "packer", "pins.yml", "playbooks", "roles", "tasks.py"),
     *("pyproject.toml", "CHANGELOG.md", "LICENSE"),
 )
@@ -61,7 +61,7 @@ def _build_half(root: Path, into: Path) -> Path:
         shutil.copytree(root / "src/serai/image", half, ignore=ignore)
         carried = half / CARRIED.name
         carried.mkdir()
-        for name in _CARRIED:
+        for name in CARRIED_PARTS:
             source, target = root / name, carried / name
             if source.is_dir():
                 shutil.copytree(source, target, ignore=ignore)
