@@ -56,6 +56,15 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
+def unicode(text: str) -> str:
+    """For ``parse``: a text that is not what some bytes became that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("this is no UTF-8") from None
+    return text
+
+
 def load(kind: type[T], path: Path, what: str, *, hint: str = "", absent: T | None = None) -> T:
     """The TOML file ``path`` as the dataclass ``kind``; ``absent`` if there is no such file.
 

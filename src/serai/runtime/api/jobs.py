@@ -12,7 +12,7 @@ from serai.common import wait
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler
-from serai.common.tables import setting
+from serai.common.tables import setting, unicode
 from serai.runtime.api.exec import check_command, decoded
 from serai.runtime.sessions.jobs import Jobs, Work
 from serai.runtime.sessions.payloads import SIGNALS
@@ -30,7 +30,7 @@ class Start:
     cwd: str = ""
     timeout: float | None = None
     stdin: bool = False
-    request_id: str | None = None
+    request_id: str | None = setting(None, "the same again: the same job", parse=unicode)
 
 
 @dataclass(frozen=True)

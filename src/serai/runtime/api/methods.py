@@ -11,7 +11,7 @@ from serai import __version__
 from serai.common.errors import OTHER_VERSION, SeraiError
 from serai.common.jsonrpc import BYTES, EARLY, PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
-from serai.common.tables import setting
+from serai.common.tables import setting, unicode
 from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
@@ -49,7 +49,7 @@ class Create:
 
     name: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
-    request_id: str | None = None
+    request_id: str | None = setting(None, "the same again: the same session", parse=unicode)
     profile: str | None = None
     limits: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)

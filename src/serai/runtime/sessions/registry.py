@@ -243,7 +243,8 @@ class Registry:
 
     def get(self, name: str) -> Record:
         """The session of that name. Raises SeraiError if there is none."""
-        found = self._one("name = ? AND state != 'removing'", name)
+        # All names are ASCII, and SQLite takes no lone surrogates.
+        found = self._one("name = ? AND state != 'removing'", name) if name.isascii() else None
         if found is None:
             raise SeraiError(f"there is no session {name}", "'serai list' shows all", NOT_FOUND)
         return found

@@ -52,6 +52,7 @@ def line(method: str, params: object, number: object = 1) -> bytes:
 
 
 NAMES = ["../x", "-rf", "x" * 300, "ünïcode", "a\nb", "", ".serai", "/etc", "one/../two", "%i"]
+NAMES += ["a\udc80"]  # what bytes become that are no UTF-8
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +64,13 @@ def test_bad_names_are_errors(vm: Vm, name: str) -> None:
                 client.call(method, name=name, **more)
             assert caught.value.code in (errors.INVALID_PARAMS, errors.NOT_FOUND)
     assert len(list(vm.paths.sessions.iterdir())) == 2
+
+
+def test_a_request_id_is_unicode(vm: Vm) -> None:
+    for method, more in (("create", {}), ("job.start", {"name": "one", "argv": ["true"]})):
+        with pytest.raises(SeraiError, match="no UTF-8") as caught:
+            vm.call(method, request_id="a\udc80", **more)
+        assert caught.value.code == errors.INVALID_PARAMS
 
 
 METHODS = (
