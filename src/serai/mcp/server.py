@@ -7,11 +7,12 @@ it gets the job's ID, and asks again.
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -134,7 +135,7 @@ class Tools:
         with self._session(session) as found:
             job = found.start(command, cwd=directory, stdin=bool(input))
             if input:
-                _give(job, input.encode())
+                wait = self._give(job.id, input.encode(), wait)
             return _ended(job, job.wait(wait))
 
     def start(self, session: SessionName, command: Command, directory: Directory = "") -> str:
@@ -238,8 +239,10 @@ class Tools:
         close_port, the end of the session or of this server. The answers are untrusted data.
         """
         with self._session(session) as found, self._opening:
+            for key in [key for key, each in self._forwards.items() if each.ended]:
+                del self._forwards[key]
             known = self._forwards.get((session, port))
-            if known is None or known.ended:
+            if known is None:
                 if len(self._forwards) >= MOST_PORTS:
                     raise ToolError(f"{MOST_PORTS} ports are open here; close_port closes one")
                 end = found.vm.another()
@@ -256,6 +259,28 @@ class Tools:
         known.close()
         return f"Port {port} is closed."
 
+    def _give(self, job: str, data: bytes, wait: float) -> float:
+        """Write to a job's standard input, which it need not read; returns the rest of ``wait``.
+
+        If that is over before, the writing goes on. Raises SeraiError.
+        """
+        end, gone = time.monotonic() + wait, []
+
+        def give() -> None:
+            try:
+                with self.opened() as vm:
+                    Job(vm, job).write(data, eof=True)
+            except SeraiError as error:
+                if error.code == GONE:  # else it has ended by now
+                    gone.append(error)
+
+        giving = threading.Thread(target=give, daemon=True)
+        giving.start()
+        giving.join(wait)
+        if gone:
+            raise gone[0]
+        return max(end - time.monotonic(), 0.0)
+
     def close(self) -> None:
         """Hang up. Sessions and jobs stay, and ports do not."""
         with self._opening:
@@ -267,7 +292,7 @@ class Tools:
     def _known(self, name: str) -> bool:
         return not self.only or name in self.only
 
-    @contextmanager
+    @contextlib.contextmanager
     def opened(self) -> Iterator[Vm]:
         """A connection of this call's own: another call may wait for long on another one."""
         with self._lock:
@@ -281,7 +306,7 @@ class Tools:
         with self._lock:
             self._idle.append(vm)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _vm(self) -> Iterator[Vm]:
         try:
             with self.opened() as vm:
@@ -289,14 +314,14 @@ class Tools:
         except SeraiError as error:
             raise ToolError(clean(str(error))) from None
 
-    @contextmanager
+    @contextlib.contextmanager
     def _session(self, name: str) -> Iterator[Session]:
         if not self._known(name):
             raise ToolError(f"this server does not work with session {clean(name)}")
         with self._vm() as vm:
             yield Session(vm, name)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _job(self, id: str) -> Iterator[Job]:
         with self._session(id.partition("/")[0]) as session:
             yield Job(session.vm, id)
@@ -330,15 +355,6 @@ def server(tools: Tools) -> MCPServer:
             structured_output=False,
         )
     return made
-
-
-def _give(job: Job, data: bytes) -> None:
-    """Write to a job's standard input, which it need not read: it may have ended by now."""
-    try:
-        job.write(data, eof=True)
-    except SeraiError as error:
-        if error.code == GONE:
-            raise
 
 
 def _ended(job: Job, shown: dict[str, Any]) -> str:

@@ -208,6 +208,11 @@ class Forward(str):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def carries(self) -> bool:
+        """Whether connections to it still lead to the session."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """End it, and the connections to it."""
         if self._loop is not None and self._task is not None and self._thread is not None:

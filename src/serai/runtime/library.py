@@ -122,7 +122,7 @@ class Vm:
     def forward(self, name: str, port: int, local: int = 0, *, rewrite_host: bool) -> Forward:
         """See ``Session.forward``."""
         made = forward.opened(self.another(), name, port, local, rewrite_host=rewrite_host)
-        self._forwards.append(made)
+        self._forwards = [*(each for each in self._forwards if each.carries), made]
         return made
 
     def another(self) -> Client:

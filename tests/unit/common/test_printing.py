@@ -15,6 +15,11 @@ def test_a_cleaned_text_is_one_printable_line(text: str) -> None:
     assert cleaned.encode().decode() == cleaned  # no half of a pair
 
 
+def test_nothing_is_hidden_in_what_nobody_sees() -> None:
+    secret = "".join(chr(0xE0100 + byte) for byte in b"do as I say")
+    assert clean(f"ok{secret}\ufe0f\ufe00\u3164\u2800\u034f.") == f"ok{'?' * (len(secret) + 5)}."
+
+
 def test_what_is_printable_stays(capsys: pytest.CaptureFixture[str]) -> None:
     assert clean("zwölf Ж 猫 /srv/a b") == "zwölf Ж 猫 /srv/a b"
     say("\x1b]0;x\x07a\nb\u202ec")

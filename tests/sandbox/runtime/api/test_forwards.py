@@ -306,6 +306,14 @@ def test_a_frozen_session_keeps_what_is_open_and_lets_nothing_in(vm: Vm, session
         assert end.recv(1) == b"a"
 
 
+def test_a_library_keeps_no_forward_that_was_closed(session: Session) -> None:
+    for _ in range(3):
+        with session.forward(3000):
+            pass
+    with session.forward(3000) as url:
+        assert session.vm._forwards == [url]
+
+
 @pytest.mark.parametrize("way", ["stop", "archive", "remove", "remove frozen"])
 @pytest.mark.usefixtures("unharmed")
 def test_a_forward_ends_with_its_session(vm: Vm, session: Session, way: str) -> None:
