@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import socket
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -304,6 +305,43 @@ def test_a_frozen_session_keeps_what_is_open_and_lets_nothing_in(vm: Vm, session
             assert caught.value.code == WRONG_STATE
         vm.call("reopen", name=session.name)
         assert end.recv(1) == b"a"
+
+
+COOKIES = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.headers.get("Cookie"), flush=True)
+        self.send_response(200)
+        self.send_header("Set-Cookie", f"login={sys.argv[1]}; HttpOnly; SameSite=Strict")
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 3001), Handler).serve_forever()
+"""
+
+
+def test_a_browser_keeps_the_cookies_of_sessions_apart_by_their_names(vm: Vm) -> None:
+    with connect(f"unix://{vm.paths.control}") as there, chromium() as page:
+        one, two = there.create(), there.create()
+        jobs = [each.start(["python3", "-c", COOKIES, each.name]) for each in (one, two)]
+        with one.forward(3001) as first, two.forward(3001) as second:
+            wait_for(lambda: answers(first) and answers(second))
+            for url, each in ((first, one), (second, two)):
+                page.get(url.replace("127.0.0.1", f"{each.name}.localhost"))
+            stolen = f"login={one.name}\n".encode()
+            assert stolen not in b"".join(jobs[1].output())
+            for url in (first, second):  # without the names, it does not
+                page.get(url)
+            wait_for(lambda: stolen in b"".join(jobs[1].output()))
+        for each in (one, two):
+            each.remove()
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there by now."""
+    try:
+        return bool(urllib.request.urlopen(url).status)  # noqa: S310  # ours
+    except OSError:
+        return False
 
 
 def test_a_library_keeps_no_forward_that_was_closed(session: Session) -> None:
