@@ -47,6 +47,8 @@ from serai.runtime.sessions.supervisor import Running
 log = logging.getLogger(__name__)
 MOST = 1000
 """Jobs of a session that are kept. The oldest that have ended go first."""
+MOST_LISTED = 1024
+"""Characters of a command in a list of jobs."""
 ID = re.compile(r"[0-9a-f]{12}")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NOT_STARTED = "not started"
@@ -140,13 +142,17 @@ class Jobs:
             )
 
     async def all(self, name: str | None) -> list[dict[str, Any]]:
-        """The jobs of a session, or of all, the newest last. Raises SeraiError."""
+        """The jobs of a session, or of all, the newest last. Raises SeraiError.
+
+        Of a long command there is the beginning, so that all of them fit into an answer.
+        """
         registry = self._sessions.registry
         found = []
         for record in registry.all() if name is None else [registry.get(name)]:
             for job in self._ids(record):
                 with contextlib.suppress(FileNotFoundError):  # removed while others had their turn
-                    found.append(self._shown(record, job))
+                    shown = self._shown(record, job)
+                    found.append({**shown, "argv": _beginning(shown["argv"])})
                 await asyncio.sleep(0)
         return sorted(found, key=lambda job: float(job["started_at"]))
 
@@ -281,6 +287,18 @@ def _read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_bytes())
     except ValueError:
         raise FileNotFoundError(path) from None
+    return found
+
+
+def _beginning(argv: list[str]) -> list[str]:
+    """At most MOST_LISTED characters of a command."""
+    found: list[str] = []
+    room = MOST_LISTED
+    for word in argv:
+        if room <= 0:
+            break
+        found.append(word[:room])
+        room -= len(word)
     return found
 
 

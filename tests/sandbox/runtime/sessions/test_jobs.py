@@ -229,6 +229,14 @@ def test_the_oldest_that_have_ended_go(vm: Vm, name: str, few: None) -> None:
     assert len(vm.call("job.list", name=name)["jobs"]) == 4
 
 
+def test_long_commands_do_not_keep_a_list_from_being_told(vm: Vm, name: str) -> None:
+    argv = ["true", *["x" * 100_000] * 9]
+    jobs = [vm.call("job.start", name=name, argv=argv) for _ in range(3)]
+    listed = vm.call("job.list", name=name)["jobs"]
+    assert [sum(map(len, job["argv"])) for job in listed] == [1024] * 3
+    assert [vm.call("job.show", job=job["job"])["argv"] for job in jobs] == [argv] * 3
+
+
 def test_what_a_power_cut_left_of_a_job_costs_no_other(vm: Vm, name: str) -> None:
     jobs = [start(vm, name, "echo ran; exit 3", request_id=each) for each in ("p1", "p2", "p3")]
     for job in jobs:
