@@ -256,12 +256,16 @@ class Holder:
         request = Request(*_loaded(fds[0]))
         begin(fds[2])
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        child = os.fork()
-        if child == 0:
-            _admit(request, fds[OWN:], writing)
-        os.close(writing)
-        raw = os.read(reading, 4)
-        os.close(reading)
+        try:
+            child = os.fork()  # which fails if the session has all the tasks that it may have
+            if child == 0:
+                _admit(request, fds[OWN:], writing)
+            os.close(writing)
+            writing = -1
+            raw = os.read(reading, 4)
+        finally:
+            for descriptor in {reading, writing} - {-1}:
+                os.close(descriptor)
         os.waitpid(child, 0)
         if len(raw) < 4 or not (pid := struct.unpack("=i", raw)[0]):  # noqa: PLR2004
             return  # the caller was told why, on the usher's socket

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import marshal
 import os
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -60,3 +63,25 @@ def test_only_memory_that_ran_out_meanwhile_ended_a_job(
         held.close(stopping=False)
     os.close(written)
     assert json.loads((tmp_path / "status").read_bytes())["reason"] == reason
+
+
+def test_a_session_that_has_all_its_tasks_costs_its_holder_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda *_, **__: -1)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    request = os.memfd_create("plan")
+    os.write(request, marshal.dumps(("a", "", 0.0, ())))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        made = holder.Holder(listener)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(BlockingIOError):
+            made._start([request, folder, folder, folder, folder])
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        for descriptor in (request, folder, made._woken):
+            os.close(descriptor)
