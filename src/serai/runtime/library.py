@@ -15,6 +15,7 @@ import base64
 import contextlib
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ from serai.runtime.remote import VmClient
 
 ONCE = frozenset({"remove", "job.input", "job.signal"})
 """The calls that are not made again: the first may have been carried out."""
+RESTART = 5.0
+"""Seconds for which others are made again: sessiond may be starting anew, as at an upgrade."""
 
 
 class Vm:
@@ -107,7 +110,14 @@ class Vm:
         except SeraiError as error:
             if error.code != GONE or method in ONCE:
                 raise
-            return self.client().call(method, **params)
+        until = time.monotonic() + RESTART
+        while True:
+            try:
+                return self.client().call(method, **params)
+            except SeraiError as error:
+                if error.code != GONE or time.monotonic() > until or self.abandoned:
+                    raise
+            time.sleep(0.2)
 
     def client(self) -> Client:
         """The connection, made again if it is known to be broken. Raises SeraiError."""

@@ -122,7 +122,7 @@ class VmClient(Client):
         except subprocess.TimeoutExpired:
             return error
         hint = f"'serai stdio' is what it runs there: is Serai {__version__} installed?"
-        if status == 255:  # noqa: PLR2004  # ssh(1), "EXIT STATUS": an error of its own
+        if status in (125, 255):  # ours, and ssh's own: ssh(1), "EXIT STATUS"
             hint = "what it wrote above says why"
         return SeraiError(f"ssh, for {self.peer}, ended with status {status}", hint, GONE)
 

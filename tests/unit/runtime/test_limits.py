@@ -33,10 +33,18 @@ def written(folder: Path, **chosen: object) -> Path:
     """The session.toml that the role writes."""
     jinja = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701  # no HTML
     jinja.filters["to_json"] = json.dumps
+    jinja.filters["bool"] = lambda value: str(value).lower() == "true"
+    jinja.filters["difference"] = lambda these, those: [x for x in these if x not in those]
     template = jinja.from_string((ROLE / "templates/session.toml.j2").read_text())
     path = folder / "session.toml"
     path.write_text(
-        template.render(yaml.safe_load((ROLE / "defaults/main.yml").read_text()), **chosen)
+        template.render(
+            {
+                **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
+                "runtime_own_authorities": False,
+                **chosen,
+            }
+        )
     )
     return path
 
@@ -124,3 +132,12 @@ def test_a_sessions_unit_has_no_limit_of_its_own_and_does_not_start_without_sess
 def test_whoever_logs_in_has_the_limits_of_a_session() -> None:
     defaults = yaml.safe_load((ROOT / "roles/limits/defaults/main.yml").read_text())
     assert {name: defaults[f"limits_{name}"] for name in tools.LIMITS} == tools.LIMITS
+
+
+def test_where_there_are_more_authorities_payloads_are_told_of_them(tmp_path: Path) -> None:
+    own = {"SSL_CERT_FILE": "/etc/ssl/mine.pem"}
+    path = written(tmp_path, runtime_own_authorities=True, runtime_environment=own)
+    found = settings.load(path).environment
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    names = ("GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+    assert found == {**dict.fromkeys(names, bundle), **own}

@@ -92,6 +92,7 @@ class Stream:
     terminal: int | None = None
     confirm: int | None = None
     raw: bool = False
+    is_transfer: bool = False
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -160,7 +161,8 @@ class Executions:
         """Write to a streamed payload's stdin; answers when it has been taken."""
         stream = self._stream(c, p.exec)
         data = decoded(p.data)
-        await waking.traffic(self._sessions, stream.payload.session)
+        if not stream.is_transfer:  # put wakes it at its beginning, and ls and get do not
+            await waking.traffic(self._sessions, stream.payload.session)
         async with stream.writing:
             while data and stream.input is not None:
                 try:

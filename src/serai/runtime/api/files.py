@@ -141,7 +141,8 @@ class Transfers:
         try:
             news = {"request": r.id, "exec": payload.id, "pid": process.pid}
             c.send(notification("exec.started", news))
-            stream = Stream(payload, ends.input, confirm=ends.confirm, raw=p.stdio == "bytes")
+            raw = p.stdio == "bytes"
+            stream = Stream(payload, ends.input, confirm=ends.confirm, raw=raw, is_transfer=True)
             output = [] if ends.output is None else [(ends.output, "stdout")]
             result = await self._executions.follow(c, stream, output, None, None)
             process.returncode = result.status

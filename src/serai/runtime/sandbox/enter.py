@@ -176,7 +176,7 @@ class Arrival:
 
     def late(self) -> EnterError:
         """What to raise if it takes too long."""
-        text = f"{self._command} could not be started in time"
+        text = f"{self._command} could not be started in time, and has not run: try again"
         return EnterError("exec" if self._pid else "join", text, code=TIMEOUT)
 
     def entered(self) -> Entered:

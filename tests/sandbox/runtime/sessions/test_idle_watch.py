@@ -52,6 +52,9 @@ def test_a_session_that_idles_freezes_and_one_that_works_does_not(vm: Vm, name: 
     waits = vm.serai("start", name, "--", "sleep", "999").stdout.strip()
     wait_for(freezes(vm, name))
     assert "reason: it idled" in vm.serai("show", name).stdout
+    elsewhere = ("--vm", f"unix://{vm.paths.control}")
+    assert vm.serai(*elsewhere, "ls", name, "home").returncode == 0
+    assert vm.call("show", name=name)["state"] == "frozen", "to look into it is no use of it"
     for use in (
         ("exec", name, "--", "true"),
         ("put", name, "outputs", "file"),
