@@ -23,6 +23,12 @@ WHEEL_ROLE = "runtime"
 
 FILE = "image.yml"
 
+_TRUST = dict.fromkeys(
+    ("NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+    "/etc/ssl/certs/ca-certificates.crt",
+)
+"""By which programs that bring authorities of their own trust those that a project adds."""
+
 PLACES = {"system": "hardening", "serai": "seal"}
 """Before which of our roles a project's own come, by layer: what ours do last stays the last."""
 
@@ -61,8 +67,9 @@ def plays(settings: Settings, roles: Additions) -> list[dict[str, Any]]:
         if own:
             place = play["roles"].index(PLACES[tags[0]])
             play["roles"][place:place] = own
-        if environment := (settings.project.build.environment() if settings.project else {}):
-            play["environment"] = {**environment, **play.get("environment", {})}
+        if settings.project:
+            own_environment = {**_TRUST, **settings.project.build.environment()}
+            play["environment"] = {**own_environment, **play.get("environment", {})}
         for role in _names(play):
             if role not in there:
                 raise BuildError(
