@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common import wait
-from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
+from serai.common.errors import GONE, INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
@@ -109,6 +109,9 @@ class Executions:
         descriptors = list(r.descriptors)
         try:
             self._check(p, len(descriptors))
+            await asyncio.sleep(0)  # by then it is known whether the client has hung up already
+            if c.gone.done() and not p.detach:
+                raise SeraiError("the client has hung up", code=GONE)
             stream, ours = await self._start(c, r.id, p, descriptors)
         finally:
             for descriptor in descriptors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -134,6 +135,24 @@ def test_clients_that_hang_up(vm: Vm) -> None:
         line("subscribe", {}),
     ):
         raw(vm, data, hang_up=True)
+
+
+def test_nothing_is_started_for_clients_that_have_hung_up(vm: Vm) -> None:
+    def started() -> int:
+        with vm.client() as client:
+            client.ask("exec", {"name": "one", "argv": ["true"], "stdio": "null"})
+            return int(client.message()["params"]["exec"].partition("-")[2])
+
+    before = started()
+    assert vm.daemon is not None
+    vm.daemon.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(20):
+            with vm.client() as client:
+                client.ask("exec", {"name": "one", "argv": ["true"], "stdio": "null"})
+    finally:
+        vm.daemon.send_signal(signal.SIGCONT)
+    assert started() == before + 1
 
 
 def test_a_client_that_does_not_read_slows_nobody_else_down(vm: Vm) -> None:
