@@ -10,9 +10,11 @@ whole. Entries are opened as all paths are, by scope, so no symlink leads anywhe
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from errno import EDQUOT, EEXIST, ENOSPC, ENOTEMPTY
 from typing import IO
 
@@ -21,6 +23,8 @@ from serai.common.errors import NOT_FOUND, SeraiError
 from serai.runtime.folders import archives, edit, scope
 
 CHUNK = 1 << 20
+FRESH = 60.0
+"""Seconds in which a directory that nobody holds may be somebody's who is about to."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -41,20 +45,50 @@ def put(
     if above:
         edit.mkdir(base, above)
     with scope.folder(base, above) as outer:
+        _clear(outer)
         os.mkdir(stage, 0o755, dir_fd=outer)
         try:
-            with os.fdopen(os.dup(source), "rb", buffering=0) as file:
-                _unpack(outer, stage, file, keep_free)
-                while file.read(CHUNK):
-                    pass  # tar(1) fills up its last block
-            confirmed()
-            with scope.folder(outer, stage) as made:
-                _sync(made)
-            _into_place(outer, stage, names[-1] if names else ".", path)
+            with contextlib.ExitStack() as held:
+                with contextlib.suppress(OSError):  # without locks there, nothing is cleared either
+                    held.enter_context(_held(outer, stage))
+                with os.fdopen(os.dup(source), "rb", buffering=0) as file:
+                    _unpack(outer, stage, file, keep_free)
+                    while file.read(CHUNK):
+                        pass  # tar(1) fills up its last block
+                confirmed()
+                with scope.folder(outer, stage) as made:
+                    _sync(made)
+                _into_place(outer, stage, names[-1] if names else ".", path)
         finally:
             with contextlib.suppress(FileNotFoundError, SeraiError):
                 edit.remove(outer, stage, recursive=True)
         _sync(outer)
+
+
+def _clear(outer: int) -> None:
+    """Remove what is left of one that was killed; systemd does that when sessiond has fallen."""
+    listed = scope.reopen(outer, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = os.listdir(listed)  # noqa: PTH208  # a descriptor
+    finally:
+        os.close(listed)
+    for name in names:
+        if name.startswith(scope.SCRATCH):
+            with contextlib.suppress(OSError, SeraiError), _held(outer, name) as begun:
+                if time.time() - begun > FRESH:
+                    edit.remove_tree(outer, name, name)
+
+
+@contextlib.contextmanager
+def _held(outer: int, name: str) -> Iterator[float]:
+    """A directory that nobody else removes meanwhile, and when it was changed. Raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=outer)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield os.fstat(descriptor).st_ctime
+    finally:
+        os.close(descriptor)
 
 
 def get(base: int, path: str, target: int) -> None:

@@ -43,6 +43,21 @@ def packed(*entries: tarfile.TarInfo | tuple[str, bytes]) -> bytes:
     return file.getvalue()
 
 
+def test_what_a_killed_put_left_goes_with_the_next_one(
+    base: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, used = tmp_path / "home/.serai-put-1", tmp_path / "home/.serai-put-2"
+    for each in (left, used):
+        (each / "d").mkdir(parents=True)
+        (each / "d/file").write_text("x")
+    put(base, "a", packed(("f", b"1")))
+    assert left.exists(), "it may be one that is just beginning"
+    monkeypatch.setattr(trees, "FRESH", 0.0)
+    with trees._held(base, used.name):
+        put(base, "b", packed(("f", b"1")))
+        assert sorted(os.listdir(tmp_path / "home")) == [used.name, "a", "b"]
+
+
 def put(
     base: int,
     path: str,
