@@ -118,8 +118,6 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [(f"{FIRST}.system.image", "")],
         [(f"{FIRST}.system.image", "debian-12-amd64")],
         [(f"{FIRST}.system.version", "")],
-        # the image chose another name
-        [("image.variables", {"toolchain_profile": "standard", "seal_image_id": "acme"})],
     ],
     "apt has the release, its updates and its security updates": [
         [(f"{FIRST}.apt.sources", ["http://mirror.example/debian bookworm main"])],

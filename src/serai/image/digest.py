@@ -34,7 +34,8 @@ def of_tree(folder: Path) -> str:
         [
             (str(path.relative_to(folder)), path.stat().st_mode & 0o100, of_file(path))
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and not any(part.endswith(_LEFTOVERS) for part in path.parts)
+            if path.is_file()
+            and not any(part.endswith(_LEFTOVERS) for part in path.relative_to(folder).parts)
         ]
     )
 
@@ -55,9 +56,14 @@ def _entry(path: Path, root: Path) -> tuple[str, str, str]:
     """Name, kind with mode, and content of one thing in a directory of somebody's."""
     name, mode = str(path.relative_to(root)), path.lstat().st_mode
     if stat.S_ISLNK(mode):
-        if not path.resolve().is_relative_to(root):
+        try:
+            inside = path.resolve().is_relative_to(root)
+        except (OSError, RuntimeError):  # it leads to itself
+            inside = False
+        if not inside:
             raise BuildError(
-                f"{path} is a link out of {root}", hint="put a copy of the file in its place"
+                f"{path} is a link out of {root}",
+                hint="make it relative, or put a copy of the file in its place",
             )
         return name, "link", str(path.readlink())
     if stat.S_ISDIR(mode):

@@ -111,8 +111,12 @@ def load(directory: Path, version: str = __version__) -> Project:
             first["type"], f"is wrong: {first['msg']}"
         )
         raise BuildError(f"{where}: {key} {reason}", hint="see docs/projects.md") from None
+    if ":" in str(directory):
+        raise BuildError(
+            f"{directory}: Ansible takes no : in the path of a project", hint="move the project"
+        )
     try:
-        fits = version in SpecifierSet(read.serai)
+        fits = version in _specifiers(read.serai)
     except InvalidSpecifier:
         raise BuildError(
             f"{where}: serai is {read.serai!r}", hint='versions are said as in serai = "==0.1.*"'
@@ -125,8 +129,17 @@ def load(directory: Path, version: str = __version__) -> Project:
     chosen = {name: value for name, value in read.settings.model_dump().items() if value}
     for name in PATHS:
         if name in chosen:
-            chosen[name] = str(directory / Path(chosen[name]).expanduser())
+            try:
+                chosen[name] = str(directory / Path(chosen[name]).expanduser())
+            except RuntimeError as error:  # a user that there is not
+                raise BuildError(f"{where}: settings.{name}: {error}") from None
     return Project(directory, chosen, read.build)
+
+
+def _specifiers(text: str) -> SpecifierSet:
+    if not text.strip():
+        raise InvalidSpecifier(text)  # it would be every version
+    return SpecifierSet(text)
 
 
 def here(environ: Mapping[str, str] = os.environ) -> Project | None:

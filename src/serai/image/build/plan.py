@@ -124,7 +124,7 @@ def make(settings: Settings, image: Image, *, fresh: bool = False) -> Plan:
         )
         if sealed:  # the version is made of the key, so it cannot be part of that
             said = {"seal_image_id": image.name, "seal_image_version": _version_of(stage)}
-            stage = replace(stage, chosen={**said, **chosen})
+            stage = replace(stage, chosen={**chosen, **said})
         stages.append(stage)
     version = _version_of(stages[-1])
     return Plan(image, tuple(stages), version, settings.dist / image.name / version)

@@ -57,6 +57,7 @@ def plays(settings: Settings, roles: Additions) -> list[dict[str, Any]]:
     path = settings.root / "playbooks" / FILE
     found: list[dict[str, Any]] = yaml.safe_load(path.read_text())
     there = {each.name for each in variables.roles(settings)}
+    _check_own(settings, roles)
     for play in found:
         tags = play.get("tags")
         if not isinstance(tags, list) or len(tags) != 1:
@@ -79,6 +80,20 @@ def plays(settings: Settings, roles: Additions) -> list[dict[str, Any]]:
     return found
 
 
+def _check_own(settings: Settings, roles: Additions) -> None:
+    """Each is the project's own, and there once."""
+    own = [each.name for each in variables.own_roles(settings)]
+    wanted = (*roles.system, *roles.serai)
+    for name in wanted:
+        if name not in own:
+            raise BuildError(
+                f"[roles] names {name!r}, and the project has no such role",
+                hint=f"its roles are: {', '.join(own) or 'none'}",
+            )
+        if wanted.count(name) > 1:
+            raise BuildError(f"[roles] names {name!r} twice", hint="leave one of them out")
+
+
 def read(settings: Settings, roles: Additions) -> list[Layer]:
     """The layers in the order in which they are built, with a project's ``roles``.
 
@@ -94,7 +109,10 @@ def _names(play: dict[str, Any]) -> tuple[str, ...]:
 def _layer(settings: Settings, play: dict[str, Any]) -> Layer:
     (tag,), roles = play["tags"], _names(play)
     homes = {each.name: each for each in variables.roles(settings)}
-    digests = {f"roles/{role}": digest.of_tree(homes[role]) for role in roles}
+    own = {each.name: each for each in variables.own_roles(settings)}
+    digests = {f"roles/{role}": digest.of_tree(homes[role]) for role in roles if role not in own}
+    if own.keys() & roles:  # one may include another, which only Ansible sees
+        digests |= {f"roles/{name}": digest.of_source(path) for name, path in own.items()}
     if WHEEL_ROLE in roles:
         digests.update(_wheel(settings.root))
     if PINNING_ROLE in roles:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from serai import __version__
 from serai.image import cache, console, project
-from serai.image.definition import definition
+from serai.image.definition import definition, variables
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
@@ -27,20 +28,34 @@ def new(settings: Settings, directory: Path, base: str) -> Path:
             f"{name!r} cannot be an image's name",
             hint="take a directory with a name of small letters, digits and -, such as acme-agent",
         )
-    if name in definition.names(settings):
-        raise BuildError(f"Serai has an image {name!r}", hint="give the directory another name")
-    definition.load(settings, base)
-    if target.exists() and any(target.iterdir()):
+    ours = replace(settings, project=None)  # wherever one stands
+    role = name.replace("-", "_")
+    taken = {*definition.names(ours), *(each.name for each in variables.roles(ours)), "serai"}
+    if {name, role} & taken:
+        raise BuildError(
+            f"Serai has an image or a role {name!r}", hint="give the directory another name"
+        )
+    definition.load(ours, base)
+    if target.exists() and not target.is_dir():
+        raise BuildError(f"{target} is no directory", hint="name a new directory")
+    if not target.exists():
+        with cache.whole(target) as made:
+            _write(made, name, base)
+    elif {path.name for path in target.iterdir()} <= {".git"}:
+        _write(target, name, base)  # somebody may stand in it
+    else:
         raise BuildError(f"{target} is not empty", hint="name a new directory")
-    with cache.whole(target, replace=True) as made:
-        for path, text in files(name, base).items():
-            (made / path).parent.mkdir(parents=True, exist_ok=True)
-            (made / path).write_text(text)
-        (made / "files/usr/local/bin" / name).chmod(0o755)
     console.say(f"{target} is a project; there, run:")
     console.say(f"  serai-build plan --image {name}")
     console.say(f"  serai-build build-image --image {name}")
     return target
+
+
+def _write(directory: Path, name: str, base: str) -> None:
+    for path, text in files(name, base).items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+    (directory / "files/usr/local/bin" / name).chmod(0o755)
 
 
 def files(name: str, base: str) -> dict[str, str]:

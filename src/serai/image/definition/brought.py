@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,10 +18,18 @@ from serai.image.errors import BuildError
 CERTIFICATES, FILES = "base_certificates", "project_files"
 
 RESERVED = (
-    *("boot", "dev", "proc", "run", "sessions", "sys", "tmp", "var/tmp"),
-    *("etc/serai", "etc/os-release", "usr/lib/os-release", "usr/lib/serai"),
+    # gone, or not the image's, when it boots
+    *("boot", "dev", "proc", "run", "sessions", "sys", "tmp", "var/log", "var/tmp"),
+    *("root/.ssh", "root/.cache", "var/cache/apt", "var/lib/cloud", "var/lib/serai"),
+    *("etc/hostname", "etc/machine-id", "etc/ssh/ssh_host_*"),
+    # links of the distribution's
+    *("bin", "lib", "lib64", "sbin", "var/lock", "var/run"),
+    # Serai's
+    *("etc/os-release", "usr/lib/os-release*", "etc/apt/apt.conf.d/*serai*", "etc/serai"),
+    *("etc/systemd/system/serai*", "usr/lib/serai", "usr/bin/serai*", "usr/local/bin/serai"),
+    "usr/local/share/ca-certificates/serai",
 )
-"""Where no file of a project's may be: Serai's roles write there, or nothing stays there."""
+"""Where no file of a project's may be, nor below, as fnmatch(3) has names."""
 
 
 def check(chosen: Mapping[str, Any]) -> None:
@@ -62,21 +71,30 @@ def _complaint(text: str) -> str:
 def _check_files(trees: list[Path]) -> None:
     """Each file has one place, which is not Serai's."""
     known: dict[PurePosixPath, Path] = {}
+    above: dict[PurePosixPath, Path] = {}
     for tree in trees:
         if not tree.is_dir():
             raise BuildError(f"variables.{FILES}: {tree} is no directory")
         for place in _places(tree):
-            if place in known:
+            taken = [each for each in (place, *place.parents) if each in known]
+            if taken or place in above:
+                other = known[taken[0]] if taken else above[place]
                 raise BuildError(
-                    f"two files for /{place}: in {known[place]} and in {tree}",
+                    f"two files for /{place}: in {other} and in {tree}",
                     hint="leave one of them out",
                 )
             known[place] = tree
-            if any(place.is_relative_to(each) for each in RESERVED):
+            above |= dict.fromkeys(place.parents, tree)
+            if _is_reserved(place):
                 raise BuildError(
                     f"{tree / place} cannot be in an image: /{place} is Serai's or the system's",
                     hint="docs/roles.md has the variables for what Serai writes",
                 )
+
+
+def _is_reserved(place: PurePosixPath) -> bool:
+    names = [str(each) for each in (place, *place.parents)]
+    return any(fnmatch(name, each) for name in names for each in RESERVED)
 
 
 def _places(tree: Path) -> Iterator[PurePosixPath]:

@@ -210,6 +210,15 @@ def load_with_sources(
     if path_of(settings, name).is_relative_to(settings.root):
         _check_name(image, where, stem)
     variables.check(settings, image.variables, sources)
+    own = {each.name for each in variables.own_roles(settings)}
+    used = {*image.roles.system, *image.roles.serai}
+    for key in image.variables:
+        of = variables.options(settings)[key].role if own else ""
+        if of in own - used:
+            raise BuildError(
+                f"{where}: variables.{key} is of the role {of}, which [roles] does not name",
+                hint=f'add it, as in serai = ["{of}"]',
+            )
     image = _equipped(settings, image, sources)
     return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
 

@@ -22,6 +22,7 @@ from serai.image.errors import BuildError
 from serai.image.settings import Settings
 
 _FOLDER = "roles"
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # Debian Policy, 5.6.1
 TOOLCHAIN = "toolchain"
 """The role of what sessions work with."""
 
@@ -71,8 +72,8 @@ class Option:
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}, it is {value!r}"
         if isinstance(value, list) and self.elements:
-            kind, words = _TYPES[self.elements]
-            wrong = [each for each in value if type(each) is not kind]
+            kind, words = _TYPES.get(self.elements, (object, ""))
+            wrong = [each for each in value if kind is not object and type(each) is not kind]
             return f"has {wrong[0]!r} in it, not {words}" if wrong else ""
         return ""
 
@@ -107,20 +108,49 @@ def roles(settings: Settings) -> list[Path]:
     return list(found.values())
 
 
-def role(settings: Settings, name: str) -> Path | None:
-    """The directory of that role, if there is such a role."""
-    return next((path for path in roles(settings) if path.name == name), None)
+def own_roles(settings: Settings) -> list[Path]:
+    """The directories of the project's roles."""
+    ours = settings.root / _FOLDER
+    return [path for path in roles(settings) if path.parent != ours]
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    """A role's YAML, which is a table; raises BuildError. What is encrypted stays a text."""
+    try:
+        table = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).partition("\n")[0]
+        raise BuildError(f"{path} is not YAML: {first}", hint="correct that file") from None
+    if table is None:
+        return {}
+    if not isinstance(table, dict) or not all(isinstance(each, str) for each in table):
+        raise BuildError(f"{path} is no table of names and values", hint="correct that file")
+    return table
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows of Ansible's own tags, such as !vault, that they are there."""
+
+
+_Loader.add_multi_constructor("!", lambda _loader, _tag, node: str(node.value))
 
 
 def _declared(path: Path) -> dict[str, Any]:
-    try:
-        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
-        return dict(specs.get("main", {}).get("options") or {})
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
-        first = str(error).partition("\n")[0]
-        raise BuildError(
-            f"{path} declares no variables of a role: {first}", hint="see docs/projects.md"
-        ) from None
+    """The variables of a role by name."""
+    table: Any = loaded(path)
+    for key in ("argument_specs", "main", "options"):
+        table = table.get(key) or {}
+        if not isinstance(table, dict):
+            raise BuildError(f"{path}: {key} is no table", hint="see docs/projects.md")
+    for name, spec in table.items():
+        good = isinstance(name, str) and isinstance(spec, dict)
+        if not good or not isinstance(spec.get("type", ""), str):
+            raise BuildError(
+                f"{path}: {name} has no table with a type", hint="see docs/projects.md"
+            )
+        if not isinstance(spec.get("choices") or [], list):
+            raise BuildError(f"{path}: the choices of {name} are no list", hint="correct that file")
+    return dict(table)
 
 
 def check(settings: Settings, chosen: Mapping[str, Any], sources: Mapping[str, str]) -> None:
@@ -164,9 +194,7 @@ def _used(settings: Settings, roles: Collection[str]) -> set[str]:
     """All words in the values of the roles' defaults, the names of variables among them."""
     homes = (home / _FOLDER / role for home in settings.homes for role in roles)
     files = (home / "defaults/main.yml" for home in homes)
-    values = [
-        list((yaml.safe_load(path.read_text()) or {}).values()) for path in files if path.exists()
-    ]
+    values = [list(loaded(path).values()) for path in files if path.is_file()]
     return set(re.findall(r"\w+", str(values)))
 
 
@@ -188,8 +216,11 @@ def _found(settings: Settings, option: Option, name: str, value: Any) -> Any:
     """The value with absolute paths; a relative one begins in the project, or in the checkout."""
     paths = []
     for each in option.sources(value):
-        path = settings.own / Path(each).expanduser()
-        if not path.exists():
+        try:
+            path = settings.own / Path(each).expanduser()
+        except RuntimeError as error:  # a user that there is not
+            raise BuildError(f"variables.{name}: {each!r}: {error}") from None
+        if not each or not path.exists():
             raise BuildError(
                 f"variables.{name}: there is no {path}", hint="it is a path on the build host"
             )
@@ -208,7 +239,7 @@ def of_distribution(role: Path, distribution: str, release: str) -> dict[str, An
     files = (role / "vars" / f"{each}.yml" for each in (name, f"{name}-{release}"))
     found: dict[str, Any] = {}
     for path in files:
-        found |= yaml.safe_load(path.read_text()) if path.exists() else {}
+        found |= loaded(path) if path.is_file() else {}
     return found
 
 
@@ -223,20 +254,28 @@ def packages(
 
     Of a project's roles only ``own_roles`` count.
     """
-    ours, found = settings.root / _FOLDER, []
+    ours, found = settings.root / _FOLDER, list[str]()
     for role in roles(settings):
         path = role / "defaults/main.yml"
         if not path.is_file() or not (role.parent == ours or role.name in own_roles):
             continue
-        defaults = yaml.safe_load(path.read_text()) or {}
+        defaults = loaded(path)
         own = of_distribution(role, distribution, release)
         for name, default in (defaults | own).items():
             value = chosen.get(name, default)
-            found += value if name.endswith("_packages") and isinstance(value, list) else []
+            if name.endswith("_packages") and isinstance(value, list):
+                own_role = role.parent != ours
+                found += [_package(x, name, path) for x in value] if own_role else value
     if profile := chosen.get("toolchain_profile"):
         own = of_distribution(ours / TOOLCHAIN, distribution, release)
         found += _of_profile(ours / TOOLCHAIN, own["toolchain_distribution_packages"], profile)
     return sorted(set(found))
+
+
+def _package(value: object, name: str, where: Path) -> str:
+    if isinstance(value, str) and _PACKAGE.fullmatch(value):
+        return value
+    raise BuildError(f"{where}: {name} has {value!r} in it, which is no package's name")
 
 
 def _of_profile(role: Path, own: Mapping[str, list[str]], profile: str) -> list[str]:
@@ -251,5 +290,5 @@ def _of_profile(role: Path, own: Mapping[str, list[str]], profile: str) -> list[
 
 
 def _option(role: str, spec: Mapping[str, Any]) -> Option:
-    choices = tuple(spec.get("choices", ()))
+    choices = tuple(spec.get("choices") or ())
     return Option(role, spec.get("type", "str"), choices, spec.get("elements", ""))

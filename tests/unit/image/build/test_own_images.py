@@ -49,9 +49,11 @@ def home(settings: Settings) -> Path:
 
 
 def test_its_roles_come_before_ours_that_are_the_last(settings: Settings) -> None:
-    image = definition.load(settings, NAME, ["roles.system=['acme_agent']"])
+    other = home(settings) / "roles/acme_tools/tasks"
+    other.mkdir(parents=True)
+    image = definition.load(settings, NAME, ["roles.system=['acme_tools']"])
     system, serai = playbook.read(settings, image.roles)
-    assert system.roles[-2:] == ("acme_agent", "hardening")
+    assert system.roles[-2:] == ("acme_tools", "hardening")
     assert serai.roles[-3:] == ("project", "acme_agent", "seal")
 
 
@@ -123,7 +125,12 @@ def test_a_change_rebuilds_what_it_goes_into_and_no_more(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("roles.serai=['absent']", "the layer serai uses the role 'absent', which is not there"),
+        ("roles.system=['absent']", "names 'absent', and the project has no such role; its roles"),
+        ("roles.system=['seal']", "names 'seal', and the project has no such role"),
+        ("roles.system=['acme_agent']", "names 'acme_agent' twice"),
+        ("roles.serai=[]", "is of the role acme_agent, which .roles. does not name"),
+        ("variables.project_files=['~nobody-at-all/x']", "variables.project_files: .~nobody"),
+        ("variables.project_files=['']", "variables.project_files: there is no"),
         ("variables.acme_agent_greting=1", "is no role's variable; did you mean acme_agent_gre"),
         ("variables.acme_agent_greeting=1", "must be a text, it is 1"),
         ("variables.project_files=['nowhere']", "variables.project_files: there is no .*nowhere"),
@@ -165,12 +172,64 @@ def test_no_name_is_taken_twice(settings: Settings) -> None:
 def test_a_role_that_declares_nonsense_is_named(settings: Settings) -> None:
     spec = home(settings) / "roles/acme_agent/meta/argument_specs.yml"
     spec.write_text("- x\n")
-    with pytest.raises(BuildError, match=r"acme_agent/meta/argument_specs.yml declares no var"):
+    with pytest.raises(BuildError, match=r"acme_agent/meta/argument_specs.yml is no table"):
         made(settings)
+    for text in ("argument_specs: [1]", "argument_specs: {main: {options: {a: 1}}}"):
+        spec.write_text(text)
+        with pytest.raises(BuildError, match=r"argument_specs.yml: "):
+            made(settings)
     clash = {"argument_specs": {"main": {"options": {"base_packages": {"type": "list"}}}}}
     spec.write_text(yaml.safe_dump(clash))
     with pytest.raises(BuildError, match="base_packages is a variable of the role base already"):
         made(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a", "defaults/main.yml is no table of names and values"),
+        ("a: [", "defaults/main.yml is not YAML"),
+        ("acme_agent_packages: [{name: jq}]", "acme_agent_packages has {'name': 'jq'} in it"),
+        ("acme_agent_packages: ['no such!']", "acme_agent_packages has 'no such!' in it"),
+    ],
+)
+def test_a_roles_defaults_that_are_none_are_named(settings: Settings, text: str, said: str) -> None:
+    (home(settings) / "roles/acme_agent/defaults/main.yml").write_text(text)
+    with pytest.raises(BuildError, match=said):
+        made(settings)
+
+
+def test_what_is_encrypted_is_left_to_ansible(settings: Settings) -> None:
+    text = "acme_agent_key: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n"
+    (home(settings) / "roles/acme_agent/defaults/main.yml").write_text(text)
+    made(settings)
+
+
+def test_a_role_that_another_one_includes_is_part_of_the_key(settings: Settings) -> None:
+    common = home(settings) / "roles/acme_common/tasks/main.yml"
+    common.parent.mkdir(parents=True)
+    common.write_text("# one\n")
+    before = made(settings).stages
+    common.write_text("# two\n")
+    after = made(settings).stages
+    changed = [a.name for a, b in zip(after, before, strict=True) if a.key != b.key]
+    assert changed == ["serai"]
+
+
+def test_a_link_out_of_a_role_is_refused(settings: Settings) -> None:
+    (home(settings) / "roles/acme_agent/files").mkdir()
+    (home(settings) / "roles/acme_agent/files/shared").symlink_to("../../../files")
+    with pytest.raises(BuildError, match="files/shared is a link out of"):
+        made(settings)
+
+
+def test_an_existing_repository_may_become_a_project(tmp_path: Path) -> None:
+    (tmp_path / "acme/.git").mkdir(parents=True)
+    here = new.new(Settings.of({}), tmp_path / "acme", BASE)
+    assert (here / ".git").is_dir() and (here / project.FILE).is_file()
+    for name in ("serai", "seal", "base"):
+        with pytest.raises(BuildError, match="Serai has an image or a role"):
+            new.new(Settings.of({}), tmp_path / name, BASE)
 
 
 def test_a_directory_that_has_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -64,7 +64,14 @@ def test_an_authority_that_has_expired_is_of_no_use(
         brought.check({brought.CERTIFICATES: str(tmp_path)})
 
 
-@pytest.mark.parametrize("place", ["etc/serai/session.toml", "usr/lib/serai/x", "run/x", "tmp/x"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("etc/serai/session.toml", "usr/lib/serai/x", "run/x", "tmp/x", "root/.ssh/x", "lib/x"),
+        *("etc/ssh/ssh_host_rsa_key", "usr/bin/serai", "etc/systemd/system/serai-gate.service"),
+        *("etc/apt/apt.conf.d/91serai-os-release", "usr/lib/os-release.serai", "var/run/x"),
+    ],
+)
 def test_no_file_is_where_ours_are_or_nothing_stays(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     path.parent.mkdir(parents=True)

@@ -59,8 +59,8 @@ def _hostname(evidence: Evidence) -> Finding:
 
 def _named(evidence: Evidence) -> Finding:
     found, image = the(evidence.first).facts.system, evidence.image
-    wanted = image.variables.get("seal_image_id") or image.name
-    problems = [] if found.image == wanted else [f"IMAGE_ID is {found.image!r}, not {wanted!r}"]
+    wrong = f"IMAGE_ID is {found.image!r}, not {image.name!r}"
+    problems = [] if found.image == image.name else [wrong]
     if not found.version:
         problems.append("there is no IMAGE_VERSION")
     return Finding(problems, f"{found.image} {found.version}")
