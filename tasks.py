@@ -36,6 +36,7 @@ from serai.image.release import (
     changes_md,
     formats,
     inspect,
+    registry,
     release,
     reproduce,
     verify_release,
@@ -321,12 +322,31 @@ def make_release(
 @command(name="verify-release")
 def check_release(_c: Context, folder: str, allowed_signers: str = "") -> None:
     """See that a release's directory is what one of the allowed signers signed; offline."""
-    if not allowed_signers:
+    _tell_release(verify_release.verify(Path(folder), _signers(allowed_signers)))
+
+
+@command(name="push")
+def push_release(_c: Context, folder: str, to: str) -> None:
+    """Put a release into a registry of images, as one artifact."""
+    console.say(f"{to}: {registry.push(Path(folder), to)}")
+
+
+@command(name="pull", positional=["source", "folder"])
+def pull_release(_c: Context, source: str, folder: str, allowed_signers: str = "") -> None:
+    """Fetch a release from a registry, if one of the allowed signers signed all of it."""
+    _tell_release(registry.pull(source, Path(folder), _signers(allowed_signers)))
+
+
+def _signers(path: str) -> Path:
+    if not path:
         raise BuildError(
             "nothing says whose signature counts",
             hint="--allowed-signers FILE, see ALLOWED SIGNERS in ssh-keygen(1)",
         )
-    found = verify_release.verify(Path(folder), Path(allowed_signers))
+    return Path(path)
+
+
+def _tell_release(found: verify_release.Release) -> None:
     told = f"{found.image} {found.version}: {found.files} files"
     console.say(f"{told}, as signed by {found.signer}")
 

@@ -20,7 +20,8 @@ from serai.image import digest
 
 _QEMU = 107  # user and group
 _TYPE = "application/vnd.oci.image."
-_BLOBS = "blobs/sha256"
+MANIFEST = f"{_TYPE}manifest.v1+json"
+BLOBS = "blobs/sha256"
 
 
 def write(content: Mapping[str, Path], target: Path, *, arch: str, tag: str, stamp: int) -> None:
@@ -32,7 +33,7 @@ def write(content: Mapping[str, Path], target: Path, *, arch: str, tag: str, sta
         folder = Path(name)
         paths = lay_out(content, folder, arch=arch, tag=tag, stamp=stamp)
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-            for path in ("blobs", _BLOBS):
+            for path in ("blobs", BLOBS):
                 tar.addfile(_entry(path, stamp, folder=True, owner=0))
             for path in paths:
                 with (folder / path).open("rb") as stream:
@@ -48,7 +49,7 @@ def lay_out(
     ``content`` has the files by their paths in the image, ``tag`` is the name by which the image is
     found, ``stamp`` the time of all that is in it, in seconds since 1970.
     """
-    blobs = folder / _BLOBS
+    blobs = folder / BLOBS
     blobs.mkdir(parents=True)
     layer = folder / "layer.tar"
     _pack(content, layer, stamp)  # not compressed: disks are
@@ -56,7 +57,7 @@ def lay_out(
     layer.rename(blobs / layer_digest)
     created = datetime.fromtimestamp(stamp, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = {"created_by": "serai", "comment": " ".join(PurePath(name).name for name in content)}
-    config = _json(
+    config = encoded(
         {
             "created": created,
             "architecture": arch,
@@ -71,29 +72,49 @@ def lay_out(
         "digest": f"sha256:{layer_digest}",
         "size": size,
     }
-    manifest = _json(
+    manifest = encoded(
         {
             "schemaVersion": 2,
-            "mediaType": f"{_TYPE}manifest.v1+json",
-            "config": _descriptor(f"{_TYPE}config.v1+json", config),
+            "mediaType": MANIFEST,
+            "config": descriptor(f"{_TYPE}config.v1+json", config),
             "layers": [packed],
         }
     )
+    platform = {"architecture": arch, "os": "linux"}
+    names = finish(folder, config, manifest, tag=tag, platform=platform)
+    return [*names[:2], f"{BLOBS}/{layer_digest}", *names[2:]]
+
+
+def finish(folder: Path, config: bytes, manifest: bytes, *, tag: str, **told: object) -> list[str]:
+    """Write what a layout has beside its layers, and return the names of these files.
+
+    ``told`` is what its index says of the one image besides.
+    """
     listed = {
-        **_descriptor(f"{_TYPE}manifest.v1+json", manifest),
-        "platform": {"architecture": arch, "os": "linux"},
+        **descriptor(MANIFEST, manifest),
+        **told,
         "annotations": {"org.opencontainers.image.ref.name": tag},
     }
     index = {"schemaVersion": 2, "mediaType": f"{_TYPE}index.v1+json", "manifests": [listed]}
     small = {
-        **{f"{_BLOBS}/{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, manifest)},
-        "index.json": _json(index),
-        "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
+        **{f"{BLOBS}/{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, manifest)},
+        "index.json": encoded(index),
+        "oci-layout": encoded({"imageLayoutVersion": "1.0.0"}),
     }
     for name, blob in small.items():
         (folder / name).write_bytes(blob)
-    names = list(small)
-    return [*names[:2], f"{_BLOBS}/{layer_digest}", *names[2:]]
+    return list(small)
+
+
+def descriptor(kind: str, content: bytes) -> dict[str, Any]:
+    """A descriptor of the blob ``content`` (the specification's descriptor.md)."""
+    value = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return {"mediaType": kind, "digest": value, "size": len(content)}
+
+
+def encoded(value: object) -> bytes:
+    """``value`` as JSON, the same bytes each time."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _pack(content: Mapping[str, Path], target: Path, stamp: int) -> None:
@@ -116,13 +137,3 @@ def _entry(
     entry.mode = 0o755 if folder else 0o444
     entry.size, entry.mtime, entry.uid, entry.gid = size, stamp, owner, owner
     return entry
-
-
-def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
-    """A descriptor of the blob ``content`` (the specification's descriptor.md)."""
-    value = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return {"mediaType": kind, "digest": value, "size": len(content)}
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

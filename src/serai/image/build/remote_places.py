@@ -26,6 +26,7 @@ from serai.image.run import last_lines, run
 
 _PATIENCE = 3600.0  # seconds for one transfer
 _CHUNK = 1 << 20  # bytes
+_MANIFEST = 4 << 20  # bytes; registries need not take a larger one
 # How skopeo says that there is no such image: a registry, and a directory of the transport oci.
 _ABSENT = ("manifest unknown", "name unknown", "no descriptor found", "index.json: no such file")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -78,18 +79,18 @@ class Repository:
         self._name = name
 
     def has(self, entry: Path) -> bool:
-        return bool(self._manifest(entry))
+        return bool(manifest(self._reference(entry)))
 
     def get(self, entry: Path, into: Path, names: Collection[str], *, most: int) -> bool:
-        manifest = self._manifest(entry)
-        if not manifest:
+        found = manifest(self._reference(entry))
+        if not found:
             return False
-        layer, size = _layer(manifest)
+        layer, size = _layer(found)
         if size > most:
             raise BuildError(f"its layer has {size} bytes, more than the {most} it may have")
         with tempfile.TemporaryDirectory(dir=into) as work:
             # Exactly what was just looked at, whatever is there by now.
-            pinned = f"{self._name}@sha256:{hashlib.sha256(manifest).hexdigest()}"
+            pinned = f"{self._name}@sha256:{hashlib.sha256(found).hexdigest()}"
             source = pinned if self._name.startswith("docker:") else self._reference(entry)
             limit = ["prlimit", f"--fsize={most}", "--"]
             self._skopeo(*limit, "skopeo", "--insecure-policy", "copy", source, f"dir:{work}/copy")
@@ -98,32 +99,40 @@ class Repository:
 
     def put(self, entry: Path, content: Mapping[str, Path], *, arch: str) -> None:
         home = next(iter(content.values())).parent
-        with tempfile.TemporaryDirectory(dir=home) as work, self._writing():
+        with tempfile.TemporaryDirectory(dir=home) as work, writing(self._name):
             oci.lay_out(content, Path(work), arch=arch, tag="entry", stamp=0)
             # A disk is compressed already; skopeo insists on compressing the layer around it.
             copy = ["copy", "--dest-compress-level", "1", f"oci:{work}:entry"]
             self._skopeo("skopeo", "--insecure-policy", *copy, self._reference(entry))
 
-    def _writing(self) -> AbstractContextManager[None]:
-        """Alone with a layout, whose index skopeo rewrites. A registry sees to that itself."""
-        kind, _, path = self._name.partition(":")
-        return cache.locked(Path(f"{path}.lock"), wait=True) if kind == "oci" else nullcontext()
-
     def _reference(self, entry: Path) -> str:
         return f"{self._name}:{'-'.join(entry.parts)}"
 
-    def _manifest(self, entry: Path) -> bytes:
-        """The manifest of the image of ``entry``, b"" if there is none."""
-        argv = ["skopeo", "inspect", "--raw", self._reference(entry)]
-        done = run(argv, check=False, timeout=60)
-        if done.returncode == 0:
-            return done.stdout.encode()
-        if any(words in done.stderr for words in _ABSENT):
-            return b""
-        raise BuildError(last_lines(done.stderr, 1))
-
     def _skopeo(self, *argv: str) -> None:
         run(argv, timeout=_PATIENCE)
+
+
+def manifest(reference: str) -> bytes:
+    """The manifest of what ``reference`` names, b"" if there is none."""
+    argv = ["skopeo", "inspect", "--raw", reference]
+    done = run(argv, check=False, timeout=60, captured=_MANIFEST)
+    if done.returncode == 0:
+        return done.stdout.encode()
+    if any(words in done.stderr for words in _ABSENT):
+        return b""
+    raise BuildError(said(done.stderr))
+
+
+def writing(name: str) -> AbstractContextManager[None]:
+    """Alone with a layout, whose index skopeo rewrites. A registry sees to that itself."""
+    kind, _, path = name.partition(":")
+    return cache.locked(Path(f"{path}.lock"), wait=True) if kind == "oci" else nullcontext()
+
+
+def said(output: str) -> str:
+    """What skopeo failed of: its last line, without the time."""
+    line = last_lines(output, 1).replace(r"\"", '"')
+    return line.partition("level=fatal msg=")[2].strip('"') or line
 
 
 def _opened(path: Path, most: int) -> IO[bytes]:

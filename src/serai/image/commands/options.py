@@ -86,6 +86,15 @@ OWN: dict[str, dict[str, str]] = {
         "set_": "a role's variable, NAME=VALUE; may be repeated",
         "json": "the file for the report (docs/json.md)",
     },
+    "pull": {
+        "source": "docker://HOST/NAME:TAG or oci:/DIRECTORY:TAG",
+        "folder": "a directory that does not exist yet",
+        "allowed_signers": "a file with the keys that you trust, see ssh-keygen(1)",
+    },
+    "push": {
+        "folder": "the directory of a release",
+        "to": "docker://HOST/NAME:TAG or oci:/DIRECTORY:TAG",
+    },
     "pythons": {"release": "only this one, for example ubuntu-22.04"},
     "release": {
         "version": "what the release is called, for example 1.2.0",

@@ -17,8 +17,8 @@ from serai.image.settings import CHECKOUT
 
 NAMES = (
     *("new", "images", "plan", "build-image", "verify-image", "inspect-image", "boot"),
-    *("formats", "release", "verify-release", "compare", "describe", "provision"),
-    *("update-base", "pins", "clean"),
+    *("formats", "release", "verify-release", "push", "pull", "compare"),
+    *("describe", "provision", "update-base", "pins", "clean"),
 )
 """What is of use to a project; the others work on Serai itself."""
 

@@ -62,6 +62,7 @@ _WRITERS: Mapping[str, tuple[str, Callable[[Source, Path], None]]] = {
     "vagrant": ("libvirt.box", box.write),
 }
 KINDS = tuple(_WRITERS)
+ENDINGS = tuple(ending for ending, _ in _WRITERS.values())
 
 
 def parse(text: str) -> tuple[str, ...]:

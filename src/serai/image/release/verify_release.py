@@ -21,7 +21,7 @@ from serai.image import layout, sign
 from serai.image.errors import BuildError
 from serai.image.release import provenance
 
-_MOST_FILES = 100
+MOST_FILES = 100
 _LARGEST_TEXT = 1 << 20  # bytes, of SHA256SUMS and of its signature
 _LARGEST_DOCUMENT = 128 << 20  # bytes, of what is read into memory once its digest is known good
 _UNSIGNED = "do not use this release"
@@ -44,10 +44,7 @@ def verify(folder: Path, allowed_signers: Path) -> Release:
     """
     with _open(folder) as directory:
         present = _names(directory)
-        sums = _text(directory, layout.SUMS, present)
-        signature = _text(directory, layout.SIGNATURE, present)
-        signer = sign.signer(sums.decode("latin-1"), signature, allowed_signers)
-        signed = _digests(sums)
+        signer, signed = _signed(directory, present, allowed_signers)
         _require_same_names(present, signed)
         statement = _document(directory, layout.PROVENANCE, signed)
         sizes = _subjects(statement, signed)
@@ -57,6 +54,28 @@ def verify(folder: Path, allowed_signers: Path) -> Release:
         checks = _document(directory, layout.VERIFIED, signed)
     image, version = _identity(statement, bill, checks, signed)
     return Release(image, version, signer, len(present))
+
+
+def promised(folder: Path, allowed_signers: Path) -> dict[str, tuple[str, int]]:
+    """Digest and size of each file that was signed, but those that say so; they need not be there.
+
+    ``folder`` has SHA256SUMS, its signature and the provenance. Raises BuildError if these are not
+    what a key in ``allowed_signers`` signed.
+    """
+    with _open(folder) as directory:
+        _, signed = _signed(directory, _names(directory), allowed_signers)
+        if layout.PROVENANCE not in signed:
+            raise BuildError(f"{layout.PROVENANCE} was not signed", hint=_UNSIGNED)
+        sizes = _subjects(_document(directory, layout.PROVENANCE, signed), signed)
+    return {name: (signed[name], size) for name, size in sizes.items()}
+
+
+def _signed(directory: int, present: set[str], allowed_signers: Path) -> tuple[str, dict[str, str]]:
+    """Who signed, and which digests by the files' names."""
+    sums = _text(directory, layout.SUMS, present)
+    signature = _text(directory, layout.SIGNATURE, present)
+    signer = sign.signer(sums.decode("latin-1"), signature, allowed_signers)
+    return signer, _digests(sums)
 
 
 @contextmanager
@@ -77,8 +96,8 @@ def _names(directory: int) -> set[str]:
     with os.scandir(directory) as entries:
         for entry in entries:
             found.append(entry.name)
-            if len(found) > _MOST_FILES:
-                raise BuildError(f"there are more than {_MOST_FILES} files", hint=_UNSIGNED)
+            if len(found) > MOST_FILES:
+                raise BuildError(f"there are more than {MOST_FILES} files", hint=_UNSIGNED)
     for name in sorted(found):
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if not layout.NAME.fullmatch(name):
