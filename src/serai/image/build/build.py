@@ -61,7 +61,7 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(cache.locked(settings.cache / "builds" / f".{image.name}.lock"))
         made = plan.make(settings, image, fresh=fresh)
-        if made.folder.exists() and not _refusal(made):
+        if made.folder.exists() and not _refusal(made) and _is_defined_as(made):
             console.say(f"{name} {made.version} is built already, nothing has changed")
             _point(made)
             return made.folder
@@ -242,6 +242,15 @@ def _refusal(made: Plan) -> str:
         return made.limit.fault(path, None)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{path} cannot be read"
+
+
+def _is_defined_as(made: Plan) -> bool:
+    """Whether the build that is there has this definition: its checks and budget are in no key."""
+    try:
+        manifest = json.loads((made.folder / layout.MANIFEST).read_text())
+        return bool(manifest["definition"] == made.image.model_dump(mode="json"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _publish(settings: Settings, made: Plan, started: datetime) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from serai.image.errors import BuildError
 
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 CERTIFICATES, FILES = "base_certificates", "project_files"
 
 RESERVED = (
@@ -55,12 +56,14 @@ def _complaint(text: str) -> str:
     """What is wrong with a certificate of an authority, '' if nothing is."""
     if "PRIVATE KEY" in text:
         return "has a private key in it, which every user of the image would have"
-    if (count := text.count("-----BEGIN CERTIFICATE-----")) != 1:
+    if (count := text.count(_BEGIN)) != 1:
         return f"has {count} certificates in it" if count else "is no certificate"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # What is written around it may be in any language.
+    first, last = text.index(_BEGIN), text.find(_END)
     try:
-        context.load_verify_locations(cadata=text)
-    except ssl.SSLError:
+        context.load_verify_locations(cadata=text[first : last + len(_END)])
+    except (ssl.SSLError, ValueError, TypeError):
         return "is no certificate"
     if not (found := context.get_ca_certs()):
         return "is the certificate of no authority, but of a server or a person"

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
-from serai.image.definition import definition, variables
+from serai.image.definition import brought, definition, variables
 from serai.image.errors import BuildError
 from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News
 from serai.image.run import Argument, last_lines, search_path, started
@@ -134,8 +134,15 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     argv: list[Argument] = ["ansible-playbook"]
     if options.image:
         chosen = work / "image.yml"
-        values = definition.load(settings, options.image).variables
-        found = variables.of_roles(settings, values, {each.role for each in known.values()})
+        image = definition.load(settings, options.image)
+        if image.roles != definition.Additions():
+            raise BuildError(
+                f"{image.name} has roles of its own, which 'provision' does not play",
+                hint="provision with a flavour without them, and play them yourself",
+            )
+        every = {each.role for each in known.values()}
+        found = variables.of_roles(settings, image.variables, every)
+        brought.check(found)
         chosen.write_text(yaml.safe_dump({"all": {"vars": found}}))
         argv += ["--inventory", chosen]
     argv += ["--inventory", inventory]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+import signal
 import sys
 import uuid
 from collections.abc import Callable
 
+from serai.common import stdio
 from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.cli import exec, exec_core, limits
+from serai.runtime.cli.connect import connected
 from serai.runtime.client import Client
 
 EXAMPLE = "serai run --rm --attach workdir=/srv/project -- make test"
@@ -33,7 +37,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     limits.add_to_create(made)
     made.add_argument("-t", "--tty", action="store_true", help="give it a terminal of its own")
     made.add_argument("--cwd", metavar="DIR", default="", help="start in DIR (default: its home)")
-    made.add_argument("--timeout", metavar="S", type=float, default=0.0, help="end it after S s")
+    made.add_argument("--timeout", metavar="S", type=seconds, default=0.0, help="end it after S s")
     made.add_argument("argv", metavar="COMMAND", nargs="+", help="after --")
 
 
@@ -48,33 +52,55 @@ def attachment(text: str) -> tuple[str, str, bool | None]:
     return role, path, None
 
 
+def seconds(text: str) -> float:
+    """A time limit."""
+    found = float(text)
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number of seconds above 0")
+    return found
+
+
 def run(client: Client, options: argparse.Namespace) -> int:
-    """Do all of it; returns the command's exit status, 125 if there was none. Raises SeraiError."""
-    made = client.call(
-        "create",
-        name=options.name,
-        **limits.of_create(options),
-        profile=options.profile,
-        request_id=uuid.uuid4().hex,
-    )
-    name = str(made["name"])
+    """Do all of it; returns the command's exit status, 125 if none was run. Raises SeraiError."""
+    name = ""
     try:
-        for role, path, writable in options.attach:
-            client.call("attach", name=name, role=role, path=path, writable=writable)
+        made = client.call(
+            "create",
+            name=options.name,
+            **limits.of_create(options),
+            profile=options.profile,
+            request_id=uuid.uuid4().hex,
+        )
+        name = str(made["name"])
         if not options.rm:
             say(f"serai: the session is {name}", sys.stderr)
-        return _exec(name, options)
-    except SeraiError:
-        options.rm = True  # nothing ran in it, so nobody can want it
+        for role, path, writable in options.attach:
+            client.call("attach", name=name, role=role, path=path, writable=writable)
+    except SeraiError as error:
+        say(f"serai: {error}", sys.stderr)
+        _remove(name, options.vm)  # nothing ran in it, so nobody can want it
+        return exec_core.FAILED
+    except KeyboardInterrupt:
+        _remove(name, options.vm)
         raise
-    finally:
-        if options.rm:
-            _remove(client, name)
-
-
-def _remove(client: Client, name: str) -> None:
+    flags = stdio.status_flags()
     try:
-        client.call("remove", name=name)
+        return _exec(name, options)
+    finally:
+        stdio.restore(flags)
+        for number in exec_core.FORWARDED:
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to pass them on to
+        if options.rm:
+            _remove(name, options.vm)
+
+
+def _remove(name: str, vm: str) -> None:
+    """Remove the session by a connection of its own: the first may be hours old, or cut."""
+    if not name:
+        return
+    try:
+        with connected(vm) as client:
+            client.call("remove", name=name)
     except SeraiError as error:  # the command's own end is what counts
         say(f"serai: the session {name} is still there: {error}", sys.stderr)
 

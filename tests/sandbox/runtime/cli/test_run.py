@@ -46,10 +46,11 @@ def test_directories_are_attached_before_it_runs(vm: Vm, share: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said", "status"),
     [
-        (["--attach=workdir=/nowhere"], "/nowhere", 1),
+        (["--attach=workdir=/nowhere"], "/nowhere", 125),
         (["--attach=workdir"], "'workdir' is not ROLE=PATH", 2),
-        (["--profile=none-such"], "none-such", 1),
-        (["--name=Wrong"], "Wrong", 1),
+        (["--profile=none-such"], "none-such", 125),
+        (["--timeout=nan"], "is no number of seconds above 0", 2),
+        (["--name=Wrong"], "Wrong", 125),
     ],
 )
 def test_what_cannot_be_leaves_no_session(vm: Vm, words: list[str], said: str, status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serai.image import project
-from serai.image.build import layer, plan, playbook
+from serai.image import layout, project
+from serai.image.build import build, layer, plan, playbook
 from serai.image.build.plan import Plan
 from serai.image.commands import new
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.provision import provision
 from serai.image.settings import Settings
 
 NAME = "acme-agent"
@@ -214,6 +216,25 @@ def test_a_role_that_another_one_includes_is_part_of_the_key(settings: Settings)
     after = made(settings).stages
     changed = [a.name for a, b in zip(after, before, strict=True) if a.key != b.key]
     assert changed == ["serai"]
+
+
+def test_a_build_is_published_again_where_only_its_checks_differ(settings: Settings) -> None:
+    """Else a release would be made of what an older check has seen."""
+    one, other = made(settings), made(settings, "checks=[{name='a', command=['true']}]")
+    assert one.folder == other.folder
+    one.folder.mkdir(parents=True)
+    manifest = {"definition": one.image.model_dump(mode="json")}
+    (one.folder / layout.MANIFEST).write_text(json.dumps(manifest))
+    assert build._is_defined_as(one)
+    assert not build._is_defined_as(other)
+
+
+def test_roles_of_its_own_are_not_left_out_of_a_provision_in_silence(
+    settings: Settings, tmp_path: Path
+) -> None:
+    options = provision.Options(hosts=("root@192.0.2.1",), image=NAME)
+    with pytest.raises(BuildError, match="has roles of its own, which 'provision' does not play"):
+        provision.command(settings, options, tmp_path)
 
 
 def test_a_link_out_of_a_role_is_refused(settings: Settings) -> None:

@@ -47,7 +47,7 @@ def test_a_certificate_that_is_none_is_named(
 ) -> None:
     folder = tmp_path / "certificates"
     folder.mkdir()
-    (folder / "good.crt").write_text(authority(tmp_path))
+    (folder / "good.crt").write_text(f"Grüße\n{authority(tmp_path)}\n")
     brought.check({brought.CERTIFICATES: str(folder)})
     (folder / "bad.crt").write_text(made(tmp_path))
     with pytest.raises(BuildError, match=rf"bad\.crt {said}"):
