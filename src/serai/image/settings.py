@@ -101,4 +101,6 @@ class Settings:
 
     def resolved(self) -> list[tuple[str, str, str]]:
         """Name, value and source of each setting."""
-        return [(name, str(getattr(self, name)), self.sources[name]) for name in _NAMES]
+        found = [(name, str(getattr(self, name)), self.sources[name]) for name in _NAMES]
+        build = self.project.build.model_dump() if self.project else {}
+        return [*found, *((f"build.{name}", value, FILE) for name, value in build.items() if value)]

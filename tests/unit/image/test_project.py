@@ -41,6 +41,8 @@ def test_what_is_said_of_the_build_is_its_environment(tmp_path: Path) -> None:
     found = project.load(write(tmp_path, text), "0.1.0")
     told = {"https_proxy": "http://p.test", "PIP_INDEX_URL": "http://i.test"}
     assert found.build.environment() == told
+    shown = {name: value for name, value, _ in Settings.of({}, project=found).resolved()}
+    assert shown["build.https_proxy"] == "http://p.test"
 
 
 @pytest.mark.parametrize(
