@@ -180,20 +180,32 @@ def boot_image(
     )
 
 
-@command(name="describe")
-def describe_image(
+@command(name="describe", iterable=["share"])
+def describe_image(  # noqa: PLR0917 - Invoke makes an option of each
     _c: Context,
     image: str = IMAGE,
     to: str = "libvirt",
     cpus: int = describe.CPUS,
     memory: str = f"{describe.MEMORY}M",
     build: str = "",
+    name: str = "",
+    key: str = "",
+    share: list[str] | None = None,
 ) -> None:
     """Print what another host needs to run the image."""
     known = builds.find(SETTINGS, image, build).image if build else None
     loaded = known or definition.load(SETTINGS, image)
     mebibytes = definition.megabytes(definition.size(memory))
-    print(describe.describe(loaded, to, cpus=cpus, memory_mib=mebibytes), end="")
+    text = describe.describe(
+        loaded,
+        to,
+        cpus=cpus,
+        memory_mib=mebibytes,
+        name=name,
+        shares=parse_shares(share or ()),
+        **({"key": describe.public_key(Path(key))} if key else {}),
+    )
+    print(text, end="")
 
 
 @command(name="container", iterable=["copy"])

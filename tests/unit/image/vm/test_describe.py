@@ -14,6 +14,7 @@ from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
 from serai.image.vm import describe
+from serai.image.vm.qemu import Share
 from tests.support import known_options
 
 LIMA, VFKIT, QM = (known_options.read(name) for name in ("lima", "vfkit", "qm"))
@@ -197,3 +198,46 @@ def test_a_size_may_have_a_fraction(text: str, size: str) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(BuildError, match="is no size"):
         definition.size(text)
+
+
+def test_several_vms_of_an_image_have_names_and_disks_of_their_own() -> None:
+    image = definition.load(HERE, "debian-12-amd64")
+    for host in describe.TEMPLATES:
+        one, two = (describe.describe(image, host, name=name) for name in ("web-1", "web-2"))
+        assert one != two
+        assert "web-1" in one and "web-1" not in two
+    domain = ElementTree.fromstring(describe.describe(image, "libvirt", name="web-1"))  # noqa: S314
+    assert domain.findtext("name") == "web-1"
+    sources = [str(disk.get("file")) for disk in domain.iterfind("devices/disk/source")]
+    assert [Path(each).name for each in sources] == ["web-1.qcow2", "web-1-sessions.qcow2"]
+    for wrong in ("a b", "-x", "a/b", "$(x)", "x" * 64, "a\n"):
+        with pytest.raises(BuildError, match="is no name of a VM"):
+            describe.describe(image, "proxmox", name=wrong)
+
+
+def test_libvirt_shares_directories_by_9p_or_virtiofs(tmp_path: Path) -> None:
+    image = definition.load(HERE, "debian-12-amd64")
+    shares = (Share("one", tmp_path / "a&b", read_only=True), Share("two", tmp_path, virtiofs=True))
+    domain = ElementTree.fromstring(describe.describe(image, "libvirt", shares=shares))  # noqa: S314
+    one, two = domain.iterfind("devices/filesystem")
+    assert [each.find("target").get("dir") for each in (one, two)] == ["one", "two"]  # type: ignore[union-attr]
+    assert one.find("source").get("dir") == str(tmp_path / "a&b")  # type: ignore[union-attr]
+    assert (one.find("readonly") is None, two.find("readonly") is None) == (False, True)
+    assert (one.find("driver") is None, two.find("driver") is None) == (True, False)
+    assert domain.find("memoryBacking/access") is not None
+    plain = ElementTree.fromstring(describe.describe(image, "libvirt", shares=shares[:1]))  # noqa: S314
+    assert plain.find("memoryBacking") is None
+    with pytest.raises(BuildError, match="lima is given no --share by us"):
+        describe.describe(image, "lima", shares=shares)
+
+
+def test_a_key_is_a_public_one(tmp_path: Path) -> None:
+    file = tmp_path / "id.pub"
+    file.write_text("ssh-ed25519 AAAAC3Nz me@host\n")
+    assert describe.public_key(file) == "ssh-ed25519 AAAAC3Nz me@host"
+    for text in ("", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "ssh-ed25519 A\nssh-ed25519 B"):
+        file.write_text(text)
+        with pytest.raises(BuildError, match="is no public key of ssh"):
+            describe.public_key(file)
+    with pytest.raises(BuildError, match="No such file"):
+        describe.public_key(tmp_path / "none")
