@@ -16,7 +16,7 @@ import serai
 from serai import connect
 from serai.common import jsonrpc
 from serai.common.errors import GONE, OTHER_VERSION, SeraiError
-from serai.runtime import address
+from serai.runtime import address, library
 from serai.runtime.api.exec import output
 from serai.runtime.remote import VmClient
 
@@ -194,7 +194,11 @@ def test_a_call_that_may_be_repeated_is_and_no_other(tmp_path: Path) -> None:
         assert session.show() == {"name": "one"}
 
 
-def test_a_vm_that_is_away_for_a_while_is_found_again(tmp_path: Path) -> None:
+def test_a_vm_that_is_away_for_a_while_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "RESTART", 0.3)
+
     def polite(request: dict[str, Any]) -> bytes | None:
         if request["method"] == "away":
             return None
@@ -216,5 +220,6 @@ def test_a_vm_that_is_away_for_a_while_is_found_again(tmp_path: Path) -> None:
 
 def test_the_name_that_the_package_has_and_no_other() -> None:
     assert callable(serai.connect)
+    assert serai.SeraiError is SeraiError
     with pytest.raises(AttributeError, match="no attribute 'disconnect'"):
         serai.disconnect  # noqa: B018
