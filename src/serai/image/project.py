@@ -22,26 +22,18 @@ from serai.image.errors import BuildError
 FILE = "serai.toml"
 VARIABLE = "SERAI_PROJECT"
 
+NAMES = (
+    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
+    *("dist", "mirror", "security_mirror", "accelerator"),
+)
+"""The settings: each is a variable SERAI_…, and a key of a project's [settings]."""
+
 PATHS = ("cache", "dist", "cache_signers", "cache_sign_key")
-"""The settings that are paths; in a project they begin in its directory."""
+"""Those that are paths; in a project they begin in its directory."""
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Chosen(_Table):
-    """What the variables SERAI_… are for: they come before these."""
-
-    cache: str = ""
-    dist: str = ""
-    cache_max_age: str = ""
-    cache_remote: str = ""
-    cache_signers: str = ""
-    cache_sign_key: str = ""
-    mirror: str = ""
-    security_mirror: str = ""
-    accelerator: str = ""
 
 
 class BuildEnvironment(_Table):
@@ -67,7 +59,7 @@ class BuildEnvironment(_Table):
 
 class _File(_Table):
     serai: str
-    settings: Chosen = Chosen()
+    settings: dict[str, str] = Field(default_factory=dict)
     build: BuildEnvironment = Field(default_factory=BuildEnvironment)
 
 
@@ -126,7 +118,11 @@ def load(directory: Path, version: str = __version__) -> Project:
             f"{where} is for Serai {read.serai}, and this is {version}",
             hint="install one of those, or change that line and build again",
         )
-    chosen = {name: value for name, value in read.settings.model_dump().items() if value}
+    chosen = {name: value for name, value in read.settings.items() if value}
+    for name in chosen.keys() - NAMES:
+        raise BuildError(
+            f"{where}: settings.{name} is not a known key", hint="see docs/projects.md"
+        )
     for name in PATHS:
         if name in chosen:
             try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.image.project import FILE, Project
+from serai.image.project import FILE, NAMES, Project
 
 _SOURCE = Path(__file__).resolve().parent
 
@@ -15,10 +15,6 @@ CARRIED = _SOURCE / "checkout"
 """What the wheel serai-build has in place of a checkout: see commands/dist.py."""
 
 CHECKOUT = CARRIED if CARRIED.is_dir() else _SOURCE.parents[2]
-_NAMES = (
-    *("cache", "cache_max_age", "cache_remote", "cache_signers", "cache_sign_key"),
-    *("dist", "mirror", "security_mirror", "accelerator"),
-)
 _CI_MAX_AGE = "30"  # days
 
 
@@ -63,7 +59,7 @@ class Settings:
         What it does not say the ``project`` says.
         """
         user_cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
-        given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in _NAMES}
+        given = {name: environ.get(f"SERAI_{name.upper()}", "") for name in NAMES}
         sources = {
             name: f"SERAI_{name.upper()}" if value else "default" for name, value in given.items()
         }
@@ -101,6 +97,6 @@ class Settings:
 
     def resolved(self) -> list[tuple[str, str, str]]:
         """Name, value and source of each setting."""
-        found = [(name, str(getattr(self, name)), self.sources[name]) for name in _NAMES]
+        found = [(name, str(getattr(self, name)), self.sources[name]) for name in NAMES]
         build = self.project.build.model_dump() if self.project else {}
         return [*found, *((f"build.{name}", value, FILE) for name, value in build.items() if value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -44,7 +45,8 @@ def answering(folder: Path, answer: Answer) -> Iterator[tuple[str, list[str]]]:
                 said = answer(request)
                 if said is None:
                     break
-                client.sendall(said)
+                with contextlib.suppress(BrokenPipeError):  # it has heard enough
+                    client.sendall(said)
 
     def serve() -> None:
         while True:
