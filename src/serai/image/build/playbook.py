@@ -83,14 +83,13 @@ def plays(settings: Settings, roles: Additions) -> list[dict[str, Any]]:
 def _check_own(settings: Settings, roles: Additions) -> None:
     """Each is the project's own, and there once."""
     own = [each.name for each in variables.own_roles(settings)]
-    wanted = (*roles.system, *roles.serai)
-    for name in wanted:
+    for name in roles.names:
         if name not in own:
             raise BuildError(
                 f"[roles] names {name!r}, and the project has no such role",
                 hint=f"its roles are: {', '.join(own) or 'none'}",
             )
-        if wanted.count(name) > 1:
+        if roles.names.count(name) > 1:
             raise BuildError(f"[roles] names {name!r} twice", hint="leave one of them out")
 
 

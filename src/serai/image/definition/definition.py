@@ -103,6 +103,11 @@ class Additions(_Table):
     system: RoleNames = ()
     serai: RoleNames = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.system, *self.serai)
+
 
 class OwnCheck(_Table):
     """A command that `invoke verify-image` runs in the booted image, which has to end with 0.
@@ -210,17 +215,23 @@ def load_with_sources(
     if path_of(settings, name).is_relative_to(settings.root):
         _check_name(image, where, stem)
     variables.check(settings, image.variables, sources)
-    own = {each.name for each in variables.own_roles(settings)}
-    used = {*image.roles.system, *image.roles.serai}
+    _check_own_variables(settings, image, where)
+    image = _equipped(settings, image, sources)
+    return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
+
+
+def _check_own_variables(settings: Settings, image: Image, where: str) -> None:
+    """A value for a role that no layer has would reach nothing."""
+    unused = {each.name for each in variables.own_roles(settings)}.difference(image.roles.names)
+    if not unused:
+        return
+    known = variables.options(settings)
     for key in image.variables:
-        of = variables.options(settings)[key].role if own else ""
-        if of in own - used:
+        if (of := known[key].role) in unused:
             raise BuildError(
                 f"{where}: variables.{key} is of the role {of}, which [roles] does not name",
                 hint=f'add it, as in serai = ["{of}"]',
             )
-    image = _equipped(settings, image, sources)
-    return image, {key: sources.get(key, "default") for key in _flat(image.model_dump())}
 
 
 def flat(image: Image) -> dict[str, object]:
@@ -271,9 +282,8 @@ def _equipped(settings: Settings, image: Image, sources: dict[str, str]) -> Imag
     """
     if not isinstance(image.base, BootstrapBase):
         return image
-    own = (*image.roles.system, *image.roles.serai)
     release = image.distribution, image.release
-    added = variables.packages(settings, *release, image.variables, own)
+    added = variables.packages(settings, *release, image.variables, image.roles.names)
     source = sources.get("base.packages")
     sources["base.packages"] = f"{source}, roles" if source else "roles"
     base = image.base.model_copy(update={"packages": (*image.base.packages, *added)})

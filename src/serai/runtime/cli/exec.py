@@ -66,17 +66,28 @@ def main(arguments: list[str], vm: str | None = None) -> int:
     try:
         options = parse(arguments)
         options.vm = options.vm if vm is None else vm
-        if options.help:
-            sys.stdout.write(HELP)
-            return 0
-        flags = stdio.status_flags()
-        try:
-            return run(options)
-        finally:
-            stdio.restore(flags)
     except Failure as failure:
-        sys.stderr.write(f"serai: {clean(str(failure))}\n")
-        return failure.status
+        return _told(failure)
+    if options.help:
+        sys.stdout.write(HELP)
+        return 0
+    return complete(options)
+
+
+def complete(options: Options) -> int:
+    """Run the payload, tell on stderr what fails, and leave what is shared as it was."""
+    flags = stdio.status_flags()
+    try:
+        return run(options)
+    except Failure as failure:
+        return _told(failure)
+    finally:
+        stdio.restore(flags)
+
+
+def _told(failure: Failure) -> int:
+    sys.stderr.write(f"serai: {clean(str(failure))}\n")
+    return failure.status
 
 
 def run(options: Options) -> int:

@@ -231,11 +231,7 @@ def _shell(name: str, vm: str) -> int:
     options.tty = all(map(os.isatty, (0, 1)))
     if options.tty:
         options.env = {"TERM": os.environ.get("TERM", "dumb")}
-    try:
-        return exec.run(options)
-    except exec_core.Failure as failure:
-        say(f"serai: {failure}", sys.stderr)
-        return failure.status
+    return exec.complete(options)
 
 
 def _show_list(result: dict[str, Any]) -> None:

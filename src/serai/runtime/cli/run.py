@@ -9,7 +9,6 @@ import sys
 import uuid
 from collections.abc import Callable
 
-from serai.common import stdio
 from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.runtime.cli import exec, exec_core, limits
@@ -83,11 +82,9 @@ def run(client: Client, options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _remove(name, options.vm)
         raise
-    flags = stdio.status_flags()
     try:
         return _exec(name, options)
     finally:
-        stdio.restore(flags)
         for number in exec_core.FORWARDED:
             signal.signal(number, signal.SIG_DFL)  # nothing is left to pass them on to
         if options.rm:
@@ -110,8 +107,4 @@ def _exec(name: str, options: argparse.Namespace) -> int:
     asked.vm = options.vm
     asked.name, asked.argv = name, options.argv
     asked.tty, asked.cwd, asked.timeout = options.tty, options.cwd, options.timeout
-    try:
-        return exec.run(asked)
-    except exec_core.Failure as failure:
-        say(f"serai: {failure}", sys.stderr)
-        return failure.status
+    return exec.complete(asked)

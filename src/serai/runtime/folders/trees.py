@@ -67,12 +67,7 @@ def put(
 
 def _clear(outer: int) -> None:
     """Remove what is left of one that was killed; systemd does that when sessiond has fallen."""
-    listed = scope.reopen(outer, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        names = os.listdir(listed)  # noqa: PTH208  # a descriptor
-    finally:
-        os.close(listed)
-    for name in names:
+    for name in _names(outer):
         if name.startswith(scope.SCRATCH):
             with contextlib.suppress(OSError, SeraiError), _held(outer, name) as begun:
                 if time.time() - begun > FRESH:
@@ -222,18 +217,22 @@ def _into_place(outer: int, stage: str, name: str, path: str) -> None:
             scope.folder(outer, f"{stage}/{below}") as ours,
             scope.folder(outer, f"{name}/{below}") as theirs,
         ):
-            listed = scope.reopen(ours, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                entries = os.listdir(listed)  # noqa: PTH208  # a descriptor
-            finally:
-                os.close(listed)
-            for each in entries:
+            for each in _names(ours):
                 try:
                     os.rename(each, each, src_dir_fd=ours, dst_dir_fd=theirs)
                 except OSError as error:
                     if error.errno not in (ENOTEMPTY, EEXIST):
                         raise scope.failed(f"{path}/{below}/{each}", error) from None
                     pending.append(f"{below}/{each}")  # two directories
+
+
+def _names(directory: int) -> list[str]:
+    """What is in a directory that is open for its place alone."""
+    listed = scope.reopen(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.listdir(listed)  # noqa: PTH208  # a descriptor
+    finally:
+        os.close(listed)
 
 
 def _sync(directory: int) -> None:
