@@ -9,6 +9,8 @@ What reads a disk that a guest has written is confined: to be fooled by it then 
 from __future__ import annotations
 
 import os
+import select
+import selectors
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -267,39 +269,53 @@ class _TooMuchError(Exception):
 def _exchanged(
     process: subprocess.Popen[bytes], stdin: str | None, timeout: float | None, most: int
 ) -> tuple[bytes, bytes]:
-    """What the program says on stdout and stderr (what is piped of them) until it ends."""
-    found = bytearray(), bytearray()
-    too_much = threading.Event()
+    """What the program says on stdout and stderr (what is piped of them) until it ends.
 
-    def collect(stream: IO[bytes] | None, into: bytearray) -> None:
-        with suppress(ValueError, OSError):  # the pipe is closed: it was given up
-            while stream is not None and (piece := os.read(stream.fileno(), 1 << 16)):
-                into += piece
-                if len(into) > most:
-                    too_much.set()
-                    process.kill()
-                    return
-
-    def feed() -> None:
-        if process.stdin is not None:
-            with suppress(ValueError, OSError), process.stdin:
-                process.stdin.write((stdin or "").encode())
-
-    streams = zip((process.stdout, process.stderr), found, strict=True)
-    threads = [threading.Thread(target=collect, args=each, daemon=True) for each in streams]
-    threads.append(threading.Thread(target=feed, daemon=True))
+    In this thread: one that was left reading a pipe that a grandchild holds would later read
+    whatever got the closed descriptor's number.
+    """
     until = None if timeout is None else time.monotonic() + timeout
-    for thread in threads:
-        thread.start()
-    process.wait(timeout)
-    for thread in threads:
-        while thread.is_alive() and not too_much.is_set():  # a grandchild may hold the pipe
-            thread.join(0.1)
-            if timeout is not None and until is not None and time.monotonic() > until:
-                raise subprocess.TimeoutExpired(process.args, timeout)
-    if too_much.is_set():
-        raise _TooMuchError
+    found = bytearray(), bytearray()
+    given = memoryview((stdin or "").encode())
+    with selectors.DefaultSelector() as pipes:
+        for stream, into in zip((process.stdout, process.stderr), found, strict=True):
+            if stream is not None:
+                pipes.register(stream, selectors.EVENT_READ, into)
+        if process.stdin is not None:
+            pipes.register(process.stdin, selectors.EVENT_WRITE)
+        while pipes.get_map():
+            ready = pipes.select(_left(until))
+            if not ready and until is not None and time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(process.args, timeout or 0)
+            for each, _ in ready:
+                if each.fileobj is process.stdin:
+                    given = _feed(process.stdin, given)
+                    ended = not given
+                else:
+                    piece = os.read(each.fd, 1 << 16)
+                    each.data.extend(piece)
+                    ended = not piece
+                    if len(each.data) > most:
+                        raise _TooMuchError
+                if ended:
+                    pipes.unregister(each.fileobj)
+    process.wait(_left(until))
     return bytes(found[0]), bytes(found[1])
+
+
+def _feed(stream: IO[bytes], given: memoryview) -> memoryview:
+    """Write what a pipe takes without waiting (pipe(7)); returns the rest. Closes at the end."""
+    try:
+        given = given[os.write(stream.fileno(), given[: select.PIPE_BUF]) :]
+    except BrokenPipeError:  # it does not want to know
+        given = given[:0]
+    if not given:
+        stream.close()
+    return given
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic())
 
 
 def _confinement(program: Path, read: Sequence[Path], write: Sequence[Path]) -> list[str]:
