@@ -90,11 +90,13 @@ class Manager:
         cgroup.mkdir(exist_ok=True)
         baseline = self.root / "usr/lib/serai/seccomp" / platform.machine() / "baseline.bpf"
         script = (
-            'echo $$ >"$1/cgroup.procs"; exec setpriv --reuid="$2" --regid="$2" --clear-groups '
+            'echo $$ >"$1/cgroup.procs"; exec setpriv --reuid="$2" --regid="$2" --groups="$6" '
             '--no-new-privs bwrap --args 4 --seccomp 3 3<"$3" 4<"$4" '
             '-- /bin/bash --noprofile --norc -c "$5"'
         )
-        arguments = [cgroup, uid, baseline, state / "args", self.bridge.read_text()]
+        # The bridge's alone, if this session's sandbox asks for it.
+        group = (self.root / "run/serai/gate" / name).stat().st_gid
+        arguments = [cgroup, uid, baseline, state / "args", self.bridge.read_text(), group]
         self.units[name] = subprocess.Popen(
             ["/bin/sh", "-c", script, "sh", *map(str, arguments)],
             stdin=subprocess.DEVNULL,

@@ -31,6 +31,7 @@ WELL: dict[str, Any] = {
         "clashes": [],
         "gate": [998, "/usr/sbin/nologin"],
         "members": ["operator"],
+        "bridge": [],
     },
     "disks": {
         "mounted": True,
@@ -91,7 +92,7 @@ WELL: dict[str, Any] = {
         "files": {"cgroup.freeze": True, "cgroup.kill": True},
         "payload": ["/sys/fs/cgroup/serai.slice/serai-session@blue.service/detached-1-1"],
     },
-    "wanted": {"name": "blue", "uid": 2000},
+    "wanted": {"name": "blue", "uid": 2000, "sandbox": "strict"},
     "home": {"mode": 0o700, "owner": [2000, 2000], "uids": [2000, 2001]},
     "egress": {
         "denied": {"http": 403, "text": "ask: serai policy allow blue 127.0.0.1:9", "socks": 2},

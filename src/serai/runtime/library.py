@@ -75,15 +75,16 @@ class Vm:
         profile: str | None = None,
         limits: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
+        sandbox: str | None = None,
         request_id: str | None = None,
     ) -> Session:
         """Make a session and start it; with the ``request_id`` of another, that. Raises SeraiError.
 
         Give one that your program knows again after it was killed. For ``limits`` and ``env`` see
-        ``Session.set``.
+        ``Session.set``. ``sandbox`` is ``strict`` or ``sockets``; None: the VM's default.
         """
-        # An older VM knows neither.
-        more = {"limits": _texts(limits), "env": dict(env or {})}
+        # An older VM knows none of them.
+        more = {"limits": _texts(limits), "env": dict(env or {}), "sandbox": sandbox}
         made = self.call(
             "create",
             name=name,

@@ -70,10 +70,11 @@ class AsyncVm:
         profile: str | None = None,
         limits: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
+        sandbox: str | None = None,
     ) -> AsyncSession:
         """Make a session and start it. Raises SeraiError."""
         words: dict[str, Any] = {"labels": labels, "profile": profile, "limits": limits, "env": env}
-        made = await self.do(lambda vm: vm.create(name, **words))
+        made = await self.do(lambda vm: vm.create(name, sandbox=sandbox, **words))
         return AsyncSession(self, made.name)
 
     async def session(self, name: str) -> AsyncSession:

@@ -15,6 +15,8 @@ from serai.common.tables import setting
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+STRICT, SOCKETS = SANDBOXES = ("strict", "sockets")
+"""What a session's sandbox may be: without Unix sockets, or with those that the session makes."""
 _HIDDEN = {"dev", "proc", "run", "sessions", "tmp"}
 
 
@@ -27,6 +29,12 @@ def _path(text: str) -> str:
 def _visible(text: str) -> str:
     if _path(text).split("/")[1] in _HIDDEN:
         raise ValueError(f"{text!a} would show what a sandbox exists to hide")
+    return text
+
+
+def _sandbox(text: str) -> str:
+    if text not in SANDBOXES:
+        raise ValueError(f"{text!a} is no sandbox; there are {', '.join(SANDBOXES)}")
     return text
 
 
@@ -108,6 +116,11 @@ class SessionSettings:
         "directories of the VM that can be attached, and all below",
         parse=_path,
     )
+    sandboxes: tuple[str, ...] = setting(
+        SANDBOXES,
+        "the sandboxes that a session may be made with; the first is the default",
+        parse=_sandbox,
+    )
     hostname: str = setting("serai", "host name inside sessions", parse=_hostname)
     visible: tuple[str, ...] = setting(
         (
@@ -128,6 +141,8 @@ class SessionSettings:
     )
 
     def __post_init__(self) -> None:
+        if not self.sandboxes:
+            raise ValueError("sandboxes: name at least one")
         for name in self.environment:
             if not VARIABLE.fullmatch(name):
                 raise ValueError(f"environment: {name!a} is not a variable's name")

@@ -53,6 +53,7 @@ _FILES = (
         "where that role runs.",
         variables={
             "attachable": "runtime_attachable",
+            "sandboxes": "runtime_sandboxes",
             "environment": "runtime_environment",
             "resources.memory_max": "runtime_memory_max",
             "resources.tasks_max": "runtime_tasks_max",

@@ -53,6 +53,7 @@ class Create:
     profile: str | None = None
     limits: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    sandbox: str | None = setting(None, "strict or sockets; null: the VM's default")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Methods:
 
     async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""
-        own = changes.new(self._sessions, p.labels, p.limits, p.env)
+        own = changes.new(self._sessions, p.labels, p.limits, p.env, p.sandbox)
         asked = (p.name, p.labels, p.request_id, p.profile)
         return self._shown(await self._sessions.create(*asked, own=own))
 
@@ -221,6 +222,7 @@ class Methods:
             "quota": used and vars(used),
             "reason": self._sessions.reasons.get(record.uid),
             "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,
+            "sandbox": record.own.sandbox,
             "limits": dict(record.own.limits),
             "env": dict(record.own.env),
             "ends_at": record.ends_at,

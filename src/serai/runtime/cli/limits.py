@@ -7,6 +7,7 @@ from typing import Any
 
 from serai.common.printing import say
 from serai.runtime.cli.arguments import change, pair
+from serai.runtime.settings import SANDBOXES
 
 LIMITS = {
     "memory": ("AMOUNT", "memory, such as 1G or 25%%"),
@@ -26,7 +27,14 @@ def add_to_create(parser: argparse.ArgumentParser) -> None:
     """The options for what a new session has of its own."""
     for name, (metavar, text) in LIMITS.items():
         parser.add_argument(option(name), metavar=metavar, help=text)
+    add_sandbox(parser)
     _add_pairs(parser, "K=V", pair)
+
+
+def add_sandbox(parser: argparse.ArgumentParser) -> None:
+    """The option for which sandbox a session gets."""
+    text = "with sockets its programs have Unix sockets; default: as the VM's settings say"
+    parser.add_argument("--sandbox", choices=SANDBOXES, help=text)
 
 
 def add_to_set(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +64,8 @@ def _add_pairs(parser: argparse.ArgumentParser, metavar: str, kind: Any) -> None
 
 
 def of_create(options: argparse.Namespace) -> dict[str, Any]:
-    """What these options are for ``create``. An older VM knows no limits, and is asked for none."""
-    more = {"limits": _limits(options), "env": dict(options.env)}
+    """What these options are for ``create``. An older VM knows no others, and is asked for none."""
+    more = {"limits": _limits(options), "env": dict(options.env), "sandbox": options.sandbox}
     return {"labels": dict(options.label), **{key: value for key, value in more.items() if value}}
 
 

@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     metrics.add_argument("--http", action="store_true", help="answer an HTTP request on stdin")
     relay = commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
     relay.add_argument("--from-host", action="store_true", help="for the host alone, by vsock")
-    add("doctor", "examine this VM, and try whether sessions are contained", named=False)
+    text = "examine this VM, and try whether sessions are contained"
+    limits.add_sandbox(add("doctor", text, named=False))
     gc = add("gc", "archive sessions nobody uses, remove those archived for long", named=False)
     gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="default: 30")
     gc.add_argument(
@@ -164,7 +165,7 @@ def _doctor(options: argparse.Namespace, vm: str) -> int:
         raise SeraiError("the doctor examines the VM that it runs in", "run it there, as root")
     from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
 
-    return _flushed(report.main(options.json))
+    return _flushed(report.main(options.json, options.sandbox))
 
 
 def _version() -> int:

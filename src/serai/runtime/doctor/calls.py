@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from serai.common.checks import Check, Facts, Finding, section
+from serai.runtime.settings import STRICT
 
 MACHINES = ("x86_64", "aarch64")
 BAD = 1  # an address that nothing is mapped at
@@ -38,12 +39,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Group:
-    """Calls that are refused for one reason, with the same errno."""
+    """Calls that are refused for one reason, with the same errno; ``strict``: there alone."""
 
     name: str
     means: str
     calls: tuple[Call, ...]
     errno: int = EPERM
+    strict: bool = False
 
 
 def _call(name: str, x86_64: int | None, aarch64: int | None = -1, *args: int) -> Call:
@@ -342,6 +344,7 @@ GROUPS = (
         "payloads cannot make Unix sockets",
         "A service of the VM whose socket becomes visible could be spoken to.",
         (_call("socket AF_UNIX", 41, 198, AF_UNIX, 1, 0),),
+        strict=True,
     ),
     Group(
         "payloads cannot make Unix datagram pairs",
@@ -350,6 +353,7 @@ GROUPS = (
             _call("socketpair SOCK_DGRAM", 53, 199, AF_UNIX, 2, 0, BAD),
             _call("socketpair SOCK_RAW", 53, 199, AF_UNIX, 3, 0, BAD),
         ),
+        strict=True,
     ),
 )
 
@@ -365,6 +369,8 @@ def request(machine: str) -> list[list[Any]]:
 
 
 def _refused(group: Group, facts: Facts) -> Finding:
+    if group.strict and facts["wanted"]["sandbox"] != STRICT:
+        return Finding([], f"the sandbox is {facts['wanted']['sandbox']}: they can")
     answers = facts["calls"]
     tried = [call for call in group.calls if call.name in answers]
     problems = [

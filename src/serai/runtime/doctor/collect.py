@@ -25,7 +25,7 @@ from serai.install import install
 from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
-from serai.runtime.sessions import numbers, supervisor
+from serai.runtime.sessions import numbers, publish, supervisor
 
 PATIENCE = 60.0
 Part = dict[str, Any]
@@ -220,6 +220,7 @@ def users(paths: Paths) -> Part:
         "clashes": clashes(known, paths.root),
         "gate": [gate.pw_uid, gate.pw_shell],
         "members": grp.getgrnam("serai").gr_mem,
+        "bridge": grp.getgrnam(publish.BRIDGE_GROUP).gr_mem,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
+from serai.runtime.sandbox.enter import FILTERS
 
 SETS = {"CapPrm": "permitted", "CapEff": "effective", "CapAmb": "ambient"}
 
@@ -26,9 +27,11 @@ def _filters(facts: Facts) -> Finding:
     # Where Serai runs in a container, that has filters of its own.
     count, less = int(own["Seccomp_filters"]), int(bridge["Seccomp_filters"])
     problems = [] if own["Seccomp"] == "2" else [f"Seccomp is {own['Seccomp']}"]
-    if count - less != 1:
+    filters = FILTERS[facts["wanted"]["sandbox"]]
+    # The bridge has the first of them.
+    if count - less != len(filters) - 1:
         problems.append(f"it has {count}, the bridge {less}")
-    return Finding(problems, "one more than the bridge")
+    return Finding(problems, " and ".join(filters))
 
 
 def _bridge(facts: Facts) -> Finding:
@@ -116,7 +119,7 @@ CHECKS: tuple[Check[Facts], ...] = (
             "no-new-privs is not set: set-user-ID programs work, and filters can be lost.",
         ),
         (
-            "a payload has both filters",
+            "a payload has its sandbox's filters",
             _filters,
             "A system call filter is missing, with all that it refuses.",
         ),

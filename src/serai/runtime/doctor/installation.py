@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
+from serai.runtime.sessions import publish
 
 SERVICES = {
     "serai-sessiond.service": "No session can be made, entered or ended.",
@@ -207,6 +208,11 @@ CHECKS: tuple[Check[Facts], ...] = (
             "The gate does not start, or one can log in as its user.",
         ),
         ("no session is in the group serai", _group, "A session's user may command all sessions."),
+        (
+            f"nobody is in the group {publish.BRIDGE_GROUP}",
+            lambda facts: none_of(facts["users"]["bridge"]),
+            "Its members may speak to the gate for sessions.",
+        ),
     ),
     *section(
         "disks",

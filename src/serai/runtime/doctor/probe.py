@@ -180,6 +180,10 @@ def network(request: Request) -> dict[str, Any]:
     def connect(host: str, port: int) -> Callable[[], object]:
         return lambda: socket.create_connection((host, port), PATIENCE).close()
 
+    def knock(path: str) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+
     def datagram() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"x", ("198.51.100.1", 53))
@@ -202,6 +206,7 @@ def network(request: Request) -> dict[str, Any]:
         "raw": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)),
         "vm": tried(connect("127.0.0.1", request["port"])),
         "bridge": [tried(connect("127.0.0.1", port)) for port in request["bridge"]],
+        "gate": [tried(partial(knock, path)) for path in request["gate"]],
     }
 
 

@@ -62,6 +62,12 @@ def _bridge_answers(facts: Facts) -> Finding:
     return none_of((f"{port}: {error}" for port, error in answers if error), BOTH_PORTS)
 
 
+def _knocks(facts: Facts) -> Finding:
+    answers = zip(bridge.SOCKETS.values(), facts["network"]["gate"], strict=True)
+    wrong = [each for each in answers if each[1] not in ("EACCES", "EPERM")]
+    return none_of((f"{path}: {error or 'it answers'}" for path, error in wrong), "2 tried")
+
+
 READ_ONLY = {
     "/": "A payload could put a program or a library where others look for one.",
     "/usr": "A payload could change the VM's programs for everybody.",
@@ -235,6 +241,11 @@ CHECKS: tuple[Check[Facts], ...] = (
             "both ports of the bridge answer",
             _bridge_answers,
             "Payloads have no way out at all: every connection fails.",
+        ),
+        (
+            "payloads cannot speak to the gate's own sockets",
+            _knocks,
+            "A payload could hand the gate a descriptor that stops it for all sessions.",
         ),
     ),
     *section(

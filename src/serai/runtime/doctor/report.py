@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 
@@ -21,10 +22,14 @@ from serai.common.printing import clean
 from serai.runtime import settings
 from serai.runtime.doctor import collect, tenant
 from serai.runtime.doctor.checks import CHECKS
+from serai.runtime.sessions import own
 
 
-def examine(paths: Paths) -> list[Result]:
-    """Every check's result. Raises SeraiError if another doctor is at work, or we are not root."""
+def examine(paths: Paths, sandbox: str | None = None) -> list[Result]:
+    """Every check's result, in sessions with ``sandbox`` or the VM's default.
+
+    Raises SeraiError if another doctor is at work, or we are not root.
+    """
     if os.geteuid() != 0:
         raise SeraiError("the doctor takes root", "sudo serai doctor")
     paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -41,6 +46,9 @@ def examine(paths: Paths) -> list[Result]:
             found = settings.load(paths.settings)
         except SeraiError:
             found = settings.SessionSettings()  # that it cannot be read is a finding of its own
+        if sandbox is not None:
+            own.check_sandbox(sandbox, found)
+            found = replace(found, sandboxes=(sandbox,))
         facts |= tenant.gather(paths, found, took)
         # Last: what the throwaway session was allowed and denied is in the log, too.
         facts["audit"] = collect.timed("audit", partial(collect.audit, paths), took)
@@ -67,12 +75,13 @@ def table(results: Sequence[Result], colour: bool) -> str:
 INTRODUCTION = """\
 # serai doctor
 
-    serai doctor [--json]
+    serai doctor [--json] [--sandbox strict|sockets]
 
 Looks at a VM as a support engineer would, and tries from inside whether sessions are contained.
 It takes root and some seconds, changes no setting and touches no session of yours: it makes two
 throwaway sessions, named `doctor-…`, tries to break out of the first one, and removes both,
-whatever happens. Exit status 1 if a check fails.
+whatever happens. Their sandbox is the VM's default, or the one that you name. Exit status 1 if a
+check fails.
 
 `--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
 `"means"` where a check failed. A check whose facts could not be collected fails, and says why.
@@ -94,13 +103,13 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def main(as_json: bool) -> int:
+def main(as_json: bool, sandbox: str | None) -> int:
     """Carry out the command; returns its exit status. Raises SeraiError."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     site.main()  # the command is started without, and modules of the distribution's are looked at
     begin = time.monotonic()
-    results = examine(Paths())
+    results = examine(Paths(), sandbox)
     report = summary(results)
     if as_json:
         print(json.dumps(report))

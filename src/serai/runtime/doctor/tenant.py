@@ -53,7 +53,7 @@ def gather(paths: Paths, settings: SessionSettings, took: dict[str, float]) -> P
     try:
         with Client(paths.control, timeout=PATIENCE) as client:
             sweep(client)
-            with _sessions(paths, client) as both:
+            with _sessions(paths, client, settings.sandboxes[0]) as both:
                 visit = _Visit(paths, settings, client, both)
                 visit.all()
                 facts = visit.facts
@@ -74,11 +74,12 @@ def sweep(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def _sessions(paths: Paths, client: Client) -> Iterator[tuple[Part, Part]]:
+def _sessions(paths: Paths, client: Client, sandbox: str) -> Iterator[tuple[Part, Part]]:
     token = secrets.token_hex(4)
     names = [f"{PREFIX}{token}", f"{PREFIX}{token}-b"]
     try:
-        one, two = (client.call("create", name=name, labels={LABEL: ""}) for name in names)
+        asked = {"labels": {LABEL: ""}, "sandbox": sandbox}
+        one, two = (client.call("create", name=name, **asked) for name in names)
         yield one, two
     finally:
         # Another connection: this one may be in the middle of an answer.

@@ -41,8 +41,10 @@ from serai.common import linux
 from serai.common import stdio as stdio_rules
 from serai.common.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.sandbox import usher
-from serai.runtime.settings import Limits
+from serai.runtime.settings import SOCKETS, STRICT, Limits
 
+FILTERS = {STRICT: ("baseline", "unix-block"), SOCKETS: ("baseline",)}
+"""Which filters a payload gets in which sandbox."""
 KILLED = 2.0  # seconds in which SIGKILL ends a process, unless it waits for a disk
 
 
@@ -199,13 +201,13 @@ class Arrival:
         return Entered(self._pid, self._pidfd, None)
 
 
-def load_filters(folder: Path) -> tuple[bytes, ...]:
-    """The filters ``baseline`` and ``unix-block`` in ``folder``, the directory of an architecture.
+def load_filters(folder: Path, sandbox: str) -> tuple[bytes, ...]:
+    """A sandbox's filters for payloads, in ``folder``, the directory of an architecture.
 
-    Raises SeraiError if one is missing or damaged: a payload never starts without both.
+    Raises SeraiError if one is missing or damaged: a payload never starts without all of them.
     """
     filters = []
-    for name in ("baseline", "unix-block"):
+    for name in FILTERS[sandbox]:
         path = folder / f"{name}.bpf"
         try:
             program = path.read_bytes()

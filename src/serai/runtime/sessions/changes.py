@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from serai.common import sizes
 from serai.common.errors import WRONG_STATE, SeraiError
@@ -31,12 +32,15 @@ def new(
     labels: Mapping[str, str],
     limits: Mapping[str, str],
     env: Mapping[str, str],
+    sandbox: str | None,
 ) -> Own:
     """What a session is to have that is made. Raises SeraiError if it may not."""
+    chosen = sessions.settings.sandboxes[0] if sandbox is None else sandbox
+    own.check_sandbox(chosen, sessions.settings)
     own.check_labels(labels)
     own.check_env(env)
     own.check_limits(limits, sessions.settings, _disk(sessions))
-    return Own(limits, env)
+    return Own(limits, env, chosen)
 
 
 async def change(
@@ -52,7 +56,11 @@ async def change(
             raise SeraiError(f"session {name} is removed", code=WRONG_STATE)
         own.check_limits(limits, sessions.settings, _disk(sessions))
         _check_memory(sessions, record, limits.get("memory"))
-        wanted = Own(own.merged(record.own.limits, limits), own.merged(record.own.env, env))
+        wanted = replace(
+            record.own,
+            limits=own.merged(record.own.limits, limits),
+            env=own.merged(record.own.env, env),
+        )
         own.check_env(wanted.env)
         own.check_labels(all_labels := own.merged(record.labels, labels))
         lives_from = time.time() if limits.get("ttl") else record.lives_from

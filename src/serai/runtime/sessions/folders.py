@@ -22,7 +22,7 @@ from serai.runtime.folders.attachments import Attachment, Attachments
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.supervisor import Running, Supervisor
-from serai.runtime.settings import SessionSettings
+from serai.runtime.settings import STRICT, SessionSettings
 
 log = logging.getLogger(__name__)
 KINDS = ("auto", "idmap", "bindfs")
@@ -67,6 +67,7 @@ class Folders:
         role = path_roles.attachable(new.role)
         if new.kind not in KINDS:
             raise SeraiError(f"kind is one of {', '.join(KINDS)}", code=INVALID_PARAMS)
+        _kind(record, new)
         self._allow(new.path, writable=new.writable)
         before = self._book.of(record.uid).get(new.role)
         if before is not None and before.path != new.path and not role.changeable:
@@ -169,13 +170,14 @@ class Folders:
         folder = path_roles.find(it.role).folder
         sandbox = self._sandbox(record, running)
         self._allow(it.path, writable=it.writable)
-        if it.kind != "bindfs":
+        kind = _kind(record, it)
+        if kind != "bindfs":
             try:
                 work = partial(mounts.by_idmap, it.path, sandbox, folder, writable=it.writable)
                 await mounts.in_child(work)
                 return
             except mounts.NoIdmapError:
-                if it.kind == "idmap":
+                if kind == "idmap":
                     raise
         empty = self._paths.run / "empty"
         empty.mkdir(mode=0o700, exist_ok=True)
@@ -239,3 +241,20 @@ class Folders:
         except OSError:
             return {}
         return mounts.seen(text, os.fspath(self._paths.home(record.name)))
+
+
+def _kind(record: Record, it: Attachment) -> str:
+    """How to mount it. Raises SeraiError if the session's sandbox has no such mount.
+
+    By a mount of the directory itself a session could speak to the sockets in it, whoever listens
+    outside. In bindfs' file system they are files of its own, at which nobody listens.
+    """
+    if record.own.sandbox == STRICT:
+        return it.kind
+    if it.kind == "idmap":
+        raise SeraiError(
+            f"a session with the sandbox {record.own.sandbox} has no mounts of the kind idmap",
+            "leave the kind out, or say bindfs",
+            INVALID_PARAMS,
+        )
+    return "bindfs"

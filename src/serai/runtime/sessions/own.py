@@ -1,4 +1,4 @@
-"""What one session has of its own: labels, limits below the VM's, and variables of its payloads.
+"""What one session has of its own: labels, limits below the VM's, variables, and its sandbox.
 
 A limit is a text, as people write it. The settings of the VM are the most that a session may have.
 More is refused when it is asked for. What is more because the settings were lowered since does not
@@ -16,7 +16,7 @@ from typing import Any
 from serai.common import sizes
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.sessions.supervisor import Property
-from serai.runtime.settings import VARIABLE, SessionSettings
+from serai.runtime.settings import STRICT, VARIABLE, SessionSettings
 
 LIMITS = ("memory", "cpus", "tasks", "quota", "idle_freeze", "ttl")
 MAX_LABELS = 64
@@ -38,14 +38,20 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Own:
-    """Limits by their names, and variables that override those of the settings."""
+    """Limits by their names, and variables that override those of the settings.
+
+    ``sandbox`` is chosen when the session is made, and stays.
+    """
 
     limits: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    sandbox: str = STRICT
 
     def stored(self) -> dict[str, Any]:
         """As JSON; empty if it has nothing of its own."""
-        return {key: dict(value) for key, value in vars(self).items() if value}
+        pairs = {"limits": dict(self.limits), "env": dict(self.env)}
+        chosen = {} if self.sandbox == STRICT else {"sandbox": self.sandbox}
+        return {key: value for key, value in pairs.items() if value} | chosen
 
 
 def merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -70,6 +76,13 @@ def check_env(env: Mapping[str, str]) -> None:
             raise _wrong(f"{name!a} is not a variable's name")
         if len(name) + len(value.encode(errors="surrogateescape")) > MAX_VARIABLE:
             raise _wrong(f"the variable {name[:100]} is longer than {MAX_VARIABLE >> 10} KiB")
+
+
+def check_sandbox(sandbox: str, settings: SessionSettings) -> None:
+    """Raise SeraiError unless a session may be made with this one."""
+    if sandbox not in settings.sandboxes:
+        there = ", ".join(settings.sandboxes)
+        raise _wrong(f"there is no sandbox {sandbox[:100]!a}; this VM's settings have {there}")
 
 
 def check_limits(limits: Mapping[str, str | None], settings: SessionSettings, disk: int) -> None:

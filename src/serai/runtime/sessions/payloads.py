@@ -28,6 +28,7 @@ from serai.runtime.sandbox.enter import (
 )
 from serai.runtime.sessions import own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.settings import SANDBOXES
 
 SIGNALS = {
     name: getattr(signal, f"SIG{name}")
@@ -76,7 +77,8 @@ class Payloads:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._filters = load_filters(sessions.paths.filters())
+        folder = sessions.paths.filters()
+        self._filters = {each: load_filters(folder, each) for each in SANDBOXES}
         self._count = 0
         # Without it each payload would begin as a copy of the whole daemon.
         self._door = Door()
@@ -122,7 +124,7 @@ class Payloads:
                 cwd or str(session.home),
                 stdio,
                 limits=self._sessions.settings.limits,
-                filters=self._filters,
+                filters=self._filters[record.own.sandbox],
                 tty=tty,
                 door=door or self._door,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -10,12 +11,15 @@ from functools import cache
 from pathlib import Path
 
 from serai.common import files
+from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sandbox import bwrap
 from serai.runtime.sessions import users
-from serai.runtime.settings import SessionSettings
+from serai.runtime.settings import STRICT, SessionSettings
 
 GATE_USER = "serai-gate"
+BRIDGE_GROUP = "serai-bridge"
+"""A group that sessions' units have, and no payload."""
 
 
 def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
@@ -30,7 +34,7 @@ def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
     )
 
 
-def session(paths: Paths, settings: SessionSettings, name: str, uid: int) -> None:
+def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbox: str) -> None:
     """Write everything that a session's start needs. Root's, and readable for the session."""
     folder = paths.session(name)
     _folder(folder, 0o711)
@@ -46,17 +50,22 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int) -> Non
     room = bwrap.room(settings, _bubblewrap(), memory)
     arguments = bwrap.arguments(settings, description(paths, name, uid), room)
     files.write(folder / "args", bwrap.encode(arguments), durable=False)
-    gate_folder(paths, name, uid)
+    gate_folder(paths, name, uid, sandbox)
 
 
-def gate_folder(paths: Paths, name: str, uid: int) -> None:
+def gate_folder(paths: Paths, name: str, uid: int, sandbox: str) -> None:
     """The folder of a session's two sockets.
 
-    The gate owns it and makes the sockets; of all users only the session may pass.
+    The gate owns it and makes the sockets; of all users only the session may pass. Where payloads
+    have Unix sockets only the bridge may: who speaks to the gate without it could hand over a
+    descriptor whose end takes as long as they like (SO_LINGER in socket(7)).
+
+    Raises SeraiError if there is no group for the bridge.
     """
+    group = uid if sandbox == STRICT else _bridge_gid()
     gate = paths.gate(name)
     _folder(gate, 0o710)
-    os.chown(gate, _gate_uid(), uid)
+    os.chown(gate, _gate_uid(), group)
     gate.chmod(0o2710)
 
 
@@ -98,6 +107,15 @@ def _bubblewrap() -> str:
     """What bubblewrap says of its version; it is asked once."""
     argv = ["bwrap", "--version"]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def _bridge_gid() -> int:
+    try:
+        return grp.getgrnam(BRIDGE_GROUP).gr_gid
+    except KeyError:
+        raise SeraiError(
+            f"the VM has no group {BRIDGE_GROUP}", "provision it again, or use another sandbox"
+        ) from None
 
 
 def _gate_uid() -> int:

@@ -76,7 +76,7 @@ class Steps:
         try:
             await self._gate.call("keep", names=[record.name for record in running])
             for record in running:
-                publish.gate_folder(self._paths, record.name, record.uid)
+                publish.gate_folder(self._paths, record.name, record.uid, record.own.sandbox)
                 await self._gate.open(record)
         except SeraiError as error:
             # It keeps what it was told last; what runs goes on without a way out at worst.
@@ -123,7 +123,7 @@ class Steps:
             self._write_users()
         homes.mend(self._paths, record.name, record.uid)
         rules = own.effective(self.settings, record.own)
-        publish.session(self._paths, rules, record.name, record.uid)
+        publish.session(self._paths, rules, record.name, record.uid, record.own.sandbox)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         main = await self._supervisor.start(record.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -32,19 +33,31 @@ def vm() -> Iterator[Vm]:
         yield machine
 
 
-def examined(vm: Vm) -> dict[str, str]:
+def examined(vm: Vm, sandbox: str = "strict") -> dict[str, str]:
     """The checks that fail, and why."""
-    rules = settings.load(vm.paths.settings)
+    rules = replace(settings.load(vm.paths.settings), sandboxes=(sandbox,))
     facts = tenant.gather(vm.paths, rules, {})
     facts["resources"] = collect.resources_of(vm.paths)
     return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
-def test_a_whole_vm_is_all_green_and_nothing_is_left(vm: Vm) -> None:
-    assert examined(vm) == {}
+@pytest.mark.parametrize("sandbox", settings.SANDBOXES)
+def test_a_whole_vm_is_all_green_and_nothing_is_left(vm: Vm, sandbox: str) -> None:
+    assert examined(vm, sandbox) == {}
     assert vm.sessions() == {}
     wait_for(lambda: vm.processes() == 0)
     assert not [path for path in vm.paths.sessions.iterdir() if path.name != ".serai"]
+
+
+def test_a_gate_that_payloads_may_speak_to_is_red(vm: Vm) -> None:
+    vm.stop()
+    vm.start(weaken="from serai.runtime.sessions import publish; publish.STRICT = 'sockets'")
+    try:
+        red = {"payloads cannot speak to the gate's own sockets"}
+        assert set(examined(vm, "sockets")) == red
+    finally:
+        vm.stop()
+        vm.start()
 
 
 # What the daemon is made to leave out, to the checks that must go red.

@@ -86,12 +86,12 @@ def test_each_step_is_what_takes_privileges_away(
 def test_a_payload_never_starts_with_a_filter_missing(room: Room, tmp_path: Path) -> None:
     (tmp_path / "baseline.bpf").write_bytes(build_filters()[0])
     with pytest.raises(Exception, match="unix-block"):
-        enter.load_filters(tmp_path)
+        enter.load_filters(tmp_path, "strict")
     (tmp_path / "unix-block.bpf").write_bytes(build_filters()[1][:-3])
     with pytest.raises(Exception, match="unix-block"):
-        enter.load_filters(tmp_path)
+        enter.load_filters(tmp_path, "strict")
     (tmp_path / "unix-block.bpf").write_bytes(build_filters()[1])
-    assert enter.load_filters(tmp_path) == build_filters()
+    assert enter.load_filters(tmp_path, "strict") == build_filters()
     with pytest.raises(enter.EnterError) as caught:
         room.run(["true"], filters=(build_filters()[0], bytes(8)))
     assert caught.value.stage == "filter"

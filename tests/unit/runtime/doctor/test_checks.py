@@ -56,6 +56,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("users/clashes", ["ubuntu has 2000"], "no session's UID is another user's"),
     ("users/gate", [998, "/bin/bash"], "the gate has a user of its own"),
     ("users/members", ["blue"], "no session is in the group serai"),
+    ("users/bridge", ["blue"], "nobody is in the group serai-bridge"),
     ("disks/mounted", False, "/sessions is a disk of its own"),
     ("disks/kind", "tmpfs", "/sessions is ext4"),
     ("disks/options", ["rw", "nodev"], "/sessions is mounted nosuid"),
