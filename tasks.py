@@ -422,6 +422,7 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     seed: str = "1",
     list: bool = False,
     build: str = "",
+    sandbox: str = attack.WIDEST,
 ) -> int:
     """Try what somebody hostile would: the threats of docs/security.md, and fuzzing."""
     if list:
@@ -429,7 +430,7 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
         return 0
     if in_ == "here":
         return attack.attack(SETTINGS, target, seconds=seconds, seed=seed)
-    return attack.send(SETTINGS, in_, target, image=image, build=build)
+    return attack.send(SETTINGS, in_, target, image=image, build=build, sandbox=sandbox)
 
 
 @command(name="dist")

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from serai.common import linux
-from serai.runtime.sandbox import bwrap, enter, reaper, usher
+from serai.runtime.sandbox import bwrap, enter, reaper, refusals, usher
 from serai.runtime.settings import Limits, SessionSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ class Forks(enter.Door):
 
 @dataclass(frozen=True)
 class Room:
-    """A running sandbox and the filters its payloads get."""
+    """A running sandbox and the filters its payloads get. ``hears``: refused calls are answered."""
 
     session: bwrap.Session
     settings: SessionSettings
@@ -74,6 +74,7 @@ class Room:
     target: enter.Target
     filters: Sequence[bytes] = field(repr=False)
     door: enter.Door = field(default_factory=Forks)
+    hears: bool = True
 
     def start(
         self,
@@ -104,7 +105,12 @@ class Room:
                 left = max(0, end - time.monotonic())
                 if not select.select([arrival.socket], [], [], left)[0]:
                     raise arrival.late()
-            return arrival.entered()
+            entered = arrival.entered()
+            if entered.listener is not None and self.hears:
+                threading.Thread(target=_refuse, args=[entered.listener], daemon=True).start()
+            elif entered.listener is not None:
+                os.close(entered.listener)
+            return entered
         finally:
             if stray := arrival.close():
                 select.select([stray.pidfd], [], [], enter.KILLED)
@@ -145,6 +151,13 @@ class Room:
 
     def python(self, code: str, filters: Sequence[bytes] | None = None) -> Result:
         return self.run(["/usr/bin/python3", "-c", code], filters=filters)
+
+
+def _refuse(listener: int) -> None:
+    """Answer the kernel as the daemon does, until no process with the filter is left."""
+    with open(listener, "rb", buffering=0):  # a descriptor
+        while refusals.refuse(listener) is not None:
+            select.select([listener], [], [])
 
 
 def _collect(written: io.FileIO, output: bytearray, ended: threading.Event) -> None:

@@ -58,6 +58,7 @@ _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_NEW_LISTENER = 8
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 _PTMX = os.makedev(5, 2)
@@ -306,8 +307,15 @@ class Filter:
 
     def install(self) -> None:
         """Bind this thread and its children to the filter, for good."""
-        mode = ctypes.c_long(_SECCOMP_SET_MODE_FILTER)
-        _check(_libc.syscall(_SECCOMP, mode, ctypes.c_long(0), ctypes.byref(self._header)))
+        self._install(0)
+
+    def install_asking(self) -> int:
+        """The same; returns a descriptor at which the kernel asks: seccomp_unotify(2)."""
+        return self._install(SECCOMP_NEW_LISTENER)
+
+    def _install(self, flags: int) -> int:
+        mode, header = ctypes.c_long(_SECCOMP_SET_MODE_FILTER), ctypes.byref(self._header)
+        return _check(_libc.syscall(_SECCOMP, mode, ctypes.c_long(flags), header))
 
 
 def open_terminal() -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Completed:
     """A payload that has ended; ``status`` is 128 + n for signal n, 124 if it was timed out.
 
     ``out_of_memory``: while it ran, the kernel killed a process of the session for want of memory.
-    ``left`` processes were still running, and were ended with it.
+    ``left`` processes were still running, and were ended with it. ``refused`` has what the sandbox
+    refused and how often, as docs/rpc.md says.
     """
 
     status: int
@@ -42,6 +43,13 @@ class Completed:
     stderr: bytes
     out_of_memory: bool = False
     left: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any], stdout: bytes, stderr: bytes) -> Completed:
+        """What sessiond said, also a newer one that says more."""
+        known = {each.name for each in fields(cls)} & answer.keys()
+        return cls(**{name: answer[name] for name in known}, stdout=stdout, stderr=stderr)
 
     def answer(self) -> dict[str, Any]:
         """What sessiond said about its end: all but its output."""
@@ -93,7 +101,7 @@ class Client(jsonrpc.Client):
             "exec", params, whole(input), lambda name, data: output[name].append(data), limit
         )
         out, err = (b"".join(output[name]) for name in OUTPUTS)
-        return Completed(**result, stdout=out, stderr=err)
+        return Completed.of(result, out, err)
 
     def put(self, name: str, role: str, path: str, data: bytes) -> None:
         """Make ``data`` the file ``path`` in a path role's directory. Raises SeraiError."""

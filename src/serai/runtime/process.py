@@ -90,4 +90,4 @@ class Process:
 def completed(dialogue: Dialogue, pieces: list[Piece]) -> Completed:
     """How it ended. Raises SeraiError."""
     out, err = (b"".join(data for name, data in pieces if name == each) for each in OUTPUTS)
-    return Completed(**dialogue.result(), stdout=out, stderr=err)
+    return Completed.of(dialogue.result(), out, err)

@@ -25,7 +25,8 @@ def attacked(container: Container, name: str = "") -> list[str]:
     """The lines of the attacker."""
     program = Path(str(attack.__file__))
     container.copy([program, program.with_name("payloads")])
-    done = container.run("python3", f"/root/{program.name}", name, check=False, timeout=600)
+    argv = ["python3", f"/root/{program.name}", "sockets", name]
+    done = container.run(*argv, check=False, timeout=600)
     assert (done.returncode == 0) == ("got through" not in done.stdout)
     assert done.stderr == ""
     return done.stdout.splitlines()

@@ -24,8 +24,11 @@ from serai.image.guest import attack as guest
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import boot
+from serai.runtime.settings import SANDBOXES, SOCKETS
 
 PLACES = ("here", "container", "image")
+WIDEST = SOCKETS
+"""The sandbox in which payloads may do most, and so try most."""
 _PAGE = "docs/security.md"
 _LAYERS = ("unit", "sandbox")
 _FUZZ = "test_fuzz_"
@@ -170,18 +173,22 @@ def _say(which: Attack, outcomes: dict[str, Tried]) -> bool:
     return not wrong
 
 
-def send(settings: Settings, place: str, target: str, *, image: str, build: str) -> int:
+def send(
+    settings: Settings, place: str, target: str, *, image: str, build: str, sandbox: str
+) -> int:
     """Try those of ``guest/attack.py`` in a container or a booted image; its exit status.
 
     Raises BuildError if there is no such place, or it does not come up.
     """
     if place not in PLACES:
         raise BuildError(f"attacks are not tried in {place!r}", hint=", ".join(PLACES))
+    if sandbox not in SANDBOXES:
+        raise BuildError(f"there is no sandbox {sandbox!r}", hint=", ".join(SANDBOXES))
     if not re.fullmatch(r"[\w ]*", target):
         raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
     program = Path(str(guest.__file__))
     copy = [program, program.with_name("payloads")]
-    command = f"python3 /root/{program.name} '{target}'"
+    command = f"python3 /root/{program.name} {sandbox} '{target}'"
     if place == "container":
         return throwaway.run(settings, command=command, copy=copy, keep=False, image=image)
     found = builds.find(settings, image or DEFAULT_IMAGE, build)

@@ -29,6 +29,7 @@ OWN: dict[str, dict[str, str]] = {
         "seed": "where the fuzzing begins: a seed, or seed:case",
         "list": "only list the attacks",
         "image": "the image, or the one of whose Debian the container is",
+        "sandbox": "in a container or an image: that of the sessions, strict or sockets (default)",
     },
     "bench": {
         "image": "measure in this image, booted, what takes its kernel or its limits",

@@ -2,7 +2,8 @@
 
 `invoke attack --in container` and `--in image` send this file and its payloads, and start it as
 root: it runs there on the standard library and the installed runtime. It prints a line for each
-attack and ends with status 1 if one got through; its argument is a part of an attack's name.
+attack and ends with status 1 if one got through. Its arguments are the sandbox of the sessions, and
+a part of an attack's name.
 
 The functions in ATTACKS are the attacks. Each returns what it achieved, '' if nothing. What `serai
 doctor` looks at is not tried again.
@@ -14,12 +15,13 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/serai/python")
@@ -317,6 +319,47 @@ def hints_of_others(client: Client) -> str:
     return said(*AS_NOBODY, look).strip()
 
 
+def services_of_the_vm(client: Client) -> str:
+    """Speak to a service of the VM's by its Unix socket, also by one in an attached directory."""
+    with directory() as path, ExitStack() as services:
+        client.call("attach", name=ROGUE, role="outputs", path=str(path))
+        inside = f"{Paths().home(ROGUE)}/mnt/outputs/"
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+            for address in (f"{path}/{kind}", f"\0serai-attack-{kind}"):
+                service = services.enter_context(socket.socket(socket.AF_UNIX, kind))
+                service.bind(address)
+                if kind != socket.SOCK_DGRAM:
+                    service.listen(64)
+        for each in path.iterdir():
+            each.chmod(0o777)
+        targets = [f"{inside}{each.name}" for each in path.iterdir()]
+        targets += [f"@serai-attack-{each.name}" for each in path.iterdir()]
+        targets += ["/run/serai/gate/http.sock", "/run/serai/gate/socks.sock", str(Paths().control)]
+        try:
+            return run(client, "services", *targets)
+        finally:
+            client.call("detach", name=ROGUE, role="outputs")
+
+
+def lingering_descriptors(client: Client) -> str:
+    """Stop the gate for all by descriptors that take long to close."""
+    argv = ["python3", "-c", source("lingering")]
+    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
+    slowest, end = 0.0, time.monotonic() + 10
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        client.call("policy.explain", name=WITNESS, target="example.com")
+        slowest = max(slowest, time.monotonic() - begin)
+        time.sleep(0.1)
+    return f"the gate did not answer for {slowest:.1f} s" if slowest > PATIENCE else ""
+
+
+def a_listener_of_its_own(client: Client) -> str:
+    """Let through what a filter asks the daemon about."""
+    told = run(client, "listener")
+    return told if "let through" in told else ""
+
+
 def signals_to_all(client: Client) -> str:
     """End the session for all that run in it, by signals to whatever there is."""
     client.exec(ROGUE, ["sh", "-c", "kill -9 1 2; kill -TERM 1; kill -9 -1"])
@@ -346,16 +389,17 @@ ATTACKS = (
     *(closed_descriptors, files_handed_in, set_user_id_programs, mount_points, links_in_transfers),
     *(controls_of_terminals, traced_threads, siblings, stopped_on_the_way_in, all_terminals),
     *(all_connections, noise_at_the_gate, lines_in_the_journal, the_vms_own_addresses),
-    *(logins_outside, archived_homes, hints_of_others, signals_to_all),
+    *(logins_outside, archived_homes, hints_of_others),
+    *(services_of_the_vm, lingering_descriptors, a_listener_of_its_own, signals_to_all),
     a_session_without_its_bridge,  # the last: afterwards it is another daemon
 )
 
 
-def attacked(attack: Callable[[Client], str]) -> str:
-    """What one attack achieved, in a session of its own."""
+def attacked(attack: Callable[[Client], str], sandbox: str) -> str:
+    """What one attack achieved, in a session of its own with that sandbox."""
     with Client(timeout=DEADLINE) as client:
         for name in (ROGUE, WITNESS):
-            client.call("create", name=name)
+            client.call("create", name=name, sandbox=sandbox)
         try:
             return attack(client).strip()
         except (SeraiError, OSError, ValueError, subprocess.TimeoutExpired) as error:
@@ -375,12 +419,12 @@ def faults(since: float) -> str:
     return told[-2000:] if "Traceback" in told else ""
 
 
-def main(wanted: str) -> int:
+def main(sandbox: str, wanted: str) -> int:
     broken, begin = 0, time.time()
     for attack in ATTACKS:
         name = attack.__name__.replace("_", " ")
         if wanted in name:
-            found = attacked(attack) or faults(begin)
+            found = attacked(attack, sandbox) or faults(begin)
             broken += bool(found)
             tries = (attack.__doc__ or "").splitlines()[0]
             outcome = f"got through: {found!a}" if found else "held"
@@ -389,4 +433,4 @@ def main(wanted: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(" ".join(sys.argv[1:])))
+    sys.exit(main(sys.argv[1], " ".join(sys.argv[2:])))

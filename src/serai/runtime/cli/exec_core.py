@@ -211,9 +211,20 @@ def status_of(answer: dict[str, Any]) -> int:
     status = answer.get("status", 0)
     if status and answer.get("out_of_memory"):
         sys.stderr.write(f"serai: {OUT_OF_MEMORY}\n")
+    if status and (refused := answer.get("refused")) and posix.isatty(2):
+        sys.stderr.write("".join(f"serai: {refusal(each)}\n" for each in refused))
     if (left := answer.get("left")) and posix.isatty(2):
         sys.stderr.write(f"serai: {left} process(es) ended with it; 'serai start' keeps a server\n")
     return status if isinstance(status, int) else FAILED
+
+
+def refusal(refused: dict[str, Any]) -> str:
+    """What the sandbox refused, for a person."""
+    times, programs = refused["times"], ", ".join(refused["programs"])
+    return (
+        f"refused: {refused['what']} ({times} times, {programs});"
+        " 'serai create --sandbox sockets' makes a session that has them"
+    )
 
 
 def _refused(error: object) -> Failure:

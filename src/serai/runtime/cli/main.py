@@ -266,6 +266,9 @@ def _show_one(session: dict[str, Any]) -> None:
                 say(f"forward: port {each['port']}, {each['connections']} connection(s)")
         elif key.endswith("_at"):
             say(f"{key.removesuffix('_at')}: {when(value)}") if value else None
+        elif key == "refused":
+            for each in value:
+                say(exec_core.refusal(each))
         elif key == "out_of_memory":
             say(f"{key}: the kernel killed {value} process(es)") if value else None
         elif value not in (None, ""):

@@ -341,6 +341,11 @@ GROUPS = (
         EAFNOSUPPORT,
     ),
     Group(
+        "no payload is asked about calls",
+        "It could let through what a filter of the sandbox asks about.",
+        (_call("seccomp with a listener", 317, 277, 1, 8, BAD),),
+    ),
+    Group(
         "payloads cannot make Unix sockets",
         "A service of the VM whose socket becomes visible could be spoken to.",
         (_call("socket AF_UNIX", 41, 198, AF_UNIX, 1, 0),),

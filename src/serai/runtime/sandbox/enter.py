@@ -9,10 +9,11 @@ Before. ``begin`` checks the command and the three descriptors. It refuses descr
 be a way out of the sandbox, such as a directory. It opens the sandbox's PID 1 as a pidfd, which
 stays right even if the number is used again. It puts all that the payload needs into a Plan.
 
-After. The payload reports on a socket: its PID, its terminal if it has one, and an error if it
-fails. Exec closes the socket. So ``Arrival`` reads until the end of the socket: no error means that
-the command runs. A payload can be stopped half way, for example by the freezer. Then it is killed
-after ``timeout`` seconds, and nothing is left running. The daemon does not wait there (``begin``).
+After. The payload reports on a socket: its PID, its terminal if it has one, the listener of a
+filter that asks, and an error if it fails. Exec closes the socket. So ``Arrival`` reads until the
+end of the socket: no error means that the command runs. A payload can be stopped half way, for
+example by the freezer. Then it is killed after ``timeout`` seconds, and nothing is left running.
+The daemon does not wait there (``begin``).
 
 Everything inside is hostile and has the payload's UID. Between the moment when the payload gets
 that UID and exec, it cannot be traced, and only its own three descriptors and that socket are open
@@ -82,12 +83,14 @@ class Entered:
     Where ``pidfd`` is -1 it is another process's child, and that one's to reap.
 
     ``pid`` is a direct child of the calling process: wait with ``waitid(P_PIDFD, pidfd, WEXITED)``.
-    ``pty`` is the terminal's master if one was asked for.
+    ``pty`` is the terminal's master if one was asked for. At ``listener`` the kernel asks about
+    refused calls (``refusals``), if the sandbox has any.
     """
 
     pid: int
     pidfd: int
     pty: int | None
+    listener: int | None = None
 
 
 class Door:
@@ -157,6 +160,7 @@ class Arrival:
         self._pid = 0
         self._pidfd: int | None = None
         self._pty: int | None = None
+        self._listener: int | None = None
         self._failure: EnterError | None = None
         end.setblocking(False)
 
@@ -167,10 +171,13 @@ class Arrival:
                 message, fds, _, _ = socket.recv_fds(self.socket, 2048, 1)
             except BlockingIOError:
                 return False
-            self._pty = fds[0] if fds else self._pty
             if not message:
                 return True
-            if message[:1] == usher.PID:
+            if message[:1] == usher.TERMINAL:
+                self._pty = fds[0]
+            elif message[:1] == usher.LISTENER:
+                self._listener = fds[0]
+            elif message[:1] == usher.PID:
                 (self._pid,) = struct.unpack_from("=i", message, 1)
                 self._pidfd = os.pidfd_open(self._pid) if self._ours else None
             elif message[:1] == usher.ERROR:
@@ -186,15 +193,17 @@ class Arrival:
         if self._failure or not self._pid:
             join = EnterError("join", f"{self._command}: killed before it was started")
             raise self._failure or join
-        result = Entered(self._pid, -1 if self._pidfd is None else self._pidfd, self._pty)
-        self._pidfd = self._pty = None
+        pidfd = -1 if self._pidfd is None else self._pidfd
+        result = Entered(self._pid, pidfd, self._pty, self._listener)
+        self._pidfd = self._pty = self._listener = None
         return result
 
     def close(self) -> Entered | None:
         """Kill what has not ``entered``. The caller owns what is returned and must reap it."""
         self.socket.close()
-        if self._pty is not None:
-            os.close(self._pty)
+        for descriptor in (self._pty, self._listener):
+            if descriptor is not None:
+                os.close(descriptor)
         if self._pidfd is None:
             return None
         os.kill(self._pid, signal.SIGKILL)  # our child, not reaped yet

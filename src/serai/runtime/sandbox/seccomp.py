@@ -22,6 +22,7 @@ from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
 from pathlib import Path
 
 from serai.common import files
+from serai.common.linux import SECCOMP_NEW_LISTENER
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 NEWEST = 456
@@ -65,7 +66,10 @@ class Arg:
 
 @dataclass(frozen=True)
 class Rule:
-    """Refuse ``syscalls`` with ``errno`` if all ``args`` match; ``group`` names the reason."""
+    """Refuse ``syscalls`` with ``errno`` if all ``args`` match; ``group`` names the reason.
+
+    With ``errno`` 0 the kernel asks, and ``refusals`` refuses: so it is known afterwards.
+    """
 
     group: str
     syscalls: tuple[str, ...]
@@ -157,6 +161,8 @@ BASELINE: tuple[Rule, ...] = (
     Rule("keyring", ("keyctl", "add_key", "request_key")),
     Rule("perf", ("perf_event_open",)),
     Rule("userfaultfd", ("userfaultfd",)),
+    # Who is asked about a call can let it through: see ``refusals``.
+    Rule("listener", ("seccomp",), (bit(1, SECCOMP_NEW_LISTENER),)),
     # gdb and strace start their tracee, and it asks to be traced: that stays possible. Attaching to
     # a process that did not ask would reach the bridge, which has one filter less.
     *(Rule("ptrace", ("ptrace",), (low(0, how),)) for how in (PTRACE_ATTACH, PTRACE_SEIZE)),
@@ -176,11 +182,11 @@ BASELINE: tuple[Rule, ...] = (
 )
 
 UNIX_BLOCK: tuple[Rule, ...] = (
-    Rule("unix", ("socket",), (low(0, AF_UNIX),)),
+    Rule("unix", ("socket",), (low(0, AF_UNIX),), errno=0),
     # A pair is harmless, but its datagram variety (SOCK_RAW is the same thing for Unix sockets)
     # can be connected to, or send to, any other socket later. unix(7)
     *(
-        Rule("unix-pair", ("socketpair",), (Arg(1, "masked", kind, SOCK_TYPE_MASK),))
+        Rule("unix-pair", ("socketpair",), (Arg(1, "masked", kind, SOCK_TYPE_MASK),), errno=0)
         for kind in (SOCK_DGRAM, SOCK_RAW)
     ),
 )
@@ -215,8 +221,9 @@ def _compile(rules: Iterable[Rule], arch: str) -> bytes:
             else seccomp.Arg(arg.index, tests[arg.test], arg.value)
             for arg in rule.args
         ]
+        action = seccomp.ERRNO(rule.errno) if rule.errno else seccomp.NOTIFY
         for syscall in rule.syscalls:
-            result.add_rule(seccomp.ERRNO(rule.errno), syscall, *conditions)
+            result.add_rule(action, syscall, *conditions)
     with tempfile.TemporaryFile() as file:
         result.export_bpf(file)
         file.seek(0)

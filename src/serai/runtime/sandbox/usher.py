@@ -56,7 +56,7 @@ from serai.common import linux, stdio
 REPORT, PIDFD, CGROUP = 3, 4, 5
 """The descriptors that a payload has beside its own three, until it executes the command."""
 
-PID, TERMINAL, ERROR = b"P", b"T", b"E"
+PID, TERMINAL, LISTENER, ERROR = b"P", b"T", b"L", b"E"
 STAGES = ("prepare", "fork", "cgroup", "join", "drop", "terminal", "cwd", "filter", "exec")
 
 
@@ -64,7 +64,8 @@ class Plan(NamedTuple):
     """A payload. It has only types that marshal can write.
 
     With cgroup v1 it has to ``move`` to its cgroup. ``candidates`` are the paths to try for the
-    command, ``limits`` are pairs for setrlimit(2).
+    command, ``limits`` are pairs for setrlimit(2). The first of ``filters`` refuses by itself; if
+    there is a second one, the kernel asks about what that refuses.
     """
 
     uid: int
@@ -90,8 +91,8 @@ def hide() -> None:
 def admit(plan: Plan, fds: Sequence[int]) -> int:
     """Start the payload of ``plan`` with ``fds``: its three, REPORT, PIDFD, and CGROUP or none.
 
-    The payload's PID, its terminal and its errors are sent to REPORT. The caller keeps its
-    descriptors. Returns the PID, 0 if there is none.
+    The payload's PID, its terminal, its listener and its errors are sent to REPORT. The caller
+    keeps its descriptors. Returns the PID, 0 if there is none.
     """
     try:
         linux.join(fds[PIDFD], linux.PID_NAMESPACE)
@@ -145,7 +146,9 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
         stage = "cwd"
         os.chdir(plan.cwd)
         stage = "filter"
-        for program in plan.filters:
+        for program in plan.filters[1:]:
+            _install_asking(program)
+        for program in plan.filters[:1]:  # the last to be installed: it refuses to ask
             linux.Filter(program).install()
         stage = "exec"
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -177,6 +180,13 @@ def _take_terminal() -> None:
     _send(REPORT, TERMINAL, master)
     os.close(master)
     os.close(slave)
+
+
+def _install_asking(program: bytes) -> None:
+    """The kernel will ask the caller about what this filter refuses: see ``refusals``."""
+    listener = linux.Filter(program).install_asking()
+    _send(REPORT, LISTENER, listener)
+    os.close(listener)
 
 
 def _execute(plan: Plan) -> NoReturn:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from serai.common import wait
 from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
-from serai.runtime.sandbox import bwrap, cgroups, reaper
+from serai.runtime.sandbox import bwrap, cgroups, reaper, refusals
 from serai.runtime.sandbox.enter import (
     KILLED,
     Admits,
@@ -26,10 +28,12 @@ from serai.runtime.sandbox.enter import (
     begin,
     load_filters,
 )
+from serai.runtime.sandbox.refusals import Refused
 from serai.runtime.sessions import own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.settings import SANDBOXES
 
+log = logging.getLogger(__name__)
 SIGNALS = {
     name: getattr(signal, f"SIG{name}")
     for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "KILL", "CONT", "STOP", "TSTP")
@@ -37,6 +41,8 @@ SIGNALS = {
 GRACE = 2.0
 ENTER_DEADLINE = 3.0
 SWEEP = 0.1
+SHARE = 20
+"""How many times as long as its work the daemon leaves payloads alone that keep it busy."""
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -54,6 +60,7 @@ class Payload:
     cgroup: Path | None
     detached: bool
     killed: int = 0
+    refused: Refused = field(default_factory=Refused)
     grace: float = field(default_factory=lambda: GRACE)
 
 
@@ -62,7 +69,8 @@ class Ended:
     """How a payload ended: ``status`` as a shell gives it (128 + n for signal n).
 
     ``out_of_memory``: while it ran, the kernel killed a process of the session for want of memory.
-    ``left``: how many processes it left running, which were ended with it.
+    ``left``: how many processes it left running, which were ended with it. ``refused``: as
+    ``Refused.told``.
     """
 
     status: int
@@ -70,6 +78,7 @@ class Ended:
     timed_out: bool = False
     out_of_memory: bool = False
     left: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Payloads:
@@ -136,7 +145,31 @@ class Payloads:
             if isinstance(error, EnterError) and error.stage == "exec" and error.errno:
                 error.code = NO_COMMAND if error.errno == errno.ENOENT else NOT_EXECUTABLE
             raise
-        return Payload(number, name, entered, cgroup, detach, killed)
+        payload = Payload(number, name, entered, cgroup, detach, killed)
+        if entered.listener is not None:
+            self._hear(entered.listener, (payload.refused, running.refused))
+        return payload
+
+    def _hear(self, listener: int, counts: tuple[Refused, ...]) -> None:
+        """Answer the kernel's questions about refused calls, one at a time."""
+        asyncio.get_running_loop().add_reader(listener, self._refuse, listener, counts)
+
+    def _refuse(self, listener: int, counts: tuple[Refused, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        loop.remove_reader(listener)
+        try:
+            program = refusals.refuse(listener)
+        except OSError as error:
+            log.error("a payload's refused calls are not counted any more: %s", error)
+            program = None
+        if program is None:
+            os.close(listener)
+            return
+        for each in counts if program else ():
+            each.note(program)
+        # However often it calls, most of the time is others'.
+        loop.call_later(SHARE * (loop.time() - start), self._hear, listener, counts)
 
     async def _arrived(self, arrival: Arrival) -> Entered:
         """Wait for exec. Whoever is inside can delay it, so nothing else waits meanwhile."""
@@ -179,7 +212,8 @@ class Payloads:
         if payload.cgroup is not None:
             killed = cgroups.out_of_memory(payload.cgroup.parent) > payload.killed
             result = replace(result, out_of_memory=killed)
-        result = replace(result, left=await self._clear(payload))
+        refused = payload.refused.told()
+        result = replace(result, left=await self._clear(payload), refused=refused)
         return replace(result, status=TIMED_OUT, timed_out=True) if timed_out else result
 
     def send(self, payload: Payload, number: signal.Signals) -> None:
@@ -235,7 +269,7 @@ class Payloads:
         for entered in self._alive:
             reaper.take_threads(entered.pid)
         # However many threads end, most of the time is others'.
-        self._pause = max(SWEEP, 20 * (time.monotonic() - start))
+        self._pause = max(SWEEP, SHARE * (time.monotonic() - start))
         self._sweep = None
 
     async def _clear(self, payload: Payload) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from serai.runtime.sandbox.refusals import Refused
 from serai.runtime.settings import SessionSettings
 
 # Before 50-MemoryMax.conf and its like, in which systemd keeps a session's own limits: of drop-ins
@@ -36,12 +37,14 @@ _FOLDER_LIMITS: list[Property] = [
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """A session's unit: PIDs of its main process and of the sandbox's PID 1, and its cgroup."""
+    """A session's unit: PIDs of its main process and of the sandbox's PID 1, its cgroup, and what
+    was refused in it."""
 
     main: int
     init: int
     cgroup: Path | None
     pidfd: int
+    refused: Refused = field(default_factory=Refused)
 
 
 class Supervisor(Protocol):

@@ -34,6 +34,7 @@ FILTERS: dict[str, str] = {
     "kernel keyrings are refused": "groups = ['keyring']",
     "perf_event_open is refused": "groups = ['perf']",
     "userfaultfd is refused": "groups = ['userfaultfd']",
+    "no payload is asked about calls": "groups = ['listener']",
     "attaching to a process is refused": leave_out("ptrace"),
     "other processes' memory and descriptors are refused": leave_out(
         "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"

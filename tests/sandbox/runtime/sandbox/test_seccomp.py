@@ -10,6 +10,7 @@ import json
 import platform
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
 from signal import SIGSYS
 
@@ -49,6 +50,7 @@ CALLS: dict[str, dict[str, tuple[int, str]]] = {
         "request_key": (EPERM, "call(X(249, 218), BAD, BAD, 0, 0)"),
     },
     "perf": {"perf_event_open": (EPERM, "call(X(298, 241), BAD, 0, -1, -1, 0)")},
+    "listener": {"own listener": (EPERM, "call(X(317, 277), 1, 8, BAD)")},
     "userfaultfd": {"userfaultfd": (EPERM, "call(X(323, 282), 1)")},
     "ptrace": {
         "attach": (EPERM, "call(X(101, 117), 16, 4000000, 0, 0)"),
@@ -223,3 +225,44 @@ def test_the_bridge_may_open_unix_sockets_and_payloads_not(room: Room) -> None:
     code = "import socket; socket.socket(socket.AF_UNIX)"
     assert room.python(code, filters=build_filters()[:1]).status == 0
     assert "PermissionError" in room.python(code).output
+
+
+# A filter of a payload's own that asks about socket(2), and the payload lets it through.
+CONTINUE = """\
+import ctypes, fcntl, os, platform, select, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+SECCOMP, SOCKET = (317, 41) if platform.machine() == "x86_64" else (277, 198)
+code = b"".join(struct.pack("<HBBI", *row) for row in (
+    (0x20, 0, 0, 0), (0x15, 0, 1, SOCKET), (6, 0, 0, 0x7FC00000), (6, 0, 0, 0x7FFF0000)))
+rows = ctypes.create_string_buffer(code, len(code))
+header = struct.pack("HxxxxxxQ", 4, ctypes.addressof(rows))
+listener = libc.syscall(SECCOMP, 1, 8, header)
+if listener < 0:
+    raise SystemExit(f"no listener: {os.strerror(ctypes.get_errno())}")
+child = os.fork()
+if child == 0:
+    socket.socket(socket.AF_UNIX)
+    os._exit(0)
+select.select([listener], [], [], 20)
+asked = bytearray(80)
+fcntl.ioctl(listener, 0xC0502100, asked)
+fcntl.ioctl(listener, 0xC0182101, bytearray(asked[:8] + struct.pack("=qiI", 0, 0, 1)))
+print("let through" if os.waitpid(child, 0)[1] == 0 else "refused")
+"""
+
+
+def test_no_payload_lets_a_refused_call_through(room: Room) -> None:
+    """Also once the daemon hears no more, when another listener could take the place of its own."""
+    deaf = replace(room, hears=False)
+    assert deaf.python(CONTINUE).output == "no listener: Operation not permitted\n"
+    assert room.python(CONTINUE).output == "no listener: Operation not permitted\n"
+
+
+def test_it_is_the_filter_that_keeps_a_payload_from_that(room: Room) -> None:
+    deaf = replace(room, hears=False)
+    assert deaf.python(CONTINUE, build_filters("listener")).output == "let through\n"
+
+
+def test_a_call_that_nobody_is_asked_about_is_refused(room: Room) -> None:
+    deaf = replace(room, hears=False)
+    assert "Function not implemented" in deaf.python("import socket; socket.socket(1)").output

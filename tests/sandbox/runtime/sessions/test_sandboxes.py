@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import socket
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from serai.common.errors import SeraiError
 from tests.support.attached_folders import OWNER, sh
 from tests.support.fake_vm import Vm
+from tests.support.waiting import wait_for
 
 KINDS = {"stream": 1, "datagram": 2, "seqpacket": 5}
 EVERY_SOCKET = """\
@@ -192,3 +196,84 @@ def test_the_choice_stays_and_is_shown(vm: Vm, open_one: str, name: str) -> None
 def test_one_that_the_settings_do_not_have_is_refused(vm: Vm) -> None:
     with pytest.raises(SeraiError, match="no sandbox 'open'; this VM's"):
         vm.call("create", sandbox="open")
+
+
+TWICE = """\
+import socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    try:
+        socket.socket(socket.AF_UNIX, kind)
+    except PermissionError:
+        pass
+raise SystemExit(3)
+"""
+PYTHON = os.path.realpath("/usr/bin/python3")
+TOLD = {"what": "Unix sockets", "times": 2, "programs": [PYTHON.rpartition("/")[2]]}
+
+
+def test_what_was_refused_is_told_with_the_commands_end(vm: Vm, name: str) -> None:
+    done = vm.client().exec(name, ["/usr/bin/python3", "-c", TWICE])
+    assert (done.status, done.refused) == (3, [TOLD])
+    assert vm.client().exec(name, ["true"]).refused == []
+    assert vm.call("show", name=name)["refused"] == [TOLD]
+    vm.call("stop", name=name)
+    vm.call("reopen", name=name)
+    assert vm.call("show", name=name)["refused"] == []
+
+
+def test_a_person_is_told_what_helps_if_the_command_failed(vm: Vm, name: str) -> None:
+    script = ["exec", name, "--", "/usr/bin/python3", "-c"]
+    said = at_terminal(vm, *script, TWICE)
+    assert "refused: Unix sockets (2 times, python3" in said
+    assert "'serai create --sandbox sockets' makes a session that has them" in said
+    # Most programs look for nscd's socket, and do without it.
+    assert "refused" not in at_terminal(vm, *script, TWICE.replace("SystemExit(3)", "SystemExit"))
+    assert "refused: Unix sockets (4 times, python3" in vm.serai("show", name).stdout
+
+
+def at_terminal(vm: Vm, *words: str) -> str:
+    """What a command of ``serai`` writes to a terminal's standard error."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123  # a descriptor
+        argv, null = vm.command(*words), subprocess.DEVNULL
+        subprocess.run(argv, check=False, env=vm.env, stdin=null, stdout=null, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: that was all
+            while piece := terminal.read(4096):
+                said += piece
+    return said.decode()
+
+
+def test_refusals_of_a_job_are_the_sessions(vm: Vm, name: str) -> None:
+    job = vm.call("job.start", name=name, argv=["/usr/bin/python3", "-c", TWICE])
+    assert vm.call("job.wait", job=job["job"])["status"] == 3
+    assert vm.call("show", name=name)["refused"] == [TOLD]
+
+
+FOR_EVER = """\
+import os, socket
+for _ in range(4):
+    os.fork()
+while True:
+    try:
+        socket.socket(socket.AF_UNIX)
+    except PermissionError:
+        pass
+"""
+
+
+def test_who_is_refused_for_ever_keeps_the_daemon_from_nobody(vm: Vm, name: str) -> None:
+    argv = ["/usr/bin/python3", "-c", FOR_EVER]
+    vm.call("exec", name=name, argv=argv, detach=True, stdio="null")
+    pid = vm.daemon.pid if vm.daemon else 0
+    wait_for(lambda: vm.call("show", name=name)["refused"])
+    before, began = cpu_seconds(pid), time.monotonic()
+    wait_for(lambda: vm.call("show", name=name)["refused"][0]["times"] > 2000)
+    # A twentieth of the time is for the answers, and some for the questions of this test.
+    assert cpu_seconds(pid) - before < 0.5 * (time.monotonic() - began)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

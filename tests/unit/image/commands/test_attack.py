@@ -85,13 +85,13 @@ def test_a_target_is_a_part_of_a_name_or_what_is_fuzzed(house: Settings) -> None
 
 def test_there_are_three_places() -> None:
     with pytest.raises(BuildError, match="'moon'; here, container, image"):
-        attack.send(Settings.of({}), "moon", "", image="", build="")
+        attack.send(Settings.of({}), "moon", "", image="", build="", sandbox="strict")
 
 
 def test_a_name_is_no_command_of_a_shell() -> None:
     for place in ("container", "image"):
         with pytest.raises(BuildError, match="there is no attack"):
-            attack.send(Settings.of({}), place, "'; reboot", image="", build="")
+            attack.send(Settings.of({}), place, "'; reboot", image="", build="", sandbox="strict")
 
 
 def test_the_guests_attacks_say_what_they_try_and_use_every_payload() -> None:
@@ -132,7 +132,7 @@ def test_what_an_attack_raises_is_told_and_its_sessions_go(
     monkeypatch.setattr(guest, "Client", Client)
     monkeypatch.setattr(guest, "faults", lambda _since: "")
     monkeypatch.setattr(guest, "ATTACKS", (fails, wins))
-    assert guest.main("") == 1
+    assert guest.main("strict", "") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "fails: Try something. got through: 'OSError: no such thing'",

@@ -1,0 +1,79 @@
+"""What the filters refuse is told: the kernel asks about each such call, and is answered "no".
+
+A filter's rule can ask instead of refusing (SECCOMP_RET_USER_NOTIF in seccomp_unotify(2)). Whoever
+holds the filter's listener then sees who calls, and the caller waits for the answer. Here the
+answer is always the same error. When nobody holds the listener any more, the call fails all the
+same, with ENOSYS. So a call that is asked about is as refused as one that is not.
+
+Who holds a listener could let calls through. A payload never has ours: it goes to the daemon, and
+is closed before the command is executed. It can make none of its own: the filter ``baseline``
+refuses that flag of seccomp(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import struct
+from errno import ENOENT, EPERM
+from typing import Any
+
+# linux/seccomp.h: the ioctls, struct seccomp_notif (80 bytes) and struct seccomp_notif_resp
+_RECEIVE, _SEND = 0xC0502100, 0xC0182101
+_NOTIFICATION, _ANSWER = 80, struct.Struct("=QqiI")
+MOST_PROGRAMS = 8
+_LONGEST = 40
+
+
+class Refused:
+    """How often Unix sockets were refused, and to which programs (the first few)."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._programs: dict[str, None] = {}
+
+    def note(self, program: str) -> None:
+        self.times += 1
+        if len(self._programs) < MOST_PROGRAMS:
+            self._programs.setdefault(program)
+
+    def told(self) -> list[dict[str, Any]]:
+        """For clients; empty if nothing was refused."""
+        if not self.times:
+            return []
+        return [{"what": "Unix sockets", "times": self.times, "programs": list(self._programs)}]
+
+
+def refuse(listener: int) -> str | None:
+    """Answer the call that waits; returns the calling program's name, '' if none waits any more.
+
+    None if no process with the filter is left. Waits for nothing.
+    """
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    events = dict(poll.poll(0)).get(listener, 0)
+    if not events & select.POLLIN:
+        return None if events else ""
+    notification = bytearray(_NOTIFICATION)
+    try:
+        fcntl.ioctl(listener, _RECEIVE, notification)
+    except OSError as error:
+        if error.errno == ENOENT:  # it was killed
+            return ""
+        raise
+    number, pid = struct.unpack_from("=QI", notification)
+    program = _program(pid)
+    with contextlib.suppress(FileNotFoundError):  # it was killed
+        fcntl.ioctl(listener, _SEND, bytearray(_ANSWER.pack(number, 0, -EPERM, 0)))
+    return program
+
+
+def _program(pid: int) -> str:
+    """The name of a process's program, which the process has chosen: short and printable."""
+    try:
+        name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))  # noqa: PTH115, PTH119
+    except OSError:
+        return "?"
+    return ascii(name)[1:-1][:_LONGEST]
