@@ -17,7 +17,8 @@ with their sandbox, so that their last bytes are kept.
 
 A message's first byte says what is asked. START comes with descriptors: the request, the log, the
 job's directory, the output to read, the input to write, and the usher's. SIGNAL has a number and
-the job's id, INPUT and END_INPUT the id. The answer is one byte; INPUT's comes with a descriptor.
+the job's id, the others the id, and HEAR the descriptor at which the kernel asks about refused
+calls (``refusals``). The answer is one byte; INPUT's comes with a descriptor.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))))  # noqa: PTH120
 
 from serai.common import linux, stdio
-from serai.runtime.sandbox import cgroup_files, job_log, reaper, usher
+from serai.runtime.sandbox import cgroup_files, job_log, reaper, refusals, usher
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Part of the socket's name: an upgraded sessiond starts a holder that it can speak with."""
 
-START, SIGNAL, INPUT, END_INPUT = b"S", b"K", b"I", b"E"
+START, SIGNAL, INPUT, END_INPUT, HEAR = b"S", b"K", b"I", b"E", b"H"
 DONE, UNKNOWN = b"1", b"0"
 OWN = 5
 """How many of START's descriptors are the holder's."""
@@ -53,7 +54,7 @@ SWEEP = 0.1
 LONGEST_PAUSE = 3600.0
 """Seconds. epoll_wait(2) takes no more than 24 days, and a job's time may be any number."""
 BEGUN = "begun"
-ROOM = 512
+ROOM = 1024
 """Bytes that a status takes at most. They are taken before the job runs: see ``begin``."""
 TIMED_OUT = 124  # as timeout(1)
 
@@ -85,6 +86,9 @@ class Held:
         self.timed_out = False
         self.ended: int | None = None  # as waitpid(2) has it
         self.left = 0
+        self.listener = -1
+        self.hears = 0.0  # when it looks at the listener next; 0: as soon as something is there
+        self.refused = refusals.Refused()
         os.set_blocking(self.output, False)
 
     def read(self) -> bool:
@@ -98,6 +102,15 @@ class Held:
         except OSError:  # a full disk does not stop the job
             self.lost += len(data)
         return bool(data)
+
+    def refuse(self) -> bool:
+        """Answer a question about a call; false if nobody is left to ask one."""
+        start = time.monotonic()
+        program = refusals.refuse(self.listener)
+        if program:
+            self.refused.note(program)
+        self.hears = refusals.pause(start)
+        return program is not None
 
     def tell(self, number: int) -> None:
         """Send a signal to its process group; not reaped yet, its PID means nothing else."""
@@ -134,7 +147,8 @@ class Held:
         )
         text = (
             f'{{"status":{code},"signal":{number or "null"},"reason":"{reason}",'
-            f'"ended_at":{time.time()},"left":{self.left},"lost":{self.lost}}}\n'
+            f'"ended_at":{time.time()},"left":{self.left},"lost":{self.lost},'
+            f'"refused":{self.refused.json()}}}\n'
         )
         with contextlib.suppress(OSError):  # its directory may be removed already
             file = os.open(BEGUN, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.folder)
@@ -143,7 +157,8 @@ class Held:
             finally:
                 os.close(file)
             os.rename(BEGUN, "status", src_dir_fd=self.folder, dst_dir_fd=self.folder)
-        for descriptor in {self.pidfd, self.folder, self.output, self.input, self.log} - {-1}:
+        own = {self.pidfd, self.folder, self.output, self.input, self.log, self.listener}
+        for descriptor in own - {-1}:
             os.close(descriptor)
 
 
@@ -191,7 +206,8 @@ class Holder:
     def _pause(self) -> float | None:
         """Seconds until something is due, if anything is."""
         now = time.monotonic()
-        due = [each for job in self._jobs.values() for each in (job.ends, job.kills) if each]
+        jobs = self._jobs.values()
+        due = [each for job in jobs for each in (job.ends, job.kills, job.hears) if each]
         due += [self._sweep_at] if self._sweep_at else []
         if any(job.gives_up for job in self._jobs.values()):
             due.append(now + 0.01)
@@ -211,6 +227,8 @@ class Holder:
         elif (job := self._ends.get(descriptor)) is not None:
             if descriptor == job.pidfd:
                 self._ended(job)
+            elif descriptor == job.listener:
+                self._hear(job)
             elif not job.read():
                 self._forget(job.output)
                 os.close(job.output)
@@ -227,20 +245,25 @@ class Holder:
             elif message[:1] == START:
                 self._start(fds)
             else:
-                self._answer(client, message)
+                self._answer(client, message, fds)
         except OSError:  # the client is gone
             pass
         finally:
             for descriptor in fds:
                 os.close(descriptor)
 
-    def _answer(self, client: socket.socket, message: bytes) -> None:
+    def _answer(self, client: socket.socket, message: bytes, fds: list[int]) -> None:
         offset = 2 if message[:1] == SIGNAL else 1
         job = self._jobs.get(message[offset:].decode())
         if job is None:
             client.send(UNKNOWN)
         elif message[:1] == SIGNAL:
             job.tell(message[1])
+            client.send(DONE)
+        elif message[:1] == HEAR and fds and job.listener < 0:
+            job.listener = os.dup(fds[0])
+            self._ends[job.listener] = job
+            self._poll.register(job.listener, select.EPOLLIN)
             client.send(DONE)
         elif message[:1] == INPUT and job.input >= 0:
             socket.send_fds(client, [DONE], [job.input])
@@ -288,12 +311,24 @@ class Holder:
         job.ends = job.kills = 0.0
         job.gives_up = time.monotonic() + PATIENCE
 
+    def _hear(self, job: Held) -> None:
+        """A call of the job's is refused. However often that is, most of the time is others'."""
+        if job.refuse():
+            self._poll.modify(job.listener, 0)
+        else:
+            self._forget(job.listener)
+            os.close(job.listener)
+            job.listener, job.hears = -1, 0.0
+
     def _look_after(self) -> None:
         """What is due: time limits, and jobs of which nothing runs and all output is read."""
         now = time.monotonic()
         if self._sweep_at and now >= self._sweep_at:
             self._sweep()
         for job in list(self._jobs.values()):
+            if job.hears and now >= job.hears:
+                job.hears = 0.0
+                self._poll.modify(job.listener, select.EPOLLIN)
             if job.ends and now >= job.ends:
                 job.timed_out, job.ends, job.kills = True, 0.0, now + GRACE
                 job.tell(signal.SIGTERM)
@@ -303,8 +338,8 @@ class Holder:
                 job.tell(signal.SIGKILL)
             cleared = bool(job.gives_up) and job.clear()
             if (cleared and job.output < 0) or (job.gives_up and now > job.gives_up):
-                if job.output >= 0:
-                    self._forget(job.output)
+                for descriptor in {job.output, job.listener} - {-1}:
+                    self._forget(descriptor)
                 del self._jobs[job.id]
                 job.close(stopping=self._stopping)
 

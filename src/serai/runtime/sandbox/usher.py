@@ -185,7 +185,8 @@ def _take_terminal() -> None:
 def _install_asking(program: bytes) -> None:
     """The kernel will ask the caller about what this filter refuses: see ``refusals``."""
     listener = linux.Filter(program).install_asking()
-    _send(REPORT, LISTENER, listener)
+    with contextlib.suppress(OSError):  # nobody is there to be asked: then the kernel refuses
+        _send(REPORT, LISTENER, listener)
     os.close(listener)
 
 

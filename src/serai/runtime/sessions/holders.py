@@ -72,6 +72,10 @@ class Holders:
             raise SeraiError(f"the input of job {job} is closed", code=NOT_FOUND)
         return found[0]
 
+    async def hear(self, uid: int, job: str, listener: int) -> None:
+        """Have the holder answer what the kernel asks about the job's calls. Raises SeraiError."""
+        await self._ask(uid, holder.HEAR + job.encode(), job, listener)
+
     async def end_input(self, uid: int, job: str) -> None:
         """Close the job's input. Raises SeraiError."""
         await self._ask(uid, holder.END_INPUT + job.encode(), job)
@@ -113,10 +117,10 @@ class Holders:
             )
         self._sessions.keep(_reaped(process))
 
-    async def _ask(self, uid: int, message: bytes, job: str) -> list[int]:
+    async def _ask(self, uid: int, message: bytes, job: str, *given: int) -> list[int]:
         """Ask about a job; returns the descriptors of the answer. Raises SeraiError."""
         with self.connected(uid, None) as connection:
-            connection.send(message)
+            socket.send_fds(connection, [message], given) if given else connection.send(message)
             connection.setblocking(False)
             try:
                 await asyncio.wait_for(wait.readable(connection.fileno()), DEADLINE)

@@ -129,7 +129,7 @@ class Jobs:
             door = self._holders.door(
                 record.uid, running, job, work.timeout or 0.0, [written, place, output, feed]
             )
-            await self._payloads.start(
+            payload = await self._payloads.start(
                 record.name,
                 work.argv,
                 env=work.env,
@@ -140,6 +140,10 @@ class Jobs:
                 job=job,
                 door=door,
             )
+            if payload.entered.listener is not None:
+                kept(payload.entered.listener)
+                with contextlib.suppress(SeraiError):  # it has ended, or is refused uncounted
+                    await self._holders.hear(record.uid, job, payload.entered.listener)
 
     async def all(self, name: str | None) -> list[dict[str, Any]]:
         """The jobs of a session, or of all, the newest last. Raises SeraiError.
@@ -269,6 +273,7 @@ class Jobs:
             "left": ended.get("left", 0),
             "written": written,
             "lost": ended.get("lost", 0),
+            "refused": ended.get("refused", []),
         }
 
     def _why_unknown(self, record: Record, job: str, asked: dict[str, Any]) -> str:

@@ -41,8 +41,6 @@ SIGNALS = {
 GRACE = 2.0
 ENTER_DEADLINE = 3.0
 SWEEP = 0.1
-SHARE = 20
-"""How many times as long as its work the daemon leaves payloads alone that keep it busy."""
 TIMED_OUT = 124  # as timeout(1)
 
 
@@ -115,7 +113,8 @@ class Payloads:
     ) -> Payload:
         """Run ``argv`` in a session; ``stdio`` stays the caller's. Raises SeraiError.
 
-        A ``job`` enters by a ``door`` of its own, and is not this process's child.
+        A ``job`` enters by a ``door`` of its own, and is not this process's child; what the kernel
+        asks about its calls is its caller's to answer.
         """
         record, running = await waking.awake(self._sessions, name)
         session = publish.description(self._sessions.paths, name, record.uid)
@@ -146,7 +145,7 @@ class Payloads:
                 error.code = NO_COMMAND if error.errno == errno.ENOENT else NOT_EXECUTABLE
             raise
         payload = Payload(number, name, entered, cgroup, detach, killed)
-        if entered.listener is not None:
+        if entered.listener is not None and not job:
             self._hear(entered.listener, (payload.refused, running.refused))
         return payload
 
@@ -156,7 +155,7 @@ class Payloads:
 
     def _refuse(self, listener: int, counts: tuple[Refused, ...]) -> None:
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = time.monotonic()
         loop.remove_reader(listener)
         try:
             program = refusals.refuse(listener)
@@ -168,8 +167,7 @@ class Payloads:
             return
         for each in counts if program else ():
             each.note(program)
-        # However often it calls, most of the time is others'.
-        loop.call_later(SHARE * (loop.time() - start), self._hear, listener, counts)
+        loop.call_at(refusals.pause(start), self._hear, listener, counts)
 
     async def _arrived(self, arrival: Arrival) -> Entered:
         """Wait for exec. Whoever is inside can delay it, so nothing else waits meanwhile."""
@@ -269,7 +267,7 @@ class Payloads:
         for entered in self._alive:
             reaper.take_threads(entered.pid)
         # However many threads end, most of the time is others'.
-        self._pause = max(SWEEP, SHARE * (time.monotonic() - start))
+        self._pause = max(SWEEP, refusals.SHARE * (time.monotonic() - start))
         self._sweep = None
 
     async def _clear(self, payload: Payload) -> int:

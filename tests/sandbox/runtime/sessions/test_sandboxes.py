@@ -245,10 +245,10 @@ def at_terminal(vm: Vm, *words: str) -> str:
     return said.decode()
 
 
-def test_refusals_of_a_job_are_the_sessions(vm: Vm, name: str) -> None:
-    job = vm.call("job.start", name=name, argv=["/usr/bin/python3", "-c", TWICE])
-    assert vm.call("job.wait", job=job["job"])["status"] == 3
-    assert vm.call("show", name=name)["refused"] == [TOLD]
+def test_a_job_tells_with_its_end_what_was_refused(vm: Vm, name: str) -> None:
+    job = vm.call("job.start", name=name, argv=["/usr/bin/python3", "-c", TWICE])["job"]
+    ended = vm.call("job.wait", job=job)
+    assert (ended["status"], ended["refused"]) == (3, [TOLD])
 
 
 FOR_EVER = """\

@@ -204,6 +204,7 @@ def test_json_with_a_terminal_says_all_that_sessiond_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = {"status": 137, "signal": 9, "timed_out": False, "out_of_memory": True, "left": 2}
+    ended |= {"refused": []}  # type: ignore[dict-item]
 
     class Stub:
         def __init__(self, _path: Path) -> None:
