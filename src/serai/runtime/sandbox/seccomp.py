@@ -28,6 +28,9 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of
 NEWEST = 456
 """futex_requeue of Linux 6.7. Numbers above 402 are the same on every architecture."""
 
+CANCELLED = 0xFFFFF000
+"""From here on numbers are those of no call, and negative: see ``_before``."""
+
 LOW_32 = 0xFFFFFFFF
 """The part of an argument that the kernel looks at where a parameter is an int."""
 
@@ -201,7 +204,7 @@ def build(name: str, arch: str, *, without: Collection[str] = ()) -> bytes:
     """
     rules = [rule for rule in FILTERS[name] if rule.group not in without]
     program = _compile(rules, arch)
-    return _before(arch, without) + program if name == "baseline" else program
+    return _before(arch, name, without) + program
 
 
 def _compile(rules: Iterable[Rule], arch: str) -> bytes:
@@ -230,12 +233,15 @@ def _compile(rules: Iterable[Rule], arch: str) -> bytes:
         return file.read()
 
 
-def _before(arch: str, without: Collection[str]) -> bytes:
+def _before(arch: str, name: str, without: Collection[str]) -> bytes:
     """Instructions to run before libseccomp's, for what it cannot say on every release.
 
     It knows no ranges of numbers: a system call above NEWEST does not exist (ENOSYS). Older ones
     know no fchmodat2. Other architectures, and x32's numbers, are left to what follows. The opcodes
     are those of linux/bpf_common.h, the offsets struct seccomp_data's.
+
+    A tracer that cancels a call sets its number to -1 or -2 (PRoot), and the filters are asked
+    again. With x32's bit in it that looks like a foreign ABI's, but no kernel has such a call.
     """
     load, equal, greater, any_bit, ret = 0x20, 0x15, 0x25, 0x45, 0x06
     x32_bit, ret_errno, mode = 0x40000000, 0x00050000, 16 + 2 * 8
@@ -247,10 +253,13 @@ def _before(arch: str, without: Collection[str]) -> bytes:
         (ret, 0, 0, ret_errno | EPERM),
     ]
     rules = [*(() if "newer" in without else newer), *(() if "set-id" in without else set_id)]
+    rules = rules if name == "baseline" else []
     code = [
         (load, 0, 0, 4),
-        (equal, 0, len(rules) + 2, ARCHITECTURES[arch]),
+        (equal, 0, len(rules) + 4, ARCHITECTURES[arch]),
         (load, 0, 0, 0),
+        (greater, 0, 1, CANCELLED - 1),
+        (ret, 0, 0, ret_errno | ENOSYS),
         (greater, len(rules), 0, x32_bit - 1),
         *rules,
     ]

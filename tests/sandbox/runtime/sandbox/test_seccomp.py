@@ -266,3 +266,33 @@ def test_it_is_the_filter_that_keeps_a_payload_from_that(room: Room) -> None:
 def test_a_call_that_nobody_is_asked_about_is_refused(room: Room) -> None:
     deaf = replace(room, hears=False)
     assert "Function not implemented" in deaf.python("import socket; socket.socket(1)").output
+
+
+# As PRoot does with calls that it carries out itself.
+CANCEL = """\
+import ctypes, os, platform, struct
+libc = ctypes.CDLL(None, use_errno=True)
+child = os.fork()
+if child == 0:
+    libc.ptrace(0, 0, 0, 0)
+    os.kill(os.getpid(), 19)
+    os._exit(0 if libc.syscall(39, 0) == -1 else 1)
+os.waitpid(child, 0)
+registers = (ctypes.c_ulonglong * 27)()
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+for _ in range(1000):
+    libc.ptrace(24, child, None, None)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSTOPPED(status):
+        break
+    libc.ptrace(12, child, None, ctypes.byref(registers))
+    if registers[15] == 39:
+        registers[15] = 0xFFFFFFFFFFFFFFFE
+        libc.ptrace(13, child, None, ctypes.byref(registers))
+print(status)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="arm64 has no second ABI")
+def test_a_tracer_may_cancel_a_call(room: Room) -> None:
+    assert room.python(CANCEL).output == "0\n"

@@ -284,6 +284,16 @@ def test_x32_kills_the_process(build: Build, name: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_call_that_its_tracer_cancels_is_none(build: Build, name: str, arch: str) -> None:
+    """Not another ABI's, though its number has all bits."""
+    for number in (0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFF000):
+        assert run(build(name, arch), ARCHITECTURES[arch], number) == ERRNO | ENOSYS
+    x32 = run(build(name, arch), ARCHITECTURES[arch], 0xFFFFEFFF)
+    assert x32 == {"x86_64": KILL_PROCESS, "aarch64": x32}[arch]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_what_is_newer_than_the_filter_does_not_exist(build: Build, arch: str) -> None:
     program = build("baseline", arch)
     assert run(program, ARCHITECTURES[arch], NEWEST) == ALLOW
