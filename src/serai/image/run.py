@@ -28,7 +28,6 @@ from serai.image.errors import BuildError
 PACKAGES = {
     "bwrap": "bubblewrap",
     "debugfs": "e2fsprogs",
-    "dumpe2fs": "e2fsprogs",
     "gpgv": "gpgv",
     "mcopy": "mtools",
     "mdu": "mtools",
@@ -330,7 +329,9 @@ def _confinement(program: Path, read: Sequence[Path], write: Sequence[Path]) -> 
             options += ["--ro-bind", name, name]
     options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     options += ["--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/"]  # noqa: S108 - its own
-    for option, paths in (("--bind", write), ("--ro-bind", [*read, program])):
+    # What is below /usr is there, and may be a link, over which bubblewrap 0.11 mounts nothing.
+    programs = [] if program.is_relative_to("/usr") else [program]
+    for option, paths in (("--bind", write), ("--ro-bind", [*read, *programs])):
         for path in paths:
             options += [option, str(path), str(path)]
     return options

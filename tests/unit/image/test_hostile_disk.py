@@ -188,6 +188,12 @@ def test_a_confined_program_sees_what_it_is_given_and_nothing_else(tmp_path: Pat
     assert run.run_confined(alone, check=False).stdout == ""
 
 
+def test_no_program_is_mounted_where_it_is_already(tmp_path: Path) -> None:
+    """It may be a link there, and bubblewrap of Debian 13 mounts nothing over one."""
+    for program, bound in ((Path("/usr/bin/mdu"), 0), (tmp_path / "mdu", 2)):
+        assert run._confinement(program, [], []).count(str(program)) == bound
+
+
 def test_without_confinement_a_program_sees_everything(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("secret")
     assert run.run(["sh", "-c", f"cat {tmp_path}/mine"]).stdout == "secret"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from serai.image.definition.arch import Arch
+from serai.image.definition.arch import ARCHITECTURES, Arch
 from serai.image.errors import BuildError
 from serai.image.vm import firmware
 
@@ -34,6 +35,24 @@ def test_half_a_pair_is_passed_over(tmp_path: Path) -> None:
     _put(tmp_path, "OVMF_CODE.fd", "OVMF_VARS.fd", "OVMF_CODE_4M.fd")
     found = firmware.find("amd64", tmp_path)
     assert (found.code.name, found.vars.name) == ("OVMF_CODE.fd", "OVMF_VARS.fd")
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_homebrew_has_it_beside_the_emulator(
+    arch: Arch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/opt/homebrew/bin has a link to …/Cellar/qemu/VERSION/bin. Not run on a Mac."""
+    known = ARCHITECTURES[arch]
+    cellar, programs = tmp_path / "opt/homebrew/Cellar/qemu/10.1.0", tmp_path / "opt/homebrew/bin"
+    for path in ("bin/" + known.emulator, *(f"share/qemu/{x}" for x in known.bundled_firmware)):
+        (cellar / path).parent.mkdir(parents=True, exist_ok=True)
+        (cellar / path).touch(mode=0o755)
+    programs.mkdir(parents=True)
+    (programs / known.emulator).symlink_to(cellar / "bin" / known.emulator)
+    monkeypatch.setattr(firmware, "search_path", lambda: str(programs))
+    monkeypatch.setitem(ARCHITECTURES, arch, dataclasses.replace(known, firmware=()))
+    found = firmware.find(arch)
+    assert [found.code, found.vars] == [cellar / "share/qemu" / x for x in known.bundled_firmware]
 
 
 @pytest.mark.parametrize("arch", ["amd64", "arm64"])
