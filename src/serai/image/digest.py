@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from serai.image.errors import BuildError
@@ -34,10 +35,14 @@ def of_tree(folder: Path) -> str:
         [
             (str(path.relative_to(folder)), path.stat().st_mode & 0o100, of_file(path))
             for path in sorted(folder.rglob("*"))
-            if path.is_file()
-            and not any(part.endswith(_LEFTOVERS) for part in path.relative_to(folder).parts)
+            if path.is_file() and not is_left_over(path, folder)
         ]
     )
+
+
+def is_left_over(path: Path, folder: Path) -> bool:
+    """Whether a program left it in ``folder``, where nobody wrote it."""
+    return any(part.endswith(_LEFTOVERS) for part in path.relative_to(folder).parts)
 
 
 def of_source(path: Path) -> str:
@@ -48,8 +53,16 @@ def of_source(path: Path) -> str:
     link out of the directory, and a mode with which others may write or get more rights.
     """
     root = path.resolve()
-    found = [root, *sorted(root.rglob("*"))] if root.is_dir() else [root]
+    found = [root, *sorted(below(root))] if root.is_dir() else [root]
     return of_value([_entry(each, root) for each in found])
+
+
+def below(directory: Path) -> Iterator[Path]:
+    """All that is below ``directory``; unlike rglob it passes over nothing that is unreadable."""
+    for each in directory.iterdir():
+        yield each
+        if each.is_dir() and not each.is_symlink():
+            yield from below(each)
 
 
 def _entry(path: Path, root: Path) -> tuple[str, str, str]:

@@ -6,10 +6,12 @@ Serai build it, and what else would have to be in the environment of every build
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import tomlkit
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -118,6 +120,12 @@ def load(directory: Path, version: str = __version__) -> Project:
             f"{where} is for Serai {read.serai}, and this is {version}",
             hint="install one of those, or change that line and build again",
         )
+    for name, value in read.build.model_dump().items():
+        if name != "no_proxy" and _is_loopback(value):
+            raise BuildError(
+                f"{where}: build.{name} is {value}, where the VM of a build finds only itself",
+                hint="name an address of this host that a VM reaches, such as 10.0.2.2 (QEMU's)",
+            )
     chosen = {name: value for name, value in read.settings.items() if value}
     for name in chosen.keys() - NAMES:
         raise BuildError(
@@ -130,6 +138,16 @@ def load(directory: Path, version: str = __version__) -> Project:
             except RuntimeError as error:  # a user that there is not
                 raise BuildError(f"{where}: settings.{name}: {error}") from None
     return Project(directory, chosen, read.build)
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether ``address`` is the build host's own: the VM of a build finds only itself there."""
+    host = ""
+    try:
+        host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing of the kind
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _specifiers(text: str) -> SpecifierSet:

@@ -85,6 +85,11 @@ class Settings:
             project=project,
         )
 
+    def called(self, name: str) -> str:
+        """What a message calls the setting: where its value is from, or can be given."""
+        where = self.sources.get(name, "")
+        return f"settings.{name} in {FILE}" if where == FILE else f"SERAI_{name.upper()}"
+
     @property
     def own(self) -> Path:
         """Where relative paths of definitions begin: the project, or else the checkout."""

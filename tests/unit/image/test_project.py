@@ -32,14 +32,16 @@ def test_the_environment_comes_before_it_and_relative_paths_begin_in_it(tmp_path
     assert settings.dist == tmp_path / "dist"
     assert settings.mirror == "http://b.test/"
     assert settings.sources["cache"] == project.FILE
+    assert settings.called("cache") == "settings.cache in serai.toml"
+    assert settings.called("mirror") == "SERAI_MIRROR"
 
 
 def test_what_is_said_of_the_build_is_its_environment(tmp_path: Path) -> None:
-    text = (
-        'serai = ">=0.1"\n[build]\nhttps_proxy = "http://p.test"\npip_index_url = "http://i.test"'
-    )
+    text = 'serai = ">=0.1"\n[build]\nhttps_proxy = "http://p.test"\nno_proxy = "127.0.0.1"\n'
+    text += 'pip_index_url = "http://i.test"'
     found = project.load(write(tmp_path, text), "0.1.0")
-    told = {"https_proxy": "http://p.test", "PIP_INDEX_URL": "http://i.test"}
+    told = {"https_proxy": "http://p.test", "no_proxy": "127.0.0.1"}
+    told |= {"PIP_INDEX_URL": "http://i.test"}
     assert found.build.environment() == told
     shown = {name: value for name, value, _ in Settings.of({}, project=found).resolved()}
     assert shown["build.https_proxy"] == "http://p.test"
@@ -54,6 +56,12 @@ def test_what_is_said_of_the_build_is_its_environment(tmp_path: Path) -> None:
         ('serai = ">=0.1"\ncolour = 1', "colour is not a known key"),
         ('serai = ">=0.1"\n[settings]\ndisk = "x"', "settings.disk is not a known key"),
         ('serai = ">=0.1"\n[build]\nhttp_proxy = 1', "build.http_proxy is wrong"),
+        (
+            'serai = ">=0.1"\n[build]\nhttp_proxy = "127.0.0.1:3128"',
+            "build.http_proxy is 127.0.0.1",
+        ),
+        ('serai = ">=0.1"\n[build]\nhttps_proxy = "http://u:p@[::1]:1"', "finds only itself; name"),
+        ('serai = ">=0.1"\n[build]\nnpm_registry = "http://localhost:4873/"', "only itself"),
         ("serai = [", "is not TOML"),
     ],
 )

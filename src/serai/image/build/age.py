@@ -57,17 +57,15 @@ def limit(settings: Settings, *, fresh: bool = False) -> Limit:
     ``fresh`` is --fresh, which counts nothing that was made before.
     """
     now = datetime.now(timezone.utc).replace(microsecond=0)
-    text = settings.cache_max_age
+    text, called = settings.cache_max_age, settings.called("cache_max_age")
     if text not in ("", "none") and not (text.isdecimal() and 0 < int(text) < _YEARS):
-        raise BuildError(
-            f"SERAI_CACHE_MAX_AGE is {text!r}", hint="a number of days from 1 on, or none"
-        )
+        raise BuildError(f"{called} is {text!r}", hint="a number of days from 1 on, or none")
     if fresh:
         return Limit(now, "and --fresh wants a new one", fresh=True)
     if text in ("", "none"):
         return Limit()
     days = f"{text} day{'s' * (int(text) != 1)}"
-    return Limit(now - timedelta(days=int(text)), f"older than {days} (SERAI_CACHE_MAX_AGE)")
+    return Limit(now - timedelta(days=int(text)), f"older than {days} ({called})")
 
 
 def base_made(record: Path) -> datetime:

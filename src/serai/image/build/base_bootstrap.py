@@ -79,8 +79,9 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
     base = image.bootstrapped()
     if base.mirror and not base.security_mirror and not base.mirror.startswith("deb "):
         console.warn(
-            f"{image.name} is built without security updates: SERAI_SECURITY_MIRROR names no "
-            "mirror of them. VMs get them from the sources that the image has."
+            f"{image.name} is built without security updates: "
+            f"{settings.called('security_mirror')} names no mirror of them. "
+            "VMs get them from the sources that the image has."
         )
     for name in ("mmdebstrap", "sgdisk", "mformat", "mke2fs", "qemu-img", "unshare"):
         tool(name)
@@ -94,7 +95,7 @@ def make(image: Image, settings: Settings, target: Path, *, log: Path) -> None:
         )
 
 
-def explain(said: str, image: Image) -> BuildError | None:
+def explain(said: str, image: Image, settings: Settings) -> BuildError | None:
     """What a failed bootstrap's output means to a person, where that can be told."""
     base = image.bootstrapped()
     mirror = f"the package mirror {base.mirror}" if base.mirror else "the package mirror"
@@ -108,7 +109,8 @@ def explain(said: str, image: Image) -> BuildError | None:
     if scheme := re.search(r"/apt/methods/(\S+) could not be found|invalid mirror: (.*)", said):
         return BuildError(
             f"{mirror} is none: apt knows no {scheme[1] or scheme[2]!r}",
-            hint="it begins with http://, https:// or file:// (base.mirror, SERAI_MIRROR)",
+            hint="it begins with http://, https:// or file:// "
+            f"(base.mirror, {settings.called('mirror')})",
         )
     if missing:
         return BuildError(
@@ -119,7 +121,8 @@ def explain(said: str, image: Image) -> BuildError | None:
         reason = fetch[1] if fetch else f"it has no signed suite {base.suite}"
         return BuildError(
             f"{mirror} cannot be used: {reason.strip()}",
-            hint="check the network and the mirrors (SERAI_MIRROR and SERAI_SECURITY_MIRROR): "
+            hint=f"check the network and the mirrors ({settings.called('mirror')} and "
+            f"{settings.called('security_mirror')}): "
             f"the first needs {base.suite} and {base.suite}-updates",
         )
     return None
@@ -145,7 +148,7 @@ def _install(image: Image, root: Path, settings: Settings, log: Path) -> None:
         run(argv, cwd=settings.root, env={"INITRD": "No"}, log=log)
     except BuildError as error:
         said = log.read_bytes()[start:].decode(errors="replace") if log.exists() else ""
-        reason = explain(said, image)
+        reason = explain(said, image, settings)
         if reason is None:
             raise BuildError(
                 f"mmdebstrap could not make {image.name}: {_last_error(said) or error.message}",

@@ -144,45 +144,44 @@ def of(settings: Settings) -> SharedCache | None:
         return None
     if not settings.cache_signers:
         raise BuildError(
-            "SERAI_CACHE_REMOTE names a shared cache, and nothing says whose stages to trust",
+            f"{settings.called('cache_remote')} names a shared cache, and nothing says whose "
+            "stages to trust",
             hint="SERAI_CACHE_SIGNERS=FILE, see ALLOWED SIGNERS in ssh-keygen(1)",
         )
-    signers = _existing("SERAI_CACHE_SIGNERS", settings.cache_signers)
+    signers = _existing(settings.called("cache_signers"), settings.cache_signers)
     key = (
-        _existing("SERAI_CACHE_SIGN_KEY", settings.cache_sign_key)
+        _existing(settings.called("cache_sign_key"), settings.cache_sign_key)
         if settings.cache_sign_key
         else None
     )
-    return SharedCache(name, _place(name), signers, key)
+    return SharedCache(name, _place(name, settings.called("cache_remote")), signers, key)
 
 
-def _place(name: str) -> Place:
+def _place(name: str, setting: str) -> Place:
     kind, colon, rest = name.partition(":")
     if kind in ("docker", "oci") and colon:
         last = rest.rpartition("/")[2]
         if "@" in last or ":" in last or not rest.strip("/"):
             raise BuildError(
-                f"SERAI_CACHE_REMOTE: {name!r} is not a repository",
+                f"{setting}: {name!r} is not a repository",
                 hint="docker://HOST/NAME or oci:/DIRECTORY, without a tag",
             )
         return Repository(name)
     if "://" in name and kind != "file":
         raise BuildError(
-            f"SERAI_CACHE_REMOTE: there is no shared cache of the kind {kind!r}",
+            f"{setting}: there is no shared cache of the kind {kind!r}",
             hint="a directory, file:///DIRECTORY, docker://HOST/NAME or oci:/DIRECTORY",
         )
     root = Path(name.removeprefix("file://")).expanduser().absolute()
     if not root.is_dir():
-        raise BuildError(
-            f"SERAI_CACHE_REMOTE: there is no directory {root}", hint="make it, or mount it"
-        )
+        raise BuildError(f"{setting}: there is no directory {root}", hint="make it, or mount it")
     return SharedDirectory(root)
 
 
-def _existing(variable: str, name: str) -> Path:
+def _existing(setting: str, name: str) -> Path:
     path = Path(name).expanduser().absolute()
     if not path.is_file():
-        raise BuildError(f"{variable}: there is no file {path}")
+        raise BuildError(f"{setting}: there is no file {path}")
     return path
 
 

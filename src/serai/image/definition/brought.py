@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from serai.image import digest
 from serai.image.errors import BuildError
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -101,6 +102,6 @@ def _is_reserved(place: PurePosixPath) -> bool:
 
 
 def _places(tree: Path) -> Iterator[PurePosixPath]:
-    for path in sorted(tree.rglob("*")):
+    for path in sorted(digest.below(tree)):
         if path.is_symlink() or not path.is_dir():
             yield PurePosixPath(path.relative_to(tree))

@@ -204,7 +204,7 @@ def load_with_sources(
         for key in ("mirror", "security_mirror"):
             if value := getattr(settings, key):
                 _put(table, f"base.{key}", value)
-                sources[f"base.{key}"] = f"SERAI_{key.upper()}"
+                sources[f"base.{key}"] = settings.called(key)
     for override in overrides:
         key, value = _override(override)
         _put(table, key, value)
@@ -221,7 +221,15 @@ def load_with_sources(
 
 
 def _check_own_variables(settings: Settings, image: Image, where: str) -> None:
-    """A value for a role that no layer has would reach nothing."""
+    """A value for a role that no layer has would reach nothing, and what a role requires is there.
+
+    A role that Ansible finds wrong ends a build after minutes.
+    """
+    for name in variables.unset(settings, image.variables, image.roles.names):
+        raise BuildError(
+            f"{where}: variables.{name} is not set, and its role requires it",
+            hint="add it to [variables]",
+        )
     unused = {each.name for each in variables.own_roles(settings)}.difference(image.roles.names)
     if not unused:
         return
@@ -237,6 +245,12 @@ def _check_own_variables(settings: Settings, image: Image, where: str) -> None:
 def flat(image: Image) -> dict[str, object]:
     """Every value of the image by dotted key."""
     return _flat(image.model_dump(mode="json"))
+
+
+def flavour_of(settings: Settings, name: str) -> str:
+    """The image that ``name`` is a flavour of, '' if it is none."""
+    path = path_of(settings, name)
+    return str(_parse(path, _where(settings, name)).get("flavour_of", ""))
 
 
 def _where(settings: Settings, name: str) -> str:

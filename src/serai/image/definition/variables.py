@@ -57,6 +57,8 @@ class Option:
     type: str
     choices: tuple[object, ...] = ()
     elements: str = ""
+    required: bool = False
+    description: object = ""
 
     def sources(self, value: Any) -> tuple[str, ...]:
         """The paths on the build host that ``value`` names."""
@@ -190,6 +192,16 @@ def of_roles(
     }
 
 
+def unset(settings: Settings, chosen: Mapping[str, Any], roles: Collection[str]) -> list[str]:
+    """The variables that ``roles`` require and that neither ``chosen`` nor they themselves set."""
+    files = ("defaults/main.yml", "vars/main.yml")
+    homes = [home / _FOLDER / role for home in settings.homes for role in roles]
+    paths = [home / file for home in homes for file in files if (home / file).is_file()]
+    given = {*chosen, *(name for path in paths for name in loaded(path))}
+    wanted = {name: each for name, each in options(settings).items() if each.required}
+    return [name for name, each in wanted.items() if each.role in roles and name not in given]
+
+
 def _used(settings: Settings, roles: Collection[str]) -> set[str]:
     """All words in the values of the roles' defaults, the names of variables among them."""
     homes = (home / _FOLDER / role for home in settings.homes for role in roles)
@@ -291,4 +303,12 @@ def _of_profile(role: Path, own: Mapping[str, list[str]], profile: str) -> list[
 
 def _option(role: str, spec: Mapping[str, Any]) -> Option:
     choices = tuple(spec.get("choices") or ())
-    return Option(role, spec.get("type", "str"), choices, spec.get("elements", ""))
+    required = spec.get("required") is True
+    return Option(
+        role=role,
+        type=spec.get("type", "str"),
+        choices=choices,
+        elements=spec.get("elements", ""),
+        required=required,
+        description=spec.get("description", ""),
+    )

@@ -39,7 +39,8 @@ def choose(arch: Arch, settings: Settings) -> Accelerator:
     known: tuple[Accelerator, ...] = get_args(Accelerator)
     if asked and asked not in known:
         raise BuildError(
-            f"SERAI_ACCELERATOR is {asked!r}", hint=f"it can be one of {', '.join(known)}"
+            f"{settings.called('accelerator')} is {asked!r}",
+            hint=f"it can be one of {', '.join(known)}",
         )
     if arch != host():
         return "tcg"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from serai.image import project
 from serai.image.build import base_bootstrap
 from serai.image.definition.definition import Image, load
 from serai.image.errors import BuildError
@@ -131,7 +133,7 @@ def test_a_cloud_image_s_base_is_not_bootstrapped() -> None:
     ],
 )
 def test_known_failures_are_explained(said: str, expected: str) -> None:
-    error = base_bootstrap.explain(said, _image())
+    error = base_bootstrap.explain(said, _image(), SETTINGS)
     assert error is not None
     assert expected in str(error)
     assert error.hint
@@ -139,12 +141,20 @@ def test_known_failures_are_explained(said: str, expected: str) -> None:
 
 def test_a_mirror_of_one_s_own_is_named() -> None:
     image = _image("debian-12-amd64", "base.mirror=http://127.0.0.1:9/d")
-    error = base_bootstrap.explain("E: Failed to fetch http://127.0.0.1:9/d/x  Refused\n", image)
+    said = "E: Failed to fetch http://127.0.0.1:9/d/x  Refused\n"
+    error = base_bootstrap.explain(said, image, SETTINGS)
     assert "the package mirror http://127.0.0.1:9/d cannot be used: Refused" in str(error)
+    assert "(SERAI_MIRROR and SERAI_SECURITY_MIRROR)" in str(error)
+
+
+def test_a_mirror_of_a_projects_file_is_called_so() -> None:
+    settings = replace(SETTINGS, sources={**SETTINGS.sources, "mirror": project.FILE})
+    error = base_bootstrap.explain("E: Failed to fetch http://a/x  Refused\n", _image(), settings)
+    assert "(settings.mirror in serai.toml and SERAI_SECURITY_MIRROR)" in str(error)
 
 
 def test_what_is_not_known_is_not_explained() -> None:
-    assert base_bootstrap.explain("dpkg: error processing package foo\n", _image()) is None
+    assert base_bootstrap.explain("dpkg: error\n", _image(), SETTINGS) is None
 
 
 def test_the_shell_scripts_parse() -> None:

@@ -186,6 +186,21 @@ def test_a_role_that_declares_nonsense_is_named(settings: Settings) -> None:
         made(settings)
 
 
+def test_a_variable_that_a_role_requires_is_asked_for(settings: Settings) -> None:
+    role = home(settings) / "roles/acme_agent"
+    spec = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
+    asked = {"type": "str", "required": True, "description": "x"}
+    spec["argument_specs"]["main"]["options"]["acme_agent_token"] = asked
+    (role / "meta/argument_specs.yml").write_text(yaml.safe_dump(spec))
+    said = f"{NAME}.toml: variables.acme_agent_token is not set, and its role requires it; add it"
+    with pytest.raises(BuildError, match=said):
+        made(settings)
+    made(settings, "variables.acme_agent_token=t")
+    (role / "vars").mkdir()
+    (role / "vars/main.yml").write_text("acme_agent_token: t\n")
+    made(settings)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from serai.image import digest
 from serai.image.definition import brought
 from serai.image.errors import BuildError
 
@@ -91,3 +93,21 @@ def test_directories_may_be_in_several_trees_and_files_in_one(tmp_path: Path) ->
         brought.check({brought.FILES: list(map(str, trees))})
     with pytest.raises(BuildError, match="is no directory"):
         brought.check({brought.FILES: [str(trees[0] / "etc/a")]})
+
+
+def test_a_directory_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc/secret").mkdir(parents=True)
+    read = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "secret":  # to root nothing is forbidden
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PermissionError, match="etc/secret"):
+        brought.check({brought.FILES: [str(tmp_path)]})
+    with pytest.raises(PermissionError, match="etc/secret"):
+        digest.of_source(tmp_path)
