@@ -21,6 +21,7 @@ from serai.image.commands import (
     lint,
     new,
     pages,
+    project_page,
     pythons,
     several,
     show,
@@ -387,7 +388,10 @@ def pins(_c: Context, *, json: bool = False) -> int:
 
 @command()
 def docs(_c: Context, site: bool = False) -> None:
-    """Write the generated pages of docs/."""
+    """Write the generated pages of docs/, or IMAGES.md of a project."""
+    if SETTINGS.project:
+        console.say(str(project_page.write(SETTINGS)))
+        return
     for page in pages.write(SETTINGS):
         console.say(str(page))
     if site:
@@ -435,7 +439,7 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
 
 @command(name="dist")
 def make_dist(_c: Context) -> None:
-    """Build the client for hosts into dist/python/: wheel and sdist, tried on each Python."""
+    """Build wheels, an sdist and a collection of the roles into dist/python/, and try them."""
     dist.dist(SETTINGS)
 
 

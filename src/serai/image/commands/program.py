@@ -18,7 +18,7 @@ from serai.image.settings import CHECKOUT
 NAMES = (
     *("new", "images", "plan", "build-image", "verify-image", "inspect-image", "boot"),
     *("formats", "release", "verify-release", "push", "pull", "compare"),
-    *("describe", "provision", "update-base", "pins", "clean"),
+    *("describe", "provision", "update-base", "pins", "docs", "clean"),
 )
 """What is of use to a project; the others work on Serai itself."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from serai.image.definition import variables
 from serai.image.settings import Settings
 
 PAGE = "docs/roles.md"
@@ -28,15 +29,18 @@ Where it does (`provision.yml`), services start and take their new configuration
 def text(settings: Settings) -> str:
     """The page, in Markdown."""
     roles = sorted((settings.root / "roles").glob("*/meta/argument_specs.yml"))
-    return _INTRODUCTION + "".join(_section(path) for path in roles)
+    return _INTRODUCTION + "".join(section(path) for path in roles)
 
 
-def _section(path: Path) -> str:
-    spec = yaml.safe_load(path.read_text())["argument_specs"]["main"]
-    lines = [f"\n## {path.parents[1].name}\n", f"{_prose(spec['short_description'])}.\n"]
+def section(path: Path, word: str = "") -> str:
+    """About the role that has the argument spec ``path``; ``word`` comes before its name."""
+    spec = ((variables.loaded(path).get("argument_specs") or {}).get("main")) or {}
+    lines = [f"\n## {word}{path.parents[1].name}\n"]
+    if short := prose(spec.get("short_description", "")):
+        lines.append(f"{short}.\n")
     for paragraph in _list(spec.get("description", [])):
-        lines.append(f"{textwrap.fill(_prose(paragraph), 100, break_on_hyphens=False)}\n")
-    options = spec.get("options", {})
+        lines.append(f"{textwrap.fill(prose(paragraph), 100, break_on_hyphens=False)}\n")
+    options = spec.get("options") or {}
     if options:
         lines += ["| variable | type | default | meaning |", "|---|---|---|---|"]
         lines += [_row(name, option) for name, option in options.items()]
@@ -48,21 +52,29 @@ def _row(name: str, option: dict[str, Any]) -> str:
     if "elements" in option:
         kind += f" of {option['elements']}"
     if "choices" in option:
-        kind = ", ".join(f"`{_value(choice)}`" for choice in option["choices"])
-    default = f"`{_value(option['default'])}`" if "default" in option else "see `defaults/`"
-    meaning = " ".join(_prose(part) for part in _list(option["description"]))
+        kind = ", ".join(f"`{shown(choice)}`" for choice in option["choices"])
+    default = f"`{shown(option['default'])}`" if "default" in option else "see `defaults/`"
+    if option.get("required"):
+        default = "none, required"
+    meaning = prose(option.get("description", ""))
     return f"| `{name}` | {kind} | {default} | {meaning} |"
 
 
-def _value(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as YAML has it, in a cell of a table."""
     dumped = yaml.safe_dump(value, default_flow_style=True, width=1000, sort_keys=False)
-    return dumped.removesuffix("\n").removesuffix("\n...").replace("|", "\\|")
+    return cell(dumped.removesuffix("\n").removesuffix("\n..."))
 
 
-def _list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def _list(value: object) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
 
 
-def _prose(value: str) -> str:
+def prose(value: object) -> str:
     """Without Ansible's markup: C(...) is what Markdown has between backticks."""
-    return re.sub(r"C\(([^)]*)\)", r"`\1`", value).replace("|", "\\|")
+    return cell(re.sub(r"C\(([^)]*)\)", r"`\1`", " ".join(_list(value))))
+
+
+def cell(text: str) -> str:
+    """The text in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
