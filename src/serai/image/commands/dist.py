@@ -1,7 +1,8 @@
 """What `invoke dist` does: the client for hosts, as a wheel and an sdist, tried on each Python.
 
 The same source makes the same bytes. The wheel is the one that a VM gets. A second wheel,
-serai-build, has the build host's half, and what of a checkout a build reads.
+serai-build, has the build host's half, and what of a checkout a build reads. The roles are a
+collection of Ansible's besides.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import tomlkit
 
 from serai.image import cache, console, digest, layout, sign
-from serai.image.commands import pythons
+from serai.image.commands import ansible_collection, pythons
 from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import CARRIED, Settings
@@ -30,7 +31,7 @@ _TRY = "import serai; serai.connect; serai.connect_async; print(serai.__version_
 
 
 def dist(settings: Settings) -> Path:
-    """Build both into dist/python/, with SHA256SUMS, and return that directory.
+    """Build all into dist/python/, with SHA256SUMS, and return that directory.
 
     What was there is replaced as a whole, and stays if this fails. Raises BuildError, also if a
     Python from the oldest to the newest is not here, or if the client does not run on it.
@@ -42,6 +43,7 @@ def dist(settings: Settings) -> Path:
             sdist = _build(settings.root, made, "sdist")
             _same_from(sdist, wheel)
             _build_half(settings.root, made)
+            ansible_collection.build(settings, made)
         for version in (each.python for each in pythons.RELEASES.values()):
             with console.step(f"the client on Python {version}"):
                 _try(pythons.interpreter(version), wheel)

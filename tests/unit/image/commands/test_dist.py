@@ -1,4 +1,4 @@
-"""The client for hosts: what is in the wheel and the sdist, and that they are the same."""
+"""What is in the wheels and the sdist, and that they are the same each time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_both_are_whole_and_the_same_each_time(settings: Settings) -> None:
     wheel, sdist = made / "serai-0.1.0-py3-none-any.whl", made / "serai-0.1.0.tar.gz"
     sums = [line.split() for line in (made / "SHA256SUMS").read_text().splitlines()]
     half = made / "serai_build-0.1.0-py3-none-any.whl"
-    assert sums == [[digest.of_file(path), path.name] for path in (wheel, sdist, half)]
+    roles = made / "serai-vm-0.1.0.tar.gz"
+    assert sums == [[digest.of_file(path), path.name] for path in (wheel, sdist, roles, half)]
     names = zipfile.ZipFile(wheel).namelist()
     assert "serai/runtime/library.py" in names
     assert "serai/py.typed" in names
