@@ -9,6 +9,7 @@ from serai.common import stdio
 from serai.common.errors import SeraiError
 from serai.common.printing import say
 from serai.mcp.server import Tools, server
+from serai.runtime.cli import limits
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,13 +26,15 @@ def parser() -> argparse.ArgumentParser:
         help="work with this session only, as often as there are sessions; make and remove none",
     )
     made.add_argument("--profile", metavar="P", help="the gate's policy for sessions that are made")
+    limits.add_sandbox(made)
     return made
 
 
 def main(arguments: list[str]) -> int:
     """Serve until standard input ends; returns the exit status."""
     options = parser().parse_args(arguments)
-    tools = Tools(options.vm, options.profile, frozenset(options.session))
+    only = frozenset(options.session)
+    tools = Tools(options.vm, options.profile, options.sandbox, only)
     try:
         # What is wrong with the address is to be said now, and not by the first tool.
         with tools.opened():

@@ -75,6 +75,7 @@ class Tools:
 
     address: str
     profile: str | None = None
+    sandbox: str | None = None
     only: frozenset[str] = frozenset()
     _idle: list[Vm] = field(default_factory=list)
     _forwards: dict[tuple[str, int], Forward] = field(default_factory=dict)
@@ -93,7 +94,8 @@ class Tools:
         Takes memory and disk of the VM, and touches no other session.
         """
         with self._vm() as vm:
-            return vm.create(labels={LABEL: "mcp"}, profile=self.profile).name
+            labels = {LABEL: "mcp"}
+            return vm.create(labels=labels, profile=self.profile, sandbox=self.sandbox).name
 
     def show_session(self, session: SessionName) -> str:
         """Show a session: its state, labels, attached directories, limits and use. Reads only.

@@ -240,9 +240,11 @@ def test_only_sessions_of_its_own_making_can_be_removed(vm: FakeVm) -> None:
     assert [method for method, _ in vm.asked].count("remove") == 1
 
 
-def test_a_session_gets_the_profile_that_the_person_chose(vm: FakeVm) -> None:
-    assert said(asked(Tools("", profile="open"), "create_session")) == "one"
-    assert vm.asked == [("create", {"labels": {server.LABEL: "mcp"}, "profile": "open"})]
+def test_a_session_gets_the_profile_and_sandbox_that_the_person_chose(vm: FakeVm) -> None:
+    tools = Tools("", profile="open", sandbox="sockets")
+    assert said(asked(tools, "create_session")) == "one"
+    chosen = {"profile": "open", "sandbox": "sockets"}
+    assert vm.asked == [("create", {"labels": {server.LABEL: "mcp"}, **chosen})]
 
 
 @pytest.mark.parametrize(

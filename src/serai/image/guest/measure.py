@@ -26,6 +26,7 @@ ARCHIVE_ROUNDS = 15
 FEW, MANY = 10, 100_000
 ARCHIVED = 1000
 DEADLINE = 300.0
+SOCKETS, SOCKETS_TITLE = "bench-sockets", ", sockets"
 
 
 def milliseconds(action: Callable[[], Any]) -> float:
@@ -93,10 +94,10 @@ def settled(client: Client) -> None:
         time.sleep(0.005)
 
 
-def created(client: Client) -> float:
+def created(client: Client, **chosen: str) -> float:
     """How long one create takes; the session is removed again."""
     made: dict[str, Any] = {}
-    took = milliseconds(lambda: made.update(client.call("create")))
+    took = milliseconds(lambda: made.update(client.call("create", **chosen)))
     client.call("remove", name=made["name"])
     settled(client)
     return took
@@ -112,12 +113,17 @@ def command(name: str) -> None:
 def start(client: Client, bare: Bare) -> list[dict[str, Any]]:
     """Creating a session, and running true in one."""
     found: dict[str, list[float]] = {}
+    client.call("create", name=SOCKETS, sandbox="sockets")
+
+    def executed(name: str) -> float:
+        return milliseconds(lambda: client.call("exec", name=name, argv=["true"], stdio="null"))
+
     actions: dict[str, Callable[[], float]] = {
         "bare": bare.take,
         "create": lambda: created(client),
-        "exec": lambda: milliseconds(
-            lambda: client.call("exec", name="bench", argv=["true"], stdio="null")
-        ),
+        f"create{SOCKETS_TITLE}": lambda: created(client, sandbox="sockets"),
+        "exec": lambda: executed("bench"),
+        f"exec{SOCKETS_TITLE}": lambda: executed(SOCKETS),
         "exec, streamed": lambda: milliseconds(lambda: client.exec("bench", ["true"])),
         "serai exec": lambda: milliseconds(lambda: command("bench")),
     }
@@ -126,6 +132,8 @@ def start(client: Client, bare: Bare) -> list[dict[str, Any]]:
             took = action()
             if turn >= 3:  # noqa: PLR2004  # the first ones read files that are cached later
                 found.setdefault(name, []).append(took)
+    client.call("remove", name=SOCKETS)
+    settled(client)
     baseline = found.pop("bare")
     return [row(name, values, baseline) for name, values in found.items()]
 
@@ -156,14 +164,29 @@ def archive(client: Client, _bare: Bare) -> list[dict[str, Any]]:
     ]
 
 
-def memory(_client: Client, _bare: Bare) -> list[dict[str, Any]]:
-    """PSS (proc(5), smaps_rollup) of all processes of the one session that runs, in MiB."""
+def memory(client: Client, _bare: Bare) -> list[dict[str, Any]]:
+    """What the one session that runs takes, with either sandbox."""
+    strict = taken()
+    client.call("stop", name="bench")
+    client.call("create", name=SOCKETS, sandbox="sockets")
+    sockets = taken()
+    client.call("remove", name=SOCKETS)
+    client.call("reopen", name="bench")
+    both = {"idle memory": strict, f"idle memory{SOCKETS_TITLE}": sockets}
+    return [
+        {"name": name, "value": value, "unit": "MiB", "baseline": None}
+        for name, value in both.items()
+    ]
+
+
+def taken() -> float:
+    """PSS (proc(5), smaps_rollup) of all processes of all sessions, in MiB."""
     total = 0
     for folder, _, _ in os.walk("/sys/fs/cgroup/serai.slice"):
         for pid in Path(folder, "cgroup.procs").read_text().split():
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return [{"name": "idle memory", "value": total / 1024, "unit": "MiB", "baseline": None}]
+    return total / 1024
 
 
 def many(client: Client, bare: Bare) -> list[dict[str, Any]]:
