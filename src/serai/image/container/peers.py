@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from serai.image import cache, digest
@@ -24,8 +25,7 @@ PACKAGES = (
     *("openssh-client", "python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin"),
     *("wget",),
 )
-# nginx's unit would wait at each boot for a network that the container never gets.
-UNITS = ("fcgiwrap.service", "fcgiwrap.socket", "nginx.service")
+_ENABLED = "etc/systemd/system/*.wants/*"
 
 
 def equipped(settings: Settings) -> Path:
@@ -35,7 +35,6 @@ def equipped(settings: Settings) -> Path:
     recipe = {
         "below": below.parent.name,
         "packages": PACKAGES,
-        "units": UNITS,
         "npm": npm.sha256,
     }
     home = settings.cache / "containers" / "peers"
@@ -44,14 +43,19 @@ def equipped(settings: Settings) -> Path:
         with roots.making(settings, folder), cache.whole(folder) as made:
             root = made / "root"
             run(["cp", "--archive", "--reflink=auto", below, root])
-            _install(root)
+            install(root, PACKAGES)
             _add_npm(root, npm)
         cache.prune(home, keep=1)
     return folder / "root"
 
 
-def _install(root: Path) -> None:
-    """In a mount namespace of its own, with the kernel's file systems that packages ask for."""
+def install(root: Path, packages: Sequence[str]) -> None:
+    """Install packages of the distribution, but start nothing of them, now or at a boot.
+
+    In a mount namespace of its own, with the kernel's file systems that packages ask for.
+    """
+    # Some would wait at each boot for a network that the container never gets.
+    enabled = set(root.glob(_ENABLED))
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
     script = """
@@ -66,8 +70,9 @@ def _install(root: Path) -> None:
             -o Dpkg::Use-Pty=0 -o DPkg::Options::=--force-unsafe-io "$@"
         chroot "$shift_root" apt-get -qq clean
     """
-    run(["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", root, *PACKAGES])
-    run(["systemctl", f"--root={root}", "--quiet", "disable", *UNITS])
+    run(["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", root, *packages])
+    for link in set(root.glob(_ENABLED)) - enabled:
+        link.unlink()
     (root / "usr/sbin/policy-rc.d").unlink()
 
 
