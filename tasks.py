@@ -21,6 +21,7 @@ from serai.image.commands import (
     lint,
     new,
     pages,
+    programs,
     project_page,
     pythons,
     several,
@@ -402,6 +403,12 @@ def docs(_c: Context, site: bool = False) -> None:
 def try_clients(_c: Context, directory: str = "/srv/serai-clients") -> int:
     """Try many network clients, installed in DIRECTORY, in sessions; writes docs/clients.md."""
     return clients.clients(SETTINGS, Path(directory))
+
+
+@command(name="programs", iterable=["only"])
+def try_programs(_c: Context, only: list[str] | None = None) -> int:
+    """Try many programs, installed in a container, in its sessions; writes docs/programs.md."""
+    return programs.programs(SETTINGS, only or [])
 
 
 @command(name="clean")

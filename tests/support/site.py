@@ -67,7 +67,7 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir="/srv")))
         folder.chmod(0o755)
         _certify(folder)
-        _fill(folder / "www")
+        fill(folder / "www")
         (folder / "site.py").write_text(PROGRAM.read_text())
         pid, prefix = stack.enter_context(outside(folder))
         vm = stack.enter_context(opened(gate_prefix=prefix))
@@ -140,8 +140,8 @@ def _certify(folder: Path) -> None:
         (folder / name).chmod(0o600)
 
 
-def _fill(www: Path) -> None:
-    """A page, a repository, buckets, and a package each for pip, npm, cargo, apt and the JVM."""
+def fill(www: Path) -> None:
+    """A page, a repository, buckets, and a package for each of pip, npm, cargo, apt, JVM and Go."""
     www.mkdir()
     (www / "hello").write_text(f"{HELLO}\n")
     (www / "hello.json").write_text(json.dumps(HELLO))
@@ -151,6 +151,7 @@ def _fill(www: Path) -> None:
     _crate(www)
     _apt(www / "apt")
     _maven(www / "maven/thing/thing/1")
+    _go(www / "go/origin.test/thing/@v")
     (www / "bucket").mkdir()
     (www / "bucket/hello").write_text(f"{HELLO}\n")
     (www / "storage/v1/b/thing").mkdir(parents=True)
@@ -225,6 +226,16 @@ def _maven(folder: Path) -> None:
         f"<project><modelVersion>4.0.0</modelVersion>{names}{more}</project>\n"
     )
     (folder / "thing-1.txt").write_text(f"{HELLO}\n")
+
+
+def _go(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "list").write_text("v1.0.0\n")
+    (folder / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    (folder / "v1.0.0.mod").write_text("module origin.test/thing\n")
+    with zipfile.ZipFile(folder / "v1.0.0.zip", "w") as module:
+        module.writestr("origin.test/thing@v1.0.0/go.mod", "module origin.test/thing\n")
+        module.writestr("origin.test/thing@v1.0.0/thing.go", "package thing\n\nconst N = 42\n")
 
 
 def _tarball(top: str, files: dict[str, str]) -> bytes:

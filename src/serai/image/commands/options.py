@@ -75,6 +75,7 @@ OWN: dict[str, dict[str, str]] = {
         "directory": "where to: a directory that does not exist yet; its name is the image's",
         "base": "the image that yours is a flavour of",
     },
+    "programs": {"only": "one program of the table; repeatable"},
     "provision": {
         "host": "user@address[:port], as often as there are VMs",
         "inventory": "a file of Ansible's instead, of which --limit is a pattern",
