@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import site
+from tests.support import site, table
 from tests.support.site import HELLO, OWN_PORT, Site
 
 OWN = ("localhost", "127.0.0.1", "127.0.1.1", "0.0.0.0", "serai", "[::1]")  # noqa: S104 - asked
@@ -303,15 +303,10 @@ def main(directory: str, *names: str) -> int:
                 rows[client.name] = f"| {' | '.join(cells(row))} |"
                 said = {"http": row.http, "https": row.https, **row.own}
                 print(rows[client.name], said, flush=True)
-    text = PAGE.read_text()
-    # A row begins with a client's name and version.
-    known = {line.split(" | ")[0].rpartition(" ")[0][2:]: line for line in text.splitlines()}
-    known |= rows
-    start, end = "<!-- The table: `invoke clients` writes it. -->\n", "<!-- The table ends. -->\n"
-    head = ["| client | settings it needs | http | https | own server | shows of a denial |"]
-    head.append("|---|---|---|---|---|---|")
-    table = "\n".join([*head, *(known[each.name] for each in clients if each.name in known)])
-    PAGE.write_text(f"{text.partition(start)[0]}{start}\n{table}\n\n{end}{text.partition(end)[2]}")
+    start = "<!-- The table: `invoke clients` writes it. -->\n"
+    head = "| client | settings it needs | http | https | own server | shows of a denial |\n"
+    head += "|---|---|---|---|---|---|\n"
+    table.write(PAGE, start, head, rows, [each.name for each in clients])
     return 0
 
 

@@ -15,7 +15,7 @@ import socketserver
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from serai.common import tables
 from serai.image.container.container import Container, booted
 from serai.image.run import run
-from tests.support import site
+from tests.support import site, table
 from tests.support.network import inside
 
 SANDBOXES = ("strict", "sockets")
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/programs.md"
 DATA = Path(__file__).with_suffix(".toml")
 _SERVERS = site.PROGRAM.parent / "start-for-programs"
-START, END = "<!-- The table: `invoke programs` writes it. -->\n", "<!-- The table ends. -->\n"
+START = "<!-- The table: `invoke programs` writes it. -->\n"
 HEAD = "| program | what was done | strict | sockets | what helps |\n|---|---|---|---|---|\n"
 OURS = "/opt/programs"  # programs of pip and npm
 THERE = "/opt/tried"  # what is made for the trial
@@ -226,22 +226,6 @@ def row(name: str, program: Program, number: str, failed: Mapping[str, object]) 
     return f"| {' | '.join(cells)} |"
 
 
-def whose(line: str, names: Iterable[str]) -> str:
-    """The program that a line of the table is about; it begins with the name and a version."""
-    start = line.split(" | ", 1)[0].removeprefix("| ")
-    return next((n for n in names if start in (n, f"{n} {start.rpartition(' ')[2]}")), "")
-
-
-def write(rows: Mapping[str, str], names: Sequence[str]) -> None:
-    """Put these rows into the page; the others stay."""
-    text = PAGE.read_text()
-    head, _, rest = text.partition(START)
-    table, _, tail = rest.partition(END)
-    known = {whose(line, names): line for line in table.splitlines()} | dict(rows)
-    lines = "".join(known[name] + "\n" for name in names if name in known)
-    PAGE.write_text(f"{head}{START}\n{HEAD}{lines}\n{END}{tail}")
-
-
 def main(root: str, *chosen: str) -> int:
     """Try all, or those of these names, write the table, and say what is not as the data has it."""
     everything = programs()
@@ -256,7 +240,7 @@ def main(root: str, *chosen: str) -> int:
             surprises = {n: s for n, s in failed.items() if bool(s) != (n in program.red)}
             wrong += bool(surprises)
             print(rows[name], surprises or "", flush=True)
-    write(rows, list(everything))
+    table.write(PAGE, START, HEAD, rows, list(everything))
     green = {n: sum(n not in each.red for each in everything.values()) for n in SANDBOXES}
     print(f"of {len(everything)} programs: {green}; {wrong} not as {DATA.name} has it")
     return int(wrong > 0)

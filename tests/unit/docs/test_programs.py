@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from tests.support import programs
+from tests.support import programs, table
 from tests.support.programs import PAGE, SANDBOXES
 
 PROGRAMS = programs.programs()
-TABLE = PAGE.read_text().partition(programs.START)[2].partition(programs.END)[0]
+TABLE = PAGE.read_text().partition(programs.START)[2].partition(table.END)[0]
 LINES = [line for line in TABLE.splitlines() if line.startswith("| ")][1:]
 
 
 def test_each_program_has_its_row_and_each_row_its_program() -> None:
-    assert [programs.whose(line, PROGRAMS) for line in LINES] == list(PROGRAMS)
+    assert [table.whose(line, PROGRAMS) for line in LINES] == list(PROGRAMS)
 
 
 def test_a_row_says_what_the_data_says() -> None:
@@ -34,6 +34,6 @@ def test_with_sockets_at_least_95_percent_run() -> None:
 
 def test_the_rows_of_other_programs_stay() -> None:
     names = ["tsx", "tsx in Node.js", "make"]
-    assert programs.whose("| tsx 4.1 | does | yes | yes |  |", names) == "tsx"
-    assert programs.whose("| tsx in Node.js | does | yes | yes |  |", names) == "tsx in Node.js"
-    assert not programs.whose("| program | what was done |", names)
+    assert table.whose("| tsx 4.1 | does | yes | yes |  |", names) == "tsx"
+    assert table.whose("| tsx in Node.js | does | yes | yes |  |", names) == "tsx in Node.js"
+    assert not table.whose("| program | what was done |", names)
