@@ -1,4 +1,6 @@
-"""A guest's description and the QEMU command line it stands for. Nothing here does I/O.
+"""A guest's description and the QEMU command line it stands for.
+
+Nothing here does I/O, but that an emulator is asked for its version.
 
 `invoke boot`, `invoke verify-image` and Packer all run the same VM from this one source.
 The options are those of qemu-system(1).
@@ -6,18 +8,23 @@ The options are those of qemu-system(1).
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from serai.image.definition.arch import ARCHITECTURES, Arch
 from serai.image.definition.definition import Image, megabytes
+from serai.image.run import run, tool
 from serai.image.vm.firmware import Firmware
 
 Accelerator = Literal["kvm", "hvf", "tcg"]
 Bus = Literal["nvme", "virtio"]
 Format = Literal["qcow2", "raw"]
 Option = tuple[str, str]
+
+_QUICK_STRINGS = 10  # the first QEMU that moves strings quickly
 
 # The disks' serial numbers: /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_<serial> or virtio-<serial> in the
 # guest. Kernel names such as nvme0n1 may swap from one boot to the next.
@@ -151,8 +158,18 @@ def cpu(arch: Arch, accelerator: Accelerator) -> str:
         return "max,pauth=off,sve=off"
     # What costs an emulator more than it gives: strings that it moves byte by byte, five levels of
     # page tables, a flush of all translations where protection keys change, a switch around each
-    # access to a user's memory, and KVM, which the guest would load.
-    return "max,erms=off,la57=off,pku=off,smap=off,svm=off"
+    # access to a user's memory, and KVM, which the guest would load. QEMU 10 moves several bytes at
+    # a time, and there Linux 6.1 without erms finds no timer and hangs.
+    strings = "" if _major(ARCHITECTURES[arch].emulator) >= _QUICK_STRINGS else "erms=off,"
+    return f"max,{strings}la57=off,pku=off,smap=off,svm=off"
+
+
+@functools.cache
+def _major(emulator: str) -> int:
+    """The first number of the emulator's version; 0 if it tells none."""
+    said = run([tool(emulator), "--version"]).stdout
+    found = re.search(r"version (\d+)", said)
+    return int(found[1]) if found else 0
 
 
 def _accel(accelerator: Accelerator) -> str:

@@ -108,16 +108,28 @@ def test_packer_runs_the_same_machine_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "accelerator", "expected"),
+    ("arch", "accelerator", "version", "expected"),
     [
-        ("arm64", "tcg", "max,pauth=off,sve=off"),
-        ("amd64", "tcg", "max,erms=off,la57=off,pku=off,smap=off,svm=off"),
-        ("arm64", "kvm", "host"),
-        ("amd64", "hvf", "host"),
+        ("arm64", "tcg", 10, "max,pauth=off,sve=off"),
+        ("amd64", "tcg", 7, "max,erms=off,la57=off,pku=off,smap=off,svm=off"),
+        ("amd64", "tcg", 10, "max,la57=off,pku=off,smap=off,svm=off"),
+        ("arm64", "kvm", 7, "host"),
+        ("amd64", "hvf", 10, "host"),
     ],
 )
-def test_the_processor(arch: Arch, accelerator: qemu.Accelerator, expected: str) -> None:
+def test_the_processor(
+    arch: Arch,
+    accelerator: qemu.Accelerator,
+    version: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qemu, "_major", lambda _emulator: version)
     assert qemu.cpu(arch, accelerator) == expected
+
+
+def test_the_emulator_tells_its_version() -> None:
+    assert 6 <= qemu._major("qemu-system-x86_64") < 100
 
 
 def test_a_comma_in_a_path_ends_no_option() -> None:
