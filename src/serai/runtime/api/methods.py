@@ -223,7 +223,7 @@ class Methods:
             "reason": self._sessions.reasons.get(record.uid),
             "out_of_memory": cgroups.out_of_memory(cgroup) if cgroup else 0,
             "sandbox": record.own.sandbox,
-            "refused": running.refused.told() if running else [],
+            "refused": running.hearing.refused.told() if running else [],
             "limits": dict(record.own.limits),
             "env": dict(record.own.env),
             "ends_at": record.ends_at,

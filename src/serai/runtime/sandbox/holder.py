@@ -40,8 +40,12 @@ if __name__ == "__main__":  # started by its path, so that Python finds nothing 
 from serai.common import linux, stdio
 from serai.runtime.sandbox import cgroup_files, job_log, reaper, refusals, usher
 
-PROTOCOL = 2
-"""Part of the socket's name: an upgraded sessiond starts a holder that it can speak with."""
+PROTOCOL = 1
+"""Part of the socket's name: an upgraded sessiond starts a holder that it can speak with.
+
+With another number it does not reach the jobs that run already. What is only added needs none: to
+a message that it does not know a holder answers UNKNOWN.
+"""
 
 START, SIGNAL, INPUT, END_INPUT, HEAR = b"S", b"K", b"I", b"E", b"H"
 DONE, UNKNOWN = b"1", b"0"

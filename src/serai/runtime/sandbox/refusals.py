@@ -12,13 +12,12 @@ refuses that flag of seccomp(2).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
 import struct
 import time
-from errno import ENOENT, EPERM
+from errno import EINTR, ENOENT, EPERM
 
 # linux/seccomp.h: the ioctls, struct seccomp_notif (80 bytes) and struct seccomp_notif_resp
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
@@ -29,6 +28,8 @@ _LONGEST = 40
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 SHARE = 20
 """How many times as long as an answer took the next one waits: most of the time is others'."""
+LONGEST_PAUSE = 0.1
+"""Seconds: an answer also takes long if we were kept from the processor."""
 
 
 class Refused:
@@ -60,7 +61,8 @@ class Refused:
 def refuse(listener: int) -> str | None:
     """Answer the call that waits; returns the calling program's name, '' if none waits any more.
 
-    None if no process with the filter is left. Waits for nothing.
+    None if no process with the filter is left, or no call can be answered: then the caller closes
+    the listener, and the kernel refuses by itself. Waits for nothing.
     """
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -71,14 +73,18 @@ def refuse(listener: int) -> str | None:
     try:
         fcntl.ioctl(listener, _RECEIVE, notification)
     except OSError as error:
-        if error.errno == ENOENT:  # it was killed
-            return ""
-        raise
+        return "" if error.errno in (ENOENT, EINTR) else None  # it was killed; we were signalled
     number, pid = struct.unpack_from("=QI", notification)
     program = _program(pid)
-    with contextlib.suppress(FileNotFoundError):  # it was killed
-        fcntl.ioctl(listener, _SEND, bytearray(_ANSWER.pack(number, 0, -EPERM, 0)))
-    return program
+    answer = bytearray(_ANSWER.pack(number, 0, -EPERM, 0))
+    while True:
+        try:
+            fcntl.ioctl(listener, _SEND, answer)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            return program if error.errno == ENOENT else None  # it was killed
+        return program
 
 
 def _program(pid: int) -> str:
@@ -93,4 +99,4 @@ def _program(pid: int) -> str:
 def pause(start: float) -> float:
     """When to answer next, of the clock time.monotonic(), if an answer was begun at ``start``."""
     now = time.monotonic()
-    return now + SHARE * (now - start)
+    return now + min(SHARE * (now - start), LONGEST_PAUSE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import signal
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 from serai.common import wait
 from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
-from serai.runtime.sandbox import bwrap, cgroups, reaper, refusals
+from serai.runtime.sandbox import bwrap, cgroups, reaper
 from serai.runtime.sandbox.enter import (
     KILLED,
     Admits,
@@ -28,12 +27,11 @@ from serai.runtime.sandbox.enter import (
     begin,
     load_filters,
 )
-from serai.runtime.sandbox.refusals import Refused
+from serai.runtime.sandbox.refusals import SHARE, Refused
 from serai.runtime.sessions import own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.settings import SANDBOXES
 
-log = logging.getLogger(__name__)
 SIGNALS = {
     name: getattr(signal, f"SIG{name}")
     for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "KILL", "CONT", "STOP", "TSTP")
@@ -93,6 +91,8 @@ class Payloads:
         self._sweep: asyncio.TimerHandle | None = None
         self._pause = SWEEP
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._sweep_soon)
+        # A payload that is stopped and goes on for ever makes more of them than are read.
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     def close(self) -> None:
         """Let no more payloads in."""
@@ -146,28 +146,8 @@ class Payloads:
             raise
         payload = Payload(number, name, entered, cgroup, detach, killed)
         if entered.listener is not None and not job:
-            self._hear(entered.listener, (payload.refused, running.refused))
+            running.hearing.add(entered.listener, payload.refused)
         return payload
-
-    def _hear(self, listener: int, counts: tuple[Refused, ...]) -> None:
-        """Answer the kernel's questions about refused calls, one at a time."""
-        asyncio.get_running_loop().add_reader(listener, self._refuse, listener, counts)
-
-    def _refuse(self, listener: int, counts: tuple[Refused, ...]) -> None:
-        loop = asyncio.get_running_loop()
-        start = time.monotonic()
-        loop.remove_reader(listener)
-        try:
-            program = refusals.refuse(listener)
-        except OSError as error:
-            log.error("a payload's refused calls are not counted any more: %s", error)
-            program = None
-        if program is None:
-            os.close(listener)
-            return
-        for each in counts if program else ():
-            each.note(program)
-        loop.call_at(refusals.pause(start), self._hear, listener, counts)
 
     async def _arrived(self, arrival: Arrival) -> Entered:
         """Wait for exec. Whoever is inside can delay it, so nothing else waits meanwhile."""
@@ -267,7 +247,7 @@ class Payloads:
         for entered in self._alive:
             reaper.take_threads(entered.pid)
         # However many threads end, most of the time is others'.
-        self._pause = max(SWEEP, refusals.SHARE * (time.monotonic() - start))
+        self._pause = max(SWEEP, SHARE * (time.monotonic() - start))
         self._sweep = None
 
     async def _clear(self, payload: Payload) -> int:

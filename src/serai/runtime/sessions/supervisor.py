@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from serai.runtime.sandbox.refusals import Refused
+from serai.runtime.sessions.hearing import Hearing
 from serai.runtime.settings import SessionSettings
 
 # Before 50-MemoryMax.conf and its like, in which systemd keeps a session's own limits: of drop-ins
@@ -37,14 +37,14 @@ _FOLDER_LIMITS: list[Property] = [
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """A session's unit: PIDs of its main process and of the sandbox's PID 1, its cgroup, and what
-    was refused in it."""
+    """A session's unit: PIDs of its main process and of the sandbox's PID 1, its cgroup, and who
+    answers for its payloads."""
 
     main: int
     init: int
     cgroup: Path | None
     pidfd: int
-    refused: Refused = field(default_factory=Refused)
+    hearing: Hearing = field(default_factory=Hearing)
 
 
 class Supervisor(Protocol):

@@ -56,6 +56,8 @@ text = text.replace(first, "sys.path.insert(0, '{CHECKOUT}/src')\\n" + first)
 holder.__file__ = sys.argv[1] + "/holder.py"
 pathlib.Path(holder.__file__).write_text(text)
 """
+OLDER = BLIND.replace('"reaper.take_threads(job.pid)", "None"', '"HEAR and fds", "None and fds"')
+"""A holder of before decision 52, which knows no HEAR and listens at UID-1.sock."""
 
 
 @pytest.fixture
@@ -346,6 +348,23 @@ def test_a_holder_that_takes_no_threads_away_never_sees_it_end(blind: Vm, name: 
     argv = ["/usr/bin/python3", "-c", HOSTILE["traced threads"]]
     job = blind.call("job.start", name=name, argv=argv)["job"]
     assert blind.call("job.wait", job=job, timeout=1)["state"] == "running"
+
+
+def test_an_upgraded_daemon_still_speaks_to_the_jobs_of_before(vm: Vm, name: str) -> None:
+    assert vm.stop() == 0
+    vm.start(weaken=OLDER)
+    job = start(vm, name, "exec sleep 999")
+    assert vm.stop() == 0
+    vm.start()
+    assert vm.paths.holders.joinpath(f"{vm.sessions()[name]['uid']}-1.sock").exists()
+    vm.call("job.signal", job=job, signal="TERM")
+    assert ended(vm, job)["signal"] == signal.SIGTERM
+    refused = (
+        "import socket\ntry: socket.socket(socket.AF_UNIX)\nexcept OSError: raise SystemExit(7)"
+    )
+    found = vm.call("job.start", name=name, argv=["/usr/bin/python3", "-c", refused])
+    found = ended(vm, found["job"])
+    assert (found["status"], found["refused"]) == (7, [])
 
 
 def test_a_job_whose_holder_is_killed_is_lost_and_the_next_one_runs(vm: Vm, name: str) -> None:
