@@ -1,4 +1,4 @@
-"""What an agent is told about its folders: as JSON, and as a fragment of a prompt. Pure.
+"""What an agent is told about its folders and its sandbox: as JSON, and for a prompt. Pure.
 
 The JSON is described by data/hints.schema.json. The fragment comes from a Jinja2 template, which a
 product can replace.
@@ -15,6 +15,7 @@ from serai.common.errors import SeraiError
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.folders.mounts import Seen
 from serai.runtime.folders.path_roles import ROLES
+from serai.runtime.settings import STRICT
 
 VERSION = 1
 DATA = Path(__file__).parent / "data"
@@ -31,6 +32,8 @@ def make(
     attached: Mapping[str, Attachment],
     there: Mapping[str, Seen] | None,
     problems: Mapping[str, str],
+    *,
+    sandbox: str = STRICT,
 ) -> dict[str, Any]:
     """The hints of the session ``name``.
 
@@ -58,7 +61,8 @@ def make(
                 "purpose": it.purpose,
             }
         )
-    return {"version": VERSION, "session": name, "rule": RULE, "roles": found}
+    told = {"version": VERSION, "session": name, "sandbox": sandbox}
+    return {**told, "rule": RULE, "roles": found}
 
 
 def encode(hints: Mapping[str, Any]) -> bytes:

@@ -151,7 +151,8 @@ class Folders:
         attached = {role: it for role, it in self._book.of(record.uid).items() if it.attached}
         there = self._seen(record, running) if running is not None and attached else None
         problems = {role: text for (uid, role), text in self._problems.items() if uid == record.uid}
-        return hints.make(record.name, self._paths.home(record.name), attached, there, problems)
+        home, sandbox = self._paths.home(record.name), record.own.sandbox
+        return hints.make(record.name, home, attached, there, problems, sandbox=sandbox)
 
     def shown(self, record: Record, running: Running | None) -> list[dict[str, Any]]:
         """The attachments of a session as clients see them."""

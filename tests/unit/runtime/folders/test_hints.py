@@ -62,7 +62,10 @@ def test_a_session_that_does_not_run_is_told_what_will_be() -> None:
 def test_the_prompt_names_every_path_and_the_rule() -> None:
     found = hints.make("blue-cat", HOME, ATTACHED, THERE, {"uploads": "gone"})
     lines = hints.prompt(found).splitlines()
-    assert lines[0] == "# Files" and lines[-1] == hints.RULE and "pwd" in hints.RULE
+    assert lines[0] == "# Files" and lines[-2] == hints.RULE and "pwd" in hints.RULE
+    assert lines[-1].startswith("Programs here cannot make Unix sockets")
+    found = hints.make("blue-cat", HOME, {}, {}, {}, sandbox="sockets")
+    assert hints.prompt(found).splitlines()[-1] == hints.RULE
     told = {line.split(":")[0].removeprefix("- "): line for line in lines if line[:1] == "-"}
     assert set(told) == set(ROLES)
     assert '"/sessions/blue-cat/mnt/workdir" (read-write)' in told["workdir"]
