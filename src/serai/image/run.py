@@ -284,7 +284,7 @@ def _exchanged(
             pipes.register(process.stdin, selectors.EVENT_WRITE)
         while pipes.get_map():
             ready = pipes.select(_left(until))
-            if not ready and until is not None and time.monotonic() >= until:
+            if until is not None and time.monotonic() >= until:
                 raise subprocess.TimeoutExpired(process.args, timeout or 0)
             for each, _ in ready:
                 if each.fileobj is process.stdin:

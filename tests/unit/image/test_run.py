@@ -68,6 +68,14 @@ def test_a_pipe_that_a_grandchild_holds_is_not_waited_for() -> None:
     assert threading.active_count() == threads
 
 
+def test_a_program_that_goes_on_talking_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is never taken from the pipe leaves it full: there is always something to read.
+    read, piece = os.read, 1 << 16
+    monkeypatch.setattr(os, "read", lambda file, n: b"." if n == piece else read(file, n))
+    with pytest.raises(BuildError, match=r"did not end within 0\.5 s"):
+        run.run(["yes"], timeout=0.5, captured=4 << 20)
+
+
 def test_the_end_of_a_log_without_end_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
