@@ -52,7 +52,8 @@ def _row(name: str, option: dict[str, Any]) -> str:
     if "elements" in option:
         kind += f" of {option['elements']}"
     if "choices" in option:
-        kind = ", ".join(f"`{shown(choice)}`" for choice in option["choices"])
+        of = "list of " if "elements" in option else ""
+        kind = of + ", ".join(f"`{shown(choice)}`" for choice in option["choices"])
     default = f"`{shown(option['default'])}`" if "default" in option else "see `defaults/`"
     if option.get("required"):
         default = "none, required"
