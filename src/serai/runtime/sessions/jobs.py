@@ -142,7 +142,7 @@ class Jobs:
             )
             if payload.entered.listener is not None:
                 kept(payload.entered.listener)
-                with contextlib.suppress(SeraiError):  # it has ended, or is refused uncounted
+                with contextlib.suppress(SeraiError, OSError):  # ended, or refused uncounted
                     await self._holders.hear(record.uid, job, payload.entered.listener)
 
     async def all(self, name: str | None) -> list[dict[str, Any]]:
