@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 from serai.common import tables
 from serai.image.container.container import Container, booted
 from serai.image.run import run
+from serai.runtime.settings import SANDBOXES
 from tests.support import site, table
 from tests.support.network import inside
 
-SANDBOXES = ("strict", "sockets")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/programs.md"
 DATA = Path(__file__).with_suffix(".toml")
@@ -140,9 +140,11 @@ def serving(root: Path) -> Iterator[Container]:
     with tempfile.TemporaryDirectory(prefix="serai-") as work, booted(root, Path(work)) as found:
         server = _WayOut(found)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        prepare(found, Path(work))
-        yield found
-        server.shutdown()
+        try:
+            prepare(found, Path(work))
+            yield found
+        finally:
+            server.shutdown()
 
 
 def prepare(container: Container, work: Path) -> None:

@@ -204,7 +204,7 @@ class Gate:
         await asyncio.gather(*(each.task for each in open_), return_exceptions=True)
 
     def _listen(self, session: Session) -> None:
-        """Open both sockets, or none. sessiond makes their directory, with the session's group."""
+        """Open both sockets, or none. sessiond makes their directory, whose group may pass."""
         listeners: list[socket.socket] = []
         try:
             for protocol in PROTOCOLS:

@@ -101,8 +101,8 @@ def _files(settings: Settings) -> dict[str, bytes | None]:
 def _carried(root: Path) -> Iterator[Path]:
     for name in _CARRIED:
         for path in [root / name, *sorted((root / name).rglob("*"))]:
-            ours = path.is_relative_to(root / "src/serai/image") or digest.is_left_over(path, root)
-            if path.is_file() and not ours:
+            stays = path.is_relative_to(root / "src/serai/image") or digest.is_left_over(path, root)
+            if path.is_file() and not stays:
                 yield path
 
 

@@ -65,6 +65,5 @@ def _image(settings: Settings, name: str) -> str:
             where = "session" if check.session else "VM"
             command = roles_page.cell(shlex.join(check.command))
             prints = f"`{roles_page.cell(check.output)}`" if check.output else ""
-            name = roles_page.cell(check.name)
-            lines.append(f"| {name} | {where} | `{command}` | {prints} |")
+            lines.append(f"| {roles_page.cell(check.name)} | {where} | `{command}` | {prints} |")
     return "\n".join(lines).rstrip() + "\n"

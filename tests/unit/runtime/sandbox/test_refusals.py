@@ -40,7 +40,7 @@ def test_an_answer_that_a_signal_interrupted_is_given_again(
     assert answers[0] == answers[1]
 
 
-def test_a_machine_that_stood_still_does_not_hold_up_the_next_call(
+def test_a_vm_that_stood_still_does_not_hold_up_the_next_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
