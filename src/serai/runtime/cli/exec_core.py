@@ -222,7 +222,7 @@ def refusal(refused: dict[str, Any]) -> str:
     """What the sandbox refused, for a person."""
     times, programs = refused["times"], ", ".join(refused["programs"])
     return (
-        f"refused: {refused['what']} ({times} times, {programs});"
+        f"refused: {refused['what']} ({times} {'times' if times > 1 else 'time'}, {programs});"
         " 'serai create --sandbox sockets' makes a session that has them"
     )
 

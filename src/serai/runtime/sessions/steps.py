@@ -76,7 +76,11 @@ class Steps:
         try:
             await self._gate.call("keep", names=[record.name for record in running])
             for record in running:
-                publish.gate_folder(self._paths, record.name, record.uid, record.own.sandbox)
+                try:
+                    publish.gate_folder(self._paths, record.name, record.uid, record.own.sandbox)
+                except SeraiError as error:  # there is no group for its bridge
+                    log.error("session %s has no way out: %s", record.name, error)
+                    continue
                 await self._gate.open(record)
         except SeraiError as error:
             # It keeps what it was told last; what runs goes on without a way out at worst.

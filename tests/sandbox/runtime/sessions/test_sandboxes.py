@@ -270,7 +270,7 @@ def test_who_is_refused_for_ever_keeps_the_daemon_from_nobody(vm: Vm, name: str)
     pid = vm.daemon.pid if vm.daemon else 0
     wait_for(lambda: vm.call("show", name=name)["refused"])
     before, began = cpu_seconds(pid), time.monotonic()
-    wait_for(lambda: vm.call("show", name=name)["refused"][0]["times"] > 2000)
+    wait_for(lambda: vm.call("show", name=name)["refused"][0]["times"] > 500)
     # A twentieth of the time is for the answers, and some for the questions of this test.
     assert cpu_seconds(pid) - before < 0.5 * (time.monotonic() - began)
 
