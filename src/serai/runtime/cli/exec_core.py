@@ -220,10 +220,11 @@ def status_of(answer: dict[str, Any]) -> int:
 
 def refusal(refused: dict[str, Any]) -> str:
     """What the sandbox refused, for a person."""
-    times, programs = refused["times"], ", ".join(refused["programs"])
+    count, programs = refused["times"], ", ".join(refused["programs"])
+    times = "once" if count == 1 else f"{count} times"
     return (
-        f"refused: {refused['what']} ({times} {'times' if times > 1 else 'time'}, {programs});"
-        " 'serai create --sandbox sockets' makes a session that has them"
+        f"refused: {refused['what']} ({times}, {programs});"
+        " if that is why, 'serai create --sandbox sockets' makes a session that has them"
     )
 
 

@@ -230,3 +230,9 @@ def test_json_with_a_terminal_says_all_that_sessiond_said(
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {**ended, "stdout": "out", "stderr": "\ufffd"}
     assert shown.err.startswith("serai: out of memory: ")
+
+
+@pytest.mark.parametrize(("times", "said"), [(1, "once"), (2, "2 times")])
+def test_what_was_refused_is_told_to_a_person(times: int, said: str) -> None:
+    refused = {"what": "Unix sockets", "times": times, "programs": ["node", "tmux"]}
+    assert exec_core.refusal(refused).startswith(f"refused: Unix sockets ({said}, node, tmux);")
