@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from serai.runtime.settings import SANDBOXES
 from tests.support import programs, table
-from tests.support.programs import PAGE, SANDBOXES
+from tests.support.programs import PAGE
 
 PROGRAMS = programs.programs()
 TABLE = PAGE.read_text().partition(programs.START)[2].partition(table.END)[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from serai.runtime.settings import SANDBOXES
 from tests.support import programs
 from tests.support.fake_vm import Vm
 
 EVERYWHERE = {name: each for name, each in programs.programs().items() if each.always}
 
 
-@pytest.fixture(params=programs.SANDBOXES)
+@pytest.fixture(params=SANDBOXES)
 def made(vm: Vm, request: pytest.FixtureRequest) -> str:
     name: str = vm.call("create", name=request.param, sandbox=request.param)["name"]
     request.addfinalizer(lambda: vm.call("remove", name=name))
