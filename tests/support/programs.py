@@ -24,9 +24,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from serai.common import tables
+from serai.common.sandboxes import SANDBOXES
 from serai.image.container.container import Container, booted
 from serai.image.run import run
-from serai.runtime.settings import SANDBOXES
 from tests.support import site, table
 from tests.support.network import inside
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.common import sizes, tables
+from serai.common.sandboxes import SANDBOXES
 from serai.common.tables import setting
 
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-STRICT, SOCKETS = SANDBOXES = ("strict", "sockets")
-"""What a session's sandbox may be: without Unix sockets, or with those that the session makes."""
 _HIDDEN = {"dev", "proc", "run", "sessions", "tmp"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serai.runtime.settings import SANDBOXES
+from serai.common.sandboxes import SANDBOXES
 from tests.support import programs, table
 from tests.support.programs import PAGE
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from serai.common.sandboxes import SANDBOXES, SOCKETS
 from serai.image import console
 from serai.image.build import builds
 from serai.image.container import throwaway
@@ -24,7 +25,6 @@ from serai.image.guest import attack as guest
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import boot
-from serai.runtime.settings import SANDBOXES, SOCKETS
 
 PLACES = ("here", "container", "image")
 WIDEST = SOCKETS

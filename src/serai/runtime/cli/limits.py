@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from serai.common.printing import say
+from serai.common.sandboxes import SANDBOXES
 from serai.runtime.cli.arguments import change, pair
-from serai.runtime.settings import SANDBOXES
 
 LIMITS = {
     "memory": ("AMOUNT", "memory, such as 1G or 25%%"),

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from serai.common.checks import Check, Facts, Finding, section
-from serai.runtime.settings import STRICT
+from serai.common.sandboxes import STRICT
 
 MACHINES = ("x86_64", "aarch64")
 BAD = 1  # an address that nothing is mapped at

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
+from serai.runtime.sandbox import seccomp
 from serai.runtime.sessions import publish
 
 SERVICES = {
@@ -13,7 +14,6 @@ SERVICES = {
     "sessions.mount": "There is no disk for sessions.",
 }
 MOST_RESTARTS = 3
-FILTERS = ("baseline", "unix-block")
 OPTIONS = {
     "nosuid": "A set-user-ID program in a home would work outside of the sandbox.",
     "nodev": "A device in a home would work outside of the sandbox.",
@@ -167,7 +167,7 @@ CHECKS: tuple[Check[Facts], ...] = (
                 partial(_filter, name),
                 "Payloads run with other rules than this version's, or cannot start.",
             )
-            for name in FILTERS
+            for name in seccomp.FILTERS
         ),
     ),
     *section(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from serai.common.errors import SeraiError
+from serai.common.sandboxes import STRICT
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.folders.mounts import Seen
 from serai.runtime.folders.path_roles import ROLES
-from serai.runtime.settings import STRICT
 
 VERSION = 1
 DATA = Path(__file__).parent / "data"

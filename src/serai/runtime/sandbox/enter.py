@@ -41,8 +41,9 @@ from typing import Protocol
 from serai.common import linux
 from serai.common import stdio as stdio_rules
 from serai.common.errors import FAILED, NOT_FOUND, TIMEOUT, SeraiError
+from serai.common.sandboxes import SOCKETS, STRICT
 from serai.runtime.sandbox import usher
-from serai.runtime.settings import SOCKETS, STRICT, Limits
+from serai.runtime.settings import Limits
 
 FILTERS = {STRICT: ("baseline", "unix-block"), SOCKETS: ("baseline",)}
 """Which filters a payload gets in which sandbox."""

@@ -17,12 +17,13 @@ from typing import Any
 from serai.common import proc
 from serai.common.errors import CONFLICT, INVALID_PARAMS, NOT_FOUND, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
+from serai.common.sandboxes import STRICT
 from serai.runtime.folders import bindfs, hints, mounts, path_roles
 from serai.runtime.folders.attachments import Attachment, Attachments
 from serai.runtime.sessions import publish
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.supervisor import Running, Supervisor
-from serai.runtime.settings import STRICT, SessionSettings
+from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
 KINDS = ("auto", "idmap", "bindfs")

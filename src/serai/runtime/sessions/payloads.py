@@ -15,6 +15,7 @@ from typing import Any
 
 from serai.common import wait
 from serai.common.errors import NO_COMMAND, NOT_EXECUTABLE, TIMEOUT, SeraiError
+from serai.common.sandboxes import SANDBOXES
 from serai.runtime.sandbox import bwrap, cgroups, reaper
 from serai.runtime.sandbox.enter import (
     KILLED,
@@ -30,7 +31,6 @@ from serai.runtime.sandbox.enter import (
 from serai.runtime.sandbox.refusals import SHARE, Refused
 from serai.runtime.sessions import own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.settings import SANDBOXES
 
 SIGNALS = {
     name: getattr(signal, f"SIG{name}")

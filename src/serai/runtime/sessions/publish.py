@@ -13,9 +13,10 @@ from pathlib import Path
 from serai.common import files
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
+from serai.common.sandboxes import STRICT
 from serai.runtime.sandbox import bwrap
 from serai.runtime.sessions import users
-from serai.runtime.settings import STRICT, SessionSettings
+from serai.runtime.settings import SessionSettings
 
 GATE_USER = "serai-gate"
 BRIDGE_GROUP = "serai-bridge"

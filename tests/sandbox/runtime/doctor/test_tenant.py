@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from serai.common.checks import Facts, judge
+from serai.common.sandboxes import SANDBOXES
 from serai.runtime import settings
 from serai.runtime.doctor import checks, collect, tenant
 from serai.runtime.sandbox import cgroups
@@ -41,7 +42,7 @@ def examined(vm: Vm, sandbox: str = "strict") -> dict[str, str]:
     return {each.check.name: each.detail for each in judge(Facts(facts), {}, CHECKS) if not each.ok}
 
 
-@pytest.mark.parametrize("sandbox", settings.SANDBOXES)
+@pytest.mark.parametrize("sandbox", SANDBOXES)
 def test_a_whole_vm_is_all_green_and_nothing_is_left(vm: Vm, sandbox: str) -> None:
     assert examined(vm, sandbox) == {}
     assert vm.sessions() == {}

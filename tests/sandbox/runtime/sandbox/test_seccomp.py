@@ -16,6 +16,7 @@ from signal import SIGSYS
 
 import pytest
 
+from serai.image.guest import attack
 from serai.runtime.sandbox.seccomp import ERROR_QUEUE
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room
 
@@ -228,27 +229,7 @@ def test_the_bridge_may_open_unix_sockets_and_payloads_not(room: Room) -> None:
 
 
 # A filter of a payload's own that asks about socket(2), and the payload lets it through.
-CONTINUE = """\
-import ctypes, fcntl, os, platform, select, socket, struct
-libc = ctypes.CDLL(None, use_errno=True)
-SECCOMP, SOCKET = (317, 41) if platform.machine() == "x86_64" else (277, 198)
-code = b"".join(struct.pack("<HBBI", *row) for row in (
-    (0x20, 0, 0, 0), (0x15, 0, 1, SOCKET), (6, 0, 0, 0x7FC00000), (6, 0, 0, 0x7FFF0000)))
-rows = ctypes.create_string_buffer(code, len(code))
-header = struct.pack("HxxxxxxQ", 4, ctypes.addressof(rows))
-listener = libc.syscall(SECCOMP, 1, 8, header)
-if listener < 0:
-    raise SystemExit(f"no listener: {os.strerror(ctypes.get_errno())}")
-child = os.fork()
-if child == 0:
-    socket.socket(socket.AF_UNIX)
-    os._exit(0)
-select.select([listener], [], [], 20)
-asked = bytearray(80)
-fcntl.ioctl(listener, 0xC0502100, asked)
-fcntl.ioctl(listener, 0xC0182101, bytearray(asked[:8] + struct.pack("=qiI", 0, 0, 1)))
-print("let through" if os.waitpid(child, 0)[1] == 0 else "refused")
-"""
+CONTINUE = (attack.PAYLOADS / "listener.py").read_text()
 
 
 def test_no_payload_lets_a_refused_call_through(room: Room) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serai.runtime.settings import SANDBOXES
+from serai.common.sandboxes import SANDBOXES
 from tests.support import programs
 from tests.support.fake_vm import Vm
 

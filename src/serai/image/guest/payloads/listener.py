@@ -20,7 +20,7 @@ text = ctypes.create_string_buffer(code, len(code))
 program = struct.pack("HxxxxxxQ", len(rows), ctypes.addressof(text))
 listener = libc.syscall(seccomp, 1, NEW_LISTENER, program)
 if listener < 0:
-    raise SystemExit(os.strerror(ctypes.get_errno()))
+    raise SystemExit(f"no listener: {os.strerror(ctypes.get_errno())}")
 child = os.fork()
 if child == 0:
     socket.socket(socket.AF_UNIX)
