@@ -11,7 +11,7 @@ import json
 import select
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,12 +50,12 @@ C = TypeVar("C", bound="Client")
 class Request:
     """A call; with ``reply`` false it is a notification, which gets no answer.
 
-    ``descriptors`` are those that came with it.
+    ``descriptors`` are those that came with it. ``params`` may have a secret, which none prints.
     """
 
     id: Id
     method: str
-    params: dict[str, Any]
+    params: dict[str, Any] = field(repr=False)
     reply: bool = True
     descriptors: tuple[int, ...] = ()
 

@@ -115,6 +115,21 @@ class Paths:
         """The audit log, for the gate; its unit binds this to a folder on the sessions disk."""
         return self.gate_run / "audit"
 
+    @property
+    def secrets(self) -> Path:
+        """The store of secrets, for the gate; its unit binds this as it does the audit log."""
+        return self.gate_run / "secrets"
+
+    @property
+    def gate_key(self) -> Path:
+        """The VM's key for the gate: there from its unit's start until the gate has read it."""
+        return self.gate_run / "key"
+
+    @property
+    def vm_keys(self) -> Path:
+        """Root's own folder on the root disk, where that key is kept; the role seal empties it."""
+        return self.root / "var/lib/serai/keys"
+
     def home(self, name: str) -> Path:
         return self.sessions / name
 

@@ -15,10 +15,12 @@ from serai.common import jsonrpc_server
 from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Server
+from serai.common.tables import setting
 from serai.gate import hosts, profiles
 from serai.gate.audit import chain
 from serai.gate.audit.verify import verify
 from serai.gate.gate import Gate
+from serai.gate.secrets import Store
 
 MAX_LINE = 4 << 20
 # sessiond makes a connection for each question; how many it has is limited by its own clients.
@@ -75,12 +77,22 @@ class Audit:
     session: str | None
 
 
+@dataclass(frozen=True)
+class Secret:
+    """A secret to keep."""
+
+    name: str
+    value: str = setting("", "one line of ASCII", secret=True)
+
+
 class Control:
     """The methods. Each raises SeraiError for what is wrong."""
 
-    def __init__(self, gate: Gate, folder: Path) -> None:
+    def __init__(self, gate: Gate, folder: Path, secrets: Store | None = None) -> None:
+        """``folder`` has the audit log; without ``secrets`` there can be none."""
         self._gate = gate
         self._folder = folder
+        self._secrets = secrets
         self.table: dict[str, tuple[type, Handler]] = {
             "open": (Open, _handler(self.open)),
             "close": (Name, _handler(lambda p: gate.close(p.name))),
@@ -92,6 +104,9 @@ class Control:
             "counts": (Nothing, _handler(lambda _: gate.counts())),
             "audit": (Audit, _handler(self.audit)),
             "verify": (Nothing, _handler(self.verify)),
+            "secret.set": (Secret, _handler(self.set_secret)),
+            "secret.list": (Nothing, _handler(self.list_secrets)),
+            "secret.remove": (Name, _handler(self.remove_secret)),
         }
 
     def open(self, p: Open) -> None:
@@ -128,6 +143,25 @@ class Control:
     async def verify(self, _p: Nothing) -> dict[str, Any]:
         """Whether the audit log is whole."""
         return dataclasses.asdict(await asyncio.to_thread(verify, self._folder))
+
+    async def set_secret(self, p: Secret) -> None:
+        """Keep a secret; requests from now on get it."""
+        # In a thread, as whatever waits for a disk.
+        await asyncio.to_thread(self._store().set, p.name, p.value)
+
+    async def list_secrets(self, _p: Nothing) -> dict[str, Any]:
+        """Every secret, without its value."""
+        return {"secrets": self._store().list()}
+
+    async def remove_secret(self, p: Name) -> None:
+        """Forget a secret."""
+        await asyncio.to_thread(self._store().remove, p.name)
+
+    def _store(self) -> Store:
+        if self._secrets is None:
+            text = "the gate has no key of this VM to keep secrets with"
+            raise SeraiError(text, "'journalctl -u serai-gate' says why")
+        return self._secrets
 
 
 def serve(path: Path, control: Control) -> Server:

@@ -13,14 +13,16 @@ from pathlib import Path
 from serai.common.errors import SeraiError
 from serai.common.notify import notify
 from serai.common.paths import Paths
-from serai.gate import control, dial, settings
+from serai.gate import control, dial, secrets, settings
 from serai.gate.audit.writer import Log
 from serai.gate.egress import Egress
 from serai.gate.gate import Gate
+from serai.gate.secrets import Store
 
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions
 SYNC = 1.0  # seconds
+USES = 60.0  # seconds
 SMALLEST = 1 << 20  # bytes of a file of the audit log
 
 
@@ -35,12 +37,14 @@ async def serve(paths: Paths) -> None:
         loop.add_signal_handler(number, stop.set)
     rules = settings.load(paths.gate_settings)
     audit = Log(paths.audit, file_size(paths.audit, rules.audit), rules.audit.files)
+    store = secrets.opened(paths.secrets, paths.gate_key)
     executor = ThreadPoolExecutor(LOOKUPS, "lookup")
     gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
     gate.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, gate)
-    server = control.serve(paths.gate_control, control.Control(gate, paths.audit))
+    server = control.serve(paths.gate_control, control.Control(gate, paths.audit, store))
     works = [loop.create_task(_sweep(gate)), loop.create_task(_sync(audit))]
+    works.append(loop.create_task(_note_uses(store)))
     notify("READY=1")
     log.info("ready")
     await stop.wait()
@@ -54,6 +58,9 @@ async def serve(paths: Paths) -> None:
     with contextlib.suppress(OSError):
         audit.sync()
     audit.close()
+    with contextlib.suppress(OSError):
+        if store is not None:
+            store.note_uses()
 
 
 def file_size(folder: Path, rules: settings.Audit) -> int:
@@ -107,3 +114,13 @@ async def _sync(audit: Log) -> None:
             await asyncio.to_thread(audit.sync)
         except OSError as error:
             log.error("the audit log is not on the disk yet: %s", error)
+
+
+async def _note_uses(store: Store | None) -> None:
+    """Write down when secrets were last used, once a minute: it is worth no request's time."""
+    while store is not None:
+        await asyncio.sleep(USES)
+        try:
+            await asyncio.to_thread(store.note_uses)
+        except OSError as error:
+            log.warning("when secrets were used is not noted: %s", error)
