@@ -22,9 +22,9 @@ from typing import Any
 
 from serai.common import files
 from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
+from serai.gate.vm_key import KEY_BYTES
 
 log = logging.getLogger("serai.gate")
-KEY_BYTES = 32
 LONGEST = 8192
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _VALUE = re.compile(rf"[ -~]{{1,{LONGEST}}}")

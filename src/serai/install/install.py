@@ -38,6 +38,7 @@ FILES = (
     File("programs/bridge", "usr/lib/serai/bridge", 0o755),
     File("programs/sessiond", "usr/lib/serai/sessiond", 0o755),
     File("programs/gate", "usr/lib/serai/gate", 0o755),
+    File("programs/gate-key", "usr/lib/serai/gate-key", 0o755),
     File("programs/share", "usr/lib/serai/share", 0o755),
     File("programs/session-disk", "usr/lib/serai/session-disk", 0o755),
     File("units/serai.slice", "etc/systemd/system/serai.slice", 0o644),

@@ -14,7 +14,8 @@ from cryptography.fernet import Fernet
 
 from serai.common.errors import SeraiError
 from serai.gate import secrets
-from serai.gate.secrets import KEY_BYTES, LONGEST, Store
+from serai.gate.secrets import LONGEST, Store
+from serai.gate.vm_key import KEY_BYTES
 from tests.conftest import ROOT
 
 KEY = bytes(range(KEY_BYTES))

@@ -51,7 +51,7 @@ def test_a_module_without_the_site_module_needs_no_package(module: str) -> None:
     assert missing("-IS", module) == ""
 
 
-PACKAGES = {"h11", "idna", "jeepney", "jinja2", "seccomp", "tomli"}
+PACKAGES = {"cryptography", "h11", "idna", "jeepney", "jinja2", "seccomp", "tomli"}
 """What the distributions have, by the names that are imported."""
 
 

@@ -30,16 +30,44 @@ class Libraries:
 RELEASES = {
     "ubuntu-22.04": Libraries(
         "3.10",
-        {"h11": "0.13.0", "idna": "3.3", "jeepney": "0.7.1", "jinja2": "3.0.3", "tomli": "1.2.2"},
+        {
+            "cryptography": "3.4.8",
+            "h11": "0.13.0",
+            "idna": "3.3",
+            "jeepney": "0.7.1",
+            "jinja2": "3.0.3",
+            "tomli": "1.2.2",
+        },
     ),
     "debian-12": Libraries(
-        "3.11", {"h11": "0.14.0", "idna": "3.3", "jeepney": "0.8.0", "jinja2": "3.1.2"}
+        "3.11",
+        {
+            "cryptography": "38.0.4",
+            "h11": "0.14.0",
+            "idna": "3.3",
+            "jeepney": "0.8.0",
+            "jinja2": "3.1.2",
+        },
     ),
     "ubuntu-24.04": Libraries(
-        "3.12", {"h11": "0.14.0", "idna": "3.6", "jeepney": "0.8.0", "jinja2": "3.1.2"}
+        "3.12",
+        {
+            "cryptography": "41.0.7",
+            "h11": "0.14.0",
+            "idna": "3.6",
+            "jeepney": "0.8.0",
+            "jinja2": "3.1.2",
+        },
     ),
     "debian-13": Libraries(
-        "3.13", {"h11": "0.14.0", "idna": "3.10", "jeepney": "0.9.0", "jinja2": "3.1.6"}
+        "3.13",
+        {
+            "cryptography": "43.0.0",
+            "h11": "0.14.0",
+            "idna": "3.10",
+            "jeepney": "0.9.0",
+            "jinja2": "3.1.6",
+        },
     ),
 }
 

@@ -64,7 +64,8 @@ def test_a_good_disk_may_be_released() -> None:
         (Entry("srv/.bash_history", "f", 0o600, 0, 0, 1), None),
         (Entry("etc/ssl/private/ssl-cert-snakeoil.key", "f", 0o600, 0, 0, 1), None),
         (Entry("etc/ssh/ssh_host_rsa_key.pub", "f", 0o644, 0, 0, 1), None),
-        (Entry("var/lib/serai/x", "f", 0o644, 0, 0, 1), None),
+        (Entry("var/lib/serai/keys/gate.cred", "f", 0o600, 0, 0, 1), None),
+        (Entry("var/lib/systemd/credential.secret", "f", 0o400, 0, 0, 1), None),
     ],
 )
 def test_a_path_that_must_not_be_there(entry: Entry, found: tuple[str, str] | None) -> None:
