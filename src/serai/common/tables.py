@@ -117,6 +117,11 @@ def _value(value: Any, hint: Any, name: str, rules: Mapping[str, Any]) -> Any:
         return {key: _value(v, inner, f"{name}.{_plain(key)}", rules) for key, v in value.items()}
     if origin in (list, tuple):
         inner = str if rules.get("parse") else arguments[0]
+        if dataclasses.is_dataclass(inner):
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"{name} must be a list of tables")
+            kind = typing.cast("type[Any]", inner)
+            return origin(read(kind, each, f"{name}[{at}].") for at, each in enumerate(value))
         if not isinstance(value, list | tuple) or not all(_fits(each, inner) for each in value):
             what = _describe(inner).removeprefix("a ")
             raise ValueError(f"{name} must be a list of {what}s{_but(value, rules)}")

@@ -1,20 +1,22 @@
 """Named profiles (``/etc/serai/policy.d/NAME.toml``) and what is set for one session beside them.
 
-A profile is a TOML file with ``allow`` and ``deny``, lists of rules, and ``summary``, a text for
-people.
+A profile is a TOML file with ``allow`` and ``deny``, lists of rules, ``bind``, which secrets are
+for which hosts, and ``summary``, a text for people.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serai.common import tables
 from serai.common.errors import SeraiError
 from serai.common.tables import setting
+from serai.gate import bindings
+from serai.gate.bindings import Binding
 from serai.gate.rules import Rule, Rules, combined, rule
 
 DEFAULT = "default"
@@ -35,10 +37,13 @@ class Policy:
     profile: str = setting(DEFAULT, "the profile that holds besides", parse=_profile)
     allow: tuple[str, ...] = setting((), "what it may reach", parse=lambda text: rule(text).text)
     deny: tuple[str, ...] = setting((), "what it may not reach", parse=lambda text: rule(text).text)
+    bind: tuple[Binding, ...] = setting((), "which secrets are for which hosts")
 
     def as_dict(self) -> dict[str, Any]:
         """The policy as JSON has it; ``policy`` reads it back."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        bind = [each.as_dict() for each in self.bind]
+        lists = {"allow": list(self.allow), "deny": list(self.deny), "bind": bind}
+        return {"profile": self.profile, **lists}
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Profile:
 
     allow: tuple[Rule, ...] = setting((), "what may be reached", parse=rule)
     deny: tuple[Rule, ...] = setting((), "what may not be reached; it wins", parse=rule)
+    bind: tuple[Binding, ...] = setting((), "which secrets are for which hosts")
     summary: str = setting("", "what it is for, for people")
 
 
@@ -80,24 +86,28 @@ def policy(data: Mapping[str, Any]) -> Policy:
         found = tables.read(Policy, data)
     except ValueError as error:
         raise SeraiError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
-    return Policy(found.profile, _once(found.allow), _once(found.deny))
+    bind = tuple(dict.fromkeys(found.bind))
+    return Policy(found.profile, _once(found.allow), _once(found.deny), bind)
 
 
 def effective(policy: Policy, profiles: Mapping[str, Rules]) -> Rules:
     """The rules of ``policy`` and of its profile together; a deny of either wins.
 
     The profile ``default`` always exists. Raises SeraiError if another one is not in ``profiles``,
-    or if a rule of ``policy`` is none.
+    if a rule of ``policy`` is none, or if two bindings write the same.
     """
     rules = profiles.get(policy.profile, Rules() if policy.profile == DEFAULT else None)
     if rules is None:
         known = ", ".join(sorted({DEFAULT, *profiles}))
         raise SeraiError(f"there is no profile {policy.profile!a}", hint=f"there are: {known}")
     try:
-        own = Rules(tuple(map(rule, policy.allow)), tuple(map(rule, policy.deny)))
+        own = Rules(tuple(map(rule, policy.allow)), tuple(map(rule, policy.deny)), policy.bind)
     except ValueError as error:
         raise SeraiError(f"the session's policy cannot be used: {error}", hint=_HINT) from error
-    return combined(rules, own)
+    both = combined(rules, own)
+    if problem := bindings.clash(both.bind):
+        raise SeraiError(f"the session's policy cannot be used: {problem}", hint=_HINT)
+    return both
 
 
 def _name(path: Path) -> str:
@@ -112,7 +122,9 @@ def _name(path: Path) -> str:
 def read(path: Path) -> Rules:
     """The profile in a file of any name. Raises SeraiError naming the file and the key."""
     found = tables.load(Profile, path, "the profile", hint=_HINT)
-    return combined(Rules(found.allow, found.deny))
+    if problem := bindings.clash(found.bind):
+        raise SeraiError(f"{path}: {problem}", hint=_HINT)
+    return combined(Rules(found.allow, found.deny, found.bind))
 
 
 def _once(texts: tuple[str, ...]) -> tuple[str, ...]:

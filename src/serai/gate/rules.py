@@ -9,6 +9,10 @@ A rule is one of the following, for every port or with ``:port`` at its end::
     10.0.0.0/8         the addresses of a network
     2001:db8::/32      likewise; with a port [2001:db8::]/32:443
 
+A rule for names may go on, after a space, with the requests that it is for, as in
+``example.com GET /docs/**`` (``serai.gate.requests``). Such a rule lets a connection be made, or
+does not forbid it, and the requests in it are decided one by one. Requests to addresses are not.
+
 Deny wins over allow, and a target that no rule names is denied. A name is decided before it is
 looked up; its addresses are decided afterwards.
 """
@@ -20,8 +24,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
+from serai.gate import requests
 from serai.gate.addresses import Network, special
+from serai.gate.bindings import Binding
 from serai.gate.hosts import Address, Target, host, port_number, unmapped
+from serai.gate.requests import Asked, Requests
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _PREFIX = re.compile(r"[0-9]{1,3}")
@@ -32,12 +39,14 @@ _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\](/[0-9]*)?(?::(.*))
 class Rule:
     """One rule: for a ``name`` ("example.com", "*.example.com" or "*") or else for a ``network``.
 
-    ``port`` is None for every port. ``text`` is the rule's one spelling.
+    ``port`` is None for every port, ``request`` is None for all that goes on in a connection.
+    ``text`` is the rule's one spelling.
     """
 
     name: str = ""
     network: Network | None = None
     port: int | None = None
+    request: Requests | None = None
 
     @property
     def text(self) -> str:
@@ -49,7 +58,8 @@ class Rule:
             bare = isinstance(self.network, IPv4Network) or self.port is None
             what = str(address) if bare else f"[{address}]"
             what += "" if length == self.network.max_prefixlen else f"/{length}"
-        return what if self.port is None else f"{what}:{self.port}"
+        what += "" if self.port is None else f":{self.port}"
+        return what if self.request is None else f"{what} {self.request}"
 
     def __str__(self) -> str:
         return self.text
@@ -69,10 +79,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """A set of rules. The order within ``allow`` and ``deny`` does not matter."""
+    """A set of rules, and of the secrets that are for some hosts. The order does not matter."""
 
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
+    bind: tuple[Binding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,18 +98,22 @@ class Verdict:
 def rule(text: str) -> Rule:
     """The rule that ``text`` means; ValueError, naming ``text``, if it is not a rule."""
     try:
-        what, port_text = _split(text)
+        where, space, asked = text.partition(" ")
+        request = requests.read(asked) if space else None
+        what, port_text = _split(where)
         port = None if port_text is None else port_number(port_text)
-        if "/" in what:
-            return Rule(network=_network(what), port=port)
         if what == "*":
-            return Rule(name="*", port=port)
-        parent = host(what[2:] if what.startswith("*.") else what)
-        if isinstance(parent, str):
-            return Rule(name=f"*.{parent}" if what.startswith("*.") else parent, port=port)
+            return Rule(name="*", port=port, request=request)
+        network = _network(what) if "/" in what else None
+        parent = host(what[2:] if what.startswith("*.") else what) if network is None else ""
+        if isinstance(parent, str) and network is None:
+            name = f"*.{parent}" if what.startswith("*.") else parent
+            return Rule(name=name, port=port, request=request)
         if what.startswith("*."):
             raise ValueError("an address has no subdomains")
-        return Rule(network=ip_network(parent), port=port)
+        if request is not None:
+            raise ValueError("no rule can be about requests to addresses")
+        return Rule(network=network or ip_network(parent), port=port)
     except ValueError as error:
         raise ValueError(f"{text!a} is not a rule: {error}") from error
 
@@ -108,6 +123,7 @@ def combined(*many: Rules) -> Rules:
     return Rules(
         allow=tuple(dict.fromkeys(entry for rules in many for entry in rules.allow)),
         deny=tuple(dict.fromkeys(entry for rules in many for entry in rules.deny)),
+        bind=tuple(dict.fromkeys(entry for rules in many for entry in rules.bind)),
     )
 
 
@@ -127,6 +143,37 @@ def decide(
     return [(each, _led_to(rules, each, target, verdict)) for each in addresses]
 
 
+def sees_requests(rules: Rules, target: Target) -> bool:
+    """Whether what is asked of ``target`` decides: if not, nobody has to look at it."""
+    if not isinstance(target.host, str) or not _by_name(rules, target).allowed:
+        return False
+    plain = any(entry.request is None for entry in _naming(rules.allow, target))
+    return not plain or any(_naming(rules.deny, target))
+
+
+def decide_request(rules: Rules, target: Target, method: str, path: str) -> Verdict:
+    """The verdict on one request to a target; ``path`` is in origin-form, with its query."""
+    if not isinstance(target.host, str):
+        return _by_address(rules, target.host, target.port)
+    verdict = _by_name(rules, target)
+    if not verdict.allowed:
+        return verdict
+    asked = Asked(method, path)
+    what = f"{target} {asked}"
+    why = f": its path leaves doubt, for {asked.doubt}" if asked.doubt else ""
+    for entry in _naming(rules.deny, target):
+        if entry.request is not None and entry.request.denies(asked):
+            because = why if entry.request.path or entry.request.git else ""
+            reason = f"{what} is denied by the rule {entry}{because}"
+            return Verdict(False, f"deny {entry}", reason)
+    for entry in _naming(rules.allow, target):
+        if entry.request is None:
+            return verdict
+        if entry.request.allows(asked):
+            return Verdict(True, f"allow {entry}", f"{what} is allowed by the rule {entry}")
+    return Verdict(False, "default deny", f"no rule allows {what}{why}")
+
+
 def names_exactly(rules: Rules, address: Address, port: int) -> bool:
     """Whether a rule allows this very address, not only a network around it."""
     meant = unmapped(address)
@@ -138,14 +185,17 @@ def names_exactly(rules: Rules, address: Address, port: int) -> bool:
 
 
 def _by_name(rules: Rules, target: Target) -> Verdict:
-    name = str(target.host)
-    for entry in rules.deny:
-        if entry.names(name, target.port):
+    for entry in _naming(rules.deny, target):
+        if entry.request is None:
             return Verdict(False, f"deny {entry}", f"{target} is denied by the rule {entry}")
-    for entry in rules.allow:
-        if entry.names(name, target.port):
-            return Verdict(True, f"allow {entry}", f"{target} is allowed by the rule {entry}")
+    # Those for all requests first, for they are the ones that hold.
+    for entry in sorted(_naming(rules.allow, target), key=lambda each: each.request is not None):
+        return Verdict(True, f"allow {entry}", f"{target} is allowed by the rule {entry}")
     return _default(target)
+
+
+def _naming(many: Sequence[Rule], target: Target) -> list[Rule]:
+    return [entry for entry in many if entry.names(str(target.host), target.port)]
 
 
 def _by_address(rules: Rules, address: Address, port: int) -> Verdict:
@@ -157,15 +207,20 @@ def _by_address(rules: Rules, address: Address, port: int) -> Verdict:
     address = unmapped(address)
     what = str(Target(address, port))
     for entry in rules.deny:
-        if entry.covers(address, port) or _any(entry, port):
+        if entry.covers(address, port) or (_any(entry, port) and entry.request is None):
             return Verdict(False, f"deny {entry}", f"{what} is denied by the rule {entry}")
     covering = [entry for entry in rules.allow if entry.covers(address, port)]
     found = special(address)
     if found is not None:
         return _in_special_range(what, covering, *found)
-    covering += [entry for entry in rules.allow if _any(entry, port)]
+    unseen = [entry for entry in rules.deny if _any(entry, port)]
+    if not unseen:
+        covering += [e for e in rules.allow if _any(e, port) and e.request is None]
     if covering:
         return Verdict(True, f"allow {covering[0]}", f"{what} is allowed by the rule {covering[0]}")
+    if unseen:  # else it would not hold for a host that is asked for by its address
+        reason = f"{what} is an address, where nobody sees the requests that {unseen[0]} denies"
+        return Verdict(False, f"deny {unseen[0]}", reason)
     return _default(Target(address, port))
 
 

@@ -47,7 +47,7 @@ def test_without_a_folder_there_is_no_profile_and_everything_is_denied(tmp_path:
         ("deny = true", "deny must be a list"),
         ("[allow]", "allow must be a list"),
         ("summary = 1", "summary must be a text"),
-        ("alow = ['a']", "unknown key alow; known are allow, deny, summary"),
+        ("alow = ['a']", "unknown key alow; known are allow, deny, bind, summary"),
         ("profile = 'web'", "unknown key profile"),
         ("allow = ['a..b']", "allow: 'a..b' is not a rule"),
         ("deny = ['10.0.0.1/8']", "deny: '10.0.0.1/8' is not a rule"),
@@ -94,6 +94,7 @@ def test_a_policy_is_canonical_and_reads_back() -> None:
         "profile": "web",
         "allow": ["example.com", "127.0.0.1:80"],
         "deny": ["*.b.test"],
+        "bind": [],
     }
     assert policy(json.loads(json.dumps(found.as_dict()))) == found
     assert policy({}) == Policy() == policy(Policy().as_dict())
