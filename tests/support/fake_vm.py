@@ -26,6 +26,8 @@ PROGRAMS = CHECKOUT / "src/serai/install/programs"
 # The distribution's own Python, which has python3-seccomp and python3-jeepney, as in the VM.
 PYTHON = "/usr/bin/python3"
 DEADLINE = 30.0
+KEY = bytes(range(32))
+"""The VM's, for secrets."""
 
 
 class Vm:
@@ -91,6 +93,7 @@ class Vm:
 
     def start_gate(self) -> None:
         """Start the gate; sessiond waits for it."""
+        self.paths.gate_key.write_bytes(KEY)  # as its unit does before each start
         code = "import sys\nfrom pathlib import Path\nfrom serai.gate import server\n"
         code += "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
         self.gate = subprocess.Popen(

@@ -27,6 +27,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # The distribution's own Python, which has python3-h11 and python3-idna, as in the VM.
 PYTHON = "/usr/bin/python3"
 DEADLINE = 30.0
+KEY = bytes(range(32))
+"""The VM's, for secrets."""
 CODE = (
     "import sys; from pathlib import Path; from serai.gate import server\n"
     "exec(sys.argv[1])\n"
@@ -55,6 +57,7 @@ class Gated:
         return self.process.pid
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self.paths.gate_key.write_bytes(KEY)  # as its unit does before each start
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [

@@ -31,7 +31,7 @@ from serai.runtime.local_files import Files
 from serai.runtime.process import Process
 from serai.runtime.remote import VmClient
 
-ONCE = frozenset({"remove", "job.input", "job.signal"})
+ONCE = frozenset({"remove", "job.input", "job.signal", "secret.remove"})
 """The calls that are not made again: the first may have been carried out."""
 RESTART = 5.0
 """Seconds for which others are made again: sessiond may be starting anew, as at an upgrade."""
@@ -103,6 +103,18 @@ class Vm:
         """Every session that has these labels, all without its ``usage``. Raises SeraiError."""
         which = {"labels": dict(labels)} if labels else {}  # an older VM knows no such parameter
         return list(self.call("list", **which)["sessions"])
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Have the gate keep a secret, in the place of another of that name. Raises SeraiError."""
+        self.call("secret.set", name=name, value=value)
+
+    def secrets(self) -> list[dict[str, Any]]:
+        """Every secret without its value: see docs/rpc.md. Raises SeraiError."""
+        return list(self.call("secret.list")["secrets"])
+
+    def remove_secret(self, name: str, *, force: bool = False) -> None:
+        """Forget a secret; with ``force`` also if a session is bound to it. Raises SeraiError."""
+        self.call("secret.remove", name=name, force=force)
 
     def call(self, method: str, **params: Any) -> Any:
         """Call any method of docs/rpc.md that does not stream. Raises SeraiError."""

@@ -18,6 +18,7 @@ from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
 from serai.runtime.api.jobs import JobMethods
+from serai.runtime.api.secrets import SecretMethods
 from serai.runtime.image import image
 from serai.runtime.sandbox import cgroups, usage
 from serai.runtime.sessions import changes, quota
@@ -129,6 +130,7 @@ class Methods:
             **self._forwards.table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,
+            **SecretMethods(sessions, gate).table,
         }
 
     async def version(self, _c: Connection, _r: Request, p: Version) -> Any:

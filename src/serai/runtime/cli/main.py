@@ -15,7 +15,7 @@ from serai import __version__
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits, run
+from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits, run, secrets
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 from serai.runtime.cli.showing import table, when
@@ -34,6 +34,7 @@ _RUN = {
     "audit": egress.audit,
     "forward": forward.run,
     "run": run.run,
+    "secret": secrets.run,
     **dict.fromkeys(folders.COMMANDS, folders.run),
     **dict.fromkeys(jobs.COMMANDS, jobs.run),
 }
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in SIMPLE.items():
         add(name, text)
     egress.add_parsers(commands)
+    secrets.add_to(commands)
     add("version", "the VM's version of Serai, and what it can do", named=False)
     commands.add_parser("mcp", help="a Model Context Protocol server, on a host", add_help=False)
     metrics = commands.add_parser("metrics", help="what sessions and daemons use, as OpenMetrics")
