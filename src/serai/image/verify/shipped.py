@@ -14,11 +14,13 @@ from serai.image.build.playbook import BUILD_USER
 from serai.image.errors import BuildError
 from serai.image.verify.facts import Shipped
 
-_FILES = (
-    "/var/lib/dbus/machine-id",
+_SHARED = (
+    "/var/lib/serai/keys/gate.cred",
+    "/var/lib/serai/keys/gate.key",
     "/var/lib/systemd/credential.secret",
     "/var/lib/systemd/random-seed",
 )
+_FILES = ("/var/lib/dbus/machine-id", *_SHARED)
 _FOLDERS = (
     "/etc",
     "/home",
@@ -136,11 +138,7 @@ def _look(root: _Root) -> Shipped:
         apt=_apt(root),
         cloud_init=root.all("/var/lib/cloud"),
         temporary=[*root.all("/tmp"), *root.all("/var/tmp")],  # noqa: S108 - the disk's
-        random_seeds=[
-            path
-            for path in ("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret")
-            if root.holds(path)
-        ],
+        random_seeds=[path for path in _SHARED if root.holds(path)],
         mentions=[
             path
             for path in (*root.holding("/etc"), *root.holding("/var/backups"))

@@ -41,6 +41,8 @@ LEFT = {
     "var/tmp/a": ("", "temporary"),
     "var/lib/systemd/random-seed": ("x", "random_seeds"),
     "var/lib/systemd/credential.secret": ("x", "random_seeds"),
+    "var/lib/serai/keys/gate.cred": ("x", "random_seeds"),
+    "var/lib/serai/keys/gate.key": ("x", "random_seeds"),
     "etc/shadow-": ("root:*\nserai-build:!:1::::\n", "mentions"),
     "var/backups/passwd.bak": ("serai-build:x:1000\n", "mentions"),
     "etc/sudoers.d/90-x": ("b ALL=(ALL) ALL\n", "sudoers"),
