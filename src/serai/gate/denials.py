@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from http import HTTPStatus
 from typing import Any
 
@@ -15,11 +16,13 @@ _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}
 
 def denied(session: str, target: Target, denial: Denied) -> tuple[HTTPStatus, str, dict[str, Any]]:
     """The answer to a denied request: status, text, and the same as data."""
-    ask = f"serai policy allow {session} {denial.missing or target}"
+    ask = f"serai policy allow {session} {shlex.quote(denial.missing or str(target))}"
     advice = f"The VM's administrator can\nallow it with: {ask}"
     if denial.rule.startswith("deny "):  # a further allow rule would not help
         ask = f"serai policy show {session}"
         advice = f"The VM's administrator\ncan see the rule with: {ask}"
+    elif denial.rule.startswith("secret "):
+        ask, advice = "", "What is bound to\nwhich hosts shows: serai policy show " + session
     elif denial.rule.startswith("own address "):
         ask, advice = "", "Only a rule for\nexactly this address opens an address of this VM."
     reason, where = denial.reason, ""

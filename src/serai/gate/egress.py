@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,8 +17,10 @@ from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
 from serai.gate.rules import Rules, Verdict
+from serai.gate.secrets import Store
 from serai.gate.settings import Settings
 from serai.gate.share import Share
+from serai.gate.tls import Ending
 from serai.gate.upstream import Line
 
 log = logging.getLogger("serai.gate")
@@ -27,6 +29,7 @@ T = TypeVar("T")
 # session may have so many of those, and all further ones stay small.
 _ROOMY = 32
 _BUFFER = 64 << 10
+_MOST_PATH = 1024
 
 
 class Allowance:
@@ -93,11 +96,29 @@ class Session:
         }
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request that the gate can read: in TLS that it ends (``tls``), or without TLS.
+
+    ``path`` is the origin-form with the query, as the client sent it, so without secrets.
+    """
+
+    method: str
+    path: str
+    tls: bool
+
+    def noted(self) -> dict[str, Any]:
+        """What the audit log gets of it: not the query, which may hold anything."""
+        ended = {"tls": "ended"} if self.tls else {}
+        return {**ended, "method": self.method, "path": self.path.partition("?")[0][:_MOST_PATH]}
+
+
 @dataclass(eq=False)
 class Connection:
     """A client's connection. ``target`` and ``address`` are those of its current request.
 
-    ``opened`` is when it was accepted, ``began`` when the last decision was made, in loop.time().
+    ``opaque``: it is a tunnel, in which no request can be judged. ``opened`` is when it was
+    accepted, ``began`` when the last decision was made, in loop.time().
     """
 
     session: Session
@@ -107,6 +128,7 @@ class Connection:
     began: float = 0.0
     target: Target | None = None
     address: Address | None = None
+    opaque: bool = False
     task: asyncio.Task[None] = field(init=False)
     end: str = ""
 
@@ -119,9 +141,19 @@ class Connection:
 class Egress:
     """Judges, audits and dials for all sessions."""
 
-    def __init__(self, settings: Settings, audit: Log, resolve: dial.Resolve) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        audit: Log,
+        resolve: dial.Resolve,
+        *,
+        ending: Ending | None = None,
+        secrets: Store | None = None,
+    ) -> None:
         self.settings = settings
         self.log = audit
+        self.ending = ending or Ending(settings.tls, None)
+        self.secrets = secrets
         self._resolve = resolve
 
     async def judge(self, session: Session, target: Target) -> list[tuple[Address | None, Verdict]]:
@@ -148,31 +180,52 @@ class Egress:
         """
         target, policy = connection.target, connection.session.rules
         assert target is not None  # noqa: S101
+        if connection.opaque and (hidden := _hidden(policy, target)) is not None:
+            return hidden
         found = None if connection.address is None else [connection.address]
         return self._own(policy, target, rules.decide(policy, target, found))[0][1]
 
-    async def open(self, connection: Connection, target: Target, *, plain: bool) -> Line:
+    async def open(
+        self,
+        connection: Connection,
+        target: Target,
+        *,
+        plain: bool,
+        request: Request | None = None,
+        secrets: Sequence[str] = (),
+        kept: Line | None = None,
+    ) -> Line:
         """A line to the target, once the decision is in the audit log.
 
+        Without a ``request`` it is for a tunnel. ``secrets`` are the names of those that go in.
+        ``kept`` is a line that an earlier request has left: it is judged again, and not dialled.
         Raises Denied or Unreachable; Unreachable also if the log cannot be written.
         """
         session = connection.session
         judged_by = session.rules
         connection.target, connection.address = target, None
+        noted = {} if request is None else request.noted()
+        if secrets:
+            noted["secret"] = ", ".join(secrets)
         try:
-            judged = await self.judge(session, target)
+            judged = await self._judge(session, target, request, kept)
         except Unreachable as error:
-            self._decided(connection, rules.decide(session.rules, target)[0][1], error=str(error))
+            verdict = rules.decide(session.rules, target)[0][1]
+            self._decided(connection, verdict, **noted, error=str(error))
             raise
         good = [address for address, verdict in judged if verdict.allowed]
         connection.address, verdict = next((pair for pair in judged if pair[1].allowed), judged[0])
-        self._decided(connection, verdict)
+        self._decided(connection, verdict, **noted)
         if not good:
             await asyncio.sleep(session.allowance.wait())
             # Where the name is allowed but not what it leads to, only a rule for that helps.
             to = connection.address
             missing = "" if to is None else str(Target(to, target.port))
+            if request is not None and rules.sees_requests(session.rules, target):
+                missing = f"{target} {request.method} {request.path.partition('?')[0]}"
             raise Denied(verdict.rule, verdict.reason, missing)
+        if kept is not None:
+            return kept
         known = [address for address in good if address is not None]
         way = None
         try:
@@ -203,6 +256,7 @@ class Egress:
         """
         loop = asyncio.get_running_loop()
         traffic, error = connection.traffic, ""
+        connection.opaque = True
         try:
             await loop.sock_sendall(client, greeting + way.early)
             if rest:
@@ -214,6 +268,28 @@ class Egress:
             error = words(failure)
         finally:
             self.closed(connection, error)
+
+    async def _judge(
+        self, session: Session, target: Target, request: Request | None, kept: Line | None
+    ) -> list[tuple[Address | None, Verdict]]:
+        """The verdicts on a request or a tunnel: on the host first, as long as that allows it."""
+        policy = session.rules
+        if kept is None:
+            judged = await self.judge(session, target)
+        else:
+            known = None if kept.address is None else [kept.address]
+            judged = self._own(policy, target, rules.decide(policy, target, known))
+        if not any(verdict.allowed for _, verdict in judged):
+            return judged
+        if request is None:
+            hidden = _hidden(policy, target)
+            return judged if hidden is None else [(None, hidden)]
+        if not rules.sees_requests(policy, target):
+            return judged
+        verdict = rules.decide_request(policy, target, request.method, request.path)
+        if not verdict.allowed:
+            return [(None, verdict)]
+        return [(address, verdict if each.allowed else each) for address, each in judged]
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         limit = self.settings.timeouts.dial
@@ -233,7 +309,18 @@ class Egress:
             return verdicts
         return [(address, _but_not_own(policy, target, address, v)) for address, v in verdicts]
 
-    def closed(self, connection: Connection, error: str = "") -> None:
+    def refuse(
+        self, connection: Connection, target: Target, verdict: Verdict, request: Request | None
+    ) -> None:
+        """Write to the audit log what was refused for another reason than the policy's rules.
+
+        Raises Unreachable if the log cannot be written.
+        """
+        connection.target, connection.address = target, None
+        self._decided(connection, verdict, **({} if request is None else request.noted()))
+        connection.target = None
+
+    def closed(self, connection: Connection, error: str = "", status: int = 0) -> None:
         """Write the end of the connection's current request to the audit log."""
         traffic, error = connection.traffic, connection.end or error
         entry = {
@@ -242,6 +329,7 @@ class Egress:
             "sent": traffic.sent,
             "received": traffic.received,
             "seconds": round(asyncio.get_running_loop().time() - connection.began, 3),
+            **({"status": status} if status else {}),
             **({"error": error} if error else {}),
         }
         connection.session.counts.sent += traffic.sent
@@ -253,7 +341,7 @@ class Egress:
         except OSError as failure:
             log.error("the end of a connection is not noted down: %s", failure)
 
-    def _decided(self, connection: Connection, verdict: Verdict, **more: str) -> None:
+    def _decided(self, connection: Connection, verdict: Verdict, **more: Any) -> None:
         decision = {"allowed": verdict.allowed, "rule": verdict.rule, **more}
         connection.began = asyncio.get_running_loop().time()
         if verdict.allowed:
@@ -267,6 +355,13 @@ class Egress:
             problem = f"the audit log cannot be written: {failure.strerror}"
             log.error("%s", problem)
             raise Unreachable(Unreachable.NOT_RECORDED, problem) from None
+
+
+def _hidden(policy: Rules, target: Target) -> Verdict | None:
+    """Why no tunnel may lead there: its requests have to be judged, and nobody could see them."""
+    if not rules.sees_requests(policy, target):
+        return None
+    return Verdict(False, "unseen requests", f"rules about requests to {target} need to see them")
 
 
 def _but_not_own(

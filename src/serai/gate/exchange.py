@@ -8,7 +8,9 @@ The idea. The gate copies no head. It understands a message, and writes a new on
 
 - ``heads`` has read the request's head strictly before an Exchange begins. ``_request`` writes the
   head that goes to the origin server, with "Connection: close". The gate uses a connection to an
-  origin server for one request only, so bytes of one request cannot become part of the next.
+  origin server for one request only, so bytes of one request cannot become part of the next. In TLS
+  that costs too much: there a connection is used again (``kept``) if the origin server has said
+  where its response ends, and after a request whose body no server can take for a request.
 - ``_body`` carries the request's body. One h11 connection, as a server, finds where the body ends;
   another one, as a client, frames it for the origin server. Trailers are dropped.
 - ``_response`` carries the response. h11 finds where it ends, and ``responses`` writes its head and
@@ -23,8 +25,8 @@ Special cases:
 - An early answer: if a response begins before the whole request has gone on, it is passed on, and
   the client's connection ends with it. The rest of the request is not read.
 - A switch of protocols (101), for example to WebSocket: both ways become a plain relay.
-- A long body of a known length goes straight from socket to socket (``_straight``), because h11
-  would copy it three times.
+- A long body of a known length goes straight from one side to the other (``_straight``), because
+  h11 would copy it three times.
 - A response's head waits for the first bytes of its body (``_held``): both go in one packet.
 """
 
@@ -37,7 +39,7 @@ from http import HTTPStatus
 
 import h11
 
-from serai.gate import heads, linear, responses
+from serai.gate import heads, linear, responses, wires
 from serai.gate.egress import Connection
 from serai.gate.errors import words
 from serai.gate.heads import Head, TooLarge
@@ -45,6 +47,7 @@ from serai.gate.relay import carry, relay
 from serai.gate.responses import Body
 from serai.gate.share import metered
 from serai.gate.upstream import Line
+from serai.gate.wires import Wire
 
 linear.patch()
 H11_PIECE = 16 << 10
@@ -54,18 +57,24 @@ _INCOMPLETE = 4 << 10
 of trailers. It is given a head as a whole."""
 _MOST_INTERIM = 10
 _SWITCHING = 101
+# Methods whose bodies every server reads. Of another one, a server may take the body for the next
+# request on the connection.
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 
 
 class Exchange:
     """One request and its response.
 
     ``rest`` are the bytes that came of the next request. ``answered`` says that the client has got
-    at least the head of a response. ``fault`` says in words why the request's body is malformed.
+    at least the head of a response, and ``status`` is its. ``fault`` says in words why the
+    request's body is malformed. ``kept`` says in the end that the connection to the origin server
+    can carry another request.
     """
 
     def __init__(
         self,
-        client: socket.socket,
+        client: Wire,
+        origin: Wire,
         line: Line,
         connection: Connection,
         head: Head,
@@ -76,9 +85,12 @@ class Exchange:
     ) -> None:
         """``raw`` is the head as the client sent it, and ``rest`` the bytes that came after it."""
         self.answered = False
+        self.status = 0
         self.fault = ""
         self.rest = rest
+        self.kept = False
         self._client = client
+        self._server = origin
         self._line = line
         self._traffic = connection.traffic
         self._head = head
@@ -91,6 +103,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._framing = Body.NONE
         self._close = not head.keep_alive
+        self._keeps = head.tls and (not head.body or head.method in _WITH_BODY)
         self._held = b""
         self._left = 0
 
@@ -118,7 +131,7 @@ class Exchange:
         head = self._head
         target = f"http://{head.target}{head.path}" if self._line.absolute else head.path
         headers = [*heads.forwarded(head), *self._line.headers]
-        if head.upgrade is None:
+        if head.upgrade is None and not self._keeps:
             # One connection for each request: no byte of one can become part of the next.
             headers.append((b"Connection", b"close"))
         return h11.Request(method=head.method, target=target, headers=headers)
@@ -159,21 +172,14 @@ class Exchange:
 
     async def _received(self) -> bytes:
         try:
-            return await self._loop.sock_recv(self._client, H11_PIECE)
+            return await self._client.recv(H11_PIECE)
         except OSError:
             return b""
 
     async def _send(self, event: h11.Event) -> None:
         data = self._origin.send(event)
         if data:
-            await self._give(self._line.sock, data)
-
-    async def _give(self, sock: socket.socket, data: bytes) -> None:
-        self._share.held += len(data)
-        try:
-            await self._loop.sock_sendall(sock, data)
-        finally:
-            self._share.held -= len(data)
+            await wires.give(self._server, data, self._share)
 
     async def _in_turn(self) -> None:
         """Let others run now and then: a busy connection may never have to wait."""
@@ -185,7 +191,7 @@ class Exchange:
         if self._origin.their_state is not h11.SEND_RESPONSE:
             if not self._unread:
                 await self._flush()
-                return await self._loop.sock_recv(self._line.sock, H11_PIECE)
+                return await self._server.recv(H11_PIECE)
             length = H11_PIECE
         else:
             length = await self._whole_head()
@@ -203,7 +209,7 @@ class Exchange:
             if length is not None:
                 return length
             searched = len(unread)
-            more = await self._loop.sock_recv(self._line.sock, H11_PIECE)
+            more = await self._server.recv(H11_PIECE)
             if not more:
                 return len(unread)
             unread += more
@@ -246,7 +252,9 @@ class Exchange:
     def _begin(self, response: h11.Response, *, early: bool) -> None:
         if self._line.absolute and response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             raise h11.RemoteProtocolError("the parent proxy takes no such credentials")
+        self.status = response.status_code
         self._framing = responses.body(self._head.method, self._head.version, response)
+        self._keeps = self._keeps and not early and responses.keeps(response)
         if self._framing is Body.LENGTH:
             self._left = int(dict(response.headers)[b"content-length"])
         # If it came early, the rest of the request is not read.
@@ -264,8 +272,14 @@ class Exchange:
     async def _straight(self) -> None:
         """Carry the rest of a body of known length without h11, which would copy it three times."""
         note = self._traffic.add_received
-        if await carry(self._line.sock, self._client, self._left, self._share, note):
+        if self._head.tls:
+            left = await wires.carry(self._server, self._client, self._left, self._share, note)
+        else:
+            source, sink = self._server.sock, self._client.sock
+            left = await carry(source, sink, self._left, self._share, note)
+        if left:
             raise h11.RemoteProtocolError("the connection was closed amid an answer")
+        self._left = 0
 
     async def _end(self) -> None:
         if self._framing is Body.CHUNKED:
@@ -274,12 +288,13 @@ class Exchange:
         if self._close:
             # The client need not wait for the work that is left to do here.
             with contextlib.suppress(OSError):
-                self._client.shutdown(socket.SHUT_WR)
+                await self._client.end()
+        self.kept = self._keeps and not self._unread and not self._origin.trailing_data[0]
 
     async def _answer(self, data: bytes) -> None:
         if self._held:
             data, self._held = self._held + data, b""
-        await self._give(self._client, data)
+        await wires.give(self._client, data, self._share)
 
     async def _flush(self) -> None:
         if self._held:
@@ -287,12 +302,15 @@ class Exchange:
 
     async def _switch(self) -> None:
         received = self._origin.trailing_data[0] + bytes(self._unread)
-        for sink, data in ((self._line.sock, self.rest), (self._client, received)):
+        for sink, data in ((self._server, self.rest), (self._client, received)):
             if data:
-                await self._give(sink, data)
+                await wires.give(sink, data, self._share)
         self._traffic.sent += len(self.rest)
         self._traffic.received += len(received)
-        await relay(self._client, self._line.sock, self._traffic, self._share)
+        if self._head.tls:
+            await wires.relay(self._client, self._server, self._traffic, self._share)
+        else:
+            await relay(self._client.sock, self._server.sock, self._traffic, self._share)
 
 
 def _whole(body: asyncio.Task[None] | None) -> bool:

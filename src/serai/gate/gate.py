@@ -16,6 +16,7 @@ from serai.common import files, sockets
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate import denials, hosts, http, profiles, socks
+from serai.gate.credentials import Credentials
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.errors import Unreachable
 from serai.gate.lookups import Lookups
@@ -35,9 +36,12 @@ _MOST_LEAVING = 64
 class Gate:
     """All sessions and connections. ``paths`` says where sockets, state and profiles are."""
 
-    def __init__(self, paths: Paths, outlet: Egress) -> None:
+    def __init__(
+        self, paths: Paths, outlet: Egress, credentials: Credentials | None = None
+    ) -> None:
         self._paths = paths
         self._egress = outlet
+        self._credentials = credentials
         self._profiles: dict[str, Rules] = {}
         self._sessions: dict[str, Session] = {}
         self._listeners: dict[str, list[socket.socket]] = {}
@@ -66,6 +70,7 @@ class Gate:
         self._profiles = profiles.load(self._paths.profiles)
         for session in self._sessions.values():
             session.rules = self._rules(session.name, session.policy)
+            self._save(session)
             if session.rules == Rules():
                 self._cut_forbidden(session)
 
@@ -297,8 +302,29 @@ class Gate:
     def _state(self, name: str) -> Path:
         return self._paths.gate_state / f"{name}.json"
 
+    def _given(self, session: Session) -> dict[str, str]:
+        """What the session's programs are given: nothing where the gate cannot, and says why."""
+        if self._credentials is None:
+            return {}
+        folder = self._paths.certificates(session.name)
+        try:
+            return self._credentials.give(session.uid, session.rules, folder)
+        except (OSError, SeraiError) as error:
+            log.error("session %s gets no certificates: %s", session.name, error)
+            return {}
+
+    def refresh(self) -> None:
+        """Give all sessions their certificates again, for there may be new ones."""
+        for session in self._sessions.values():
+            self._save(session)
+
     def _save(self, session: Session) -> None:
-        known = {"name": session.name, "uid": session.uid, "policy": session.policy.as_dict()}
+        known = {
+            "name": session.name,
+            "uid": session.uid,
+            "policy": session.policy.as_dict(),
+            "environment": self._given(session),
+        }
         files.write(self._state(session.name), json.dumps(known).encode(), 0o600, durable=False)
 
 

@@ -8,6 +8,7 @@ the meaning, and does not copy the old one.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from serai.gate.hosts import Target
 
 HEAD_END = b"\r\n\r\n"
 HTTP_PORT = 80
+HTTPS_PORT = 443
 # Reading a head takes the whole gate's time: 64 KiB of empty headers took 0.2 s, and 64 KiB of
 # commas 5 ms.
 MOST_HEADERS = 256
@@ -36,7 +38,7 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _ENCODED = {byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 # A request line whose path alone has bytes that are not ASCII: its three parts, without the blanks.
 _HIGH_PATH = re.compile(
-    rb"([!-~]+ http://[!-.0->@-~]*)([/?][!-~\x80-\xff]*)( HTTP/1\.[01])", re.IGNORECASE
+    rb"([!-~]+ (?:http://[!-.0->@-~]*)?)([/?][!-~\x80-\xff]*)( HTTP/1\.[01])", re.IGNORECASE
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _PROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -48,6 +50,15 @@ _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgr
 # Offers that a proxy may let fall (RFC 9110, 7.8). Java's client makes the first with every plain
 # request; taken up, it would hide all further requests from us.
 _NOT_CARRIED = ("h2c", "tls")
+
+
+# By these some servers do another request than the one that the rules were asked about.
+_OTHER_MEANINGS = frozenset(
+    (
+        *(b"x-http-method", b"x-http-method-override", b"x-method-override"),
+        *(b"x-original-url", b"x-rewrite-url"),
+    )
+)
 
 
 class BadRequest(ValueError):  # noqa: N818  # as hosts and socks5 name what is bad
@@ -66,7 +77,7 @@ class Head:
     for CONNECT. The values of ``headers`` have no white space around them, and Content-Length and
     Transfer-Encoding are in the form of h11. ``upgrade`` is the protocol that the client wants to
     change to. ``body`` is whether one follows, ``keep_alive`` whether another request may follow on
-    the connection.
+    the connection. ``tls`` is whether it came in TLS that the gate ends.
     """
 
     method: str
@@ -78,6 +89,7 @@ class Head:
     upgrade: str | None
     body: bool
     keep_alive: bool
+    tls: bool = False
 
 
 def head_length(data: bytes | bytearray, searched: int = 0) -> int | None:
@@ -134,15 +146,22 @@ def elements(values: Iterable[bytes]) -> set[bytes]:
     return {element.strip(b" \t") for element in whole.lower().split(b",")} - {b""}
 
 
-def check(head: bytes) -> Head:
-    """The meaning of a head, given up to and including its blank line. Raises BadRequest."""
+def check(head: bytes, origin: Target | None = None) -> Head:
+    """The meaning of a head, given up to and including its blank line. Raises BadRequest.
+
+    It came in TLS that the gate ends, to a server at ``origin``: or else to a proxy.
+    """
     lines = _lines(head)
     method, text, version = _request_line(lines[0])
     headers = tuple(_header(line) for line in lines[1:])
     single = _single(headers)
     connect = method == "CONNECT"
-    target, path = _connect_target(text) if connect else _absolute_target(text)
-    _check_host(single.get(b"host"), target, version, connect=connect)
+    if origin is not None:
+        target, path = origin, _origin_form(text, connect=connect)
+    else:
+        target, path = _connect_target(text) if connect else _absolute_target(text)
+    default = target.port if connect else HTTP_PORT if origin is None else HTTPS_PORT
+    _check_host(single.get(b"host"), target, version, default, connect=connect)
     _check_framing(single, version, connect=connect)
     options = _options(headers, b"connection")
     for name in _FRAMING:
@@ -160,7 +179,14 @@ def check(head: bytes) -> Head:
         body=any(name in single for name in _FRAMING),
         # A proxy does not keep a connection of HTTP/1.0 (RFC 9112, C.2.2).
         keep_alive=version == "1.1" and b"close" not in closing,
+        tls=origin is not None,
     )
+
+
+def literal(head: Head) -> Head:
+    """``head`` without the headers that make a server take it for another method or path."""
+    kept = (e for e in head.headers if e[0].lower().replace(b"_", b"-") not in _OTHER_MEANINGS)
+    return dataclasses.replace(head, headers=tuple(kept))
 
 
 def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
@@ -169,7 +195,7 @@ def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
     Transfer-Encoding stays, because it frames the body. A request to upgrade is written again.
     """
     dropped = _HOP_BY_HOP | _options(head.headers, b"connection") | {b"host"}
-    kept = [(b"Host", host_header(head.target))]
+    kept = [(b"Host", host_header(head.target, HTTPS_PORT if head.tls else HTTP_PORT))]
     for name, value in head.headers:
         lower = name.lower()
         if lower not in dropped and not lower.startswith(b"proxy-"):
@@ -179,10 +205,10 @@ def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
     return kept
 
 
-def host_header(target: Target) -> bytes:
-    """The value of Host for a request to ``target``; the port of http is left out."""
+def host_header(target: Target, default_port: int) -> bytes:
+    """The value of Host for a request to ``target``; the scheme's own port is left out."""
     text = str(target)
-    return text.removesuffix(f":{HTTP_PORT}").encode("ascii")
+    return text.removesuffix(f":{default_port}").encode("ascii")
 
 
 def _lines(head: bytes) -> list[bytes]:
@@ -272,17 +298,28 @@ def _target(authority: str, default_port: int | None, what: str) -> Target:
         raise BadRequest(f"{what}: {_shown(authority)} is no host and port: {error}") from error
 
 
-def _check_host(value: bytes | None, target: Target, version: str, *, connect: bool) -> None:
+def _origin_form(text: str, *, connect: bool) -> str:
+    """The path of a request to the origin server itself (RFC 9112, 3.2.1)."""
+    if connect or not text.startswith("/"):
+        _refuse(f"{_shown(text)} is not a path; inside TLS a server is asked for /path")
+    if "#" in text:
+        _refuse("the path has a fragment (#), which is the client's own")
+    return text
+
+
+def _check_host(
+    value: bytes | None, target: Target, version: str, default_port: int, *, connect: bool
+) -> None:
     if value is None:
         if version == "1.1":
             _refuse("there is no Host")
         return
-    if value in (str(target).encode("ascii"), host_header(target)):
+    if value in (str(target).encode("ascii"), host_header(target, default_port)):
         return  # as nearly always: it need not be read
     if not _VISIBLE.fullmatch(value):
         _refuse(f"Host is {_shown(value)}, which is no host")
     # No default port is defined for a CONNECT's Host, and many clients leave it out.
-    named = _target(value.decode("ascii"), target.port if connect else HTTP_PORT, "Host")
+    named = _target(value.decode("ascii"), default_port, "Host")
     # Node's http.request and undici name the proxy there. It decides nothing and goes nowhere.
     if named != target and not connect:
         _refuse(f"the request is for {target} but its Host says {named}")

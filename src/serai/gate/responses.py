@@ -92,6 +92,14 @@ def body(method: str, version: str, event: Event) -> Body:
     return Body.CLOSE if version == "1.0" else Body.CHUNKED
 
 
+def keeps(event: h11.Response) -> bool:
+    """Whether the connection can carry another request after this response (RFC 9112, 9.3)."""
+    options = heads.elements(value for name, value in event.headers if name == b"connection")
+    framed = any(name in _FRAMING for name, _ in event.headers)
+    bodyless = event.status_code in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+    return event.http_version == b"1.1" and b"close" not in options and (framed or bodyless)
+
+
 def head(event: Event, framing: Body, *, close: bool, upgrade: bool = False) -> bytes:
     """The head, without the headers that hold for one hop only (RFC 9110, 7.6.1).
 

@@ -15,14 +15,18 @@ from serai.common.notify import notify
 from serai.common.paths import Paths
 from serai.gate import control, dial, secrets, settings
 from serai.gate.audit.writer import Log
+from serai.gate.authority import Authority
+from serai.gate.credentials import Credentials
 from serai.gate.egress import Egress
 from serai.gate.gate import Gate
 from serai.gate.secrets import Store
+from serai.gate.tls import Ending
 
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions
 SYNC = 1.0  # seconds
 USES = 60.0  # seconds
+RENEW = 3600.0  # seconds
 SMALLEST = 1 << 20  # bytes of a file of the audit log
 
 
@@ -39,12 +43,16 @@ async def serve(paths: Paths) -> None:
     audit = Log(paths.audit, file_size(paths.audit, rules.audit), rules.audit.files)
     store = secrets.opened(paths.secrets, paths.gate_key)
     executor = ThreadPoolExecutor(LOOKUPS, "lookup")
-    gate = Gate(paths, Egress(rules, audit, dial.resolver(executor)))
+    credentials = _credentials(paths, store)
+    ending = Ending(rules.tls, None if credentials is None else credentials.authority)
+    egress = Egress(rules, audit, dial.resolver(executor), ending=ending, secrets=store)
+    gate = Gate(paths, egress, credentials)
     gate.start()
     loop.add_signal_handler(signal.SIGHUP, _reload, gate)
     server = control.serve(paths.gate_control, control.Control(gate, paths.audit, store))
     works = [loop.create_task(_sweep(gate)), loop.create_task(_sync(audit))]
     works.append(loop.create_task(_note_uses(store)))
+    works.append(loop.create_task(_renew(gate, credentials)))
     notify("READY=1")
     log.info("ready")
     await stop.wait()
@@ -61,6 +69,15 @@ async def serve(paths: Paths) -> None:
     with contextlib.suppress(OSError):
         if store is not None:
             store.note_uses()
+
+
+def _credentials(paths: Paths, store: secrets.Store | None) -> Credentials | None:
+    """What gives sessions placeholders and certificates: nothing without a store."""
+    if store is None:
+        return None
+    folder = paths.gate_run / "tls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return Credentials(store, Authority(store, folder))
 
 
 def file_size(folder: Path, rules: settings.Audit) -> int:
@@ -103,6 +120,17 @@ async def _sweep(gate: Gate) -> None:
     while True:
         await asyncio.sleep(gate.sweep_interval)
         gate.sweep(loop.time())
+
+
+async def _renew(gate: Gate, credentials: Credentials | None) -> None:
+    """Tell sessions of new certificates, long before the old ones end."""
+    while credentials is not None:
+        await asyncio.sleep(RENEW)
+        try:
+            if credentials.authority.renew():
+                gate.refresh()
+        except (OSError, SeraiError) as error:
+            log.error("the gate's certificates are not renewed: %s", error)
 
 
 async def _sync(audit: Log) -> None:

@@ -13,6 +13,7 @@ from serai.common import sizes, tables
 from serai.common.errors import SeraiError
 from serai.common.tables import setting
 from serai.gate.hosts import Target, target
+from serai.gate.rules import rule
 
 _LONGEST_SOCKET_PATH = 107  # sun_path less its NUL, unix(7)
 _LONGEST_CREDENTIAL = 255  # RFC 1929, section 2: a length of one byte
@@ -129,6 +130,33 @@ class Upstream:
         return Path(self.address) if self.address.startswith("/") else target(self.address)
 
 
+def _name(text: str) -> str:
+    found = rule(text)
+    if not found.name or found.request is not None:
+        raise ValueError(f"{text!a} is not a name such as example.com or *.example.com:443")
+    return found.text
+
+
+def _file(text: str) -> str:
+    if text and not (text.isprintable() and text.startswith("/")):
+        raise ValueError("it must be an absolute path")
+    return text
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Where the gate ends TLS: for hosts with a binding, or with a rule about requests."""
+
+    never: tuple[str, ...] = setting(
+        (),
+        "hosts whose TLS is never ended, such as those whose clients know their certificate",
+        parse=_name,
+    )
+    roots: str = setting(
+        "", "file of the certificates that sign those of hosts; empty: the VM's", parse=_file
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything about the gate that an administrator decides, but for the policies."""
@@ -137,6 +165,7 @@ class Settings:
     timeouts: Timeouts = setting(Timeouts(), "how many seconds the gate waits")
     audit: Audit = setting(Audit(), "the audit log")
     upstream: Upstream = setting(Upstream(), "where allowed connections go")
+    tls: Tls = setting(Tls(), "where the gate ends TLS")
 
 
 def load(path: Path) -> Settings:

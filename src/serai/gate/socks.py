@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from serai.gate import hosts, socks5
+from serai.gate import hosts, http, rules, socks5
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable
 from serai.gate.relay import hang_up, within
@@ -51,6 +51,11 @@ async def serve(client: socket.socket, connection: Connection, egress: Egress) -
         if target is None:
             return
         connection.traffic.touched = asyncio.get_running_loop().time()
+        policy = connection.session.rules
+        if egress.ending.ends(policy, target) and rules.decide(policy, target)[0][1].allowed:
+            await asyncio.get_running_loop().sock_sendall(client, _SUCCEEDED)
+            await http.serve_ended(client, connection, egress, target, reader.rest)
+            return
         line = await egress.open(connection, target, plain=False)
     except asyncio.TimeoutError:
         return

@@ -1,0 +1,76 @@
+"""Where the gate ends TLS, and how: to the client it is the host, to the host it is the client.
+
+It ends TLS only for hosts with a binding, or where a rule is about requests. Everything else stays
+a tunnel whose bytes nobody here reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+from pathlib import Path
+
+from serai.common.errors import SeraiError
+from serai.gate import injection, rules, settings
+from serai.gate.authority import Authority
+from serai.gate.hosts import Target
+from serai.gate.rules import Rules
+from serai.gate.upstream import Line
+from serai.gate.wires import Tls
+
+VM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
+"""What the VM trusts: Debian's package ca-certificates."""
+
+
+class Ending:
+    """Ends TLS with the certificates of ``authority``; without one it cannot, and nothing passes
+    that would have to be looked into."""
+
+    def __init__(self, given: settings.Tls, authority: Authority | None) -> None:
+        self._never = Rules(allow=tuple(map(rules.rule, given.never)))
+        self._roots = given.roots
+        self._authority = authority
+
+    def never(self, target: Target) -> bool:
+        """Whether an administrator says that this host's TLS is never ended."""
+        return rules.decide(self._never, target)[0][1].allowed
+
+    def ends(self, policy: Rules, target: Target) -> bool:
+        """Whether the gate ends the TLS of a session with this policy to ``target``."""
+        if not isinstance(target.host, str) or self.never(target):
+            return False
+        return bool(injection.bound(policy.bind, target)) or rules.sees_requests(policy, target)
+
+    async def accept(self, client: socket.socket, target: Target, early: bytes) -> Tls:
+        """Be ``target`` to a client, of whom ``early`` has come. Raises OSError or SeraiError."""
+        if self._authority is None:
+            raise SeraiError("this VM has no certificates of its own", "see serai-gate.service")
+        name = str(target.host)
+        context = self._authority.context(name)
+        context.sni_callback = functools.partial(_named, name)
+        wire = Tls(client, context, name=None, early=early)
+        await wire.handshake()
+        return wire
+
+    async def connect(self, line: Line, target: Target) -> Tls:
+        """Be a client of ``target``, whose certificate must be good for its name. Raises OSError:
+        ssl.SSLCertVerificationError if it is not."""
+        wire = Tls(line.sock, self._client, name=str(target.host), early=line.early)
+        await wire.handshake()
+        return wire
+
+    @functools.cached_property
+    def _client(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._roots or None)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+def _named(
+    name: str, _tls: ssl.SSLObject, asked: str | None, _context: ssl.SSLContext
+) -> int | None:
+    """A client that names another host than the one it asked the proxy for gets no certificate."""
+    if asked is None or asked.lower() == name:
+        return None
+    return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME

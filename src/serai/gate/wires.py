@@ -1,0 +1,203 @@
+"""A connection's bytes, as they are or in TLS: what an exchange reads and writes.
+
+TLS is the standard library's, by its objects without I/O: so the loop's socket calls, and with them
+the session's share of the loop, are the same for both kinds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+from serai.common.sockets import reset_when_closed
+from serai.gate.relay import Traffic
+from serai.gate.share import PIECE, Share, metered
+
+_RECORDS = 64 << 10
+
+
+class Wire(Protocol):
+    """One end of a connection. What breaks it is an OSError, as ssl.SSLError is."""
+
+    sock: socket.socket
+
+    async def recv(self, size: int) -> bytes:
+        """What has come, at most ``size`` bytes; nothing at its end."""
+
+    async def sendall(self, data: bytes) -> None:
+        """Send all of it."""
+
+    async def end(self) -> None:
+        """Tell the other side that nothing more follows."""
+
+    def quiet(self) -> bool:
+        """Whether nothing has come that nobody has read, not even the end."""
+
+
+class Plain:
+    """A socket's bytes as they are."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def recv(self, size: int) -> bytes:
+        """As Wire has it."""
+        return await self._loop.sock_recv(self.sock, size)
+
+    async def sendall(self, data: bytes) -> None:
+        """As Wire has it."""
+        await self._loop.sock_sendall(self.sock, data)
+
+    async def end(self) -> None:
+        """As Wire has it."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def quiet(self) -> bool:
+        """As Wire has it."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
+
+class Tls(Plain):
+    """The bytes inside TLS. One task may read while another one writes."""
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, *, name: str | None, early: bytes
+    ) -> None:
+        """The server's end, or the client's, which expects a server of that ``name``.
+
+        ``early`` are bytes that have come from the socket already.
+        """
+        super().__init__(sock)
+        self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._came.write(early)
+        self._tls = context.wrap_bio(
+            self._came, self._goes, server_side=name is None, server_hostname=name
+        )
+        self._sending = asyncio.Lock()
+
+    async def handshake(self) -> None:
+        """Agree on keys, and check the other side's certificate. Raises OSError."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    await self._flush()  # the alert that says why
+                raise
+            else:
+                await self._flush()
+                return
+
+    async def recv(self, size: int) -> bytes:
+        """As Wire has it. An end that the other side did not announce is an error: somebody on the
+        way may have cut it off."""
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLZeroReturnError:
+                return b""
+
+    async def sendall(self, data: bytes) -> None:
+        """As Wire has it."""
+        view = memoryview(data)
+        async with self._sending:
+            while view:
+                view = view[self._tls.write(view[:_RECORDS]) :]
+                await self._loop.sock_sendall(self.sock, self._goes.read())
+
+    async def end(self) -> None:
+        """As Wire has it."""
+        with contextlib.suppress(ssl.SSLError):  # the other side's goodbye is not awaited
+            self._tls.unwrap()
+        await self._flush()
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def quiet(self) -> bool:
+        """As Wire has it."""
+        return not self._tls.pending() and not self._came.pending and super().quiet()
+
+    async def _flush(self) -> None:
+        if self._goes.pending:
+            async with self._sending:
+                await self._loop.sock_sendall(self.sock, self._goes.read())
+
+    async def _fill(self) -> None:
+        if data := await self._loop.sock_recv(self.sock, _RECORDS):
+            self._came.write(data)
+        else:
+            self._came.write_eof()
+
+
+async def give(sink: Wire, data: bytes, share: Share) -> None:
+    """Send it all; until it has gone, it counts as what the session makes the gate hold."""
+    share.held += len(data)
+    try:
+        await sink.sendall(data)
+    finally:
+        share.held -= len(data)
+
+
+async def carry(
+    source: Wire, sink: Wire, count: int, share: Share, note: Callable[[int], None]
+) -> int:
+    """Carry so many bytes one way; returns how many are missing because ``source`` has ended.
+
+    ``note`` is told how many have gone each time some have. Raises OSError when either breaks.
+    """
+    while count and (data := await source.recv(min(share.piece, count))):
+        await give(sink, data, share)
+        count -= len(data)
+        note(len(data))
+        if share.overdue():
+            await asyncio.sleep(0)
+    return count
+
+
+async def relay(client: Wire, origin: Wire, traffic: Traffic, share: Share) -> None:
+    """Carry both ways until both have ended, as relay.relay does with plain sockets.
+
+    Raises OSError when either breaks.
+    """
+
+    async def out() -> None:
+        while data := await client.recv(PIECE):
+            await give(origin, data, share)
+            traffic.add_sent(len(data))
+        await ended(origin)
+
+    async def back() -> None:
+        while data := await origin.recv(PIECE):
+            await give(client, data, share)
+            traffic.add_received(len(data))
+        await ended(client)
+
+    async def ended(sink: Wire) -> None:
+        traffic.half_closed = True
+        with contextlib.suppress(OSError):
+            await sink.end()
+
+    ways = [asyncio.create_task(metered(share, way)) for way in (out, back)]
+    try:
+        await asyncio.gather(*ways)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            reset_when_closed(origin.sock)
+        raise
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
