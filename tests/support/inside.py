@@ -56,7 +56,9 @@ def counts() -> dict[str, int]:
         "cgroups": cgroups(),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": len(os.listdir(f"/proc/{pid}/task")),
-        "published": len(os.listdir("/run/serai/sessions")) + len(os.listdir("/run/serai/gate")),
+        "published": sum(
+            len(os.listdir(f"/run/serai/{each}")) for each in ("sessions", "gate", "certificates")
+        ),
     }
 
 

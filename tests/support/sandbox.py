@@ -216,19 +216,18 @@ def make_top() -> Iterator[Path]:
     """A folder that sessions' users may pass through, and that no sandbox shows."""
     with tempfile.TemporaryDirectory(prefix="serai-", dir="/srv") as name:
         Path(name).chmod(0o711)
-        for part in ("sessions", "state", "gate"):
+        for part in ("sessions", "state", "gate", "certificates"):
             Path(name, part).mkdir(mode=0o755)
         yield Path(name)
 
 
 def make_session(top: Path, name: str, uid: int) -> bwrap.Session:
     """A session's files below ``top``; its home is private, as the daemon makes it."""
-    session = bwrap.Session(
-        name, uid, uid, top / "sessions" / name, top / "state" / name, top / "gate" / name
-    )
+    places = (top / part / name for part in ("sessions", "state", "gate", "certificates"))
+    session = bwrap.Session(name, uid, uid, *places)
     state = (session.state / "users", session.state / "hints")
     own = [session.home / name for name in ("tmp", *bwrap.PINNED)]
-    for folder in (*own, *state, session.gate):
+    for folder in (*own, *state, session.gate, session.certificates):
         folder.mkdir(parents=True, exist_ok=True)
     for folder in (session.home, *own, session.gate):
         os.chown(folder, uid, uid)

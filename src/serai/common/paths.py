@@ -6,6 +6,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+CERTIFICATES = "/run/serai/certificates"
+"""Where a session's certificates are inside; a folder, since they are replaced while it runs."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -136,6 +139,10 @@ class Paths:
     def session(self, name: str) -> Path:
         """What a session's unit and sandbox read: args, users/."""
         return self.run / "sessions" / name
+
+    def certificates(self, name: str) -> Path:
+        """Where the gate puts the certificates that the session trusts."""
+        return self.run / "certificates" / name
 
     def gate(self, name: str) -> Path:
         """Where the gate puts the session's two sockets."""

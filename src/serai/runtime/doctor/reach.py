@@ -6,6 +6,7 @@ from functools import partial
 
 from serai.common import bridge
 from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem, same, section
+from serai.common.paths import CERTIFICATES
 from serai.runtime.sandbox import bwrap
 
 TREE = [["1", "0", "bash"], ["3", "1", "socat"], ["4", "1", "socat"]]
@@ -22,7 +23,7 @@ OWN_MOUNTS = frozenset(
     (
         *("/", "/dev", "/dev/shm", "/dev/pts", "/dev/console", "/proc", "/tmp", "/var/tmp"),
         *("/run", "/home", "/root", "/etc/hosts", "/run/serai/users", bridge.GATE),
-        "/run/serai/hints",
+        *("/run/serai/hints", CERTIFICATES),
     )
 )
 # bubblewrap hides them where they could be written to; the last one only where the VM has ssh.

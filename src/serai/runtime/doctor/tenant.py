@@ -242,7 +242,7 @@ class _Visit:
         facts: Part = {"stopped": self.client.call("stop", name=self.name)["state"]}
         facts["processes"] = _settled(lambda: len(self._own()))
         facts["cgroup"] = _settled(lambda: unit is not None and unit.exists())
-        places = (self.paths.gate(self.name), self.paths.session(self.name))
+        places = [place(self.name) for place in _published(self.paths)]
         facts["published"] = [str(path) for path in places if path.exists()]
         facts["archived"] = self.client.call("archive", name=self.name)["state"]
         status = self.paths.home(self.name).stat()
@@ -252,12 +252,16 @@ class _Visit:
         return facts
 
 
+def _published(paths: Paths) -> list[Callable[[str], Path]]:
+    return [paths.gate, paths.session, paths.certificates]
+
+
 def _removed(paths: Paths, both: tuple[Part, Part]) -> Part:
     """Of sessions that have just been removed: what is still there."""
     users = {str(each["name"]): int(each["uid"]) for each in both}
     places = [paths.removing / str(uid) for uid in users.values()]
     for name in users:
-        places += [paths.home(name), paths.gate(name), paths.session(name)]
+        places += [place(name) for place in (paths.home, *_published(paths))]
 
     def left() -> list[str]:
         return [str(path) for path in places if path.exists()]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serai.common import bridge, sizes
+from serai.common.paths import CERTIFICATES
 from serai.runtime.settings import SessionSettings
 
 USERS = "/run/serai/users"
@@ -51,8 +52,8 @@ class Session:
 
     ``state`` is the folder with the files that the daemon writes for it (the VM's
     ``/run/serai/sessions/<name>``: ``hosts``, ``users/{passwd,group}``, ``hints/``), ``gate`` the
-    one with the gate's two sockets (``/run/serai/gate/<name>``). ``home`` is at the same path
-    inside.
+    one with the gate's two sockets (``/run/serai/gate/<name>``), ``certificates`` the one with what
+    it trusts (``/run/serai/certificates/<name>``). ``home`` is at the same path inside.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Session:
     home: Path
     state: Path
     gate: Path
+    certificates: Path
 
 
 def arguments(settings: SessionSettings, session: Session, room: int | None = None) -> list[str]:
@@ -120,6 +122,7 @@ def _own(session: Session) -> Iterable[str]:
     yield from ("--ro-bind", str(session.state / "hints"), HINTS)
     # A Unix socket on a read-only mount can still be connected to.
     yield from ("--ro-bind", str(session.gate), bridge.GATE)
+    yield from ("--ro-bind", str(session.certificates), CERTIFICATES)
     yield from ("--bind", str(session.home), str(session.home))
     for name, writable in PINNED.items():
         path = str(session.home / name)

@@ -29,7 +29,7 @@ from serai.runtime.sandbox.enter import (
     load_filters,
 )
 from serai.runtime.sandbox.refusals import SHARE, Refused
-from serai.runtime.sessions import own, publish, waking
+from serai.runtime.sessions import given, own, publish, waking
 from serai.runtime.sessions.sessions import Sessions
 
 SIGNALS = {
@@ -128,7 +128,12 @@ class Payloads:
             arrival = begin(
                 Target(running.init, record.uid, record.uid, cgroup),
                 argv,
-                {**bwrap.environment(rules, session), **env},
+                {
+                    **bwrap.environment(rules, session),
+                    **given.environment(self._sessions.paths, name),
+                    **record.own.env,
+                    **env,
+                },
                 cwd or str(session.home),
                 stdio,
                 limits=self._sessions.settings.limits,

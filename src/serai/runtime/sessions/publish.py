@@ -32,6 +32,7 @@ def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
         home=paths.home(name),
         state=paths.session(name),
         gate=paths.gate(name),
+        certificates=paths.certificates(name),
     )
 
 
@@ -52,6 +53,7 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbo
     arguments = bwrap.arguments(settings, description(paths, name, uid), room)
     files.write(folder / "args", bwrap.encode(arguments), durable=False)
     gate_folder(paths, name, uid, sandbox)
+    _certificates_folder(paths, name, uid)
 
 
 def gate_folder(paths: Paths, name: str, uid: int, sandbox: str) -> None:
@@ -68,6 +70,18 @@ def gate_folder(paths: Paths, name: str, uid: int, sandbox: str) -> None:
     _folder(gate, 0o710)
     os.chown(gate, _gate_uid(), group)
     gate.chmod(0o2710)
+
+
+def _certificates_folder(paths: Paths, name: str, uid: int) -> None:
+    """The folder of the certificates that a session trusts: the gate's, and the session may read.
+
+    Made at its start only. A session that runs since before there were any has no mount of it, and
+    by the folder the gate sees whether it may tell programs of files in there.
+    """
+    folder = paths.certificates(name)
+    _folder(folder, 0o750)
+    os.chown(folder, _gate_uid(), uid)
+    folder.chmod(0o2750)
 
 
 def hints(paths: Paths, name: str, uid: int, content: bytes) -> None:
@@ -87,11 +101,12 @@ def withdraw(paths: Paths, name: str) -> None:
     """Take back what ``session`` wrote; nothing there is no error."""
     shutil.rmtree(paths.session(name), ignore_errors=True)
     shutil.rmtree(paths.gate(name), ignore_errors=True)
+    shutil.rmtree(paths.certificates(name), ignore_errors=True)
 
 
 def prune(paths: Paths, keep: set[str]) -> None:
     """Take back what was written for sessions that are not in ``keep``."""
-    for parent in (paths.session("x").parent, paths.gate("x").parent):
+    for parent in {place("x").parent for place in (paths.session, paths.gate, paths.certificates)}:
         _folder(parent, 0o711)
         for folder in parent.iterdir():
             if folder.name not in keep:

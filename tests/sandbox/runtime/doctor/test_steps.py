@@ -128,7 +128,7 @@ STEPS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     ),
     "environment": (
         planned(env={**bwrap.environment(possible_settings(), bwrap.Session(
-            "blue", UID, UID, Path("/"), Path("/"), Path("/"))), "SECRET": "x"}),
+            "blue", UID, UID, *[Path("/")] * 4)), "SECRET": "x"}),
         {"a payload's environment is its own"},
     ),
     "tracing": (

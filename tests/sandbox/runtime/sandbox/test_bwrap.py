@@ -42,9 +42,8 @@ def top() -> Iterator[Path]:
 
 
 def session_of(top: Path, name: str, uid: int) -> bwrap.Session:
-    return bwrap.Session(
-        name, uid, uid, top / "sessions" / name, top / "state" / name, top / "gate" / name
-    )
+    places = (top / part / name for part in ("sessions", "state", "gate", "certificates"))
+    return bwrap.Session(name, uid, uid, *places)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ SESSION = bwrap.Session(
     Path("/sessions/blue-cat"),
     Path("/run/serai/sessions/blue-cat"),
     Path("/run/serai/gate/blue-cat"),
+    Path("/run/serai/certificates/blue-cat"),
 )
 GOLDEN = """\
 --unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup
@@ -48,6 +49,7 @@ GOLDEN = """\
 --symlink /run/serai/users /var/lib/extrausers
 --ro-bind /run/serai/sessions/blue-cat/hints /run/serai/hints
 --ro-bind /run/serai/gate/blue-cat /run/serai/gate
+--ro-bind /run/serai/certificates/blue-cat /run/serai/certificates
 --bind /sessions/blue-cat /sessions/blue-cat
 --bind /sessions/blue-cat/mnt /sessions/blue-cat/mnt
 --bind /sessions/blue-cat/mnt/.skills /sessions/blue-cat/mnt/.skills
