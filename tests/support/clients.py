@@ -2,7 +2,8 @@
 
 ``python -m tests.support.clients DIRECTORY [NAME …]`` tries all, or those named, in sessions and
 writes their rows of docs/clients.md; `invoke clients` installs them in DIRECTORY before. A command
-has ``$site``, as http://host:port, and ``$d``, DIRECTORY.
+has ``$site``, as http://host:port, ``$d``, DIRECTORY, and ``$trust``, what the client has to be
+told to trust certificates; ``$store`` is a trust store of Java's.
 """
 
 from __future__ import annotations
@@ -25,23 +26,26 @@ JVM = (
     "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1"
     " -Dhttps.proxyPort=3128 '-Dhttp.nonProxyHosts=localhost|127.*|0.0.0.0|[::1]|serai'"
 )
-TRUST = "-Djavax.net.ssl.trustStore=$(dirname $SSL_CERT_FILE)/ca.p12"
-TRUST += " -Djavax.net.ssl.trustStorePassword=changeit"
-MAVEN = f"mvn -B {TRUST} -f $d/jvm/pom.xml -s $d/jvm/settings.xml -Dsite=$site"
+STORE = "-Djavax.net.ssl.trustStore=$store -Djavax.net.ssl.trustStorePassword=changeit"
+MAVEN = "mvn -B $trust -f $d/jvm/pom.xml -s $d/jvm/settings.xml -Dsite=$site"
 MAVEN += " -Dmaven.repo.local=$PWD/r validate"
 # It starts a JVM of its own for what the first one lacks: a size, and other certificates.
-GRADLE = f'env GRADLE_OPTS="{TRUST}" gradle -q --no-daemon -Dorg.gradle.jvmargs= -g $PWD/g'
+GRADLE = 'env GRADLE_OPTS="$trust" gradle -q --no-daemon -Dorg.gradle.jvmargs= -g $PWD/g'
 GRADLE += " --project-cache-dir $PWD/c -b $d/jvm/build.gradle -Psite=$site show"
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client. ``version`` is a command; ``needs`` are the settings that are in ``command``."""
+    """A client. ``version`` is a command; ``needs`` are the settings that are in ``command``.
+
+    ``trust`` are those for certificates, if the variables that sessions have do not do.
+    """
 
     name: str
     command: str
     version: str
     needs: str = ""
+    trust: str = ""
 
 
 def python(name: str, code: str, where: str = "new", needs: str = "") -> Client:
@@ -65,7 +69,12 @@ def node(name: str, code: str, where: str = "new", needs: str = "", program: str
 
 INSTALLED = (
     Client("curl", "curl -sS --fail-with-body $site/hello", "curl --version"),
-    Client("wget", "wget -nv --ca-certificate=$SSL_CERT_FILE -O- $site/hello", "wget --version"),
+    Client(
+        "wget",
+        "wget -nv $trust -O- $site/hello",
+        "wget --version",
+        trust="--ca-certificate=$SSL_CERT_FILE",
+    ),
     Client("git", "git clone -q $site/git/thing.git g && cat g/file", "git --version"),
     Client(
         "pip",
@@ -121,7 +130,7 @@ MORE = (
     ),
     Client(
         "npm",
-        "npm install --cafile=$SSL_CERT_FILE --fetch-retries=0 --cache c"
+        "npm install --fetch-retries=0 --cache c"
         " --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
         "npm --version",
@@ -134,7 +143,7 @@ MORE = (
     ),
     Client(
         "yarn",
-        "YARN_CAFILE=$SSL_CERT_FILE $d/bin/yarn add --non-interactive --cache-folder c"
+        "$d/bin/yarn add --non-interactive --cache-folder c"
         " --registry $site/npm/ thing"
         " && node -e 'require(\"thing\")'",
         "$d/bin/yarn --version",
@@ -178,9 +187,10 @@ MORE = (
     *(
         Client(
             f"JVM URL and HttpClient{', told' if told else ''}",
-            f"java {TRUST} {JVM if told else ''} $d/Fetch.java $site/hello",
+            f"java $trust {JVM if told else ''} $d/Fetch.java $site/hello",
             "java --version",
             "`-Dhttp.proxyHost` and so on, see below" if told else "",
+            STORE,
         )
         for told in (False, True)
     ),
@@ -190,6 +200,7 @@ MORE = (
             f"{command} {JVM if told else ''}",
             f"{program} --version 2>/dev/null",  # the JVM's own goes there
             "the same" if told else "",
+            STORE,
         )
         for name, program, command in (("Maven", "mvn", MAVEN), ("Gradle", "gradle", GRADLE))
         for told in (False, True)
@@ -209,10 +220,10 @@ MORE = (
         'mkdir -p s/lists/partial c/archives/partial && echo "deb [trusted=yes] $site/apt ./" >l'
         " && o='-o Dir::State=s -o Dir::Cache=c -o Debug::NoLocking=1"
         " -o Dir::Etc::SourceParts=/none -o Acquire::Retries=0 -o APT::Sandbox::User='"
-        ' && o="$o -o Acquire::https::CaInfo=$SSL_CERT_FILE"'
-        ' && o="-o Dir=$PWD -o Dir::Etc::SourceList=$PWD/l $o" && apt-get $o update'
+        ' && o="$o $trust -o Dir=$PWD -o Dir::Etc::SourceList=$PWD/l" && apt-get $o update'
         " && apt-cache $o show thing",
         "apt --version",
+        trust="-o Acquire::https::CaInfo=$SSL_CERT_FILE",
     ),
     Client("gh", "GH_TOKEN=x $d/bin/gh api $site/hello.json", "$d/bin/gh --version"),
     Client(
@@ -224,7 +235,7 @@ MORE = (
     Client(
         "gcloud",
         "env CLOUDSDK_CONFIG=$PWD/c CLOUDSDK_CORE_DISABLE_PROMPTS=1"
-        " CLOUDSDK_AUTH_DISABLE_CREDENTIALS=1 CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE=$SSL_CERT_FILE"
+        " CLOUDSDK_AUTH_DISABLE_CREDENTIALS=1"
         " CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE=$site/storage/v1/"
         " gcloud storage buckets describe gs://thing --raw --format='value(location)'",
         "gcloud --version",
@@ -234,23 +245,35 @@ MORE = (
 
 @dataclass(frozen=True)
 class Row:
-    """What a client did: the answers to what was asked of it, "" for HELLO."""
+    """What a client did: the answers to what was asked of it, "" for HELLO.
+
+    ``told``: it had to be told of the certificates for ``ended``.
+    """
 
     client: Client
     version: str
     http: str
     https: str
+    ended: str
     own: dict[str, str]
     denied: str
+    told: bool = False
 
 
 def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str] = OWN) -> Row:
     """Try one client at everything; at ``hosts`` is the session's own server."""
-    start = f"d={directory}; "
+    plain = f"d={directory}; store={where.folder}/ca.p12; "
+    start = f'{plain}trust="{client.trust}"; '
 
     def free(scheme: str) -> str:
         return answer(*where.run("free", f"{start}site={scheme}://origin.test; {client.command}"))
 
+    def ended(start: str) -> str:
+        return answer(*where.run("bound", f"{start}site=https://ended.test; {client.command}"))
+
+    untold = ended(f"{plain}trust=; ")
+    store = f"{site.STORE} && {start}store=$PWD/ca.p12; " if "$store" in client.trust else start
+    told = untold != "" and client.trust != ""
     command = f'{start}for h in {" ".join(hosts)}; do echo "=@=$h=@="; site=http://$h:{OWN_PORT}; '
     command += f"rm -rf o; mkdir o; (cd o; {client.command}); done"
     _, said = where.own(command, timeout=300)
@@ -259,7 +282,16 @@ def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str]
     _, denied = where.run("walled", f"{start}site=https://origin.test; {client.command}")
     _, version = where.run("free", f"{start}{client.version}")
     number = re.search(r"\d+(\.\d+)+", version)
-    return Row(client, number[0] if number else "", free("http"), free("https"), own, denied)
+    return Row(
+        client,
+        number[0] if number else "",
+        free("http"),
+        free("https"),
+        ended(store) if told else untold,
+        own,
+        denied,
+        told,
+    )
 
 
 def answer(status: int, said: str) -> str:
@@ -286,6 +318,7 @@ def cells(row: Row) -> Iterator[str]:
     yield row.client.needs or "none"
     yield "no" if row.http else "yes"
     yield "no" if row.https else "yes"
+    yield "no" if row.ended else "yes, told" if row.told else "yes"
     missing = [f"`{host}`" for host, said in row.own.items() if said]
     yield (
         "no" if len(missing) == len(OWN) else "yes, but " + ", ".join(missing) if missing else "yes"
@@ -301,11 +334,13 @@ def main(directory: str, *names: str) -> int:
             if not names or client.name in names:
                 row = tried(where, client, directory)
                 rows[client.name] = f"| {' | '.join(cells(row))} |"
-                said = {"http": row.http, "https": row.https, **row.own}
+                said = {"http": row.http, "https": row.https, "ended": row.ended, **row.own}
                 print(rows[client.name], said, flush=True)
     start = "<!-- The table: `invoke clients` writes it. -->\n"
-    head = "| client | settings it needs | http | https | own server | shows of a denial |\n"
-    head += "|---|---|---|---|---|---|\n"
+    head = (
+        "| client | settings it needs | http | https | ended | own server | shows of a denial |\n"
+    )
+    head += "|---|---|---|---|---|---|---|\n"
     table.write(PAGE, start, head, rows, [each.name for each in clients])
     return 0
 

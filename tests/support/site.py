@@ -11,25 +11,35 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serai.gate import certificates, signing
 from tests.support.fake_vm import Vm, opened
 from tests.support.network import Names, dns, outside
 from tests.support.waiting import wait_for
 
+VM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 HELLO = "hello from the site"
 PROGRAM = Path(__file__).parent / "peers/site.py"
 ADDRESS = "11.0.0.2"
+ENDED = "11.0.0.3"
 OWN_PORT = 8123
+STORE = (
+    "keytool -importcert -noprompt -alias serai -file $NODE_EXTRA_CA_CERTS -keystore ca.p12"
+    " -storepass changeit"
+)
+"""Makes ca.p12, as docs/clients.md says."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +86,24 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         names = Names(dns(vm.gate.pid))
         stack.callback(names.close)
         names.answers.update({"origin.test": [[ADDRESS]], "denied.test": [[ADDRESS]]})
-        for port, pem in ((80, []), (443, [str(folder / "site.pem")])):
+        names.answers["ended.test"] = [[ENDED]]
+        own = ["/usr/bin/nsenter", "--target", str(pid), "--net"]
+        subprocess.run([*own, "ip", "address", "add", f"{ENDED}/24", "dev", "eth0"], check=True)
+        roots = _certify_ended(folder)
+        for address, port, pem in (
+            (ADDRESS, 80, []),
+            (ADDRESS, 443, [str(folder / "site.pem")]),
+            (ENDED, 443, [str(folder / "ended.pem")]),
+        ):
             argv = [
                 sys.executable,
                 str(PROGRAM),
                 str(folder / "www"),
-                f"::ffff:{ADDRESS}",
+                f"::ffff:{address}",
                 str(port),
             ]
             server = subprocess.Popen(
-                ["/usr/bin/nsenter", "--target", str(pid), "--net", *argv, *pem],
+                [*own, *argv, *pem],
                 stdout=subprocess.PIPE,
             )
             stack.callback(server.wait)
@@ -97,20 +115,31 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         for name in ("free", "walled"):
             vm.call("create", name=name)
         vm.call("policy.allow", name="free", rules=["origin.test"])
+        vm.call("create", name="bound", env=certificates.environment())
+        certificates.write(vm.paths.certificates("bound"), VM_ROOTS, roots)
+        vm.call("policy.allow", name="bound", rules=["ended.test"])
         yield Site(vm, folder)
 
 
 def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     ca = folder / "ca.pem"
-    variables = ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"]
-    variables += ["CURL_CA_BUNDLE", "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "DENO_CERT"]
     paths = ["/usr", "/etc", "/opt", str(folder), *visible]
     lines = [f"visible = {json.dumps(paths)}", "[environment]"]
-    lines += [f'{name} = "{ca}"' for name in variables]
+    lines += [f'{name} = "{ca}"' for name in certificates.environment()]
     text = vm.paths.settings.read_text().partition("[limits]")
     vm.paths.settings.write_text(
         "\n".join([text[0] + lines[0], "[limits]" + text[2], *lines[1:]]) + "\n"
     )
+
+
+def _certify_ended(folder: Path) -> bytes:
+    """What the gate shows for ended.test, and the root with which it does."""
+    key, own, now = signing.new_key(), signing.new_key(), time.time()
+    file = folder / "ended.pem"
+    file.touch(0o600)
+    leaf = signing.leaf("ended.test", own, key, now - 60, now + 86400)
+    file.write_bytes(own.encode() + leaf)
+    return signing.root(key, now - 60, now + 86400, [os.environ.get("WRONG", "ended.test")])
 
 
 def _certify(folder: Path) -> None:

@@ -22,6 +22,7 @@ _ALL_BY = (
     "GIT_SSL_CAINFO",
     "PIP_CERT",
     "REQUESTS_CA_BUNDLE",
+    "npm_config_cafile",
 )
 _OURS_BY = ("DENO_CERT", "NODE_EXTRA_CA_CERTS")
 

@@ -204,6 +204,7 @@ def test_the_vm_is_read_only_and_its_private_folders_are_empty(room: Room) -> No
         "/dev",
         "/var",
         "/run/serai/gate",
+        "/run/serai/certificates",
         "/sys",
     ):
         result = room.run(["touch", f"{folder}/made-inside"])
@@ -215,7 +216,8 @@ def test_the_vm_is_read_only_and_its_private_folders_are_empty(room: Room) -> No
         assert room.run(["rm", f"{folder}/a"]).status == 0
         assert not Path(f"{folder}/a").exists()
     assert room.run(["ls", "-A", "/run"]).output.split() == ["serai"]
-    assert room.run(["ls", "-A", "/run/serai"]).output.split() == ["gate", "hints", "users"]
+    own = room.run(["ls", "-A", "/run/serai"]).output.split()
+    assert own == ["certificates", "gate", "hints", "users"]
     top = room.run(["ls", "-A", "/"]).output.split()
     assert set(top) <= set(
         f"bin dev etc home lib lib64 opt proc root run sbin srv sys tmp usr var"
