@@ -175,6 +175,7 @@ def test_events_come_one_by_one(site: Site) -> None:
         for _ in range(3):
             site.turns.release()
             assert answer.read1(100) == b"data: 1\n\n"
+        answer.close()
     site.turns.release(2)  # of these the gate learns that the client is gone
 
 

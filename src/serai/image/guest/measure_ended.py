@@ -28,7 +28,6 @@ EXCHANGES = 200
 CONNECTIONS = 20
 TURNS = {"exchange": 11, "connect": 7, "large": 7, "upload": 5}
 SESSION = "bench"
-SECRET = "bench"
 HOME = Path("/run/bench-ended")
 ROOT = Path("/usr/local/share/ca-certificates/serai-bench.crt")
 
@@ -208,9 +207,9 @@ def main() -> None:
         client.call("create", name=SESSION)
         names = [LANES["tunnel"], LANES["ended"], "127.0.0.1"]
         client.call("policy.allow", name=SESSION, rules=[f"{name}:{PORT}" for name in names])
-        client.call("secret.set", name=SECRET, value="no-secret-at-all")
+        client.call("secret.set", name=SESSION, value="no-secret-at-all")
         bound = {"hosts": [f"{LANES['ended']}:{PORT}"], "header": "X-Key: {}"}
-        client.call("policy.bind", name=SESSION, secret=SECRET, **bound)
+        client.call("policy.bind", name=SESSION, secret=SESSION, **bound)
         for what, (title, against) in titles.items():
             found: dict[str, list[float]] = {lane: [] for lane in LANES}
             for _ in range(TURNS[what] + 1):
