@@ -49,10 +49,9 @@ def bound_host(text: str) -> str:
     """For ``parse``: a host in its one spelling: ``*.example.com`` or ``example.com:8443``."""
     name, colon, port = text.partition(":")
     parent = name.removeprefix("*.")
-    if parent == "*" or not parent:
+    if parent == "*" or not name:
         raise ValueError(f"{text!a}: a secret is for some hosts, not for all")
-    host = None if ":" in port or "[" in name else hosts.host(parent)
-    if not isinstance(host, str):
+    if "[" in text or ":" in port or not isinstance(host := hosts.host(parent), str):
         raise ValueError(f"{text!a}: a secret is for names, not for addresses")
     number = hosts.port_number(port) if colon else PORT
     written = host if parent == name else f"*.{host}"

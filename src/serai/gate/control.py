@@ -16,11 +16,12 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Server
 from serai.common.tables import setting
-from serai.gate import hosts, profiles
+from serai.gate import hosts, profiles, services
 from serai.gate.audit import chain
 from serai.gate.audit.verify import verify
 from serai.gate.gate import Gate
 from serai.gate.secrets import Store
+from serai.gate.services import Wish
 
 MAX_LINE = 4 << 20
 # sessiond makes a connection for each question; how many it has is limited by its own clients.
@@ -49,6 +50,14 @@ class Check:
     """A policy."""
 
     policy: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A policy, and a secret to bind in it."""
+
+    policy: dict[str, Any]
+    wish: Wish
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class Control:
             "close": (Name, _handler(lambda p: gate.close(p.name))),
             "keep": (Keep, _handler(lambda p: gate.keep(set(p.names)))),
             "check": (Check, _handler(self.check)),
+            "bind": (Bind, _handler(self.bind)),
             "change": (Change, _handler(self.change)),
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
@@ -116,6 +126,14 @@ class Control:
     def check(self, p: Check) -> dict[str, Any]:
         """The policy in its canonical form, if it can be used."""
         policy = profiles.policy(p.policy)
+        self._gate.check(policy)
+        return policy.as_dict()
+
+    def bind(self, p: Bind) -> dict[str, Any]:
+        """The policy with a secret that is bound, and whose hosts are allowed."""
+        policy = profiles.policy(p.policy)
+        new = services.bindings(p.wish)
+        policy = services.added(policy, self._gate.check(policy), new)
         self._gate.check(policy)
         return policy.as_dict()
 

@@ -148,9 +148,9 @@ class Gate:
         self._save(session)
         return self._cut_forbidden(session) if cut else 0
 
-    def check(self, policy: Policy) -> None:
-        """Raise SeraiError if the policy names a profile that does not exist."""
-        profiles.effective(policy, self._profiles)
+    def check(self, policy: Policy) -> Rules:
+        """All rules of a policy and its profile. Raises SeraiError if it cannot be used."""
+        return profiles.effective(policy, self._profiles)
 
     async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:
         """The decision that the gate would make about a target now, and why."""

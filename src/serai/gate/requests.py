@@ -113,8 +113,10 @@ class Requests:
         path = asked.loose if asked.loose[-1] else asked.loose[:-1]
         if path[-1:] == [service]:
             return self._is_for(path[:-1], loose=True)
-        called = path[-2:] == ["info", "refs"] and service in unquote(asked.query).lower()
-        return called and self._is_for(path[:-2], loose=True)
+        if service not in unquote(asked.query).lower():
+            return False
+        # A gateway may have the rest of the path in its query (gitprotocol-http(5), URL format).
+        return path[-2:] != ["info", "refs"] or self._is_for(path[:-2], loose=True)
 
     @functools.cached_property
     def _pattern(self) -> list[str]:

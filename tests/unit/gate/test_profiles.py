@@ -141,3 +141,57 @@ def test_an_unknown_profile_and_a_bad_rule_are_errors() -> None:
     assert caught.value.hint == "there are: default, web"
     with pytest.raises(SeraiError, match="is not a rule"):
         effective(Policy(allow=("a b",)), {})
+
+
+BOUND = {"secret": "one", "hosts": ["api.test"], "header": "X-Key: {}", "variable": "KEY"}
+
+
+def test_a_profile_has_bindings(tmp_path: Path) -> None:
+    (tmp_path / "web.toml").write_text(
+        'allow = ["api.test GET /v1/**"]\n[[bind]]\nsecret = "one"\nhosts = ["API.test"]\n'
+        'header = "X-Key: {}"\nvariable = "KEY"\n'
+    )
+    found = load(tmp_path)["web"]
+    assert [each.as_dict() for each in found.bind] == [BOUND]
+    assert [each.text for each in found.allow] == ["api.test GET /v1/**"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bind = 1", "bind must be a list of tables"),
+        ("bind = ['a']", "bind[0] must be a table"),
+        ("[[bind]]\nsecret = 'one'", "a binding has a secret and hosts"),
+        ("[[bind]]\nsecret = 'one'\nhost = 'a'", "unknown key bind[0].host"),
+        ("[[bind]]\nsecret = 'one'\nhosts = ['10.0.0.1']", "bind[0].hosts: '10.0.0.1'"),
+        (
+            "[[bind]]\nsecret='a'\nhosts=['x.test']\nbasic='a'\n"
+            "[[bind]]\nsecret='b'\nhosts=['x.test']\nbasic='a'",
+            "a for x.test and b for x.test write the header authorization for the same host",
+        ),
+    ],
+)
+def test_a_bad_binding_is_told_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "web.toml").write_text(text)
+    with pytest.raises(SeraiError) as caught:
+        load(tmp_path)
+    assert str(tmp_path / "web.toml") in caught.value.message
+    assert message in caught.value.message
+
+
+def test_a_policys_bindings_read_back_and_hold_with_those_of_its_profile() -> None:
+    found = policy({"bind": [{**BOUND, "hosts": ["API.TEST:443"]}, BOUND]})
+    assert found.as_dict()["bind"] == [BOUND]
+    assert policy(json.loads(json.dumps(found.as_dict()))) == found
+    other = policy({"bind": [{"secret": "two", "hosts": ["b.test"], "query": "k"}]})
+    profiles = {"default": Rules(bind=other.bind)}
+    assert effective(found, profiles).bind == (*other.bind, *found.bind)
+    clashing = policy({"bind": [{**BOUND, "secret": "two"}]})
+    with pytest.raises(SeraiError, match=r"one for api.test and two for api.test have the same"):
+        effective(clashing, {"default": Rules(bind=found.bind)})
+
+
+@pytest.mark.parametrize("bind", [1, {}, [1], [{}], ["one"], [{"secret": "one"}], None])
+def test_what_is_no_binding_in_a_policy_is_told(bind: Any) -> None:
+    with pytest.raises(SeraiError, match="the session's policy cannot be used"):
+        policy({"bind": bind})

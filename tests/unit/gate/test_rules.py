@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serai.gate.addresses import TABLE
+from serai.gate.bindings import Binding
 from serai.gate.hosts import Address, BadHost, Target, host, target
-from serai.gate.rules import Rule, Rules, combined, decide, rule
+from serai.gate.rules import Rule, Rules, combined, decide, decide_request, rule, sees_requests
 
 
 def rules(allow: str = "", deny: str = "") -> Rules:
@@ -326,3 +328,110 @@ def test_combined_rules_are_all_of_them_once() -> None:
     assert combined(one, two) == rules("a b d", "c e")
     assert combined() == Rules()
     assert combined(one) == one
+
+
+def about(*texts: str, deny: Sequence[str] = ()) -> Rules:
+    return Rules(tuple(map(rule, texts)), tuple(map(rule, deny)))
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("API.Github.com:0443 get,HEAD  /repos/**", "api.github.com:443 GET,HEAD /repos/**"),
+        ("github.com git-fetch", "github.com git-fetch"),
+        ("*.example.com /a", "*.example.com /a"),
+        ("* GET /**", "* GET /**"),
+        ("*:443 delete", "*:443 DELETE"),
+    ],
+)
+def test_a_rule_about_requests_has_one_spelling(text: str, canonical: str) -> None:
+    assert rule(text).text == canonical
+    assert rule(canonical) == rule(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10.0.0.0/8 GET", "192.0.2.1 /a", "[::1]:80 GET", "127.1 git-fetch", "a.test ", " GET", "a  "],
+)
+def test_a_rule_about_requests_is_for_names(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a rule"):
+        rule(text)
+
+
+HOST = Target("api.test", 443)
+
+
+@pytest.mark.parametrize(
+    ("its", "connects", "sees"),
+    [
+        (about("api.test GET"), True, True),
+        (about("*.test /a"), True, True),
+        (about("* /a"), True, True),
+        (about("api.test GET", "api.test"), True, False),
+        (about("api.test", deny=["api.test POST"]), True, True),
+        (about("*", deny=["* POST"]), True, True),
+        (about("api.test GET", deny=["api.test"]), False, False),
+        (about(deny=["api.test POST"]), False, False),
+        (about("api.test:80 GET"), False, False),
+        (about("api.test", deny=["api.test:80 POST"]), True, False),
+        (about("api.test", "other.test GET", deny=["other.test POST"]), True, False),
+    ],
+)
+def test_requests_are_seen_where_they_decide(its: Rules, connects: bool, sees: bool) -> None:
+    assert allowed(its, HOST) == connects
+    assert sees_requests(its, HOST) == sees
+
+
+@pytest.mark.parametrize(
+    ("its", "request_", "by"),
+    [
+        (about("api.test GET /a"), "GET /a", "allow api.test GET /a"),
+        (about("api.test GET /a"), "POST /a", "default deny"),
+        (about("api.test GET /a", "api.test POST"), "POST /a", "allow api.test POST"),
+        (about("api.test GET /a", "api.test"), "POST /b", "allow api.test"),
+        (about("api.test", deny=["api.test POST"]), "POST /b", "deny api.test POST"),
+        (about("api.test", deny=["api.test POST"]), "GET /b", "allow api.test"),
+        (about("api.test GET", deny=["*.test /b"]), "GET /b", "deny *.test /b"),
+        (about("api.test GET", deny=["*.test"]), "GET /b", "deny *.test"),
+        (about("api.test GET", deny=["*.test:80 /b"]), "GET /b", "allow api.test GET"),
+        (about("api.test", deny=["api.test /secret"]), "GET /x/../b", "deny api.test /secret"),
+        (about("api.test /**"), "GET /x/../b", "default deny"),
+        (about("api.test GET"), "GET /x/../b", "allow api.test GET"),
+        (about("other.test /**"), "GET /b", "default deny"),
+    ],
+)
+def test_a_request_is_decided_by_the_rules_for_it(its: Rules, request_: str, by: str) -> None:
+    method, path = request_.split()
+    verdict = decide_request(its, HOST, method, f"{path}?key=secret")
+    assert verdict.rule == by
+    assert verdict.allowed == by.startswith("allow")
+    assert "secret" not in verdict.reason.replace(by, "").replace("/secret", "")
+    assert ("leaves doubt" in verdict.reason) == (".." in path and not verdict.allowed)
+
+
+def test_what_no_rule_allows_is_said_with_method_and_path() -> None:
+    reason = decide_request(about("api.test GET /a"), HOST, "POST", "/b?c").reason
+    assert reason == "no rule allows api.test:443 POST /b"
+
+
+def test_requests_to_addresses_are_not_seen_and_not_allowed_by_rules_about_them() -> None:
+    address = Target(ip_address("8.8.8.8"), 443)
+    assert not allowed(about("* GET"), address)
+    assert not sees_requests(about("* GET"), address)
+    assert allowed(about("*", "8.8.8.8", deny=["* POST"]), address)
+    assert allowed(about("*", deny=["*:80 POST", "api.test POST"]), address)
+    # Otherwise a session would ask for the host by its address.
+    its = about("*", deny=["* POST"])
+    assert not allowed(its, address)
+    assert decide_request(its, address, "GET", "/").rule == "deny * POST"
+
+
+def test_what_a_name_leads_to_is_judged_without_rules_about_requests() -> None:
+    found = [ip_address("8.8.8.8"), ip_address("10.0.0.1")]
+    verdicts = decide(about("api.test GET", deny=["* POST"]), HOST, found)
+    assert [verdict.allowed for _, verdict in verdicts] == [True, False]
+
+
+def test_bindings_are_combined_as_well() -> None:
+    one, two = (Binding(secret=each, hosts=("api.test",)) for each in ("one", "two"))
+    assert combined(Rules(bind=(one,)), Rules(bind=(two, one))).bind == (one, two)

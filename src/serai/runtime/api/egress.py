@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.common.errors import GONE, SeraiError
+from serai.common.errors import GONE, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.tables import setting
@@ -15,7 +15,7 @@ from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING
 
-Edit = Callable[[Mapping[str, Any]], dict[str, Any]]
+Edit = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 MAX_RULES = 1000
 PATIENCE = 3.0
 """Seconds: what scrapes metrics waits ten for all of them."""
@@ -29,6 +29,7 @@ class Set:
     profile: str = "default"
     allow: list[str] = field(default_factory=list)
     deny: list[str] = field(default_factory=list)
+    bind: list[dict[str, Any]] = field(default_factory=list)
     cut: bool = False
 
 
@@ -39,6 +40,29 @@ class Change:
     name: str
     rules: list[str]
     cut: bool = False
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A secret for some hosts; what is empty is as its service wants it, the one of its name if
+    no other is named."""
+
+    name: str
+    secret: str
+    service: str = ""
+    hosts: list[str] = field(default_factory=list)
+    header: str = ""
+    basic: str = ""
+    query: str = ""
+    variable: str = ""
+
+
+@dataclass(frozen=True)
+class Unbind:
+    """A secret that a session is to use no more."""
+
+    name: str
+    secret: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,8 @@ class EgressMethods:
             "policy.set": (Set, self.set),
             "policy.allow": (Change, self.allow),
             "policy.deny": (Change, self.deny),
+            "policy.bind": (Bind, self.bind),
+            "policy.unbind": (Unbind, self.unbind),
             "policy.explain": (Explain, self.explain),
             "egress": (Nothing, self.counts),
             "audit": (Audit, self.audit),
@@ -81,8 +107,12 @@ class EgressMethods:
 
     async def set(self, _c: Connection, _r: Request, p: Set) -> Any:
         """Give a session another policy; connections from now on are judged by it."""
-        wanted = {"profile": p.profile, "allow": p.allow, "deny": p.deny}
-        return await self._apply(p.name, lambda _: wanted, cut=p.cut)
+        wanted = {"profile": p.profile, "allow": p.allow, "deny": p.deny, "bind": p.bind}
+
+        async def edit(_: Mapping[str, Any]) -> dict[str, Any]:
+            return wanted
+
+        return await self._apply(p.name, edit, cut=p.cut)
 
     async def allow(self, _c: Connection, _r: Request, p: Change) -> Any:
         """Allow a session more."""
@@ -91,6 +121,33 @@ class EgressMethods:
     async def deny(self, _c: Connection, _r: Request, p: Change) -> Any:
         """Allow a session less."""
         return await self._apply(p.name, await self._moved(p, to="deny", away="allow"), cut=p.cut)
+
+    async def bind(self, _c: Connection, _r: Request, p: Bind) -> Any:
+        """Have a session use a secret, and allow it the hosts that no rule names yet."""
+        wish = {key: value for key, value in vars(p).items() if key != "name"}
+
+        async def edit(now: Mapping[str, Any]) -> dict[str, Any]:
+            bound: dict[str, Any] = await self._gate.call("bind", policy=dict(now), wish=wish)
+            return bound
+
+        known = (await self._gate.call("secret.list"))["secrets"]
+        if p.secret not in [each["name"] for each in known]:
+            hint = f"set it with: serai secret set {p.secret}"
+            raise SeraiError(f"there is no secret {p.secret!a}", hint, NOT_FOUND)
+        return await self._apply(p.name, edit, cut=False)
+
+    async def unbind(self, _c: Connection, _r: Request, p: Unbind) -> Any:
+        """Have a session use a secret no more. What it may reach stays."""
+
+        async def edit(now: Mapping[str, Any]) -> dict[str, Any]:
+            bound = now.get("bind", ())
+            left = [each for each in bound if each["secret"] != p.secret]
+            if len(left) == len(bound):
+                text = f"the session {p.name} has no binding of its own of {p.secret!a}"
+                raise SeraiError(text, "its profile may have one", NOT_FOUND)
+            return {**now, "bind": left}
+
+        return await self._apply(p.name, edit, cut=False)
 
     async def explain(self, _c: Connection, _r: Request, p: Explain) -> Any:
         """What the gate would say to a target, and why."""
@@ -120,7 +177,7 @@ class EgressMethods:
     async def _moved(self, change: Change, *, to: str, away: str) -> Edit:
         rules = (await self._checked({to: change.rules}))[to]
 
-        def edit(now: Mapping[str, Any]) -> dict[str, Any]:
+        async def edit(now: Mapping[str, Any]) -> dict[str, Any]:
             more = [*now.get(to, ()), *(rule for rule in rules if rule not in now.get(to, ()))]
             less = [rule for rule in now.get(away, ()) if rule not in rules]
             return {**now, to: more, away: less}
@@ -130,8 +187,8 @@ class EgressMethods:
     async def _apply(self, name: str, edit: Edit, *, cut: bool) -> dict[str, Any]:
         """Check, note down, and have the gate act by it; in this order, so that none is lost."""
         async with self._sessions.alone(name) as record:
-            policy = await self._checked(edit(record.policy))
-            if len(policy["allow"]) + len(policy["deny"]) > MAX_RULES:
+            policy = await self._checked(await edit(record.policy))
+            if sum(len(policy[key]) for key in ("allow", "deny", "bind")) > MAX_RULES:
                 raise SeraiError(f"a session has at most {MAX_RULES} rules", "use a profile")
             self._sessions.registry.set_policy(record.uid, policy)
             ended = {"cut": 0}

@@ -15,6 +15,8 @@ from serai.runtime.client import Client
 
 POLL = 0.5  # seconds
 PAGE = 1000
+_BIND = ("secret", "service", "hosts", "header", "basic", "query", "variable")
+_SERVICE = "which well-known service it is for; default: the one of its name"
 Call = tuple[str, dict[str, Any], Callable[[Any], None]]
 
 
@@ -31,17 +33,30 @@ def add_parsers(commands: Any) -> None:
         made.add_argument("name", metavar="NAME")
         return made
 
-    add("show", "show a session's profile, and the rules of its own")
+    add("show", "show a session's profile, and the rules and bindings of its own")
     whole = add("set", "give a session another policy; what is not given is empty")
     whole.add_argument("--profile", default="default", help="default: default")
     whole.add_argument("--allow", metavar="RULE", action="append", default=[])
     whole.add_argument("--deny", metavar="RULE", action="append", default=[])
-    more = add("allow", "allow a session more: HOST, *.HOST, HOST:PORT or CIDR")
+    more = add(
+        "allow", "allow a session more: HOST, *.HOST, HOST:PORT, CIDR or 'HOST GET /path/**'"
+    )
     less = add("deny", "allow a session less; what is denied wins over what is allowed")
     for parser in (more, less):
         parser.add_argument("rules", metavar="RULE", nargs="+")
     for parser in (whole, more, less):
         parser.add_argument("--cut", action="store_true", help="end connections it now forbids")
+    bind = add("bind", "have a session use a secret that it never sees")
+    bind.add_argument("secret", metavar="SECRET")
+    bind.add_argument("--as", dest="service", metavar="SERVICE", default="", help=_SERVICE)
+    bind.add_argument("--host", metavar="HOST", dest="hosts", action="append", default=[])
+    place = bind.add_mutually_exclusive_group()
+    place.add_argument("--header", metavar="'NAME: {}'", default="", help="with {} in its place")
+    place.add_argument("--basic", metavar="USER", default="", help="as this user's password")
+    place.add_argument("--query", metavar="KEY", default="", help="as this parameter of the query")
+    bind.add_argument("--variable", metavar="VAR", default="", help="what has the placeholder")
+    unbind = add("unbind", "have a session use a secret no more")
+    unbind.add_argument("secret", metavar="SECRET")
     explain = add("explain", "say what the gate would answer, and why")
     explain.add_argument("target", metavar="HOST[:PORT]")
 
@@ -58,10 +73,12 @@ def policy_call(options: argparse.Namespace) -> Call:
     params: dict[str, Any] = {"name": options.name}
     if options.action == "explain":
         return "policy.explain", {**params, "target": options.target}, _show_explained
-    if options.action == "set":
-        keys: tuple[str, ...] = ("profile", "allow", "deny", "cut")
-    else:
-        keys = () if options.action == "show" else ("rules", "cut")
+    keys: tuple[str, ...] = {
+        "show": (),
+        "set": ("profile", "allow", "deny", "cut"),
+        "bind": _BIND,
+        "unbind": ("secret",),
+    }.get(options.action, ("rules", "cut"))
     params.update({key: getattr(options, key) for key in keys})
     return f"policy.{options.action}", params, _show_policy
 
@@ -119,8 +136,23 @@ def _show_policy(policy: dict[str, Any]) -> None:
     for side in ("allow", "deny"):
         for rule in policy[side]:
             say(f"{side}: {rule}")
+    for binding in policy["bind"]:
+        say(f"bind: {_bound(binding)}")
     if policy.get("cut"):
         say(f"cut: {policy['cut']} connections")
+
+
+def _bound(binding: dict[str, Any]) -> str:
+    """A binding for a person."""
+    place = "wherever its placeholder stands"
+    if "header" in binding:
+        place = f"in the header '{binding['header']}'"
+    elif "basic" in binding:
+        place = f"as the password of {binding['basic']}"
+    elif "query" in binding:
+        place = f"as {binding['query']}= in the query"
+    variable = f", placeholder in {binding['variable']}" if "variable" in binding else ""
+    return f"{binding['secret']} for {', '.join(binding['hosts'])}, {place}{variable}"
 
 
 def _show_explained(result: dict[str, Any]) -> None:
