@@ -14,6 +14,7 @@ from serai.common.errors import SeraiError
 from serai.common.tables import setting
 from serai.gate import profiles
 from serai.gate import settings as gate_settings
+from serai.gate.bindings import Binding
 from serai.image.commands import settings_page
 from serai.runtime import settings as session_settings
 from serai.runtime.folders.shares import Share
@@ -23,7 +24,7 @@ PAGE = ROOT / settings_page.PAGE
 TABLES = (
     *(session_settings.Limits, session_settings.Resources, session_settings.Disk),
     *(gate_settings.Limits, gate_settings.Timeouts, gate_settings.Audit, gate_settings.Upstream),
-    *(profiles.Profile, Share),
+    *(profiles.Profile, Binding, Share),
 )
 
 
@@ -54,7 +55,7 @@ def test_every_variable_of_the_role_stands_at_the_key_that_it_writes() -> None:
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_every_key_has_a_row_and_a_meaning(kind: Any) -> None:
     rows = [row.split(" | ") for row in PAGE.read_text().splitlines() if row.startswith("| `")]
-    for entry in dataclasses.fields(kind):
+    for entry in settings_page._keys(kind):
         meanings = [row[-1].rstrip(" |") for row in rows if row[0] == f"| `{entry.name}`"]
         assert entry.metadata["help"].replace("|", "\\|") in meanings, entry.name
         assert all(meanings), entry.name

@@ -37,6 +37,7 @@ INSIDE = "used inside its module and its direct callers, where nothing else has 
 # Why a public class may share its name with another.
 SHARED = {
     "Audit": f"{TABLES}; {METHODS}",
+    "Bind": METHODS,
     "Change": METHODS,
     "Check": f"what checks are made of; {METHODS}",
     "Explain": METHODS,

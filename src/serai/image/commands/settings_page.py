@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import textwrap
 import types
@@ -77,7 +78,7 @@ _FILES = (
         "The profile NAME: what the sessions that have it may reach ([the gate](gate.md) explains "
         "rules). After a change, `systemctl reload serai-gate`. The role `gate` writes the files "
         "from `gate_profiles`. A rule is a host, `*.HOST`, `*`, an address or a range, with or "
-        "without `:PORT`.",
+        "without `:PORT`; a host's may go on with methods and a path.",
     ),
     _File(
         "shares.toml",
@@ -119,9 +120,8 @@ def _tables(kind: type, name: str) -> Iterator[tuple[str, type]]:
     for entry in dataclasses.fields(kind):
         inner = _table(_hints(kind)[entry.name])
         if inner is not None:
-            below, several = inner
-            path = f"{name}.{entry.name}".lstrip(".")
-            yield from _tables(below, f"{path}.TAG" if several else path)
+            below, form = inner
+            yield from _tables(below, form.format(f"{name}.{entry.name}".lstrip(".")))
 
 
 def _keys(kind: type) -> list[dataclasses.Field[Any]]:
@@ -130,11 +130,16 @@ def _keys(kind: type) -> list[dataclasses.Field[Any]]:
     return [entry for entry in dataclasses.fields(kind) if _table(hints[entry.name]) is None]
 
 
-def _table(hint: Any) -> tuple[type, bool] | None:
-    """The class that reads a table, and whether there may be several; None for a value."""
-    several = typing.get_origin(hint) is Mapping
-    inner = typing.get_args(hint)[1] if several else hint
-    return (inner, several) if dataclasses.is_dataclass(inner) else None  # type: ignore[return-value]
+def _table(hint: Any) -> tuple[type, str] | None:
+    """The class that reads a table, and the form of its name, also if there may be several; None
+    for a value, which a rule is: it is written as a text."""
+    origin, inner, form = typing.get_origin(hint), hint, "{}"
+    if origin is Mapping:
+        inner, form = typing.get_args(hint)[1], "{}.TAG"
+    elif origin is tuple:
+        inner, form = typing.get_args(hint)[0], "[{}]"
+    known = dataclasses.is_dataclass(inner) and inner is not Rule
+    return (typing.cast("type", inner), form) if known else None
 
 
 def _row(kind: type, entry: dataclasses.Field[Any], variable: list[str]) -> str:
@@ -186,7 +191,7 @@ def _range(entry: dataclasses.Field[Any]) -> str:
 
 
 def _prose(kind: type) -> str:
-    return _wrapped((kind.__doc__ or "").replace("``", "`"))
+    return _wrapped(inspect.cleandoc(kind.__doc__ or "").replace("``", "`"))
 
 
 def _wrapped(text: str) -> str:
