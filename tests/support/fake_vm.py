@@ -131,7 +131,7 @@ class Vm:
     def client(self) -> Client:
         return Client(self.paths.control, timeout=DEADLINE)
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """One call on a connection of its own."""
         with self.client() as client:
             return client.call(method, **params)

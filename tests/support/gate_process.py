@@ -95,7 +95,7 @@ class Gated:
         self.process.kill()
         self.process.wait()
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """What sessiond would be answered. Raises SeraiError."""
         with jsonrpc.Client(self.paths.gate_control, DEADLINE) as client:
             return client.call(method, **params)

@@ -158,7 +158,7 @@ class Client:
         """Hang up."""
         self._socket.close()
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """Call a method and return its result. Raises SeraiError with the server's code."""
         return self.wait(self.ask(method, params))
 

@@ -16,9 +16,10 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Server
 from serai.common.tables import setting
-from serai.gate import hosts, profiles, services
+from serai.gate import profiles, services
 from serai.gate.audit import chain
 from serai.gate.audit.verify import verify
+from serai.gate.explain import question
 from serai.gate.gate import Gate
 from serai.gate.secrets import Store
 from serai.gate.services import Wish
@@ -75,6 +76,7 @@ class Explain:
 
     policy: dict[str, Any]
     target: str
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,8 @@ class Control:
 
     async def explain(self, p: Explain) -> dict[str, Any]:
         """What would be said to a target."""
-        try:
-            target = hosts.target(p.target, 443)
-        except hosts.BadHost as error:
-            raise SeraiError(str(error)) from None
-        return await self._gate.explain(profiles.policy(p.policy), target)
+        asked = question(p.target, p.method)
+        return await self._gate.explain(profiles.policy(p.policy), asked)
 
     async def audit(self, p: Audit) -> dict[str, Any]:
         """Entries after one, or the last ones."""

@@ -15,10 +15,10 @@ from typing import Any
 from serai.common import files, sockets
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.gate import denials, hosts, http, profiles, socks
+from serai.gate import denials, http, profiles, socks
 from serai.gate.credentials import Credentials
 from serai.gate.egress import Allowance, Connection, Egress, Session
-from serai.gate.errors import Unreachable
+from serai.gate.explain import Question, explain
 from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, hang_up
@@ -152,25 +152,11 @@ class Gate:
         """All rules of a policy and its profile. Raises SeraiError if it cannot be used."""
         return profiles.effective(policy, self._profiles)
 
-    async def explain(self, policy: Policy, target: hosts.Target) -> dict[str, Any]:
-        """The decision that the gate would make about a target now, and why."""
+    async def explain(self, policy: Policy, asked: Question) -> dict[str, Any]:
+        """The decision that the gate would make now, and why."""
         rules = profiles.effective(policy, self._profiles)
         session = Session("", 0, policy, rules, Allowance(1, 1), Lookups(1))
-        try:
-            judged = await self._egress.judge(session, target)
-        except Unreachable as error:
-            return {"target": str(target), "allowed": False, "problem": str(error), "verdicts": []}
-        verdicts = [
-            {
-                "address": None if address is None else str(address),
-                "allowed": verdict.allowed,
-                "rule": verdict.rule,
-                "reason": verdict.reason,
-            }
-            for address, verdict in judged
-        ]
-        allowed = any(each["allowed"] for each in verdicts)
-        return {"target": str(target), "allowed": allowed, "verdicts": verdicts}
+        return await explain(self._egress, session, asked)
 
     def status(self) -> dict[str, Any]:
         """How many connections each session has open."""

@@ -116,7 +116,7 @@ class Vm:
         """Forget a secret; with ``force`` also if a session is bound to it. Raises SeraiError."""
         self.call("secret.remove", name=name, force=force)
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """Call any method of docs/rpc.md that does not stream. Raises SeraiError."""
         try:
             return self.client().call(method, **params)

@@ -43,7 +43,7 @@ class VmClient(Client):
             self.close()
             raise
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """As Client.call; what another version of Serai does not know is said to be that."""
         try:
             return super().call(method, **params)

@@ -29,7 +29,7 @@ class Set:
     profile: str = "default"
     allow: list[str] = field(default_factory=list)
     deny: list[str] = field(default_factory=list)
-    bind: list[dict[str, Any]] = field(default_factory=list)
+    bind: list[Any] = field(default_factory=list)
     cut: bool = False
 
 
@@ -67,10 +67,12 @@ class Unbind:
 
 @dataclass(frozen=True)
 class Explain:
-    """Where a session would go: HOST, or HOST:PORT; 443 without a port."""
+    """Where a session would go: HOST, HOST:PORT (443 without a port) or a URL; and with which
+    method, GET for a URL."""
 
     name: str
     target: str
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ class EgressMethods:
     async def explain(self, _c: Connection, _r: Request, p: Explain) -> Any:
         """What the gate would say to a target, and why."""
         policy = self._sessions.registry.get(p.name).policy
-        return await self._gate.call("explain", policy=dict(policy), target=p.target)
+        return await self._gate.call(
+            "explain", policy=dict(policy), target=p.target, method=p.method
+        )
 
     async def counts(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """What each running session did through the gate. A gate that is down is soon told."""

@@ -58,7 +58,8 @@ def add_parsers(commands: Any) -> None:
     unbind = add("unbind", "have a session use a secret no more")
     unbind.add_argument("secret", metavar="SECRET")
     explain = add("explain", "say what the gate would answer, and why")
-    explain.add_argument("target", metavar="HOST[:PORT]")
+    explain.add_argument("target", metavar="URL|HOST[:PORT]")
+    explain.add_argument("--method", metavar="M", default="", help="default for a URL: GET")
 
     log = commands.add_parser("audit", help="what the gate decided, and what became of it")
     log.add_argument("--json", action="store_true", help="print entries as they are, a line each")
@@ -72,7 +73,8 @@ def policy_call(options: argparse.Namespace) -> Call:
     """The method behind ``serai policy``, its parameters, and how to show the result."""
     params: dict[str, Any] = {"name": options.name}
     if options.action == "explain":
-        return "policy.explain", {**params, "target": options.target}, _show_explained
+        params |= {"target": options.target, "method": options.method}
+        return "policy.explain", params, _show_explained
     keys: tuple[str, ...] = {
         "show": (),
         "set": ("profile", "allow", "deny", "cut"),
@@ -160,8 +162,13 @@ def _show_explained(result: dict[str, Any]) -> None:
         said = f"cannot be reached: {result['problem']}"
     else:
         said = "allowed" if result["allowed"] else "denied"
-    say(f"{result['target']}: {said}")
+    asked = f" {result['request']}" if result["request"] else ""
+    say(f"{result['target']}{asked}: {said}")
     for verdict in result["verdicts"]:
         of = f"{verdict['address']}: " if verdict["address"] else ""
         what = "allowed" if verdict["allowed"] else "denied"
         say(f"  {of}{what} by {verdict['rule']}: {verdict['reason']}")
+    if result["allowed"] and result["tls"] == "ended":
+        say("  the gate ends TLS there and sees requests, which rules may decide one by one")
+    for secret in result["secrets"]:
+        say(f"  the secret {secret} goes in")

@@ -24,7 +24,7 @@ class GateClient:
         self._control = control
         self._deadline = deadline
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         """The gate's answer. Raises SeraiError with what it says, or if there is no gate."""
         end = time.monotonic() + self._deadline
         while True:

@@ -36,9 +36,14 @@ ENTRY = {
     "rule": EVIL,
     "error": EVIL,
 }
-POLICY = {"profile": EVIL, "allow": [EVIL], "deny": [EVIL]}
+BINDINGS = [
+    {"secret": EVIL, "hosts": [EVIL], place: EVIL, "variable": EVIL}
+    for place in ("header", "basic", "query")
+]
+POLICY = {"profile": EVIL, "allow": [EVIL], "deny": [EVIL], "bind": BINDINGS}
 VERDICT = {"address": EVIL, "allowed": True, "rule": EVIL, "reason": EVIL}
-EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT]}
+SEEN = {"request": EVIL, "tls": "ended", "secrets": [EVIL]}
+EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT], **SEEN}
 ENTRIES = {"entries": [ENTRY, {"event": EVIL, "time": "", "problem": EVIL}], "last": 1}
 ACTION = {"goal": "removed", "name": EVIL, "reason": EVIL}
 JOB: dict[str, Any] = {
@@ -98,7 +103,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """Nothing is open."""
 
-    def call(self, method: str, **_: Any) -> Any:
+    def call(self, method: str, /, **_: Any) -> Any:
         if method not in self.answers:
             raise SeraiError(EVIL, EVIL)
         return self.answers[method]
@@ -134,6 +139,7 @@ def test_a_name_without_an_address_is_not_called_denied(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = {"target": "x:443", "allowed": False, "problem": "x: no such name", "verdicts": []}
+    answer |= {"request": None, "tls": "tunnel", "secrets": []}
     monkeypatch.setitem(ANSWERS, "policy.explain", answer)
     monkeypatch.setattr(connect, "Client", Client)
     main.main(["policy", "explain", "one", "x"])
