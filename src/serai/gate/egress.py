@@ -16,6 +16,7 @@ from serai.gate.hosts import Address, Target
 from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
+from serai.gate.requests import Asked
 from serai.gate.rules import Rules, Verdict
 from serai.gate.secrets import Store
 from serai.gate.settings import Settings
@@ -222,7 +223,7 @@ class Egress:
             to = connection.address
             missing = "" if to is None else str(Target(to, target.port))
             if request is not None and rules.sees_requests(session.rules, target):
-                missing = f"{target} {request.method} {request.path.partition('?')[0]}"
+                missing = f"{target} {Asked(request.method, request.path).rule}"
             raise Denied(verdict.rule, verdict.reason, missing)
         if kept is not None:
             return kept

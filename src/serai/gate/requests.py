@@ -53,7 +53,14 @@ class Asked:
 
     @functools.cached_property
     def exact(self) -> list[str]:
-        return _spelling(self.path.partition("?")[0])[1:].split("/")
+        # In a pattern a * is written so that is itself.
+        return _spelling(self.path.partition("?")[0]).replace("*", "%2A")[1:].split("/")
+
+    @property
+    def rule(self) -> str:
+        """What a rule says that allows just this. The session wrote the path: if it leaves doubt,
+        no rule with a path would help, and a * in it is not to become a pattern."""
+        return self.method if self.doubt else f"{self.method} /{'/'.join(self.exact)}"
 
     @functools.cached_property
     def loose(self) -> list[str]:

@@ -224,7 +224,9 @@ class Tools:
     def explain_policy(
         self,
         session: SessionName,
-        target: Annotated[str, Field(description="HOST or HOST:PORT, 443 without a port, or a URL")],
+        target: Annotated[
+            str, Field(description="HOST or HOST:PORT, 443 without a port, or a URL")
+        ],
     ) -> str:
         """Tell whether a session's network policy allows a host, and by which rule.
 

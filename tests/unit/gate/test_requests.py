@@ -261,6 +261,27 @@ def test_what_may_be_a_push_does_not_evade_its_rule(method: str, path: str) -> N
     assert read("git-push /o/r").denies(Asked(method, path))
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "/a/b?c", "GET /a/b"),
+        ("GET", "/", "GET /"),
+        ("GET", "/**", "GET /%2A%2A"),
+        ("GET", "/a*/%2a", "GET /a%2A/%2A"),
+        ("GET", "/a'b c", "GET /a'b%20c"),
+        ("POST", "/a/../b", "POST"),
+        ("GET", "*", "GET"),
+    ],
+)
+def test_the_rule_for_a_request_allows_just_that(method: str, path: str, said: str) -> None:
+    asked = Asked(method, path)
+    assert asked.rule == said
+    found = read(said)
+    assert found.text == said
+    assert found.allows(asked)
+    assert not found.allows(Asked(method, "/other")) or not found.path
+
+
 def test_a_long_path_is_matched_in_time_that_is_bounded() -> None:
     said = read("/" + "/".join(["**/a*a*a*a*a*b"] * 40))
     assert not said.allows(Asked("GET", "/a" * 4000))

@@ -8,6 +8,7 @@ from serai.gate.bindings import Binding, clash
 from serai.gate.profiles import Policy
 from serai.gate.rules import Rules, rule
 from serai.gate.services import Wish, added, bindings, known
+from tests.conftest import ROOT
 
 
 def test_each_service_can_be_bound() -> None:
@@ -22,6 +23,11 @@ def test_each_service_can_be_bound() -> None:
             assert not any(host.startswith("*") for host in each.hosts)
         # Without a variable, programs do not begin; without a place, the secret goes nowhere.
         assert any(each.variable for each in made), name
+
+
+def test_the_page_names_each_service() -> None:
+    page = (ROOT / "docs/gate.md").read_text().partition("that of `--as`:")[2].partition(".")[0]
+    assert page.replace("\n", " ").strip().split(", ") == sorted(known())
 
 
 def test_services_do_not_write_the_same_for_a_host_that_they_share() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import glob
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import jinja2
 import pytest
 import yaml
 
+from serai.gate import profiles
 from serai.image.build import base_bootstrap
 from serai.image.build.playbook import BUILD_USER
 from serai.image.commands import roles_page
@@ -151,3 +153,22 @@ def test_the_sealing_program_is_plain_shell(tmp_path: Path) -> None:
     assert shellcheck is not None, "the package shellcheck is not installed"
     done = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_profile_is_written_as_the_gate_reads_it(tmp_path: Path) -> None:
+    rules = {"allow": ["a.test GET /**", "10.0.0.0/8"], "deny": ["b.test"]}
+    bind = [
+        {"secret": "one", "hosts": ["a.test"], "header": "X-Key: {}", "variable": "KEY"},
+        {"secret": "two", "hosts": ["b.test:8443"], "basic": 'a"user'},
+    ]
+    # As ansible.builtin.template does.
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
+    environment.filters["to_json"] = json.dumps
+    template = environment.from_string((ROLES / "gate/templates/policy.toml.j2").read_text())
+    file = tmp_path / "web.toml"
+    for profile in ({}, {"summary": 'The "web"', **rules}, {**rules, "bind": bind}):
+        file.write_text(template.render(item={"value": profile}))
+        found = profiles.read(file)
+        assert [each.text for each in found.allow] == profile.get("allow", [])
+        assert [each.text for each in found.deny] == profile.get("deny", [])
+        assert [each.as_dict() for each in found.bind] == profile.get("bind", [])
