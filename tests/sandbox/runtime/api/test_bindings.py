@@ -113,6 +113,30 @@ def test_bindings_live_as_long_as_the_policy(vm: Vm) -> None:
     assert vm.call("policy.explain", name="one", target="api.anthropic.com")["tls"] == "ended"
 
 
+def test_a_profile_binds_for_its_sessions(vm: Vm) -> None:
+    profile = vm.paths.profiles / "bound.toml"
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    profile.write_text(
+        'allow = ["api.anthropic.com"]\n[[bind]]\nsecret = "anthropic"\n'
+        'hosts = ["api.anthropic.com"]\nheader = "x-api-key: {}"\nvariable = "KEY"\n'
+    )
+    try:
+        vm.kill_gate()
+        vm.start_gate()
+        assert vm.serai("create", "two", "--profile", "bound").returncode == 0
+        shown = vm.call("policy.show", name="two")
+        assert shown == {**NONE, "profile": "bound"}
+        assert vm.call("policy.explain", name="two", target="api.anthropic.com")["tls"] == "ended"
+        state = json.loads((vm.paths.gate_state / "two.json").read_text())
+        assert state["environment"]["KEY"].startswith("serai-anthropic-")
+        # The same header for the same host, by another secret.
+        with pytest.raises(SeraiError, match="write the header x-api-key for the same host"):
+            vm.call("policy.bind", name="two", secret="mine", service="anthropic")
+    finally:
+        vm.call("remove", name="two")
+        profile.unlink()
+
+
 def test_explain_says_of_a_request_what_the_gate_would(vm: Vm) -> None:
     vm.call("policy.bind", name="one", secret="anthropic")
     vm.call("policy.deny", name="one", rules=["api.anthropic.com DELETE"])
