@@ -19,8 +19,9 @@ looked up; its addresses are decided afterwards.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -85,6 +86,11 @@ class Rules:
     deny: tuple[Rule, ...] = ()
     bind: tuple[Binding, ...] = ()
 
+    @functools.cached_property
+    def about_requests(self) -> bool:
+        """Whether any is about requests; where none is, nothing more is to cost a connection."""
+        return any(entry.request is not None for entry in (*self.allow, *self.deny))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -145,10 +151,12 @@ def decide(
 
 def sees_requests(rules: Rules, target: Target) -> bool:
     """Whether what is asked of ``target`` decides: if not, nobody has to look at it."""
-    if not isinstance(target.host, str) or not _by_name(rules, target).allowed:
+    if not rules.about_requests or not isinstance(target.host, str):
+        return False
+    if not _by_name(rules, target).allowed:
         return False
     plain = any(entry.request is None for entry in _naming(rules.allow, target))
-    return not plain or any(_naming(rules.deny, target))
+    return not plain or any(True for _ in _naming(rules.deny, target))
 
 
 def decide_request(rules: Rules, target: Target, method: str, path: str) -> Verdict:
@@ -188,14 +196,20 @@ def _by_name(rules: Rules, target: Target) -> Verdict:
     for entry in _naming(rules.deny, target):
         if entry.request is None:
             return Verdict(False, f"deny {entry}", f"{target} is denied by the rule {entry}")
-    # Those for all requests first, for they are the ones that hold.
-    for entry in sorted(_naming(rules.allow, target), key=lambda each: each.request is not None):
-        return Verdict(True, f"allow {entry}", f"{target} is allowed by the rule {entry}")
-    return _default(target)
+    found = None
+    for entry in _naming(rules.allow, target):
+        found = found or entry
+        if entry.request is None:  # it is the one that holds
+            found = entry
+            break
+    if found is None:
+        return _default(target)
+    return Verdict(True, f"allow {found}", f"{target} is allowed by the rule {found}")
 
 
-def _naming(many: Sequence[Rule], target: Target) -> list[Rule]:
-    return [entry for entry in many if entry.names(str(target.host), target.port)]
+def _naming(many: Sequence[Rule], target: Target) -> Iterator[Rule]:
+    name, port = str(target.host), target.port
+    return (entry for entry in many if entry.names(name, port))
 
 
 def _by_address(rules: Rules, address: Address, port: int) -> Verdict:
