@@ -75,10 +75,10 @@ HALF = ("common", "disk", "gate", "install", "runtime")
 """The rooms that a VM has, in src/serai/ as in tests/unit/."""
 
 _TOOLS = (
-    *("hatchling", "hypothesis", "jsonschema", "markupsafe", "prometheus-client", "pydantic"),
-    *("pytest", "pyyaml", "tomlkit"),
+    *("cffi", "hatchling", "hypothesis", "jsonschema", "markupsafe", "prometheus-client"),
+    *("pydantic", "pytest", "pyyaml", "tomlkit"),
 )
-"""What their tests need beside, and jinja2; in the versions of the lock."""
+"""What their tests need beside, and cryptography and jinja2; in the versions of the lock."""
 
 
 def oldest_and_newest() -> tuple[str, str]:
