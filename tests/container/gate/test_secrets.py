@@ -108,3 +108,23 @@ def test_without_systemd_creds_the_key_is_a_plain_file(container: Container) -> 
             f"mv /usr/bin/away /usr/bin/systemd-creds; rm -r {KEYS}; mv {KEYS}.away {KEYS}"
         )
         restart(container)
+
+
+def test_another_identity_takes_another_key(container: Container) -> None:
+    """systemd forgets its own key then. It comes last: the journal is another one from here on."""
+    keep(container, "one")
+    again = "systemctl restart serai-gate && serai list >/dev/null"
+    container.shell("systemd-id128 new >/etc/machine-id")
+    container.shell(again)
+    done = container.run("serai", "secret", "list", check=False)
+    assert "the gate has no key of this VM" in done.stderr
+    done = container.run("/usr/lib/serai/gate-key", check=False)
+    assert done.returncode == 1
+    assert f"{KEYS}/gate.cred: systemd-creds decrypt says: " in done.stderr
+    assert "or remove it: the next start makes another key" in done.stderr
+    container.shell(f"rm {KEYS}/gate.cred")
+    container.shell(again)
+    assert "set it again" in {each["name"]: each["problem"] for each in secrets(container)}["one"]
+    keep(container, "one")
+    container.shell(again)
+    assert {each["name"]: each["problem"] for each in secrets(container)}["one"] is None
