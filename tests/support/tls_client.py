@@ -44,7 +44,7 @@ def verified(
     """A client that trusts ``roots`` alone and as strictly as Python 3.13 does."""
     context = ssl.create_default_context(cadata=roots.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.minimum_version, context.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, newest
+    context.maximum_version = newest
     return shaken(context, server, host)[0]
 
 
