@@ -262,8 +262,11 @@ class Row:
 
 def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str] = OWN) -> Row:
     """Try one client at everything; at ``hosts`` is the session's own server."""
-    plain = f"d={directory}; store={where.folder}/ca.p12; "
-    start = f'{plain}trust="{client.trust}"; '
+
+    def with_store(path: str) -> str:
+        return f'd={directory}; store={path}; trust="{client.trust}"; '
+
+    start = with_store(f"{where.folder}/ca.p12")
 
     def free(scheme: str) -> str:
         return answer(*where.run("free", f"{start}site={scheme}://origin.test; {client.command}"))
@@ -271,8 +274,8 @@ def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str]
     def ended(start: str) -> str:
         return answer(*where.run("bound", f"{start}site=https://ended.test; {client.command}"))
 
-    untold = ended(f"{plain}trust=; ")
-    store = f"{site.STORE} && {start}store=$PWD/ca.p12; " if "$store" in client.trust else start
+    untold = ended(f"{start}trust=; ")
+    own_store = f"{site.STORE} && " if "$store" in client.trust else ""
     told = untold != "" and client.trust != ""
     command = f'{start}for h in {" ".join(hosts)}; do echo "=@=$h=@="; site=http://$h:{OWN_PORT}; '
     command += f"rm -rf o; mkdir o; (cd o; {client.command}); done"
@@ -287,7 +290,7 @@ def tried(where: Site, client: Client, directory: str = "", hosts: Sequence[str]
         number[0] if number else "",
         free("http"),
         free("https"),
-        ended(store) if told else untold,
+        ended(own_store + with_store("$PWD/ca.p12")) if told else untold,
         own,
         denied,
         told,

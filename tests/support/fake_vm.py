@@ -33,7 +33,9 @@ KEY = bytes(range(32))
 class Vm:
     """One stand-in VM below ``root``."""
 
-    def __init__(self, root: Path, gate_prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path, gate_prefix: Sequence[str] = (), gate_settings: str = ""
+    ) -> None:
         """``gate_prefix`` is a command to start the gate with."""
         self.root = root
         self._gate_prefix = gate_prefix
@@ -46,6 +48,8 @@ class Vm:
         }
         self.daemon: subprocess.Popen[bytes] | None = None
         self._prepare()
+        self.paths.gate_settings.write_text(gate_settings)
+        self.paths.gate_settings.chmod(0o600)
         self.manager = subprocess.Popen(
             [PYTHON, "tests/support/fake_systemd.py", root, PROGRAMS / "bridge"],
             cwd=CHECKOUT,
@@ -210,11 +214,11 @@ class Vm:
 
 
 @contextmanager
-def opened(gate_prefix: Sequence[str] = ()) -> Iterator[Vm]:
+def opened(gate_prefix: Sequence[str] = (), gate_settings: str = "") -> Iterator[Vm]:
     """A VM without a running sessiond; all of it is gone afterwards."""
     root = Path(tempfile.mkdtemp(prefix="serai-vm-"))
     root.chmod(0o755)
-    machine = Vm(root, gate_prefix)
+    machine = Vm(root, gate_prefix, gate_settings)
     machine.install_command()
     try:
         yield machine

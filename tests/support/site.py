@@ -1,7 +1,8 @@
 """What clients are tried with: a site with something for each, over http and https.
 
 It has the name origin.test, which the gate finds by a DNS server in a network of its own. The
-session ``free`` may go there, ``walled`` may not. Sessions can also run the site themselves.
+session ``free`` may go there, ``walled`` may not. For ``bound`` it is ended.test, whose TLS the gate
+ends. Sessions can also run the site themselves.
 """
 
 from __future__ import annotations
@@ -11,29 +12,26 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.gate import certificates, signing
+from serai.gate import certificates
 from tests.support.fake_vm import Vm, opened
 from tests.support.network import Names, dns, outside
 from tests.support.waiting import wait_for
 
-VM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 HELLO = "hello from the site"
 PROGRAM = Path(__file__).parent / "peers/site.py"
 ADDRESS = "11.0.0.2"
-ENDED = "11.0.0.3"
+NAMES = ("origin.test", "denied.test", "ended.test")
 OWN_PORT = 8123
 STORE = (
     "keytool -importcert -noprompt -alias serai -file $NODE_EXTRA_CA_CERTS -keystore ca.p12"
@@ -80,30 +78,22 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         fill(folder / "www")
         (folder / "site.py").write_text(PROGRAM.read_text())
         pid, prefix = stack.enter_context(outside(folder))
-        vm = stack.enter_context(opened(gate_prefix=prefix))
+        vm = stack.enter_context(opened(prefix, f'[tls]\nroots = "{folder}/ca.pem"\n'))
         wait_for(vm.paths.gate_control.exists)
         assert vm.gate is not None
         names = Names(dns(vm.gate.pid))
         stack.callback(names.close)
-        names.answers.update({"origin.test": [[ADDRESS]], "denied.test": [[ADDRESS]]})
-        names.answers["ended.test"] = [[ENDED]]
-        own = ["/usr/bin/nsenter", "--target", str(pid), "--net"]
-        subprocess.run([*own, "ip", "address", "add", f"{ENDED}/24", "dev", "eth0"], check=True)
-        roots = _certify_ended(folder)
-        for address, port, pem in (
-            (ADDRESS, 80, []),
-            (ADDRESS, 443, [str(folder / "site.pem")]),
-            (ENDED, 443, [str(folder / "ended.pem")]),
-        ):
+        names.answers.update({name: [[ADDRESS]] for name in NAMES})
+        for port, pem in ((80, []), (443, [str(folder / "site.pem")])):
             argv = [
                 sys.executable,
                 str(PROGRAM),
                 str(folder / "www"),
-                f"::ffff:{address}",
+                f"::ffff:{ADDRESS}",
                 str(port),
             ]
             server = subprocess.Popen(
-                [*own, *argv, *pem],
+                ["/usr/bin/nsenter", "--target", str(pid), "--net", *argv, *pem],
                 stdout=subprocess.PIPE,
             )
             stack.callback(server.wait)
@@ -112,12 +102,10 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
             assert server.stdout.readline() == b"serves\n"
         _configure(vm, folder, visible)
         vm.start()
-        for name in ("free", "walled"):
+        for name in ("free", "walled", "bound"):
             vm.call("create", name=name)
         vm.call("policy.allow", name="free", rules=["origin.test"])
-        vm.call("create", name="bound", env=certificates.environment())
-        certificates.write(vm.paths.certificates("bound"), VM_ROOTS, roots)
-        vm.call("policy.allow", name="bound", rules=["ended.test"])
+        vm.call("policy.allow", name="bound", rules=["ended.test /**"])
         yield Site(vm, folder)
 
 
@@ -132,23 +120,13 @@ def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     )
 
 
-def _certify_ended(folder: Path) -> bytes:
-    """What the gate shows for ended.test, and the root with which it does."""
-    key, own, now = signing.new_key(), signing.new_key(), time.time()
-    file = folder / "ended.pem"
-    file.touch(0o600)
-    leaf = signing.leaf("ended.test", own, key, now - 60, now + 86400)
-    file.write_bytes(own.encode() + leaf)
-    return signing.root(key, now - 60, now + 86400, [os.environ.get("WRONG", "ended.test")])
-
-
 def _certify(folder: Path) -> None:
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     for argv in (
         ["-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem"],
         [
             *("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=origin.test"),
-            *("-addext", "subjectAltName=DNS:origin.test,DNS:denied.test"),
+            *("-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in NAMES)),
             *("-addext", "basicConstraints=critical,CA:FALSE"),
             *("-keyout", "site.key", "-out", "site.crt"),
         ],

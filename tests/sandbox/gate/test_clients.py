@@ -31,6 +31,11 @@ def test_it_gets_what_is_allowed(row: Row) -> None:
     assert (row.http, row.https) == ("", "")
 
 
+def test_it_trusts_the_gate_where_it_ends_tls(row: Row) -> None:
+    """Only wget has to be told: there is no variable for it."""
+    assert (row.ended, row.told) == ("", row.client.name == "wget")
+
+
 def test_it_reaches_the_session_s_own_server_by_any_name(row: Row) -> None:
     wrong = {host: said for host, said in row.own.items() if said}
     if row.client.name == "Python urllib":
