@@ -1,8 +1,8 @@
 """What clients are tried with: a site with something for each, over http and https.
 
 It has the name origin.test, which the gate finds by a DNS server in a network of its own. The
-session ``free`` may go there, ``walled`` may not. For ``bound`` it is ended.test, whose TLS the gate
-ends. Sessions can also run the site themselves.
+session ``free`` may go there, ``walled`` may not. The session ``bound`` may go to ended.test, whose
+TLS the gate ends. Sessions can also run the site themselves.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ PRIVATE = {
 FIXED = {
     "/run": (["serai"], "Sockets and secrets of the VM's services are visible."),
     "/run/serai": (
-        ["gate", "hints", "users"],
+        ["certificates", "gate", "hints", "users"],
         "The control socket or other sessions' files are visible.",
     ),
     "/sys": (["devices"], "The kernel tells of devices, and may be told what to do with them."),

@@ -101,7 +101,7 @@ OPTIONS: dict[str, tuple[Callable[[Options], Options], set[str]]] = {
     "more in run": (add("--dir", "/run/other"), {"/run shows serai only"}),
     "more in run/serai": (
         add("--dir", "/run/serai/sessions"),
-        {"/run/serai shows gate and hints and users only"},
+        {"/run/serai shows certificates and gate and hints and users only"},
     ),
     "more in sys": (add("--dir", "/sys/kernel"), {"/sys shows devices only"}),
     "more in root": (add("--dir", "/mnt"), {"/ shows only what a session needs"}),
