@@ -35,7 +35,7 @@ _CONTEXTS = 256
 _SESSIONS = 256
 
 
-class Store(Protocol):
+class SealedFiles(Protocol):
     """Where the keys are kept: encrypted files."""
 
     def read(self, name: str) -> bytes | None:
@@ -88,7 +88,7 @@ class Authority:
     only, which is there for as long as that takes.
     """
 
-    def __init__(self, store: Store, folder: Path, clock: Callable[[], float] = time) -> None:
+    def __init__(self, store: SealedFiles, folder: Path, clock: Callable[[], float] = time) -> None:
         self._store = store
         self._folder = folder
         self._clock = clock
