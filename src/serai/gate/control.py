@@ -7,7 +7,7 @@ import dataclasses
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Open:
     name: str
     uid: int
     policy: dict[str, Any]
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Control:
     def open(self, p: Open) -> None:
         """Listen for a session."""
         self._gate.open(p.name, p.uid, profiles.policy(p.policy))
+        self._gate.label(p.name, p.labels)
 
     def check(self, p: Check) -> dict[str, Any]:
         """The policy in its canonical form, if it can be used."""

@@ -84,6 +84,8 @@ class Session:
     connections: set[Connection] = field(default_factory=set)
     share: Share = field(default_factory=Share)
     counts: Counts = field(default_factory=Counts)
+    labels: dict[str, str] = field(default_factory=dict)
+    identity: upstream.Headers = ()
 
     def counted(self) -> dict[str, int]:
         """How many connections it has open, and its counts with what those have carried."""
@@ -231,7 +233,8 @@ class Egress:
         way = None
         try:
             parent = self.settings.upstream
-            dialled = upstream.line(parent, target, known, session.share, plain=plain)
+            who = session.identity
+            dialled = upstream.line(parent, target, known, session.share, plain=plain, who=who)
             way = await self._in_time(dialled)
             connection.address = way.address
             if session.rules is not judged_by:  # the policy has changed meanwhile

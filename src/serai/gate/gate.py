@@ -15,7 +15,7 @@ from typing import Any
 from serai.common import files, sockets
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.gate import denials, http, profiles, socks
+from serai.gate import denials, http, profiles, socks, upstream
 from serai.gate.credentials import Credentials
 from serai.gate.egress import Allowance, Connection, Egress, Session
 from serai.gate.explain import Question, explain
@@ -56,6 +56,7 @@ class Gate:
                 known = json.loads(file.read_text())
                 name, policy = known["name"], profiles.policy(known["policy"])
                 self._open(name, known["uid"], policy, self._rules(name, policy))
+                self.label(name, known.get("labels", {}))
             except (SeraiError, OSError, ValueError, KeyError, TypeError) as error:
                 # sessiond tells about those that run when it starts, or creates them anew.
                 log.error("session %s is not taken up: %s", file.stem, error)
@@ -118,6 +119,14 @@ class Gate:
             self._sessions[name] = known
         known.policy, known.rules = policy, rules
         self._save(known)
+
+    def label(self, name: str, labels: dict[str, str]) -> None:
+        """A session has these labels now, which a parent proxy may be told."""
+        session = self._sessions[name]
+        session.identity = upstream.identity(name, labels)
+        if session.labels != labels:
+            session.labels = labels
+            self._save(session)
 
     def close(self, name: str) -> None:
         """Cut a session's connections and remove its sockets; does nothing if it is unknown."""
@@ -310,6 +319,7 @@ class Gate:
             "uid": session.uid,
             "policy": session.policy.as_dict(),
             "environment": self._given(session),
+            "labels": session.labels,
         }
         files.write(self._state(session.name), json.dumps(known).encode(), 0o600, durable=False)
 

@@ -47,6 +47,9 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 _SINGLE = (b"host", *_FRAMING)
 # RFC 9110, 7.6.1; what Connection names comes on top.
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgrade"))
+# What the gate tells a parent proxy of a session (upstream.identity), which then believes it: no
+# client may say so, and neither with _ for -, which some programs take for the same.
+_OURS = frozenset((b"serai-session", b"serai-labels"))
 # Offers that a proxy may let fall (RFC 9110, 7.8). Java's client makes the first with every plain
 # request; taken up, it would hide all further requests from us.
 _NOT_CARRIED = ("h2c", "tls")
@@ -198,6 +201,8 @@ def forwarded(head: Head) -> list[tuple[bytes, bytes]]:
     kept = [(b"Host", host_header(head.target, HTTPS_PORT if head.tls else HTTP_PORT))]
     for name, value in head.headers:
         lower = name.lower()
+        if lower.replace(b"_", b"-") in _OURS:
+            continue
         if lower not in dropped and not lower.startswith(b"proxy-"):
             kept.append((name, value))
     if head.upgrade is not None:

@@ -105,6 +105,9 @@ class Upstream:
         " checks the addresses too",
         choices=("parent", "gate"),
     )
+    identity: bool = setting(
+        False, "whether a proxy of kind `http` is told which session asks, and its labels"
+    )
 
     def __post_init__(self) -> None:
         direct = self.kind == "direct"
@@ -113,11 +116,15 @@ class Upstream:
         if direct:
             if self.address or self.username or self.password or self.resolve != "gate":
                 raise ValueError('upstream.kind is "direct", to which no other key belongs')
+            if self.identity:
+                raise ValueError('upstream.identity goes with upstream.kind "http"')
             return
         if not self.address:
             raise ValueError(f'upstream.address is missing; upstream.kind is "{self.kind}"')
         if self.password and not self.username:
             raise ValueError("upstream.password needs upstream.username")
+        if self.identity and self.kind != "http":
+            raise ValueError('upstream.identity goes with upstream.kind "http"')
         if ":" in self.username and self.kind == "http":
             # RFC 7617, section 2: the first colon ends the name.
             raise ValueError("upstream.username must not have a colon in it")

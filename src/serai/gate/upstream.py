@@ -6,9 +6,10 @@ import asyncio
 import base64
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from serai.gate import dial, socks5
 from serai.gate.errors import Unreachable
@@ -17,7 +18,10 @@ from serai.gate.settings import Upstream
 from serai.gate.share import Share
 
 _MOST_HEAD = 16 << 10
+MOST_LABELS = 4 << 10
+"""Bytes of a session's labels that a parent proxy is told: many take 8 KiB of headers in all."""
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
+Headers = tuple[tuple[bytes, bytes], ...]
 _CODES = {
     socks5.REFUSED: Unreachable.REFUSED,
     socks5.NETWORK_UNREACHABLE: Unreachable.NO_ROUTE,
@@ -38,7 +42,24 @@ class Line:
     address: Address | None = None
     early: bytes = b""
     absolute: bool = False
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
+
+
+def identity(session: str, labels: Mapping[str, str]) -> Headers:
+    """What a parent proxy is told of a session, if the settings say so.
+
+    All but letters, digits and -._~ is written with %. Labels come in their order by name; those
+    that do not fit are left out.
+    """
+    told, room = [], MOST_LABELS
+    for key, value in sorted(labels.items()):
+        pair = "=".join(quote(each, safe="", errors="surrogatepass") for each in (key, value))
+        room -= len(pair) + len(", ")
+        if room < 0:
+            break
+        told.append(pair)
+    named = ((b"Serai-Session", quote(session, safe="").encode()),)
+    return (*named, (b"Serai-Labels", ", ".join(told).encode())) if told else named
 
 
 async def line(
@@ -48,10 +69,12 @@ async def line(
     share: Share,
     *,
     plain: bool,
+    who: Headers = (),
 ) -> Line:
     """A line to ``target``; ``addresses`` are those it may be reached at, if we resolve.
 
-    ``plain`` says that one HTTP request will follow, not a tunnel. Raises Unreachable.
+    ``plain`` says that one HTTP request will follow, not a tunnel. ``who`` is what ``identity``
+    says of the session. Raises Unreachable.
     """
     if upstream.kind == "direct":
         sock, reached = await dial.dial(addresses, target.port, share)
@@ -63,10 +86,10 @@ async def line(
         if upstream.kind == "socks5":
             await _socks5(sock, upstream, asked)
             return Line(sock, address)
-        credentials = _authorization(upstream)
+        headers = (*_authorization(upstream), *(who if upstream.identity else ()))
         if plain and address is None:
-            return Line(sock, absolute=True, headers=credentials)
-        return Line(sock, address, early=await _connect(sock, asked, credentials))
+            return Line(sock, absolute=True, headers=headers)
+        return Line(sock, address, early=await _connect(sock, asked, headers))
     except OSError as error:
         sock.close()
         raise dial.unreachable(error, "the parent proxy") from None
@@ -93,7 +116,7 @@ async def _parent(upstream: Upstream, share: Share) -> socket.socket:
         raise Unreachable(kind, "the parent proxy cannot be reached") from error
 
 
-def _authorization(upstream: Upstream) -> tuple[tuple[bytes, bytes], ...]:
+def _authorization(upstream: Upstream) -> Headers:
     if not upstream.username:
         return ()
     pair = f"{upstream.username}:{upstream.password}".encode()

@@ -23,6 +23,7 @@ from tests.support.waiting import wait_for
 
 USER, PASSWORD = "keeper", "open sesame"
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+POLICY = gate_process.policy("*.test", "127.0.0.1")
 SECRETS = (PASSWORD.encode(), BASIC.encode(), USER.encode())
 
 
@@ -269,3 +270,42 @@ if TINYPROXY:  # where there is none, the parents above have to do, and no test 
 def answers(port: int) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_parent_is_told_the_session_and_its_labels_if_the_settings_say_so(
+    parent: Parent, start: Callable[..., Gated]
+) -> None:
+    with serving(parent.http) as proxy:
+        gate = start("http", proxy.place, *CREDENTIALS, "identity = true")
+        labels = {"team": "a, b=ü", "cost": "7"}
+        gate.call("open", name="blue", uid=70000, policy=POLICY, labels=labels)
+        # What a client says of itself is not what the parent hears, however it is spelt.
+        forged = (
+            b"GET http://b.test/ HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n"
+            b"Serai-Session: red\r\nserai-labels: team=x\r\nSerai_Session: red\r\n\r\n"
+        )
+        gate.ask("blue", forged)
+        with gate.tunnel("blue", "a.test:443") as sock:
+            assert until(sock, b" ") == b"early "
+        gate.restart(signal.SIGKILL)
+        gate.ask("blue", forged)
+        gate.call("open", name="blue", uid=70000, policy=POLICY)
+        gate.ask("blue", forged)
+    told = {"serai-session": "blue", "serai-labels": "cost=7, team=a%2C%20b%3D%C3%BC"}
+    mine = [{key: h[key] for key in h if "serai" in key} for h in parent.headers]
+    assert mine == [told, told, told, {"serai-session": "blue"}]
+
+
+@pytest.mark.parametrize("more", [(), ('resolve = "gate"',)])
+def test_without_that_a_parent_hears_neither_the_session_nor_what_it_claims(
+    parent: Parent, start: Callable[..., Gated], more: tuple[str, ...]
+) -> None:
+    with serving(parent.http) as proxy:
+        gate = start("http", proxy.place, *more)
+        gate.call("open", name="blue", uid=70000, policy=POLICY, labels={"a": "b"})
+        gate.ask(
+            "blue",
+            b"GET http://127.0.0.1/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+            b"Serai-Session: red\r\n\r\n",
+        )
+    assert parent.headers and not any("serai" in key for h in parent.headers for key in h)

@@ -69,6 +69,8 @@ async def change(
         changed = sessions.registry.get(name)
         try:
             await sessions.limit(changed)
+            if changed.labels != record.labels:
+                await sessions.label(changed)
         except (SeraiError, OSError):
             sessions.registry.set_own(record.uid, record.labels, record.own, record.lives_from)
             raise

@@ -39,4 +39,5 @@ class GateClient:
 
     async def open(self, session: Record) -> None:
         """Have a session's sockets listened on, by its policy. Raises SeraiError."""
-        await self.call("open", name=session.name, uid=session.uid, policy=dict(session.policy))
+        policy, labels = dict(session.policy), dict(session.labels)
+        await self.call("open", name=session.name, uid=session.uid, policy=policy, labels=labels)

@@ -155,6 +155,11 @@ class Sessions:
             self.fault(f"set:{step.value}")
             await self._steps.do(step, record)
 
+    async def label(self, record: Record) -> None:
+        """Tell the gate the labels of a session that is held ``alone``, if it runs."""
+        if self.running(record):
+            await self._gate.open(record)
+
     async def attach(self, name: str, new: Attachment) -> Record:
         """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
         async with self._locked(self.registry.get(name).uid):
