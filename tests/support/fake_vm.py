@@ -39,6 +39,7 @@ class Vm:
         """``gate_prefix`` is a command to start the gate with."""
         self.root = root
         self._gate_prefix = gate_prefix
+        self.gate_patch = ""  # code that the gate runs first, from its next start on
         self.paths = Paths(root)
         self.env = {
             "PATH": os.environ["PATH"],
@@ -99,6 +100,7 @@ class Vm:
         """Start the gate; sessiond waits for it."""
         self.paths.gate_key.write_bytes(KEY)  # as its unit does before each start
         code = "import sys\nfrom pathlib import Path\nfrom serai.gate import server\n"
+        code += self.gate_patch
         code += "sys.exit(server.main(server.Paths(Path(sys.argv[1]))))"
         self.gate = subprocess.Popen(
             [*self._gate_prefix, PYTHON, "-c", code, str(self.root)],

@@ -60,7 +60,7 @@ class Connection:
         lost: Callable[[Connection], None],
         longest: int = MAX_LINE,
     ) -> None:
-        self.uid = credentials(sock)[1]
+        self.pid, self.uid, _ = credentials(sock)
         loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = loop.create_future()
         self._sock = sock

@@ -97,6 +97,13 @@ class Secret:
     value: str = setting("", "one line of ASCII", secret=True)
 
 
+@dataclass(frozen=True)
+class Note:
+    """Operations for the audit log: objects without the keys that the log has itself."""
+
+    entries: list[Any]
+
+
 class Control:
     """The methods. Each raises SeraiError for what is wrong."""
 
@@ -115,6 +122,7 @@ class Control:
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
             "counts": (Nothing, _handler(lambda _: gate.counts())),
+            "note": (Note, _handler(self.note)),
             "audit": (Audit, _handler(self.audit)),
             "verify": (Nothing, _handler(self.verify)),
             "secret.set": (Secret, _handler(self.set_secret)),
@@ -149,6 +157,12 @@ class Control:
         """What would be said to a target."""
         asked = question(p.target, p.method)
         return await self._gate.explain(profiles.policy(p.policy), asked)
+
+    def note(self, p: Note) -> dict[str, int]:
+        """Write what sessiond did, in order; how many were written says whether all were."""
+        if not all(isinstance(each, dict) and "event" not in each for each in p.entries):
+            raise SeraiError("an entry is an object, and its event is 'operation'")
+        return {"noted": self._gate.note(p.entries)}
 
     async def audit(self, p: Audit) -> dict[str, Any]:
         """Entries after one, or the last ones."""

@@ -167,6 +167,16 @@ class Gate:
         session = Session("", 0, policy, rules, Allowance(1, 1), Lookups(1))
         return await explain(self._egress, session, asked)
 
+    def note(self, operations: list[dict[str, Any]]) -> int:
+        """Write what sessiond did to the audit log, until that fails; returns how many it has."""
+        for number, operation in enumerate(operations):
+            try:
+                self._egress.log.append({"event": "operation", **operation})
+            except (OSError, ValueError) as error:
+                log.error("what sessiond did is not noted down: %s", error)
+                return number
+        return len(operations)
+
     def status(self) -> dict[str, Any]:
         """How many connections each session has open."""
         return {name: len(each.connections) for name, each in self._sessions.items()}

@@ -18,6 +18,7 @@ from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
 from serai.runtime.api.jobs import JobMethods
+from serai.runtime.api.noting import Noting
 from serai.runtime.api.secrets import SecretMethods
 from serai.runtime.image import image
 from serai.runtime.sandbox import cgroups, usage
@@ -108,7 +109,8 @@ class Methods:
         self._subscribers = subscribers
         self._forwards = Forwards(sessions)
         executions = Executions(sessions, payloads)
-        self.table: dict[str, tuple[type, Handler]] = {
+        self._noting = Noting(sessions)
+        methods: dict[str, tuple[type, Handler]] = {
             "version": (Version, self.version),
             "create": (Create, self.create),
             "set": (SetOwn, self.set),
@@ -132,6 +134,7 @@ class Methods:
             **EgressMethods(sessions, gate).table,
             **SecretMethods(sessions, gate).table,
         }
+        self.table = self._noting.table(methods)
 
     async def version(self, _c: Connection, _r: Request, p: Version) -> Any:
         """What this Serai is and can do. A client that cannot speak with it is told so."""
@@ -149,11 +152,12 @@ class Methods:
             "capabilities": sorted([*self.table, BYTES, EARLY]),
         }
 
-    async def create(self, _c: Connection, _r: Request, p: Create) -> Any:
+    async def create(self, c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""
         own = changes.new(self._sessions, p.labels, p.limits, p.env, p.sandbox)
         asked = (p.name, p.labels, p.request_id, p.profile)
-        return self._shown(await self._sessions.create(*asked, own=own))
+        noted = self._noting.created(c, p)
+        return self._shown(await self._sessions.create(*asked, own=own, noted=noted))
 
     async def set(self, _c: Connection, _r: Request, p: SetOwn) -> Any:
         """Change labels, limits and variables of a session; limits count at once."""

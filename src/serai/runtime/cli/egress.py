@@ -110,6 +110,8 @@ def audit(client: Client, options: argparse.Namespace) -> int:
 def line(entry: dict[str, Any]) -> str:
     """An entry for a person."""
     when = str(entry["time"])[:19].replace("T", " ")
+    if entry["event"] == "operation":
+        return _operation(when, entry)
     if "session" not in entry:
         more = " ".join(f"{key}={value}" for key, value in entry.items() if key != "event")
         return f"{when}  {entry['event']}  {more}"
@@ -125,6 +127,18 @@ def line(entry: dict[str, Any]) -> str:
     if entry.get("error"):
         said += f"  {entry['error']}"
     return f"{when}  {entry['session']}  {entry['protocol']}  {said}"
+
+
+def _operation(when: str, entry: dict[str, Any]) -> str:
+    """What sessiond did, and who wanted that."""
+    by = entry["by"]
+    user = f"uid {by['uid']}" + (f" (login {by['login']})" if "login" in by else "")
+    place = by["via"] + (f" from {by['from']}" if "from" in by else "")
+    known = ("seq", "time", "prev", "event", "operation", "session", "uid", "by", "error")
+    words = [f"{key}={value}" for key, value in entry.items() if key not in known]
+    said = "  ".join([entry["operation"], f"by {user}, pid {by['pid']}, {place}", *words])
+    error = f"  failed: {entry['error']}" if "error" in entry else ""
+    return f"{when}  {entry.get('session', '-')}  {said}{error}"
 
 
 def _show_entries(entries: list[dict[str, Any]], options: argparse.Namespace) -> None:

@@ -148,7 +148,14 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
         print(json.dumps(result))
     else:
         show(result)
+    _tell_recorded(result)
     return _flushed(0)
+
+
+def _tell_recorded(result: dict[str, Any]) -> None:
+    if result.get("recorded") is False:
+        text = "this is done; the audit log gets it as soon as it can be written"
+        say(f"serai: {text}", sys.stderr)
 
 
 def _named_vm(arguments: list[str]) -> tuple[str, list[str]]:

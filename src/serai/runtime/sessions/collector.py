@@ -101,4 +101,6 @@ class Collector:
         tell(action)
         log.warning("session %s becomes %s: %s", action.name, action.goal.value, action.reason)
         ways = {State.STOPPED: self._sessions.stop, State.ARCHIVED: self._sessions.archive}
-        await ways.get(action.goal, self._sessions.remove)(action.name)
+        record = await ways.get(action.goal, self._sessions.remove)(action.name)
+        done = {State.STOPPED: "stop", State.ARCHIVED: "archive"}.get(action.goal, "remove")
+        self._sessions.notes.by_itself(done, record, reason=action.reason)

@@ -35,6 +35,7 @@ _TOLD = {
     State.ARCHIVED: ("ttl", "its time to live is over"),
 }
 """The limit that was met, and the reason in words."""
+_OPERATIONS = {State.FROZEN: "freeze", State.ARCHIVED: "archive"}
 _TRAFFIC = ("sent", "received", "allowed", "denied")
 Announce = Callable[[str, dict[str, Any]], None]
 Start = tuple[str, int]
@@ -157,4 +158,5 @@ async def _act(sessions: Sessions, record: Record, mine: Look | None, announce: 
     limit, reason = _TOLD[goal]
     sessions.reasons[record.uid] = reason
     log.info("session %s is %s: %s", name, goal.value, reason)
+    sessions.notes.by_itself(_OPERATIONS[goal], record, reason=reason)
     announce("session.limited", {"name": name, "limit": limit, "count": 1})

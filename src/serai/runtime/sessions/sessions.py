@@ -30,7 +30,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from serai.common.errors import WRONG_STATE, SeraiError
@@ -40,6 +40,7 @@ from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import homes, names, publish
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
@@ -55,6 +56,10 @@ ADOPT_DEADLINE = 20.0
 
 def no_fault(point: str) -> None:
     """Called before every journal step; a test passes something that kills the process there."""
+
+
+async def not_noted(record: Record) -> None:
+    """For ``create``, where there is no audit log."""
 
 
 class Sessions:
@@ -78,6 +83,7 @@ class Sessions:
         self.changed = changed
         self.fault = fault
         self._gate = gate
+        self.notes = Notes(gate)
         self.folders = Folders(paths, settings, supervisor, fault)
         self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
         self.reasons: dict[int, str] = {}  # by UID: why it stopped or froze though nobody asked
@@ -95,10 +101,12 @@ class Sessions:
         profile: str | None = None,
         *,
         own: Own | None = None,
+        noted: Callable[[Record], Awaitable[None]] = not_noted,
     ) -> Record:
         """Make a session and start it. The same ``request_id`` again returns the same session.
 
         ``profile`` is the gate's policy for it (None: ``default``); ``own`` is checked already.
+        ``noted`` has it in the audit log, once it has a name; there is no session if that fails.
         """
         egress = {} if profile is None else {"profile": profile}
         if egress:
@@ -113,6 +121,11 @@ class Sessions:
         async with self._locked(record.uid):
             record = self._current(record.uid)
             if record.state is State.CREATING:
+                try:
+                    await noted(record)
+                except BaseException:
+                    await self._go({record.uid: State.REMOVING})
+                    raise
                 await self._go({record.uid: State.READY})
         return self._current(record.uid)
 
@@ -218,6 +231,7 @@ class Sessions:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.notes.close()
         self._steps.let_go()
         self.folders.close()
         self.registry.close()
@@ -245,6 +259,8 @@ class Sessions:
         if goal is not None:
             if goal is not State.ACTIVE:
                 await self._go({record.uid: goal})
+                # It may have been noted when it was asked for, or not: that was cut off, too.
+                self.notes.by_itself("finish", record, goal=goal.value)
         elif supposed:
             await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
         elif main is not None:
@@ -270,6 +286,7 @@ class Sessions:
                 if (before := self.registry.active()) is not None:
                     goals[before.uid] = State.FROZEN
                 await self._go(goals)
+                self.notes.by_itself("finish", record, goal=State.ACTIVE.value)
             except (SeraiError, OSError) as error:
                 log.error("switching to %s is not finished: %s", record.name, error)
 
@@ -341,6 +358,7 @@ class Sessions:
             self.reasons[uid] = reason
             await self._steps.do(Step.STOP, record)
             self._arrive({uid: State.STOPPED})
+            self.notes.by_itself("stop", record, reason=reason)
 
     def _delete_later(self, uid: int) -> None:
         task = self.keep(self._delete(uid))
