@@ -49,6 +49,9 @@ class Stub:
         if self.error:
             raise self.error
 
+    async def label(self, record: Record) -> None:
+        self.done.append(("label", record.labels))
+
     def changed(self, event: str, record: Record) -> None:
         self.done.append((event, record.own))
 
@@ -72,6 +75,7 @@ def test_it_is_written_down_before_it_counts(stub: Stub) -> None:
     assert stub.done == [
         ("set:journal", Own()),
         ("limit", new, new),
+        ("label", {"b": "2", "c": "3"}),
         ("session.changed", new),
     ]
     assert (found.labels, found.own) == ({"b": "2", "c": "3"}, new)
