@@ -62,7 +62,12 @@ def add_parsers(commands: Any) -> None:
     explain.add_argument("--method", metavar="M", default="", help="default for a URL: GET")
 
     log = commands.add_parser("audit", help="what the gate decided, and what became of it")
-    log.add_argument("--json", action="store_true", help="print entries as they are, a line each")
+    log.add_argument("--json", action="store_true", help="the same as --format jsonl")
+    log.add_argument(
+        "--format",
+        choices=("jsonl", "ocsf"),
+        help="a line each: entries as they are, or as events of OCSF 1.8.0",
+    )
     log.add_argument("--session", metavar="NAME", help="of this session only")
     log.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="default: 100")
     log.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
@@ -89,7 +94,7 @@ def audit(client: Client, options: argparse.Namespace) -> int:
     """Carry out ``serai audit``; returns the exit status. Raises SeraiError."""
     if options.verify:
         report = client.call("audit.verify")
-        if options.json:
+        if options.json or options.format:
             print(json.dumps(report))
         elif report["ok"]:
             say(f"the audit log is whole: {report['entries']} entries")
@@ -142,8 +147,15 @@ def _operation(when: str, entry: dict[str, Any]) -> str:
 
 
 def _show_entries(entries: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    show: Callable[[dict[str, Any]], str] = line
+    if options.format == "ocsf":
+        from serai.runtime import ocsf  # noqa: PLC0415  # of no use to any other
+
+        show = ocsf.line
+    elif options.json or options.format:
+        show = json.dumps
     for entry in entries:
-        say(json.dumps(entry) if options.json else line(entry))
+        say(show(entry))
     sys.stdout.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from serai.common.errors import SeraiError
 from serai.gate.audit import chain
 from serai.gate.audit.verify import verify
 from tests.support.fake_vm import Vm, opened
+from tests.support.ocsf import problems
 from tests.support.waiting import wait_for
 
 LOG_IS_FULL = """
@@ -94,7 +96,7 @@ def test_what_gives_more_is_not_done_without_a_log_and_what_takes_away_is() -> N
         ):
             with pytest.raises(SeraiError, match="is not done, as it cannot be noted"):
                 vm.call(method, **params)
-        assert set(vm.sessions()) == {"one"}
+        wait_for(lambda: set(vm.sessions()) == {"one"})
         assert vm.sessions()["one"]["labels"] == {}
         assert vm.call("policy.show", name="one")["allow"] == []
         denied = vm.call("policy.deny", name="one", rules=["a.example"])
@@ -152,3 +154,16 @@ def test_a_session_that_ended_by_itself_was_stopped_by_sessiond(vm: Vm) -> None:
     wait_for(lambda: len(operations(vm)) == 2)
     (entry,) = [e for e in chain.read(vm.paths.audit, 1, 9) if e["event"] == "operation"]
     assert entry["by"]["via"] == "sessiond" and "ended by itself" in entry["reason"]
+
+
+def test_the_log_comes_as_lines_and_as_events(vm: Vm) -> None:
+    vm.call("create", name="one")
+    vm.call("policy.allow", name="one", rules=["a.example"])
+    lines = vm.serai("audit", "--format", "jsonl").stdout.splitlines()
+    assert lines == vm.serai("audit", "--json").stdout.splitlines()
+    assert [json.loads(each)["event"] for each in lines] == ["operation"] * 2
+    events = [
+        json.loads(each) for each in vm.serai("audit", "--format", "ocsf").stdout.splitlines()
+    ]
+    assert [each["api"]["operation"] for each in events] == ["create", "policy.allow"]
+    assert [problems(each) for each in events] == [[], []]
