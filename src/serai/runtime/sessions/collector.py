@@ -95,12 +95,12 @@ class Collector:
         self, action: retention.Action, tell: Callable[[retention.Action], None] = lambda _: None
     ) -> None:
         """Carry one out, unless somebody wants the session again. It is logged before."""
-        state = self._sessions.registry.get(action.name).state
-        if action.goal is State.REMOVING and state is not State.ARCHIVED:
+        record = self._sessions.registry.get(action.name)
+        if action.goal is State.REMOVING and record.state is not State.ARCHIVED:
             return
         tell(action)
         log.warning("session %s becomes %s: %s", action.name, action.goal.value, action.reason)
         ways = {State.STOPPED: self._sessions.stop, State.ARCHIVED: self._sessions.archive}
-        record = await ways.get(action.goal, self._sessions.remove)(action.name)
+        await ways.get(action.goal, self._sessions.remove)(action.name)
         done = {State.STOPPED: "stop", State.ARCHIVED: "archive"}.get(action.goal, "remove")
         self._sessions.notes.by_itself(done, record, reason=action.reason)

@@ -109,6 +109,10 @@ class Stub:
         self.now = NOW
         self.reasons: dict[int, str] = {}
         self.told: list[Any] = []
+        self.noted: list[Any] = []
+        self.notes = SimpleNamespace(
+            by_itself=lambda operation, _, **more: self.noted.append((operation, more))
+        )
         self.gone: list[State] = []
         self.error: SeraiError | None = None
         self.in_line: Callable[[], None] = lambda: None
@@ -178,6 +182,7 @@ def test_a_session_that_idles_is_frozen_and_everybody_hears_why(stub: Stub) -> N
     assert stub.look(1) == [FROZEN]
     assert stub.told == [("session.limited", {"name": "one", "limit": "idle_freeze", "count": 1})]
     assert (stub.reasons, stub.uses.asleep) == ({2000: "it idled"}, {"one"})
+    assert stub.noted == [("freeze", {"reason": "it idled"})]
     assert stub.look(9999) == [FROZEN]
 
 

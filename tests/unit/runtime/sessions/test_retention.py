@@ -60,6 +60,10 @@ class World:
         by_name = {each.name: each for each in records}
         self.registry = SimpleNamespace(all=lambda: records, get=by_name.__getitem__)
         self.done: list[tuple[str, str]] = []
+        self.noted: list[tuple[str, str]] = []
+        self.notes = SimpleNamespace(
+            by_itself=lambda operation, of, **_: self.noted.append((operation, of.name))
+        )
 
     async def stop(self, name: str) -> None:
         self.done.append(("stop", name))
@@ -96,11 +100,11 @@ def test_what_goes_is_told_and_logged_with_the_reason(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         world, told = made([VICTIM], monkeypatch, {1: 5 << 40})
-    assert world.done == [("remove", "s1")]
+    assert world.done == world.noted == [("remove", "s1")]
     assert [each.name for each in told] == ["s1"]
     assert "session s1 becomes removing: archived, with 5242880 MiB" in caplog.text
 
 
 def test_who_fills_the_disk_is_stopped_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     world, _ = made([VICTIM, *ATTACKERS], monkeypatch, {1: 1, 2: 2, 3: 3})
-    assert world.done == [("stop", "s3")]
+    assert world.done == world.noted == [("stop", "s3")]
