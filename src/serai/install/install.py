@@ -40,11 +40,15 @@ FILES = (
     File("programs/gate", "usr/lib/serai/gate", 0o755),
     File("programs/gate-key", "usr/lib/serai/gate-key", 0o755),
     File("programs/share", "usr/lib/serai/share", 0o755),
+    File("programs/audit-syslog", "usr/lib/serai/audit-syslog", 0o755),
     File("programs/session-disk", "usr/lib/serai/session-disk", 0o755),
     File("units/serai.slice", "etc/systemd/system/serai.slice", 0o644),
     File("units/serai-session@.service", "etc/systemd/system/serai-session@.service", 0o644),
     File("units/serai-sessiond.service", "etc/systemd/system/serai-sessiond.service", 0o644),
     File("units/serai-gate.service", "etc/systemd/system/serai-gate.service", 0o644),
+    File(
+        "units/serai-audit-syslog.service", "etc/systemd/system/serai-audit-syslog.service", 0o644
+    ),
     File("units/serai-metrics.socket", "etc/systemd/system/serai-metrics.socket", 0o644),
     File("units/serai-metrics@.service", "etc/systemd/system/serai-metrics@.service", 0o644),
     File("units/serai-vsock.socket", "etc/systemd/system/serai-vsock.socket", 0o644),

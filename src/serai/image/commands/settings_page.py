@@ -16,6 +16,7 @@ from serai.gate import profiles
 from serai.gate import settings as gate_settings
 from serai.gate.rules import Rule
 from serai.runtime import settings as session_settings
+from serai.runtime import syslog
 from serai.runtime.folders import shares
 
 PAGE = "docs/settings.md"
@@ -23,7 +24,7 @@ PAGE = "docs/settings.md"
 _INTRODUCTION = """# Settings
 
 Written by `invoke docs` from the code that reads the files; a test holds this page against it. All
-four are TOML files below `/etc/serai`. A key that is missing has its default. An unknown key or a
+five are TOML files below `/etc/serai`. A key that is missing has its default. An unknown key or a
 wrong type is an error that names the file and the key: a limit that is silently ignored is worse
 than none. Roles write the files at each build and each `invoke provision`, so make lasting
 changes with the variables that are named here ([Roles](roles.md)).
@@ -79,6 +80,13 @@ _FILES = (
         "rules). After a change, `systemctl reload serai-gate`. The role `gate` writes the files "
         "from `gate_profiles`. A rule is a host, `*.HOST`, `*`, an address or a range, with or "
         "without `:PORT`; a host's may go on with methods and a path.",
+    ),
+    _File(
+        "syslog.toml",
+        syslog.Settings,
+        "Where `serai-audit-syslog` forwards the audit log to "
+        "([the gate](gate.md#to-a-syslog-server)). After a change, `systemctl restart "
+        "serai-audit-syslog`. The role `runtime` writes it from `runtime_audit_syslog`.",
     ),
     _File(
         "shares.toml",

@@ -1,4 +1,4 @@
-"""The provisioned container with the servers and clients that the gate is tried with.
+"""The provisioned container with the servers and clients that the gate and its log are tried with.
 
 None of them belongs to an image. They are the distribution's own, so that what works here is what
 people run; nothing of them is started. Only npm is the pinned one of rehearsals: the distribution's
@@ -23,7 +23,7 @@ from serai.image.settings import Settings
 PACKAGES = (
     *("curl", "default-jre-headless", "fcgiwrap", "git", "nginx-light", "nodejs"),
     *("openssh-client", "python3-pip", "python3-requests", "python3-websockets", "tinyproxy-bin"),
-    *("wget",),
+    *("rsyslog", "wget"),
 )
 _ENABLED = "etc/systemd/system/*.wants/*"
 
