@@ -98,7 +98,7 @@ class Secret:
 
 
 @dataclass(frozen=True)
-class Note:
+class Operations:
     """Operations for the audit log: objects without the keys that the log has itself."""
 
     entries: list[Any]
@@ -122,7 +122,7 @@ class Control:
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
             "counts": (Nothing, _handler(lambda _: gate.counts())),
-            "note": (Note, _handler(self.note)),
+            "note": (Operations, _handler(self.note)),
             "audit": (Audit, _handler(self.audit)),
             "verify": (Nothing, _handler(self.verify)),
             "secret.set": (Secret, _handler(self.set_secret)),
@@ -158,7 +158,7 @@ class Control:
         asked = question(p.target, p.method)
         return await self._gate.explain(profiles.policy(p.policy), asked)
 
-    def note(self, p: Note) -> dict[str, int]:
+    def note(self, p: Operations) -> dict[str, int]:
         """Write what sessiond did, in order; how many were written says whether all were."""
         if not all(isinstance(each, dict) and "event" not in each for each in p.entries):
             raise SeraiError("an entry is an object, and its event is 'operation'")

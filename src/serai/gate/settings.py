@@ -106,7 +106,7 @@ class Upstream:
         choices=("parent", "gate"),
     )
     identity: bool = setting(
-        False, "whether a proxy of kind `http` is told which session asks, and its labels"
+        False, "whether the gate tells a proxy of kind `http` which session asks, and its labels"
     )
 
     def __post_init__(self) -> None:

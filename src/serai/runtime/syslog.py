@@ -107,7 +107,7 @@ class Way(Protocol):
         """Return when all that was sent has been read."""
 
 
-class Datagrams:
+class BySocket:
     """The server's Unix socket."""
 
     def __init__(self, path: str, stopped: Callable[[], bool]) -> None:
@@ -141,7 +141,7 @@ class Datagrams:
         pass
 
 
-class Stream:
+class ByTcp:
     """Connections to the server by TCP, one after another."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -206,7 +206,7 @@ class Stream:
             self._sock = None
 
 
-class Forwarder:
+class Courier:
     """Carries entries from ``read`` to ``way``, and keeps the cursor in ``file``.
 
     ``read`` gets the number after which entries are wanted, as the method ``audit`` does.
@@ -370,25 +370,25 @@ def main(arguments: list[str]) -> int:
         rules = load(Path(arguments[0]))
         if not rules.address:
             raise SeraiError(f"{arguments[0]} has no address", "see docs/settings.md")
-        forwarder = make(rules, Paths().control, Path(arguments[1]))
+        courier = make(rules, Paths().control, Path(arguments[1]))
     except SeraiError as error:
         log.error("%s", error)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: forwarder.stop.set())
-    forwarder.run()
+        signal.signal(number, lambda *_: courier.stop.set())
+    courier.run()
     return 0
 
 
-def make(rules: Settings, control: Path, cursor: Path) -> Forwarder:
-    """A forwarder by these settings. Raises SeraiError."""
+def make(rules: Settings, control: Path, cursor: Path) -> Courier:
+    """A courier by these settings. Raises SeraiError."""
     stop = threading.Event()
     way: Way
     if found := _TCP.fullmatch(rules.address):
-        way, page = Stream(found[1], int(found[2])), CONNECTION
+        way, page = ByTcp(found[1], int(found[2])), CONNECTION
     else:
-        way, page = Datagrams(rules.address, stop.is_set), PAGE
-    return Forwarder(reader(control, page), way, cursor, rules.facility, stop)
+        way, page = BySocket(rules.address, stop.is_set), PAGE
+    return Courier(reader(control, page), way, cursor, rules.facility, stop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The audit log in the hands of the real rsyslog, through restarts of everybody: lines are counted."""
+"""The audit log in the hands of the real rsyslog: lines are counted, through restarts of all."""
 
 from __future__ import annotations
 

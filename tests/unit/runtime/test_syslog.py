@@ -18,7 +18,7 @@ import pytest
 from serai.common.errors import SeraiError
 from serai.gate.audit import chain
 from serai.runtime import syslog
-from serai.runtime.syslog import Datagrams, Forwarder, Settings, Stream, Way
+from serai.runtime.syslog import BySocket, ByTcp, Courier, Settings, Way
 from tests.support.audit_logs import opened, paths
 from tests.support.waiting import wait_for
 
@@ -49,7 +49,7 @@ def seqs(messages: list[bytes]) -> list[int]:
 
 
 @contextmanager
-def forwarding(folder: Path, way: Way, page: int = 7) -> Iterator[Forwarder]:
+def forwarding(folder: Path, way: Way, page: int = 7) -> Iterator[Courier]:
     """A forwarder of the log in ``folder``; stopped afterwards, in order."""
 
     def read(after: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def forwarding(folder: Path, way: Way, page: int = 7) -> Iterator[Forwarder]:
         return dict(json.loads(json.dumps(found)))
 
     stop = threading.Event()
-    made = Forwarder(read, way, folder.parent / "cursor", 13, stop)
+    made = Courier(read, way, folder.parent / "cursor", 13, stop)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
@@ -104,7 +104,7 @@ def test_every_line_is_a_message_with_its_number_and_hash(tmp_path: Path, server
     fill(folder, 3)
     fill(folder, 1, allowed=False)
     server.open()
-    with forwarding(folder, Datagrams(str(server.path), lambda: False)):
+    with forwarding(folder, BySocket(str(server.path), lambda: False)):
         server.take(4)
         fill(folder, 2)
         server.take(2)
@@ -120,7 +120,7 @@ def test_a_server_that_is_away_is_waited_for_and_what_it_had_not_read_comes_agai
 ) -> None:
     folder = tmp_path / "audit"
     fill(folder, 20)
-    with forwarding(folder, Datagrams(str(server.path), lambda: False)) as forwarder:
+    with forwarding(folder, BySocket(str(server.path), lambda: False)) as forwarder:
         server.open()
         server.take(5)
         # The sixth is in the socket, and thrown away with it.
@@ -137,7 +137,7 @@ def test_it_goes_on_after_the_line_that_was_sent_last(tmp_path: Path, server: So
     fill(folder, 9)
     server.open()
     for count in (9, 2):
-        with forwarding(folder, Datagrams(str(server.path), lambda: False)):
+        with forwarding(folder, BySocket(str(server.path), lambda: False)):
             server.take(count)
         fill(folder, 2)
     assert seqs(server.got) == list(range(1, 12))
@@ -149,16 +149,16 @@ def test_a_kill_between_a_line_and_the_cursor_doubles_that_line_only(
     folder = tmp_path / "audit"
     fill(folder, 3)
     server.open()
-    way = Datagrams(str(server.path), lambda: True)
+    way = BySocket(str(server.path), lambda: True)
     entries = chain.read(folder, 0, 9)
-    killed = Forwarder(lambda _: {"entries": entries, "last": 3}, way, tmp_path / "cursor", 13,
+    killed = Courier(lambda _: {"entries": entries, "last": 3}, way, tmp_path / "cursor", 13,
                        threading.Event())  # fmt: skip
     moves = iter([lambda *_: None, _die])
     kept = killed._move
     killed._move = lambda *a, **k: (next(moves)(), kept(*a, **k))  # type: ignore
     with pytest.raises(KeyboardInterrupt):
         killed.run()
-    with forwarding(folder, Datagrams(str(server.path), lambda: False)):
+    with forwarding(folder, BySocket(str(server.path), lambda: False)):
         server.take(4)
     assert seqs(server.got) == [1, 2, 2, 3]
 
@@ -173,7 +173,7 @@ def test_what_was_pruned_or_changed_is_told(tmp_path: Path, server: Socket) -> N
         for _ in range(9):
             log.append({"event": "decision", "session": "a", "allowed": True})
     server.open()
-    way = Datagrams(str(server.path), lambda: False)
+    way = BySocket(str(server.path), lambda: False)
     with forwarding(folder, way):
         server.take(9)
     with opened(folder, 600, 100) as log:
@@ -199,7 +199,7 @@ def test_a_log_that_begins_again_is_another_one(tmp_path: Path, server: Socket) 
     folder, other = tmp_path / "audit", tmp_path / "other"
     fill(folder, 5)
     server.open()
-    way = Datagrams(str(server.path), lambda: False)
+    way = BySocket(str(server.path), lambda: False)
     with forwarding(folder, way):
         server.take(5)
     fill(other, 2)
@@ -259,7 +259,7 @@ def test_tcp_has_no_line_lost_where_the_server_breaks_the_connection(tmp_path: P
     folder = tmp_path / "audit"
     fill(folder, 40)
     server = Tcp(everything, some, nothing, everything, some)
-    with server.listener, forwarding(folder, Stream("127.0.0.1", server.port)) as forwarder:
+    with server.listener, forwarding(folder, ByTcp("127.0.0.1", server.port)) as forwarder:
         wait_for(lambda: forwarder._settled.seq == 40)
     found = seqs(server.got)
     assert sorted(set(found)) == list(range(1, 41))
@@ -277,7 +277,7 @@ def test_tcp_doubles_nothing_where_the_server_has_read_all_before_it_closes(
     server = Tcp()
     with server.listener:
         for _ in range(3):
-            with forwarding(folder, Stream("127.0.0.1", server.port)) as forwarder:
+            with forwarding(folder, ByTcp("127.0.0.1", server.port)) as forwarder:
                 wait_for(lambda: forwarder._settled.seq == chain.last_seq(folder))
             fill(folder, 3)
         wait_for(lambda: len(server.got) == 11)
