@@ -177,5 +177,5 @@ def test_a_password_that_everybody_can_read_is_refused_and_never_shown(tmp_path:
 def test_only_a_parent_that_speaks_http_can_be_told_who_asks(tmp_path: Path, kind: str) -> None:
     address = "" if kind == "direct" else "address = 'a.example:1'\n"
     text = f"[upstream]\nkind = '{kind}'\n{address}identity = true\n"
-    with pytest.raises(SeraiError, match="upstream.identity goes with"):
+    with pytest.raises(SeraiError, match=r"upstream\.identity goes with"):
         load(written(tmp_path, text))

@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,6 +30,7 @@ from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 
 log = logging.getLogger("serai")
+NAME = re.compile(r"[a-z0-9-]{1,63}")
 PATIENCE = 3.0
 """Seconds that what is done in any case waits for the gate."""
 MOST = 16 << 10
@@ -131,7 +133,8 @@ class Noting:
         """What to note; None if nothing can come of it."""
         told = _told(method, params, (FIRST | ANYWAY)[method])
         if method.startswith("secret."):
-            told["secret"] = params.name[:LONGEST]
+            # What is no name may be the secret itself, given in the wrong place.
+            told["secret"] = params.name if NAME.fullmatch(params.name) else ""
         elif method == "gc":
             if params.dry_run:
                 return None

@@ -125,10 +125,16 @@ def line(entry: dict[str, Any]) -> str:
         place += f" ({entry['address']})"
     if entry["event"] == "decision":
         what = "allowed" if entry["allowed"] else "denied"
+        if "method" in entry:
+            place += f"  {entry['method']} {entry['path']}"
         said = f"{what}  {place}  {entry['rule']}"
+        if "secret" in entry:
+            said += f"  with {entry['secret']}"
     else:
         said = f"closed  {place}  {entry['sent']} B out, {entry['received']} B in"
         said += f", {entry['seconds']:.1f} s"
+        if "status" in entry:
+            said += f", status {entry['status']}"
     if entry.get("error"):
         said += f"  {entry['error']}"
     return f"{when}  {entry['session']}  {entry['protocol']}  {said}"

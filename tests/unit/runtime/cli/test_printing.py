@@ -45,6 +45,22 @@ VERDICT = {"address": EVIL, "allowed": True, "rule": EVIL, "reason": EVIL}
 SEEN = {"request": EVIL, "tls": "ended", "secrets": [EVIL]}
 EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT], **SEEN}
 ENTRIES = {"entries": [ENTRY, {"event": EVIL, "time": "", "problem": EVIL}], "last": 1}
+EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT]}
+OPERATION = {
+    "time": "2026-01-01T00:00:00",
+    "event": "operation",
+    "operation": EVIL,
+    "session": EVIL,
+    "command": EVIL,
+    "labels": {EVIL: EVIL},
+    "by": {"uid": 0, "pid": 1, "via": EVIL, "from": EVIL, "login": 1000},
+    "error": EVIL,
+}
+REQUEST = {**ENTRY, "method": EVIL, "path": EVIL, "secret": EVIL}
+ENTRIES = {
+    "entries": [ENTRY, OPERATION, REQUEST, {"event": EVIL, "time": "", "problem": EVIL}],
+    "last": 1,
+}
 ACTION = {"goal": "removed", "name": EVIL, "reason": EVIL}
 JOB: dict[str, Any] = {
     "job": EVIL,
