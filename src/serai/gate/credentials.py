@@ -13,16 +13,15 @@ from serai.gate import certificates
 from serai.gate.authority import Authority
 from serai.gate.rules import Rules
 from serai.gate.secrets import Store
-from serai.gate.tls import VM_ROOTS
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Gives them out; ``roots`` are the certificates that sessions trust besides."""
+    """Gives them out; ``roots`` are the certificates that sessions trust besides ours."""
 
     store: Store
     authority: Authority
-    roots: Path = VM_ROOTS
+    roots: Path
 
     def give(self, uid: int, policy: Rules, folder: Path) -> dict[str, str]:
         """Write the certificates of a session into its ``folder``, and return its environment.

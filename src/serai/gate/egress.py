@@ -21,7 +21,7 @@ from serai.gate.rules import Rules, Verdict
 from serai.gate.secrets import Store
 from serai.gate.settings import Settings
 from serai.gate.share import Share
-from serai.gate.tls import Ending
+from serai.gate.tls import TlsEnding
 from serai.gate.upstream import Line
 
 log = logging.getLogger("serai.gate")
@@ -150,12 +150,12 @@ class Egress:
         audit: Log,
         resolve: dial.Resolve,
         *,
-        ending: Ending | None = None,
+        ending: TlsEnding | None = None,
         secrets: Store | None = None,
     ) -> None:
         self.settings = settings
         self.log = audit
-        self.ending = ending or Ending(settings.tls, None)
+        self.ending = ending or TlsEnding(settings.tls, None)
         self.secrets = secrets
         self._resolve = resolve
 

@@ -27,7 +27,7 @@ from serai.gate.hosts import Target
 from serai.gate.relay import hang_up, within
 from serai.gate.rules import Verdict
 from serai.gate.upstream import Line
-from serai.gate.wires import Plain, Wire
+from serai.gate.wires import PlainWire, Wire
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -55,7 +55,7 @@ class _Refused(Exception):  # noqa: N818  # an answer, not a fault
 
 async def serve(client: socket.socket, connection: Connection, egress: Egress) -> None:
     """Answer a client's requests, one after another. Raises OSError when it breaks."""
-    await _Dialogue(Plain(client), connection, egress).run()
+    await _Dialogue(PlainWire(client), connection, egress).run()
 
 
 async def serve_ended(
@@ -239,7 +239,7 @@ class _Dialogue:
         if self._kept is not None:
             return self._kept[1]
         if not head.tls:
-            return Plain(line.sock)
+            return PlainWire(line.sock)
         limit = self._egress.settings.timeouts.dial
         return await within(limit, self._egress.ending.connect(line, head.target))
 

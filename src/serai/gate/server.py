@@ -20,7 +20,7 @@ from serai.gate.credentials import Credentials
 from serai.gate.egress import Egress
 from serai.gate.gate import Gate
 from serai.gate.secrets import Store
-from serai.gate.tls import Ending
+from serai.gate.tls import VM_ROOTS, TlsEnding
 
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions
@@ -43,8 +43,8 @@ async def serve(paths: Paths) -> None:
     audit = Log(paths.audit, file_size(paths.audit, rules.audit), rules.audit.files)
     store = secrets.opened(paths.secrets, paths.gate_key)
     executor = ThreadPoolExecutor(LOOKUPS, "lookup")
-    credentials = _credentials(paths, store)
-    ending = Ending(rules.tls, None if credentials is None else credentials.authority)
+    credentials = _credentials(paths, store, rules.tls)
+    ending = TlsEnding(rules.tls, None if credentials is None else credentials.authority)
     egress = Egress(rules, audit, dial.resolver(executor), ending=ending, secrets=store)
     gate = Gate(paths, egress, credentials)
     gate.start()
@@ -71,13 +71,15 @@ async def serve(paths: Paths) -> None:
             store.note_uses()
 
 
-def _credentials(paths: Paths, store: secrets.Store | None) -> Credentials | None:
+def _credentials(
+    paths: Paths, store: secrets.Store | None, rules: settings.Tls
+) -> Credentials | None:
     """What gives sessions placeholders and certificates: nothing without a store."""
     if store is None:
         return None
     folder = paths.gate_run / "tls"
     folder.mkdir(mode=0o700, exist_ok=True)
-    return Credentials(store, Authority(store, folder))
+    return Credentials(store, Authority(store, folder), Path(rules.roots or VM_ROOTS))
 
 
 def file_size(folder: Path, rules: settings.Audit) -> int:

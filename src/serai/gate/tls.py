@@ -17,13 +17,13 @@ from serai.gate.authority import Authority
 from serai.gate.hosts import Target
 from serai.gate.rules import Rules
 from serai.gate.upstream import Line
-from serai.gate.wires import Tls
+from serai.gate.wires import TlsWire
 
 VM_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 """What the VM trusts: Debian's package ca-certificates."""
 
 
-class Ending:
+class TlsEnding:
     """Ends TLS with the certificates of ``authority``; without one it cannot, and nothing passes
     that would have to be looked into."""
 
@@ -42,21 +42,21 @@ class Ending:
             return False
         return bool(injection.bound(policy.bind, target)) or rules.sees_requests(policy, target)
 
-    async def accept(self, client: socket.socket, target: Target, early: bytes) -> Tls:
+    async def accept(self, client: socket.socket, target: Target, early: bytes) -> TlsWire:
         """Be ``target`` to a client, of whom ``early`` has come. Raises OSError or SeraiError."""
         if self._authority is None:
             raise SeraiError("this VM has no certificates of its own", "see serai-gate.service")
         name = str(target.host)
         context = self._authority.context(name)
         context.sni_callback = functools.partial(_named, name)
-        wire = Tls(client, context, name=None, early=early)
+        wire = TlsWire(client, context, name=None, early=early)
         await wire.handshake()
         return wire
 
-    async def connect(self, line: Line, target: Target) -> Tls:
+    async def connect(self, line: Line, target: Target) -> TlsWire:
         """Be a client of ``target``, whose certificate must be good for its name. Raises OSError:
         ssl.SSLCertVerificationError if it is not."""
-        wire = Tls(line.sock, self._client, name=str(target.host), early=line.early)
+        wire = TlsWire(line.sock, self._client, name=str(target.host), early=line.early)
         await wire.handshake()
         return wire
 

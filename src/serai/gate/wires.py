@@ -39,7 +39,7 @@ class Wire(Protocol):
         """Whether nothing has come that nobody has read, not even the end."""
 
 
-class Plain:
+class PlainWire:
     """A socket's bytes as they are."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -65,7 +65,7 @@ class Plain:
         return not poll.poll(0)
 
 
-class Tls(Plain):
+class TlsWire(PlainWire):
     """The bytes inside TLS. One task may read while another one writes."""
 
     def __init__(

@@ -14,7 +14,7 @@ from serai.gate.explain import Question, question
 from serai.gate.hosts import Address, Target
 from serai.gate.lookups import Lookups
 from serai.gate.settings import Settings, Tls
-from serai.gate.tls import Ending
+from serai.gate.tls import TlsEnding
 
 KEY = {"secret": "key", "hosts": ["*.test"], "header": "X-Key: {}"}
 API = Target("api.test", 443)
@@ -56,7 +56,7 @@ def explained(policy: dict[str, Any], text: str, method: str = "", *never: str) 
         return [ip_address("8.8.8.8"), ip_address("10.0.0.1")]
 
     async def said() -> dict[str, Any]:
-        ending = Ending(Tls(never=never), None)
+        ending = TlsEnding(Tls(never=never), None)
         outlet = Egress(Settings(), cast("Log", None), resolve, ending=ending)
         own = profiles.policy(policy)
         rules = profiles.effective(own, {})

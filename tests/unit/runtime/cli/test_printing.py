@@ -44,8 +44,6 @@ POLICY = {"profile": EVIL, "allow": [EVIL], "deny": [EVIL], "bind": BINDINGS}
 VERDICT = {"address": EVIL, "allowed": True, "rule": EVIL, "reason": EVIL}
 SEEN = {"request": EVIL, "tls": "ended", "secrets": [EVIL]}
 EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT], **SEEN}
-ENTRIES = {"entries": [ENTRY, {"event": EVIL, "time": "", "problem": EVIL}], "last": 1}
-EXPLAINED = {"target": EVIL, "allowed": True, "problem": EVIL, "verdicts": [VERDICT]}
 OPERATION = {
     "time": "2026-01-01T00:00:00",
     "event": "operation",
