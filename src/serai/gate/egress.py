@@ -120,7 +120,8 @@ class Request:
 class Connection:
     """A client's connection. ``target`` and ``address`` are those of its current request.
 
-    ``opaque``: it is a tunnel, in which no request can be judged. ``opened`` is when it was
+    ``opaque``: it is a tunnel, in which no request can be judged. ``judged_by`` are the rules that
+    allowed the address of the last line that was dialled. ``opened`` is when it was
     accepted, ``began`` when the last decision was made, in loop.time().
     """
 
@@ -132,6 +133,7 @@ class Connection:
     target: Target | None = None
     address: Address | None = None
     opaque: bool = False
+    judged_by: Rules | None = None
     task: asyncio.Task[None] = field(init=False)
     end: str = ""
 
@@ -211,7 +213,7 @@ class Egress:
         if secrets:
             noted["secret"] = ", ".join(secrets)
         try:
-            judged = await self._judge(session, target, request, kept)
+            judged = await self._judge(connection, target, request, kept)
         except Unreachable as error:
             verdict = rules.decide(session.rules, target)[0][1]
             self._decided(connection, verdict, **noted, error=str(error))
@@ -236,7 +238,7 @@ class Egress:
             who = session.identity
             dialled = upstream.line(parent, target, known, session.share, plain=plain, who=who)
             way = await self._in_time(dialled)
-            connection.address = way.address
+            connection.address, connection.judged_by = way.address, session.rules
             if session.rules is not judged_by:  # the policy has changed meanwhile
                 verdict = self.verdict_now(connection)
                 if not verdict.allowed:
@@ -274,12 +276,14 @@ class Egress:
             self.closed(connection, error)
 
     async def _judge(
-        self, session: Session, target: Target, request: Request | None, kept: Line | None
+        self, connection: Connection, target: Target, request: Request | None, kept: Line | None
     ) -> list[tuple[Address | None, Verdict]]:
         """The verdicts on a request or a tunnel: on the host first, as long as that allows it."""
-        policy = session.rules
+        policy = connection.session.rules
         if kept is None:
-            judged = await self.judge(session, target)
+            judged = await self.judge(connection.session, target)
+        elif policy is connection.judged_by:
+            judged = [(kept.address, rules.decide(policy, target)[0][1])]
         else:
             known = None if kept.address is None else [kept.address]
             judged = self._own(policy, target, rules.decide(policy, target, known))

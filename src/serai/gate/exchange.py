@@ -25,8 +25,8 @@ Special cases:
 - An early answer: if a response begins before the whole request has gone on, it is passed on, and
   the client's connection ends with it. The rest of the request is not read.
 - A switch of protocols (101), for example to WebSocket: both ways become a plain relay.
-- A long body of a known length goes straight from one side to the other (``_straight``), because
-  h11 would copy it three times.
+- A body of a known length goes straight from one side to the other (``_counted``), because h11
+  would copy it three times.
 - A response's head waits for the first bytes of its body (``_held``): both go in one packet.
 """
 
@@ -56,6 +56,7 @@ _INCOMPLETE = 4 << 10
 """Bytes that h11 may have of what is not complete, before the next piece: of a body's framing, or
 of trailers. It is given a head as a whole."""
 _MOST_INTERIM = 10
+_LAST_TURN = 1.0  # seconds
 _SWITCHING = 101
 # Methods whose bodies every server reads. Of another one, a server may take the body for the next
 # request on the connection.
@@ -104,6 +105,7 @@ class Exchange:
         self._framing = Body.NONE
         self._close = not head.keep_alive
         self._keeps = head.tls and (not head.body or head.method in _WITH_BODY)
+        self._complete = not head.body
         self._held = b""
         self._left = 0
 
@@ -121,6 +123,9 @@ class Exchange:
             if switched:
                 await self._switch()
                 return False
+            if self._complete and body is not None:
+                # It has all been sent: its task has only to be told, or else would be cut off.
+                await asyncio.wait({body}, timeout=_LAST_TURN)
             return _whole(body) and not self._close
         finally:
             if body is not None:
@@ -154,13 +159,18 @@ class Exchange:
         reader.receive_data(self._raw + self.rest)
         try:
             reader.next_event()  # the head
+            left = _length(self._head)
             while not isinstance(event := reader.next_event(), h11.EndOfMessage):
                 await self._in_turn()
                 if event is h11.NEED_DATA:
                     reader.receive_data(await self._received())
                 elif isinstance(event, h11.Data):
                     self._traffic.add_sent(len(event.data))
+                    left -= len(event.data)
+                    # Before: the answer may be here before this task has its next turn.
+                    self._complete = not left
                     await self._send(event)
+            self._complete = True
             self.rest = bytes(reader.trailing_data[0])
             # Without the trailers, which could pass for headers (RFC 9110, 6.5.1).
             await self._send(h11.EndOfMessage())
@@ -220,11 +230,6 @@ class Exchange:
             await self._in_turn()
             event = self._origin.next_event()
             if event is h11.NEED_DATA:
-                if self._left > 0 and not self._unread:
-                    await self._flush()
-                    await self._straight()
-                    await self._end()
-                    return False
                 self._origin.receive_data(await self._more())
             elif isinstance(event, h11.Data):
                 await self._pass(bytes(event.data))
@@ -242,7 +247,11 @@ class Exchange:
                 if switch:
                     return True
             elif isinstance(event, h11.Response):
-                self._begin(event, early=not _whole(body))
+                self._begin(event, early=not self._complete)
+                if self._framing is Body.LENGTH:
+                    await self._counted()
+                    await self._end()
+                    return False
             elif isinstance(event, h11.EndOfMessage):
                 await self._end()
                 return False
@@ -265,21 +274,25 @@ class Exchange:
 
     async def _pass(self, data: bytes) -> None:
         """Send a piece of the response's body to the client."""
-        self._left -= len(data)
         self._traffic.add_received(len(data))
         await self._answer(responses.framed(data, self._framing))
 
-    async def _straight(self) -> None:
-        """Carry the rest of a body of known length without h11, which would copy it three times."""
-        note = self._traffic.add_received
+    async def _counted(self) -> None:
+        """Carry a body of known length without h11, which would copy it three times."""
+        came = bytes(self._unread[: self._left])
+        del self._unread[: self._left]
+        if came:
+            await self._pass(came)
+        left, note = self._left - len(came), self._traffic.add_received
+        if not left:
+            return
+        await self._flush()
         if self._head.tls:
-            left = await wires.carry(self._server, self._client, self._left, self._share, note)
+            left = await wires.carry(self._server, self._client, left, self._share, note)
         else:
-            source, sink = self._server.sock, self._client.sock
-            left = await carry(source, sink, self._left, self._share, note)
+            left = await carry(self._server.sock, self._client.sock, left, self._share, note)
         if left:
             raise h11.RemoteProtocolError("the connection was closed amid an answer")
-        self._left = 0
 
     async def _end(self) -> None:
         if self._framing is Body.CHUNKED:
@@ -311,6 +324,11 @@ class Exchange:
             await wires.relay(self._client, self._server, self._traffic, self._share)
         else:
             await relay(self._client.sock, self._server.sock, self._traffic, self._share)
+
+
+def _length(head: Head) -> int:
+    """How long the body is, or less than nothing if that is not known."""
+    return next((int(v) for name, v in head.headers if name.lower() == b"content-length"), -1)
 
 
 def _whole(body: asyncio.Task[None] | None) -> bool:

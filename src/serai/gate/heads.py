@@ -79,8 +79,8 @@ class Head:
     ``path`` is the request's target in origin-form, as it goes to the origin server; it is empty
     for CONNECT. The values of ``headers`` have no white space around them, and Content-Length and
     Transfer-Encoding are in the form of h11. ``upgrade`` is the protocol that the client wants to
-    change to. ``body`` is whether one follows, ``keep_alive`` whether another request may follow on
-    the connection. ``tls`` is whether it came in TLS that the gate ends.
+    change to. ``body`` is whether bytes of one follow, ``keep_alive`` whether another request may
+    follow on the connection. ``tls`` is whether it came in TLS that the gate ends.
     """
 
     method: str
@@ -179,7 +179,7 @@ def check(head: bytes, origin: Target | None = None) -> Head:
         headers=headers,
         connect=connect,
         upgrade=None if connect or version == "1.0" else _upgrade(headers, options),
-        body=any(name in single for name in _FRAMING),
+        body=any(name in single and single[name] != b"0" for name in _FRAMING),
         # A proxy does not keep a connection of HTTP/1.0 (RFC 9112, C.2.2).
         keep_alive=version == "1.1" and b"close" not in closing,
         tls=origin is not None,

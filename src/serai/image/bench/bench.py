@@ -34,6 +34,7 @@ PROGRAMS = {
     **dict.fromkeys(("memory", "start", "archive", "many"), "measure.py"),
     "folders": "measure_folders.py",
     "gate": "measure_gate.py",
+    "ended": "measure_ended.py",
     "fairness": "measure_fairness.py",
     "outside": "measure_outside.py",
     "storm": "measure_storm.py",
@@ -74,6 +75,9 @@ BUDGETS = {
     "256 MiB, gate": 1 / 0.3,
     "256 MiB by tunnel, gate": 1 / 0.3,
     "gate, 1,000 idle tunnels": 60.0,
+    "exchange on a kept connection, ended": 3.0,
+    # 0.25 of the throughput of TLS without a gate.
+    "256 MiB by TLS, ended": 4.0,
     "exec by ssh, less there and back": 1.5,
     "forwarded request": 2.0,
     "256 MiB of output": 1 / 0.3,
@@ -162,7 +166,8 @@ def _booted(
 
             yield in_vm
         return
-    root = peers.equipped(settings) if group == "gate" else roots.provisioned(settings)
+    with_peers = group in ("ended", "gate")
+    root = peers.equipped(settings) if with_peers else roots.provisioned(settings)
     with container.booted(root, work) as inside:
 
         def in_container(program: Path) -> str:
