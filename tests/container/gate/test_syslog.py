@@ -74,14 +74,19 @@ def everything_arrives(container: Container) -> Counter[int]:
     return counts
 
 
-@pytest.mark.parametrize("address", ["/run/rsyslog/serai.sock", "tcp://127.0.0.1:601"])
-def test_no_line_is_lost_or_doubled_by_restarts(container: Container, address: str) -> None:
+def afresh(container: Container, address: str) -> None:
+    """Forward to that address, from the log's first line on."""
     container.run("tee", "/etc/serai/syslog.toml", stdin=f'address = "{address}"\n')
     container.shell(
         "systemctl stop serai-audit-syslog; rm -rf /var/lib/private/serai-audit-syslog;"
         " systemctl stop rsyslog; rm -f /var/log/serai*; systemctl start rsyslog;"
         " systemctl start serai-audit-syslog"
     )
+
+
+@pytest.mark.parametrize("address", ["/run/rsyslog/serai.sock", "tcp://127.0.0.1:601"])
+def test_no_line_is_lost_or_doubled_by_restarts(container: Container, address: str) -> None:
+    afresh(container, address)
     for unit in ("serai-audit-syslog", "rsyslog", "serai-gate", "serai-sessiond"):
         container.shell(
             f"(serai exec one -- sh -c '{ASK}') & sleep 0.2; systemctl restart {unit}; wait"
@@ -91,6 +96,11 @@ def test_no_line_is_lost_or_doubled_by_restarts(container: Container, address: s
         most = {n for n, count in counts.items() if count > 1}
         # By TCP rsyslog itself may leave some lines of a connection unread.
         assert not most or (unit == "rsyslog" and address.startswith("tcp") and len(most) <= 20)
+
+
+def test_a_server_that_is_away_is_waited_for_and_a_kill_doubles_one(container: Container) -> None:
+    afresh(container, "/run/rsyslog/serai.sock")
+    everything_arrives(container)
     before = Counter(received(container))
     # Nobody is there for a while.
     container.shell("systemctl stop rsyslog")
