@@ -325,7 +325,8 @@ class Egress:
         Raises Unreachable if the log cannot be written.
         """
         connection.target, connection.address = target, None
-        self._decided(connection, verdict, **({} if request is None else request.noted()))
+        noted = {} if request is None else request.noted()
+        self._decided(connection, verdict, **noted, error=verdict.reason)
         connection.target = None
 
     def closed(self, connection: Connection, error: str = "", status: int = 0) -> None:

@@ -10,7 +10,7 @@ from serai.gate import hosts, injection, rules
 from serai.gate.egress import Egress, Session
 from serai.gate.errors import Unreachable
 from serai.gate.hosts import Target
-from serai.gate.rules import Verdict
+from serai.gate.rules import Rules, Verdict
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -65,6 +65,8 @@ async def explain(outlet: Egress, session: Session, asked: Question) -> dict[str
         verdict = _of_request(session, asked, seen=asked.plain or ends)
         if verdict is not None:
             judged = [(at, verdict if each.allowed else each) for at, each in judged]
+    if asked.method and (refused := _secrets(outlet, policy, asked, ended=ends)) is not None:
+        judged = [(at, refused if each.allowed else each) for at, each in judged]
     result["allowed"] = any(verdict.allowed for _, verdict in judged)
     if result["allowed"] and ends:
         bound = [each.secret for each in injection.bound(policy.bind, target)]
@@ -79,6 +81,20 @@ async def explain(outlet: Egress, session: Session, asked: Question) -> dict[str
         for address, verdict in judged
     ]
     return result
+
+
+def _secrets(outlet: Egress, policy: Rules, asked: Question, *, ended: bool) -> Verdict | None:
+    """Why a request is refused for the sake of secrets; None if it is not."""
+    for binding in policy.bind:
+        name, reason = binding.secret, ""
+        if asked.plain and binding.names(asked.target.host):
+            reason = f"the secret {name} goes to {asked.target.host} in TLS only"
+        elif ended and binding.covers(asked.target):
+            known = outlet.secrets is not None and outlet.secrets.value(name) is not None
+            reason = "" if known else injection.unset(name)
+        if reason:
+            return Verdict(False, f"secret {name}", reason)
+    return None
 
 
 def _of_request(session: Session, asked: Question, *, seen: bool) -> Verdict | None:

@@ -264,7 +264,7 @@ class _Dialogue:
                 store.touch(name)
             return goes, used
         except injection.NotInjected as error:
-            denial = Denied("secret " + ", ".join(names), str(error))
+            denial = Denied(f"secret {error.secret}", str(error))
         with contextlib.suppress(Unreachable):
             verdict = Verdict(False, denial.rule, denial.reason)
             self._egress.refuse(self._connection, head.target, verdict, request)

@@ -25,7 +25,16 @@ _ECHOES = ("TRACE", "TRACK")
 
 
 class NotInjected(Exception):  # noqa: N818  # an answer, not a fault
-    """The request must not go on. The text says why; it names secrets and has no value."""
+    """The request must not go on, because of ``secret``. The text says why and has no value."""
+
+    def __init__(self, secret: str, text: str) -> None:
+        super().__init__(text)
+        self.secret = secret
+
+
+def unset(name: str) -> str:
+    """What to do about a secret that is not set."""
+    return f"the secret {name} is not set: serai secret set {name}"
 
 
 def bound(bindings: Sequence[Binding], target: Target) -> list[Binding]:
@@ -45,15 +54,15 @@ def inject(
     set, or if there is a placeholder that is for another host or of another session.
     """
     for name in stray(head, [placeholders[each.secret] for each in bindings]):
-        raise NotInjected(f"a placeholder of the secret {name} is not for {head.target}")
+        raise NotInjected(name, f"a placeholder of the secret {name} is not for {head.target}")
     if bindings and head.method in _ECHOES:
-        raise NotInjected(f"{head.method} would send the secret back")
+        raise NotInjected(bindings[0].secret, f"{head.method} would send the secret back")
     used: list[str] = []
     for binding in bindings:
         value = values[binding.secret]
         if value is None:
             name = binding.secret
-            raise NotInjected(f"the secret {name} is not set: serai secret set {name}")
+            raise NotInjected(name, unset(name))
         changed = _injected(head, binding, value, placeholders[binding.secret])
         if changed != head:
             used.append(binding.secret)
@@ -64,10 +73,11 @@ def inject(
 def refuse_plain(head: Head, bindings: Sequence[Binding]) -> None:
     """Raise NotInjected for a request without TLS that has a placeholder, or for a bound host."""
     for name in stray(head, []):
-        raise NotInjected(f"a placeholder of the secret {name} goes nowhere without TLS")
+        raise NotInjected(name, f"a placeholder of the secret {name} goes nowhere without TLS")
     for binding in bindings:
         if binding.names(head.target.host):
-            raise NotInjected(f"the secret {binding.secret} goes to {head.target.host} in TLS only")
+            name = binding.secret
+            raise NotInjected(name, f"the secret {name} goes to {head.target.host} in TLS only")
 
 
 def without_store(head: Head, bindings: Sequence[Binding]) -> Head:
@@ -76,7 +86,7 @@ def without_store(head: Head, bindings: Sequence[Binding]) -> Head:
     Raises NotInjected if the request needs one, or has a placeholder.
     """
     for name in [*(each.secret for each in bindings), *stray(head, [])]:
-        raise NotInjected(f"the gate has no key of this VM's, so not the secret {name} either")
+        raise NotInjected(name, f"the gate has no key of this VM's, so no secret {name} either")
     return head
 
 

@@ -58,9 +58,16 @@ class Asked:
 
     @property
     def rule(self) -> str:
-        """What a rule says that allows just this. The session wrote the path: if it leaves doubt,
-        no rule with a path would help, and a * in it is not to become a pattern."""
-        return self.method if self.doubt else f"{self.method} /{'/'.join(self.exact)}"
+        """What a rule says that allows just this, or what git is about to do with it. The session
+        wrote the path: if it leaves doubt, no rule with a path would help, and a * in it is not to
+        become a pattern."""
+        if self.doubt:
+            return self.method
+        for word in GIT:
+            if Requests(git=word.removeprefix("git-")).allows(self):
+                repository = self.exact[: -2 if self.method == "GET" else -1]
+                return f"{word} /{'/'.join(repository)}"
+        return f"{self.method} /{'/'.join(self.exact)}"
 
     @functools.cached_property
     def loose(self) -> list[str]:

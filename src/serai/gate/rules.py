@@ -32,6 +32,7 @@ from serai.gate.hosts import Address, Target, host, port_number, unmapped
 from serai.gate.requests import Asked, Requests
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _PREFIX = re.compile(r"[0-9]{1,3}")
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\](/[0-9]*)?(?::(.*))?", re.DOTALL)
 
@@ -105,6 +106,8 @@ def rule(text: str) -> Rule:
     """The rule that ``text`` means; ValueError, naming ``text``, if it is not a rule."""
     try:
         where, space, asked = text.partition(" ")
+        if where.startswith("/") or where in _METHODS:
+            raise ValueError("host, methods and path are one rule: put them in quotes")
         request = requests.read(asked) if space else None
         what, port_text = _split(where)
         port = None if port_text is None else port_number(port_text)

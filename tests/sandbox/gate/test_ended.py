@@ -242,7 +242,8 @@ def test_a_placeholder_goes_to_no_other_host(site: Site) -> None:
     assert "key is not for other.test" in said["reason"]
     assert site.seen == []
     entry = site.decisions(host="other.test")[-1]
-    assert (entry["allowed"], entry["rule"]) == (False, "secret other")
+    assert (entry["allowed"], entry["rule"]) == (False, "secret key")
+    assert "is not for other.test" in entry["error"]
 
 
 @pytest.mark.parametrize("how", ["header", "basic", "path", "encoded"])

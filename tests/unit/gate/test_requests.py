@@ -291,3 +291,19 @@ def test_a_long_path_is_matched_in_time_that_is_bounded() -> None:
 def test_a_request_is_shown_without_its_query_and_not_at_length() -> None:
     assert str(Asked("GET", "/a?key=secret")) == "GET /a"
     assert len(str(Asked("GET", "/" + "\n" * 5000))) < 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "advised"),
+    [
+        ("GET", "/org/a/info/refs?service=git-upload-pack", "git-fetch /org/a"),
+        ("POST", "/org/a.git/git-receive-pack", "git-push /org/a.git"),
+        ("GET", "/org/a/info/refs", "GET /org/a/info/refs"),
+        ("PUT", "/a*b", "PUT /a%2Ab"),
+        ("PUT", "/a/../b", "PUT"),
+    ],
+)
+def test_the_rule_that_is_advised_means_that_and_no_more(
+    method: str, path: str, advised: str
+) -> None:
+    assert Asked(method, path).rule == advised
