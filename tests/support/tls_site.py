@@ -159,6 +159,9 @@ def _answer(tls: ssl.SSLSocket, path: str, report: bytes, turns: threading.Semap
         while data := tls.recv(65536):
             tls.sendall(data)
         return False
+    elif what == "/illegal":
+        # A header that no client takes, with all that was asked in it.
+        tls.sendall(b"HTTP/1.1 200 OK\r\nX-Echo: \0" + report + b"\r\nContent-Length: 0\r\n\r\n")
     elif what == "/more":
         # A second response that nobody has asked for.
         respond(tls, "200 OK", "Content-Length: 2", body=b"{}HTTP/1.1 200 OK\r\n\r\n")

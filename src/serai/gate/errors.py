@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 _MOST_WORDS = 200
+# h11 quotes what it does not accept, which may hold a secret: as it goes in, or as a server sends
+# it back. A session and the audit log get these words.
+_QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
 
 
 class Denied(Exception):  # noqa: N818  # a decision, not a fault
@@ -39,6 +44,7 @@ class Unreachable(Exception):  # noqa: N818  # the network's fault, not ours
 
 
 def words(failure: BaseException) -> str:
-    """A failure in few words; the text is cut, because it may come from a server."""
+    """A failure in few words; the text is cut, because it may come from a server, and without the
+    bytes that it quotes."""
     text = failure.strerror if isinstance(failure, OSError) else None
-    return (text or str(failure))[:_MOST_WORDS]
+    return _QUOTED.sub("", text or str(failure))[:_MOST_WORDS]

@@ -221,8 +221,9 @@ def _check_name(name: str) -> None:
 def _checked(value: str) -> str:
     """Without the end of its line: that is the editor's, or echo's."""
     value = value[:-1].removesuffix("\r") if value.endswith("\n") else value
-    if not _VALUE.fullmatch(value):
-        hint = f"it has 1 to {LONGEST} printable characters of ASCII, in one line"
+    # A blank at an end is copied by mistake, and HTTP takes it away from a header.
+    if not _VALUE.fullmatch(value) or value != value.strip():
+        hint = f"it is one line of 1 to {LONGEST} printable characters of ASCII, no blank at an end"
         raise SeraiError("this cannot be a secret's value", hint, INVALID_PARAMS)
     return value
 

@@ -145,6 +145,17 @@ def test_a_placeholder_and_the_roots_are_the_same_after_a_restart(tmp_path: Path
             assert (site.placeholder(), subprocess.check_output(key)) == before
 
 
+def test_no_error_quotes_a_secret(site: Site) -> None:
+    """Neither what a server sends back, nor what cannot be sent: the log is looked at, too."""
+    with site.tls() as tls:
+        tls.sendall(b"GET /illegal HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        said = everything(tls)
+    assert said.startswith(b"HTTP/1.1 502 ")
+    assert b"illegal header line" in said
+    assert SECRET.encode() not in said
+    assert SECRET in json.dumps(site.seen)
+
+
 # --- what HTTP does
 
 
