@@ -2,8 +2,8 @@
 
 Run as ``python3 FILE`` by root: `invoke bench` sends it there. A session's client asks one nginx by
 https under two names: to ``tunnel.test`` the gate makes a tunnel, and for ``ended.test`` it ends
-TLS, because a secret is bound to it. Straight is outside of the session. All take turns. The client
-is this file too: ``python3 - WHAT HOST``.
+TLS, because a secret is bound to it. A session without a binding has a tunnel too. Straight is
+outside of sessions. All take turns. The client is this file too: ``python3 - WHAT HOST``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from pathlib import Path
 from typing import Any
 
 PORT = 8443
-LANES = {"direct": "localhost", "tunnel": "tunnel.test", "ended": "ended.test"}
+LANES = {
+    "direct": "localhost",
+    "nothing bound": "tunnel.test",
+    "tunnel": "tunnel.test",
+    "ended": "ended.test",
+}
 SIZE = 256 << 20
 EXCHANGES = 200
 CONNECTIONS = 20
 TURNS = {"exchange": 11, "connect": 7, "large": 7, "upload": 5}
-SESSION = "bench"
+SESSION, UNBOUND = "bench", "bench-unbound"
 HOME = Path("/run/bench-ended")
 ROOT = Path("/usr/local/share/ca-certificates/serai-bench.crt")
 
@@ -134,7 +139,7 @@ http { access_log off; sendfile on; client_max_body_size 0; client_body_temp_pat
 
 def certify() -> None:
     """A CA that the VM trusts, and a certificate for the origin's names."""
-    names = ",".join(f"DNS:{name}" for name in LANES.values())
+    names = ",".join(f"DNS:{name}" for name in sorted(set(LANES.values())))
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     ca = ["-subj", "/CN=Bench CA", "-keyout", "ca.key", "-out", str(ROOT)]
     made = ["-subj", "/CN=bench", "-addext", f"subjectAltName={names}"]
@@ -182,7 +187,8 @@ def take(client: Any, lane: str, what: str) -> float:
         ran = subprocess.run(argv, check=False, input=source, capture_output=True)
         status, out, err = ran.returncode, ran.stdout, ran.stderr
     else:
-        done = client.exec(SESSION, argv, input=source)
+        session = UNBOUND if lane == "nothing bound" else SESSION
+        done = client.exec(session, argv, input=source)
         status, out, err = done.status, done.stdout, done.stderr
     if status != 0:
         raise SystemExit(f"{what}, {lane}: {err.decode()}")
@@ -204,9 +210,10 @@ def main() -> None:
     with ExitStack() as stack:
         origin(stack)
         client = stack.enter_context(Client(timeout=600.0))
-        client.call("create", name=SESSION)
         names = [LANES["tunnel"], LANES["ended"], "127.0.0.1"]
-        client.call("policy.allow", name=SESSION, rules=[f"{name}:{PORT}" for name in names])
+        for session in (SESSION, UNBOUND):
+            client.call("create", name=session)
+            client.call("policy.allow", name=session, rules=[f"{name}:{PORT}" for name in names])
         client.call("secret.set", name=SESSION, value="no-secret-at-all")
         bound = {"hosts": [f"{LANES['ended']}:{PORT}"], "header": "X-Key: {}"}
         client.call("policy.bind", name=SESSION, secret=SESSION, **bound)
