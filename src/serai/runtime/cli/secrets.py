@@ -61,8 +61,12 @@ def run(client: Client, options: argparse.Namespace) -> int:
 def _value(name: str, file: Path | None) -> str:
     """What is given, as characters of a byte each: what may be in it, the gate says."""
     if file is not None:
-        with file.open("rb") as source:
-            return source.read(MOST).decode("latin-1")
+        try:
+            with file.open("rb") as source:
+                return source.read(MOST).decode("latin-1")
+        except OSError as error:
+            # It is the caller's file, and nothing that is missing of Serai.
+            raise SeraiError(f"{file} cannot be read: {error.strerror}") from None
     if not sys.stdin.isatty():
         return sys.stdin.buffer.read(MOST).decode("latin-1")
     return _asked(name)
