@@ -100,7 +100,8 @@ def _secrets(outlet: Egress, policy: Rules, asked: Question, *, ended: bool) -> 
 def _of_request(session: Session, asked: Question, *, seen: bool) -> Verdict | None:
     """The verdict on a request that decides; None if none is asked about."""
     if not seen:
-        reason = f"rules about requests to {asked.target} need to see them, and nobody may"
+        said = f"rules about requests to {asked.target} need to see them"
+        reason = f"{said}, and gate.toml has it in never, in [tls]"
         return Verdict(False, "unseen requests", reason)
     if not asked.method:
         return None

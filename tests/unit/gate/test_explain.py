@@ -102,4 +102,5 @@ def test_a_request_is_explained_where_requests_decide(text: str, method: str, ru
 def test_requests_that_nobody_may_see_are_denied_where_they_decide() -> None:
     said = explained({"allow": ["api.test GET"]}, "https://api.test/", "", "api.test")
     assert verdicts(said)[0] == (False, "unseen requests")
+    assert "never" in said["verdicts"][0]["reason"]  # what an administrator can change
     assert not explained({"allow": ["api.test GET"]}, "api.test", "", "api.test")["allowed"]
