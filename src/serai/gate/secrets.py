@@ -1,8 +1,8 @@
 """The store of secrets: what sessions use and never see.
 
 A file each, encrypted with a key of this VM; values are in the gate's memory besides. Names and
-values are checked here and nowhere else. No message quotes a value, and none a name that is wrong:
-it may be a value in the wrong place.
+values that are to be kept are checked here. No message quotes a value, and none a name that is
+wrong: it may be a value in the wrong place.
 """
 
 from __future__ import annotations
