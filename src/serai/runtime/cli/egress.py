@@ -49,12 +49,16 @@ def add_parsers(commands: Any) -> None:
     bind = add("bind", "have a session use a secret that it never sees")
     bind.add_argument("secret", metavar="SECRET")
     bind.add_argument("--as", dest="service", metavar="SERVICE", default="", help=_SERVICE)
-    bind.add_argument("--host", metavar="HOST", dest="hosts", action="append", default=[])
+    hosts = "a host that it is for, with port 443 or HOST:PORT; more than once for several"
+    bind.add_argument(
+        "--host", metavar="HOST", dest="hosts", action="append", default=[], help=hosts
+    )
     place = bind.add_mutually_exclusive_group()
     place.add_argument("--header", metavar="'NAME: {}'", default="", help="with {} in its place")
     place.add_argument("--basic", metavar="USER", default="", help="as this user's password")
     place.add_argument("--query", metavar="KEY", default="", help="as this parameter of the query")
-    bind.add_argument("--variable", metavar="VAR", default="", help="what has the placeholder")
+    variable = "the variable in which programs find the placeholder"
+    bind.add_argument("--variable", metavar="VAR", default="", help=variable)
     unbind = add("unbind", "have a session use a secret no more")
     unbind.add_argument("secret", metavar="SECRET")
     explain = add("explain", "say what the gate would answer, and why")
