@@ -66,8 +66,8 @@ async def serve_ended(
     ``early`` is what the client sent already. Raises OSError when it breaks.
     """
     try:
-        limit = egress.settings.timeouts.header
-        wire = await within(limit, egress.ending.accept(client, target, early))
+        limit, share = egress.settings.timeouts.header, connection.session.share
+        wire = await within(limit, egress.ending.accept(client, share, target, early))
     except (OSError, asyncio.TimeoutError, SeraiError) as error:
         # Mostly a client that does not know our certificate: else nobody would see why.
         why = f"TLS with the client failed: {words(error) or 'it took too long'}"
@@ -240,8 +240,8 @@ class _Dialogue:
             return self._kept[1]
         if not head.tls:
             return PlainWire(line.sock)
-        limit = self._egress.settings.timeouts.dial
-        return await within(limit, self._egress.ending.connect(line, head.target))
+        limit, share = self._egress.settings.timeouts.dial, self._connection.session.share
+        return await within(limit, self._egress.ending.connect(line, share, head.target))
 
     async def _with_secrets(self, head: Head, request: Request) -> tuple[Head, list[str]]:
         """The head with the secrets that are bound to its host, and their names.

@@ -16,6 +16,7 @@ from serai.gate import injection, rules, settings
 from serai.gate.authority import Authority
 from serai.gate.hosts import Target
 from serai.gate.rules import Rules
+from serai.gate.share import Share
 from serai.gate.upstream import Line
 from serai.gate.wires import TlsWire
 
@@ -42,21 +43,24 @@ class TlsEnding:
             return False
         return bool(injection.bound(policy.bind, target)) or rules.sees_requests(policy, target)
 
-    async def accept(self, client: socket.socket, target: Target, early: bytes) -> TlsWire:
+    async def accept(
+        self, client: socket.socket, share: Share, target: Target, early: bytes
+    ) -> TlsWire:
         """Be ``target`` to a client, of whom ``early`` has come. Raises OSError or SeraiError."""
         if self._authority is None:
             raise SeraiError("this VM has no certificates of its own", "see serai-gate.service")
         name = str(target.host)
         context = self._authority.context(name)
         context.sni_callback = functools.partial(_named, name)
-        wire = TlsWire(client, context, name=None, early=early)
+        wire = TlsWire(client, context, share, name=None, early=early)
         await wire.handshake()
         return wire
 
-    async def connect(self, line: Line, target: Target) -> TlsWire:
+    async def connect(self, line: Line, share: Share, target: Target) -> TlsWire:
         """Be a client of ``target``, whose certificate must be good for its name. Raises OSError:
         ssl.SSLCertVerificationError if it is not."""
-        wire = TlsWire(line.sock, self._client, name=str(target.host), early=line.early)
+        name = str(target.host)
+        wire = TlsWire(line.sock, self._client, share, name=name, early=line.early)
         await wire.handshake()
         return wire
 

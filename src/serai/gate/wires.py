@@ -19,6 +19,9 @@ from serai.gate.relay import Traffic
 from serai.gate.share import PIECE, Share, metered
 
 _RECORDS = 64 << 10
+_HEADER = 5
+_KINDS = range(20, 25)
+"""Of a record of TLS, as RFC 8446, 5.1, has them."""
 
 
 class Wire(Protocol):
@@ -66,18 +69,29 @@ class PlainWire:
 
 
 class TlsWire(PlainWire):
-    """The bytes inside TLS. One task may read while another one writes."""
+    """The bytes inside TLS. One task may read while another one writes.
+
+    OpenSSL gets one record at a time, and between two of them others may run: it reads all that it
+    has before it comes back, which may be thousands of records that change its keys.
+    """
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, *, name: str | None, early: bytes
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        share: Share,
+        *,
+        name: str | None,
+        early: bytes,
     ) -> None:
         """The server's end, or the client's, which expects a server of that ``name``.
 
         ``early`` are bytes that have come from the socket already.
         """
         super().__init__(sock)
+        self._share = share
+        self._unread = bytearray(early)
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._came.write(early)
         self._tls = context.wrap_bio(
             self._came, self._goes, server_side=name is None, server_hostname=name
         )
@@ -128,7 +142,8 @@ class TlsWire(PlainWire):
 
     def quiet(self) -> bool:
         """As Wire has it."""
-        return not self._tls.pending() and not self._came.pending and super().quiet()
+        waiting = self._unread or self._came.pending or self._tls.pending()
+        return not waiting and super().quiet()
 
     async def _flush(self) -> None:
         if self._goes.pending:
@@ -136,10 +151,26 @@ class TlsWire(PlainWire):
                 await self._loop.sock_sendall(self.sock, self._goes.read())
 
     async def _fill(self) -> None:
-        if data := await self._loop.sock_recv(self.sock, _RECORDS):
-            self._came.write(data)
-        else:
+        """Give OpenSSL the next record, or what is no record."""
+        if self._share.overdue():
+            await asyncio.sleep(0)
+        unread = self._unread
+        while (length := _record(unread)) > len(unread):
+            if data := await self._loop.sock_recv(self.sock, _RECORDS):
+                unread += data
+                continue
+            self._came.write(unread)
             self._came.write_eof()
+            return
+        self._came.write(unread[:length])
+        del unread[:length]
+
+
+def _record(data: bytearray) -> int:
+    """The length of the record that begins with ``data``: at least, as far as can be said."""
+    if data and data[0] not in _KINDS:
+        return len(data)
+    return _HEADER + (int.from_bytes(data[3:_HEADER], "big") if len(data) >= _HEADER else 0)
 
 
 async def give(sink: Wire, data: bytes, share: Share) -> None:

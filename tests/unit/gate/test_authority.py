@@ -340,3 +340,16 @@ def test_openssl_verifies_strictly(real: Authority, tmp_path: Path) -> None:
 def test_cryptography_is_loaded_by_need(tmp_path: Path) -> None:
     code = "import sys, serai.gate.authority; print('cryptography' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+@pytest.mark.parametrize("curve", ["prime256v1", "secp521r1"])
+def test_a_client_cannot_choose_a_costly_group(authority: Authority, curve: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ecdh_curve(curve)
+    server = authority.context("a.test")
+    if curve == "prime256v1":
+        tls_client.shaken(context, server, "a.test")
+        return
+    with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure|no.shared|no.suitable"):
+        tls_client.shaken(context, server, "a.test")
