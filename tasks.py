@@ -405,6 +405,12 @@ def try_clients(_c: Context, directory: str = "/srv/serai-clients") -> int:
     return clients.clients(SETTINGS, Path(directory))
 
 
+@command(name="secrets")
+def try_secrets(_c: Context, directory: str = "/srv/serai-clients") -> int:
+    """Use secrets in sessions, and search these for them; writes a table of docs/clients.md."""
+    return clients.secrets(SETTINGS, Path(directory))
+
+
 @command(name="programs", iterable=["only"])
 def try_programs(_c: Context, only: list[str] | None = None) -> int:
     """Try many programs, installed in a container, in its sessions; writes docs/programs.md."""

@@ -74,7 +74,7 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir="/srv")))
         folder.chmod(0o755)
-        _certify(folder)
+        certify(folder)
         fill(folder / "www")
         (folder / "site.py").write_text(PROGRAM.read_text())
         pid, prefix = stack.enter_context(outside(folder))
@@ -100,7 +100,7 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
             stack.callback(server.kill)
             assert server.stdout is not None
             assert server.stdout.readline() == b"serves\n"
-        _configure(vm, folder, visible)
+        configure(vm, folder, visible)
         vm.start()
         for name in ("free", "walled", "bound"):
             vm.call("create", name=name)
@@ -109,7 +109,7 @@ def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
         yield Site(vm, folder)
 
 
-def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
+def configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     ca = folder / "ca.pem"
     paths = ["/usr", "/etc", "/opt", str(folder), *visible]
     lines = [f"visible = {json.dumps(paths)}", "[environment]"]
@@ -120,13 +120,13 @@ def _configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     )
 
 
-def _certify(folder: Path) -> None:
+def certify(folder: Path, names: Sequence[str] = NAMES) -> None:
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     for argv in (
         ["-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem"],
         [
             *("-CA", "ca.pem", "-CAkey", "ca.key", "-subj", "/CN=origin.test"),
-            *("-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in NAMES)),
+            *("-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)),
             *("-addext", "basicConstraints=critical,CA:FALSE"),
             *("-keyout", "site.key", "-out", "site.crt"),
         ],

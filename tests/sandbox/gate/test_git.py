@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import threading
@@ -14,15 +13,10 @@ import pytest
 
 from tests.support import gate_process
 from tests.support.gate_process import Gated
+from tests.support.git_server import BACKEND, ENVIRONMENT, answered
 from tests.support.origins import DEADLINE, serving
 
-BACKEND = "/usr/lib/git-core/git-http-backend"
 ADDRESS = "127.0.0.1"  # what the name localhost leads to
-ENVIRONMENT = {
-    **{"PATH": os.environ["PATH"], "HOME": "/nowhere", "GIT_CONFIG_NOSYSTEM": "1"},
-    **{"GIT_AUTHOR_NAME": "x", "GIT_AUTHOR_EMAIL": "x@a.test"},
-    **{"GIT_COMMITTER_NAME": "x", "GIT_COMMITTER_EMAIL": "x@a.test", "GIT_TERMINAL_PROMPT": "0"},
-}
 
 pytestmark = pytest.mark.skipif(not Path(BACKEND).exists(), reason="there is no git-http-backend")
 
@@ -33,34 +27,13 @@ class Backend(BaseHTTPRequestHandler):
     root: Path
 
     def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        length = int(self.headers.get("Content-Length") or 0)
-        done = subprocess.run(
-            [BACKEND],
-            env={
-                **ENVIRONMENT,
-                "GIT_PROJECT_ROOT": str(self.root),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "REMOTE_USER": "x",  # so that it takes a push
-                "REQUEST_METHOD": self.command,
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-            },
-            input=self.rfile.read(length),
-            capture_output=True,
-            check=False,
-            timeout=DEADLINE,
-        )
-        head, _, body = done.stdout.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, fields, content = answered(self.root, self, body)
+        self.send_response(status)
         for name, value in fields.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
 
     do_POST = do_GET  # noqa: N815  # http.server finds it by this name
 

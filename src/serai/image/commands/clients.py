@@ -1,4 +1,4 @@
-"""What `invoke clients` does: install many clients, try them in sessions, write docs/clients.md.
+"""What `invoke clients` and `invoke secrets` do: install clients, try them, write docs/clients.md.
 
 It asks the registries of Python and npm for the newest of each. What else there is to try has to
 be there: in the directory bin/gh, bin/gohello (`tests/support/peers/hello.go`, built),
@@ -24,12 +24,22 @@ PYTHON = {
 NODE = {
     "new": ("axios", "bun", "deno", "got", "node@24", "pnpm", "undici", "yarn"),
     "old": ("axios@1.7.9", "https-proxy-agent"),
+    "sdk": ("@anthropic-ai/sdk",),
 }
 PROGRAMS = ("bun", "deno", "node", "pnpm", "yarn")
 
 
 def clients(settings: Settings, directory: Path) -> int:
     """Install what is not in ``directory`` yet, and try everything. Raises BuildError."""
+    return _tried(settings, directory, "tests.support.clients")
+
+
+def secrets(settings: Settings, directory: Path) -> int:
+    """The same with what uses a secret: `invoke secrets`."""
+    return _tried(settings, directory, "tests.support.secrets_in_use")
+
+
+def _tried(settings: Settings, directory: Path, module: str) -> int:
     if not directory.is_absolute() or directory.parts[1] in ("tmp", "root", "home", "run"):
         raise BuildError(
             f"sessions cannot see {directory}", hint="take a directory below /srv or /opt"
@@ -53,6 +63,4 @@ def clients(settings: Settings, directory: Path) -> int:
     shutil.copytree(
         settings.root / "tests/support/peers/jvm", directory / "jvm", dirs_exist_ok=True
     )
-    return run_visibly(
-        [sys.executable, "-m", "tests.support.clients", directory], cwd=settings.root
-    )
+    return run_visibly([sys.executable, "-m", module, directory], cwd=settings.root)

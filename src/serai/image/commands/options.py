@@ -108,6 +108,7 @@ OWN: dict[str, dict[str, str]] = {
         "formats_": f"a list as of `invoke formats` (default: {','.join(release.FORMATS)})",
     },
     "rehearse": {"only": "a part of a run's name; the record of the others stays"},
+    "secrets": {"directory": "where the clients are installed"},
     "test": {
         "layer": "unit, sandbox, container or vm",
         "lint": "run the linters first",
