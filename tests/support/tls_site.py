@@ -140,6 +140,8 @@ def _answer(tls: ssl.SSLSocket, path: str, report: bytes, turns: threading.Semap
     what, _, query = path.partition("?")
     if what == "/close":
         respond(tls, "200 OK", "Connection: close", body=b"{}")
+        with contextlib.suppress(OSError):
+            tls.unwrap()  # nothing but this says that the answer is whole
         return False
     if what == "/big":
         respond(tls, "200 OK", f"Content-Length: {query}")
@@ -158,6 +160,11 @@ def _answer(tls: ssl.SSLSocket, path: str, report: bytes, turns: threading.Semap
         respond(tls, "101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket")
         while data := tls.recv(65536):
             tls.sendall(data)
+        return False
+    elif what == "/cut":
+        # An answer without a length, whose end is not announced.
+        tls.sendall(b"HTTP/1.1 200 OK\r\n\r\nthe first half")
+        tls.shutdown(socket.SHUT_RDWR)
         return False
     elif what == "/illegal":
         # A header that no client takes, with all that was asked in it.

@@ -67,6 +67,8 @@ class TlsEnding:
     @functools.cached_property
     def _client(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._roots or None)
+        # Or who can cut the connection could shorten an answer, and nobody would see it.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         context.set_alpn_protocols(["http/1.1"])
         return context
 

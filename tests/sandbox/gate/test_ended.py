@@ -6,6 +6,7 @@ The table of attacks in docs/security.md names these tests.
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import signal
 import ssl
@@ -177,6 +178,13 @@ def test_a_connection_is_not_used_again_after_what_ends_it_or_is_odd(site: Site,
         client.request("GET", "/big?5")
         assert client.getresponse().read() == bytes(5)
     assert site.connections == 2
+
+
+def test_an_answer_that_is_cut_short_does_not_look_whole(site: Site) -> None:
+    with site.client() as client:
+        client.request("GET", "/cut")
+        with pytest.raises((http.client.IncompleteRead, OSError)):
+            client.getresponse().read()
 
 
 def test_events_come_one_by_one(site: Site) -> None:
