@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,19 @@ def test_what_is_no_variable_is_left_out(name: str, value: object, tmp_path: Pat
 
 def test_no_gate_is_no_error(tmp_path: Path) -> None:
     assert given.environment(Paths(tmp_path), "blue") == {}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "large"])
+def test_what_is_no_file_of_the_gate_s_is_not_read(tmp_path: Path, kind: str) -> None:
+    good = json.dumps({"environment": {"API_KEY": "x"}}).encode()
+    paths = write(tmp_path, good)
+    file = paths.gate_state / "blue.json"
+    if kind == "large":
+        file.write_bytes(good + b" " * given.MOST)
+    else:
+        file.rename(tmp_path / "other")
+        if kind == "link":
+            file.symlink_to(tmp_path / "other")
+        else:
+            os.mkfifo(file)  # to open it would take for ever
+    assert given.environment(paths, "blue") == {}
