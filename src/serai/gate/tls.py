@@ -69,6 +69,9 @@ class TlsEnding:
         context = ssl.create_default_context(cafile=self._roots or None)
         # Or who can cut the connection could shorten an answer, and nobody would see it.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        # A session may choose its server, which must not choose what keeps the gate busy either.
+        context.set_ecdh_curve("prime256v1")
+        context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!SHA1")
         context.set_alpn_protocols(["http/1.1"])
         return context
 
