@@ -18,7 +18,8 @@ from serai.common.sockets import reset_when_closed
 from serai.gate.relay import Traffic
 from serai.gate.share import PIECE, Share, metered
 
-_RECORDS = 64 << 10
+_RECORDS = 16 << 10
+"""Bytes: what a buffer of OpenSSL once had it keeps, and each connection has four of them."""
 _HEADER = 5
 _KINDS = range(20, 25)
 """Of a record of TLS, as RFC 8446, 5.1, has them."""
