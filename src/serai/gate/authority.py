@@ -175,7 +175,7 @@ class Authority:
         context.set_ecdh_curve("prime256v1")
         # A handshake costs the gate less than a ticket is worth, and what is not resumed needs no
         # thought on which session or host it was of.
-        context.options |= ssl.OP_NO_TICKET
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
         file = self._folder / "chain.pem"
         try:

@@ -117,7 +117,9 @@ def _injected(head: Head, binding: Binding, value: str, placeholder: str) -> Hea
         return _with_header(head, "Authorization", _basic(f"{binding.basic}:{value}"))
     if binding.query:
         return _with_parameter(head, binding.query, value)
-    path = head.path.replace(placeholder, quote(value, safe=""))
+    # Not in the path, which servers repeat where they redirect and where they find nothing.
+    path, mark, query = head.path.partition("?")
+    path += mark + query.replace(placeholder, quote(value, safe=""))
     headers = tuple((name, _in_place(name, own, placeholder, value)) for name, own in head.headers)
     return dataclasses.replace(head, path=path, headers=headers)
 

@@ -96,7 +96,8 @@ def test_a_placeholder_is_replaced_where_it_stands(site: Site) -> None:
     pair = base64.b64encode(f"user:{word}".encode()).decode()
     sent = {"Authorization": f"Basic {pair}", "X-Other": f"Token {word}; {word}"}
     report = site.get(f"/v1/{word}?key={word}", headers=sent)[1]
-    assert report["line"] == f"GET /v1/{SECRET}?key={SECRET} HTTP/1.1"
+    # Not in the path, which servers repeat.
+    assert report["line"] == f"GET /v1/{word}?key={SECRET} HTTP/1.1"
     got = headers(report)
     assert got["x-other"] == f"Token {SECRET}; {SECRET}"
     assert base64.b64decode(got["authorization"][6:]) == f"user:{SECRET}".encode()
