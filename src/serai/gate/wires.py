@@ -20,6 +20,8 @@ from serai.gate.share import PIECE, Share, metered
 
 _RECORDS = 16 << 10
 """Bytes: what a buffer of OpenSSL once had it keeps, and each connection has four of them."""
+_AT_ONCE = 4  # records
+_MUCH = 1 << 20
 _HEADER = 5
 _KINDS = range(20, 25)
 """Of a record of TLS, as RFC 8446, 5.1, has them."""
@@ -119,20 +121,32 @@ class TlsWire(PlainWire):
         way may have cut it off."""
         while True:
             try:
-                return self._tls.read(size)
+                data = self._tls.read(size)
+                break
             except ssl.SSLWantReadError:
                 await self._flush()
                 await self._fill()
             except ssl.SSLZeroReturnError:
                 return b""
+        # More of what is here already, as long as it is nobody else's turn.
+        while len(data) < size and self._has_record() and not self._share.overdue():
+            await self._fill()
+            try:
+                data += self._tls.read(size - len(data))
+            except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                break  # the next call sees it again
+        return data
 
     async def sendall(self, data: bytes) -> None:
         """As Wire has it."""
         view = memoryview(data)
         async with self._sending:
             while view:
-                view = view[self._tls.write(view[:_RECORDS]) :]
-                await self._loop.sock_sendall(self.sock, self._goes.read())
+                sealed: list[bytes] = []
+                while view and len(sealed) < _AT_ONCE:
+                    view = view[self._tls.write(view[:_RECORDS]) :]
+                    sealed.append(self._goes.read())
+                await self._loop.sock_sendall(self.sock, b"".join(sealed))
 
     async def end(self) -> None:
         """As Wire has it."""
@@ -151,13 +165,18 @@ class TlsWire(PlainWire):
             async with self._sending:
                 await self._loop.sock_sendall(self.sock, self._goes.read())
 
+    def _has_record(self) -> bool:
+        return _HEADER < _record(self._unread) <= len(self._unread)
+
     async def _fill(self) -> None:
         """Give OpenSSL the next record, or what is no record."""
         if self._share.overdue():
             await asyncio.sleep(0)
         unread = self._unread
         while (length := _record(unread)) > len(unread):
-            if data := await self._loop.sock_recv(self.sock, _RECORDS):
+            # Little at a time once much waits for others: what is unread here counts nowhere.
+            size = _RECORDS if self._share.held > _MUCH else _RECORDS * _AT_ONCE
+            if data := await self._loop.sock_recv(self.sock, size):
                 unread += data
                 continue
             self._came.write(unread)
