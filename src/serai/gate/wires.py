@@ -20,8 +20,8 @@ from serai.gate.share import PIECE, Share, metered
 
 _RECORDS = 16 << 10
 """Bytes: what a buffer of OpenSSL once had it keeps, and each connection has four of them."""
-_AT_ONCE = 4  # records
-_MUCH = 1 << 20
+_AT_ONCE = 2  # records
+_MUCH = 256 << 10  # bytes
 _HEADER = 5
 _KINDS = range(20, 25)
 """Of a record of TLS, as RFC 8446, 5.1, has them."""
@@ -129,7 +129,7 @@ class TlsWire(PlainWire):
             except ssl.SSLZeroReturnError:
                 return b""
         # More of what is here already, as long as it is nobody else's turn.
-        while len(data) < size and self._has_record() and not self._share.overdue():
+        while len(data) < size and self._may_go_on():
             await self._fill()
             try:
                 data += self._tls.read(size - len(data))
@@ -143,7 +143,7 @@ class TlsWire(PlainWire):
         async with self._sending:
             while view:
                 sealed: list[bytes] = []
-                while view and len(sealed) < _AT_ONCE:
+                while view and len(sealed) < self._at_once:
                     view = view[self._tls.write(view[:_RECORDS]) :]
                     sealed.append(self._goes.read())
                 await self._loop.sock_sendall(self.sock, b"".join(sealed))
@@ -165,8 +165,14 @@ class TlsWire(PlainWire):
             async with self._sending:
                 await self._loop.sock_sendall(self.sock, self._goes.read())
 
-    def _has_record(self) -> bool:
-        return _HEADER < _record(self._unread) <= len(self._unread)
+    def _may_go_on(self) -> bool:
+        here = _HEADER < _record(self._unread) <= len(self._unread)
+        return here and self._at_once > 1 and not self._share.overdue()
+
+    @property
+    def _at_once(self) -> int:
+        """How many records: one, when much of the session waits for others to take it."""
+        return 1 if self._share.held > _MUCH else _AT_ONCE
 
     async def _fill(self) -> None:
         """Give OpenSSL the next record, or what is no record."""
@@ -175,8 +181,7 @@ class TlsWire(PlainWire):
         unread = self._unread
         while (length := _record(unread)) > len(unread):
             # Little at a time once much waits for others: what is unread here counts nowhere.
-            size = _RECORDS if self._share.held > _MUCH else _RECORDS * _AT_ONCE
-            if data := await self._loop.sock_recv(self.sock, size):
+            if data := await self._loop.sock_recv(self.sock, _RECORDS * self._at_once):
                 unread += data
                 continue
             self._came.write(unread)
