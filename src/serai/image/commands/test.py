@@ -14,6 +14,8 @@ from serai.image.errors import BuildError
 from serai.image.run import run_visibly, started
 from serai.image.settings import Settings
 
+HOST = "unit/image"
+
 
 def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
     """Run pytest over one layer or all, and return its exit status; ``linted``: the linters first.
@@ -26,12 +28,14 @@ def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
         if linted:
             lint(settings)
         return run_visibly(_pytest(settings, layer), cwd=settings.root)
-    # The two layers that boot something wait for it half of the time, so all goes on at once.
+    # The two layers that boot something wait for it half of the time, so all goes on at once. The
+    # build host's unit tests follow the shortest of the three.
     *quick, container, vm = LAYERS
-    with _beside(settings, container) as provisioned, _beside(settings, vm) as booted:
+    with _beside(settings, container) as provisioned, _beside(settings, vm, HOST) as booted:
         if linted:
             lint(settings)
-        statuses = [run_visibly(_pytest(settings, *quick), cwd=settings.root)]
+        rest = [*_pytest(settings, *quick), f"--ignore={settings.root / 'tests' / HOST}"]
+        statuses = [run_visibly(rest, cwd=settings.root)]
         for log, run in (provisioned, booted):
             statuses.append(run.wait())
             sys.stdout.write(log.read_text(errors="replace"))
@@ -39,12 +43,14 @@ def test(settings: Settings, layer: str, *, linted: bool = False) -> int:
 
 
 @contextmanager
-def _beside(settings: Settings, layer: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """One layer's pytest, which goes on while we do other things, and the log that it writes."""
+def _beside(
+    settings: Settings, layer: str, *more: str
+) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A layer's pytest, which goes on while we do other things, and the log that it writes."""
     log = settings.cache / "logs" / f"test-{layer}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    with started(_pytest(settings, layer), log=log) as run:
+    with started(_pytest(settings, layer, *more), log=log) as run:
         yield log, run
 
 

@@ -146,7 +146,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
     ),
     "an open gate": (
         "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
-        "async def open_all(self, method, **params):\n"
+        "async def open_all(self, method, /, **params):\n"
         "    if method == 'open':\n"
         "        params['policy'] = {'allow': ['*', '127.0.0.1']}\n"
         "    return await call(self, method, **params)\n"
@@ -159,7 +159,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
     ),
     "rules that do nothing": (
         "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
-        "async def ignore(self, method, **params):\n"
+        "async def ignore(self, method, /, **params):\n"
         "    if method == 'change':\n        return {'cut': 0}\n"
         "    return await call(self, method, **params)\n"
         "GateClient.call = ignore",
@@ -167,7 +167,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
     ),
     "wrong explanations": (
         "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
-        "async def lie(self, method, **params):\n"
+        "async def lie(self, method, /, **params):\n"
         "    found = await call(self, method, **params)\n"
         "    return {**found, 'allowed': True} if method == 'explain' else found\n"
         "GateClient.call = lie",
