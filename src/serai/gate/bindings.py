@@ -12,7 +12,7 @@ from serai.gate import hosts
 from serai.gate.hosts import Host, Target
 
 PORT = 443
-_SECRET = re.compile(r"[a-z0-9-]{1,63}")
+SECRET_NAME = re.compile(r"[a-z0-9-]{1,63}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -40,7 +40,7 @@ _NOT_VARIABLES_ENDING = ("_PROXY", "_OPTIONS", "_OPTS", "_CA_BUNDLE", "_CAFILE")
 
 def secret_name(text: str) -> str:
     """For ``parse``: the name of a secret."""
-    if not _SECRET.fullmatch(text):
+    if not SECRET_NAME.fullmatch(text):
         raise ValueError(f"{text!a} is not a name of a-z, 0-9 and hyphens, at most 63")
     return text
 

@@ -88,7 +88,7 @@ def _secrets(outlet: Egress, policy: Rules, asked: Question, *, ended: bool) -> 
     for binding in policy.bind:
         name, reason = binding.secret, ""
         if asked.plain and binding.names(asked.target.host):
-            reason = f"the secret {name} goes to {asked.target.host} in TLS only"
+            reason = injection.without_tls(name, asked.target)
         elif ended and binding.covers(asked.target):
             known = outlet.secrets is not None and outlet.secrets.value(name) is not None
             reason = "" if known else injection.unset(name)

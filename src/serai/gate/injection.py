@@ -37,6 +37,11 @@ def unset(name: str) -> str:
     return f"the secret {name} is not set: serai secret set {name}"
 
 
+def without_tls(name: str, target: Target) -> str:
+    """Why a request to ``target`` that is not in TLS is refused."""
+    return f"the secret {name} goes to {target.host} in TLS only"
+
+
 def bound(bindings: Sequence[Binding], target: Target) -> list[Binding]:
     """The bindings whose secrets go to ``target``."""
     return [each for each in bindings if each.covers(target)]
@@ -77,7 +82,7 @@ def refuse_plain(head: Head, bindings: Sequence[Binding]) -> None:
     for binding in bindings:
         if binding.names(head.target.host):
             name = binding.secret
-            raise NotInjected(name, f"the secret {name} goes to {head.target.host} in TLS only")
+            raise NotInjected(name, without_tls(name, head.target))
 
 
 def without_store(head: Head, bindings: Sequence[Binding]) -> Head:

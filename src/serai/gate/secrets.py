@@ -22,11 +22,11 @@ from typing import Any
 
 from serai.common import files
 from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
+from serai.gate.bindings import SECRET_NAME
 from serai.gate.vm_key import KEY_BYTES
 
 log = logging.getLogger("serai.gate")
 LONGEST = 8192
-_NAME = re.compile(r"[a-z0-9-]{1,63}")
 _VALUE = re.compile(rf"[ -~]{{1,{LONGEST}}}")
 _SECRET, _OTHER = ".secret", ".sealed"
 _USES = "uses.json"
@@ -58,7 +58,7 @@ class Store:
         self._marking = _derived(key, b"placeholders")
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = (each for each in folder.glob("*" + _SECRET) if _NAME.fullmatch(each.stem))
+        found = (each for each in folder.glob("*" + _SECRET) if SECRET_NAME.fullmatch(each.stem))
         self._secrets = {each.stem: self._load(each) for each in found}
         self._uses = self._load_uses()
         self._noted = dict(self._uses)
@@ -213,7 +213,7 @@ def _derived(key: bytes, purpose: bytes) -> bytes:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not SECRET_NAME.fullmatch(name):
         hint = "a name has 1 to 63 of a-z, 0-9 and hyphens"
         raise SeraiError("this cannot be a secret's name", hint, INVALID_PARAMS)
 
