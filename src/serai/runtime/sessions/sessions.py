@@ -159,6 +159,9 @@ class Sessions:
                 previous = self.registry.active()
                 if previous is not None and previous.uid in uids:
                     goals[previous.uid] = State.READY if keep_running else State.FROZEN
+                if self._current(wanted.uid).state is State.FROZEN:
+                    # Thawed last: it would take the CPU that the other one needs to stop.
+                    goals = dict(reversed(goals.items()))
                 await self._go(goals)
             return self._current(wanted.uid)
 
@@ -334,6 +337,10 @@ class Sessions:
     async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
         """Undo what a failed step left; other sessions of the operation stay what they were."""
         states = {uid: self._current(uid).state for uid in goals}
+        for other in map(self._current, goals.keys() - {failed.uid}):
+            with contextlib.suppress(SeraiError, OSError):
+                for back in plan(other.name, goals[other.uid], other.state):
+                    await self._steps.do(back, other)
         states[failed.uid] = fallback(failed.state, step)
         if not FACTS[states[failed.uid]].running:
             with contextlib.suppress(SeraiError, OSError):
