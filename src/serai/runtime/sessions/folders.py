@@ -157,15 +157,16 @@ class Folders:
 
     def shown(self, record: Record, running: Running | None) -> list[dict[str, Any]]:
         """The attachments of a session as clients see them."""
-        there = self._seen(record, running) if running is not None else {}
+        mine = [it for it in self._book.of(record.uid).values() if it.attached]
+        # A session's mounts are many and take long to read; most sessions have no attachments.
+        there = self._seen(record, running) if mine and running is not None else {}
         rows = []
-        for role, it in self._book.of(record.uid).items():
-            if it.attached:
-                mount = there.get(path_roles.find(role).folder)
-                kind = mount.kind if mount else None
-                problem = self._problems.get((record.uid, role))
-                keys = {"role": role, "path": it.path, "writable": it.writable}
-                rows.append({**keys, "host_path": it.host_path, "mount": kind, "problem": problem})
+        for it in mine:
+            mount = there.get(path_roles.find(it.role).folder)
+            kind = mount.kind if mount else None
+            problem = self._problems.get((record.uid, it.role))
+            keys = {"role": it.role, "path": it.path, "writable": it.writable}
+            rows.append({**keys, "host_path": it.host_path, "mount": kind, "problem": problem})
         return rows
 
     async def _mount(self, record: Record, running: Running, it: Attachment) -> None:
