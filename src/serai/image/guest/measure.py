@@ -7,8 +7,10 @@ took turns, so that whatever else the VM does hits both alike.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import selectors
 import statistics
 import sys
 import threading
@@ -19,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common.errors import SeraiError
 from serai.runtime.client import Client
 
 ROUNDS = 40
@@ -27,6 +30,9 @@ FEW, MANY = 10, 100_000
 ARCHIVED = 1000
 DEADLINE = 300.0
 SOCKETS, SOCKETS_TITLE = "bench-sockets", ", sockets"
+BURSTS = (20, 100, 200)
+BURST_ROUNDS = 3
+NUMBERS = itertools.count(1)
 
 
 def milliseconds(action: Callable[[], Any]) -> float:
@@ -227,7 +233,97 @@ def many(client: Client, bare: Bare) -> list[dict[str, Any]]:
     ]
 
 
-GROUPS = {"memory": memory, "start": start, "archive": archive, "many": many}
+def burst(client: Client, bare: Bare) -> list[dict[str, Any]]:
+    """Many clients at once, each of which connects, asks for a session and waits for its answer.
+
+    One client alone and bare bubblewraps come before and after each burst: what they take is what
+    the answers of a burst are compared with.
+    """
+    alone: list[float] = []
+    bares: list[float] = []
+    found: dict[int, list[list[float]]] = {count: [] for count in BURSTS}
+    failed = dict.fromkeys(BURSTS, 0)
+
+    def compare() -> None:
+        for _ in range(4):
+            bares.append(bare.take())
+            alone.extend(at_once(client, 1))
+
+    at_once(client, 1)
+    compare()
+    for _ in range(BURST_ROUNDS):
+        for count in BURSTS:
+            found[count].append(took := at_once(client, count))
+            failed[count] += count - len(took)
+            compare()
+    rows = [row("create, a client of its own", alone, bares)]
+    for count in BURSTS:
+        counted = {"name": f"{count} creates at once, failed", "value": failed[count], "unit": ""}
+        rows.append({**counted, "baseline": None})
+        rows += bursts(count, [run for run in found[count] if run], alone, bares)
+    return rows
+
+
+def bursts(
+    count: int, runs: list[list[float]], alone: list[float], bares: list[float]
+) -> list[dict[str, Any]]:
+    """What several bursts of ``count`` took, beside one client alone and beside a bubblewrap."""
+    title = f"{count} creates at once"
+    totals = [max(run) for run in runs] or [1000 * DEADLINE]
+    each = [total / count for total in totals]
+    plain = {
+        f"{title}, each": (statistics.median(each), "ms"),
+        f"{title}, a second": (1000 / statistics.median(each), ""),
+    }
+    return [
+        *(
+            {"name": name, "value": value, "unit": unit, "baseline": None}
+            for name, (value, unit) in plain.items()
+        ),
+        row(f"{title}, each, bare bwraps", each, bares),
+        row(f"{title}, first answer", [min(run) for run in runs] or totals, alone),
+        row(f"{title}, median answer", [statistics.median(run) for run in runs] or totals, alone),
+        row(f"{title}, last answer", totals, alone),
+    ]
+
+
+def at_once(client: Client, count: int) -> list[float]:
+    """When each answer came, in milliseconds from the start on, of sessions that a command runs in.
+
+    Each has a name: without one it might be a session that was made before. All are removed again.
+    """
+    names = [f"burst-{next(NUMBERS)}" for _ in range(count)]
+    took: dict[str, float] = {}
+    begin = time.perf_counter()
+    with selectors.DefaultSelector() as waiting:
+        for name in names:
+            own = Client(timeout=DEADLINE)
+            waiting.register(
+                own, selectors.EVENT_READ, (own, name, own.ask("create", {"name": name}))
+            )
+        while waiting.get_map() and (ready := waiting.select(DEADLINE)):
+            for key, _ in ready:
+                own, name, number = key.data
+                try:
+                    own.wait(number)
+                    took[name] = 1000 * (time.perf_counter() - begin)
+                except SeraiError as error:
+                    print(f"{name}: {error}", file=sys.stderr)
+                waiting.unregister(own)
+                own.close()
+    for name in names:
+        try:
+            if client.call("exec", name=name, argv=["true"], stdio="null")["status"] != 0:
+                took.pop(name, None)
+            client.call("remove", name=name)
+        except SeraiError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            took.pop(name, None)
+    settled(client)
+    return sorted(took.values())
+
+
+GROUPS = {"memory": memory, "start": start, "archive": archive, "many": many, "burst": burst}
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ def test_every_budget_is_measured_by_that_name() -> None:
     assert set(bench.GROUPS) == {*measure.GROUPS, *others}
     assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
     assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
+    assert all(f"{count} creates at once, failed" in bench.BUDGETS for count in measure.BURSTS)
     for what in ("read", "write"):
         assert f"{measure_folders.TOLD[what]}, idmapped" in bench.BUDGETS
 
