@@ -55,6 +55,7 @@ WALLS = (
 )
 SYSTEMD = ("/usr/bin/systemd-run", "--quiet", "--collect", "--wait")
 
+NODE = "/usr/local/bin/node"
 SRT = "/usr/local/lib/srt/node_modules/@anthropic-ai/sandbox-runtime/dist"
 SRT_SETTINGS = {
     "network": {"allowedDomains": ["example.com"], "deniedDomains": []},
@@ -108,7 +109,6 @@ def processes(
     count: int,
     uid: int = 0,
     files: Sequence[tuple[int, str]] = (),
-    home: Path = WORK,
 ) -> Taken:
     """Start ``count`` processes at once and wait for all; ``uid`` is whose they are.
 
@@ -119,14 +119,14 @@ def processes(
     opened = [(os.POSIX_SPAWN_OPEN, number, path, 0, 0) for number, path in files]
     opened += [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
     opened += [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/usr/sbin", "HOME": str(home), "LANG": "C"}
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/usr/sbin", "HOME": "/", "LANG": "C"}
     theirs, ours = os.pipe()
     if os.fork() == 0:
         if uid:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        os.chdir(home)
+        os.chdir("/")
         begin = time.perf_counter()
         for each in commands:
             os.posix_spawn(each[0], each, environment, file_actions=opened)
@@ -148,9 +148,7 @@ def bare(name: str, uid: int) -> Contender:
         (4, f"/run/serai/sessions/{name}/args"),
     ]
     argv = ["/usr/bin/bwrap", "--args", "4", "--seccomp", "3", "--", TRUE]
-    return Contender(
-        "bare bubblewrap", lambda count: processes(lambda: argv, count, uid, files, Path("/"))
-    )
+    return Contender("bare bubblewrap", lambda count: processes(lambda: argv, count, uid, files))
 
 
 def serai(client: Client, kept: str) -> list[Contender]:
@@ -253,19 +251,31 @@ def podman() -> list[Contender]:
 
 
 def srt() -> list[Contender]:
-    """srt by its command, which starts proxies for each, and as a library, which shares them."""
-    home = WORK / "srt"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
+    """srt by its command, which starts proxies for each, and as a library, which shares them.
+
+    Each command has a directory of its own: in one that is shared, they remove each other's mount
+    points and fail.
+    """
     settings, program = WORK / "srt.json", WORK / "srt.mjs"
     settings.write_text(json.dumps(SRT_SETTINGS))
     program.write_text(SRT_LIBRARY % SRT)
-    argv = ["/usr/local/bin/node", f"{SRT}/cli.js", "--settings", str(settings), TRUE]
+
+    def fresh() -> Path:
+        made = WORK / f"srt-{next(NUMBERS)}"
+        made.mkdir()
+        os.chown(made, NOBODY, NOBODY)
+        return made
+
+    def argv() -> list[str]:
+        home = fresh()
+        enter = ["/usr/bin/env", f"--chdir={home}", f"HOME={home}"]
+        return [*enter, NODE, f"{SRT}/cli.js", "--settings", str(settings), TRUE]
+
     library = subprocess.Popen(
-        ["/usr/local/bin/node", program, settings],
+        [NODE, program, settings],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=home,
+        cwd=(home := fresh()),
         env={"PATH": "/usr/local/bin:/usr/bin", "HOME": str(home)},
         user=NOBODY,
         group=NOBODY,
@@ -279,7 +289,7 @@ def srt() -> list[Contender]:
         return took, failed
 
     return [
-        Contender("srt", lambda count: processes(lambda: argv, count, NOBODY, home=home)),
+        Contender("srt", lambda count: processes(argv, count, NOBODY)),
         Contender("srt, as a library", ask),
     ]
 
