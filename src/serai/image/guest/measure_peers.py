@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ sys.path.insert(0, "/usr/lib/serai/python")
 from serai.common.errors import SeraiError
 from serai.runtime.client import Client
 
-ROUNDS, WARM = 15, 2
+ROUNDS, WARM = 12, 2
 BURST, BURST_ROUNDS = 100, 3
 DEADLINE = 300.0
-TRUE = "/usr/bin/true"
+TRUE, SLEEP = "/usr/bin/true", "/usr/bin/sleep"
 WORK = Path("/sessions/peers")
 """On the disk of the sessions, so that everybody waits for the same one."""
+HOMES = Path("/srv/peers")
+"""For srt, since bubblewrap 0.12 must be able to list all directories above."""
 NOBODY = 65534
 NUMBERS = itertools.count(1)
 NEW = "Serai, a new session"
@@ -213,17 +216,15 @@ def systemd() -> Contender:
 
 
 def podman() -> list[Contender]:
-    """An image with nothing but true in it, run by root with either runtime.
+    """An image with next to nothing in it, run by root with either runtime.
 
     In this container crun can't raise the limit for locked memory and so gets no cgroup, and runc
     can't limit tasks.
     """
     image, quiet = WORK / "image", subprocess.DEVNULL
-    linked = subprocess.run(
-        ["/usr/bin/ldd", TRUE], capture_output=True, text=True, check=True
-    ).stdout
-    libraries = [word for word in linked.split() if word.startswith("/")]
-    for path in [TRUE, *libraries]:
+    linked = subprocess.run(["/usr/bin/ldd", TRUE], capture_output=True, text=True, check=True)
+    libraries = [word for word in linked.stdout.split() if word.startswith("/")]
+    for path in [TRUE, SLEEP, *libraries]:
         (image / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, image / path.lstrip("/"))
     for name in ("etc", "proc", "sys", "dev", "tmp"):
@@ -231,23 +232,27 @@ def podman() -> list[Contender]:
     archive = WORK / "image.tar"
     subprocess.run(["/usr/bin/tar", "-C", image, "-cf", archive, "."], check=True)
     program = ["/usr/bin/podman", "--root", str(WORK / "podman"), "--runroot", "/run/podman-peers"]
-    subprocess.run(
-        [*program, "import", "--quiet", archive, "localhost/true"], check=True, stdout=quiet
-    )
+
+    def command(*argv: str | Path) -> None:
+        subprocess.run([*program, *argv], check=True, stdout=quiet)
+
+    command("import", "--quiet", archive, "localhost/small")
     walls = ["--network=none", "--read-only", "--cap-drop=all", "--user=1000:1000"]
     walls += ["--security-opt=no-new-privileges"]
-    what = ["localhost/true", TRUE]
 
-    def way(runtime: str, *special: str) -> Contender:
-        argv = [*program, f"--runtime={runtime}", "run", *walls, *special, *what]
-        return Contender(
-            f"podman run, {runtime}", lambda count: processes(lambda: argv, count), clear
-        )
+    def run(runtime: str, special: str) -> Contender:
+        argv = [*program, f"--runtime={runtime}", "run", *walls, special, "localhost/small", TRUE]
+        clear = partial(command, "container", "prune", "--force")
+        return Contender(f"podman run, {runtime}", lambda n: processes(lambda: argv, n), clear)
 
-    def clear() -> None:
-        subprocess.run([*program, "rm", "--all", "--force", "--time=0"], check=False, stdout=quiet)
-
-    return [way("crun", "--cgroups=disabled"), way("runc", "--pids-limit=0")]
+    kept = [*walls, "--pids-limit=0", "--name=kept", "localhost/small", SLEEP, "infinity"]
+    command("--runtime=runc", "run", "--detach", *kept)
+    argv = [*program, "exec", "kept", TRUE]
+    return [
+        run("crun", "--cgroups=disabled"),
+        run("runc", "--pids-limit=0"),
+        Contender("podman exec, runc", lambda count: processes(lambda: argv, count)),
+    ]
 
 
 def srt() -> list[Contender]:
@@ -261,7 +266,7 @@ def srt() -> list[Contender]:
     program.write_text(SRT_LIBRARY % SRT)
 
     def fresh() -> Path:
-        made = WORK / f"srt-{next(NUMBERS)}"
+        made = HOMES / f"srt-{next(NUMBERS)}"
         made.mkdir()
         os.chown(made, NOBODY, NOBODY)
         return made
@@ -334,6 +339,7 @@ def measured(ways: Sequence[Contender]) -> list[dict[str, Any]]:
 
 def main() -> None:
     WORK.mkdir(mode=0o755)
+    HOMES.mkdir(mode=0o755)
     with Client(timeout=DEADLINE) as client:
         session = client.call("create", name="bench")
         ways = [
