@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-_LISTEN = "0A"
 _OCTAL = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
@@ -48,12 +47,6 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-def listening(table: str) -> set[int]:
-    """The TCP ports listened on, from the text of /proc/PID/net/tcp or tcp6."""
-    rows = (line.split() for line in table.splitlines()[1:])
-    return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == _LISTEN}
 
 
 def sockets(sockstat: str) -> int:

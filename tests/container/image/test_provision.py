@@ -83,7 +83,7 @@ def verify_the_reference(container: Container) -> None:
     assert files in ("524288", container.shell("ulimit -Hn"))
     assert others == ["14813", "8192", "8192", "0"]
     shown = container.shell("systemctl show -P ProtectProc serai-session@name.service")
-    assert shown == "invisible"
+    assert shown == "default"
     assert container.shell("dpkg-query -W -f '${Status}' qemu-guest-agent").endswith("installed")
     # Every line is a setting, with the sign that lets a kernel lack it.
     for name in ("60-serai", "60-serai-limits"):

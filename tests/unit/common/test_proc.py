@@ -11,12 +11,6 @@ MOUNTINFO = """\
 36 25 98:0 /a\\040b /sessions/x/mnt/a\\040b\\134c ro master:1 - fuse.bindfs /dev/b ro,user_id=0
 40 25 0:9 / /sys/fs/cgroup/systemd rw - cgroup  rw,name=systemd
 """
-TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
-   0: 0100007F:0C38 00000000:0000 0A 00000000:00000000 00:00000000 00000000  2000
-   1: 0100007F:0438 00000000:0000 0A 00000000:00000000 00:00000000 00000000  2000
-   2: 0100007F:0C38 0100007F:C000 01 00000000:00000000 00:00000000 00000000  2000
-   3: 0100007F:C000 0100007F:0C38 01 00000000:00000000 00:00000000 00000000  2000
-"""
 
 
 def test_a_mount_is_read_with_its_options_and_the_file_systems() -> None:
@@ -49,10 +43,6 @@ def test_children_are_found_and_one_that_is_gone_has_none() -> None:
         child.kill()
         child.wait()
     assert proc.children(child.pid) == []
-
-
-def test_listening_ports_are_told_from_connections() -> None:
-    assert proc.listening(TCP) == {3128, 1080}
 
 
 def test_sockets_are_counted() -> None:

@@ -124,7 +124,7 @@ def test_a_sessions_unit_has_no_limit_of_its_own_and_does_not_start_without_sess
         line.split("=")[0]
         for line in supervisor.drop_in(settings.SessionSettings()).splitlines()[1:]
     }
-    assert len(limits - {"MemorySwapMax"}) == len(LIMITS)  # that one is nobody's choice
+    assert len(limits - {"Environment", "MemorySwapMax"}) == len(LIMITS)  # nobody chooses those
     assert not keys & limits
     assert f"AssertPathExists={supervisor.DROP_IN}\n" in UNIT
 

@@ -67,7 +67,7 @@ def make(
 
 def encode(hints: Mapping[str, Any]) -> bytes:
     """The hints as the file that a session can read."""
-    return json.dumps(hints, indent=1).encode() + b"\n"
+    return json.dumps(hints).encode() + b"\n"
 
 
 def prompt(hints: Mapping[str, Any], template: Path = TEMPLATE) -> str:

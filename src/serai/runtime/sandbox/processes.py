@@ -11,6 +11,9 @@ from serai.common import bridge, linux, proc
 from serai.common.errors import TIMEOUT, SeraiError
 
 DEADLINE = 15.0
+FIRST = 0.004
+OFTEN = 0.001
+"""Seconds until the first look at a sandbox that starts, and from one to the next, at least."""
 TERMINALS = 512
 """Each costs about 25 KiB that the kernel counts for nobody: pts(4), "max"."""
 
@@ -46,7 +49,7 @@ async def ready(main: int, *, bridge: bool = True, deadline: float = DEADLINE) -
     Without ``bridge`` for PID 1 only: in a session that runs already, payloads may have ended the
     bridge or stopped it. Raises SeraiError if the sandbox ends or needs more than ``deadline`` s.
     """
-    end = time.monotonic() + deadline
+    begin = time.monotonic()
     init = None
     while True:
         init = init or init_of(main)
@@ -56,18 +59,20 @@ async def ready(main: int, *, bridge: bool = True, deadline: float = DEADLINE) -
         except OSError:
             # It is ending: reading a zombie's net folder fails with EINVAL.
             init = None
-        if time.monotonic() > end:
+        waited = time.monotonic() - begin
+        if waited > deadline:
             what = "the bridge" if bridge else "the sandbox"
             raise SeraiError(f"{what} did not answer within {deadline:g} s", code=TIMEOUT)
-        await asyncio.sleep(0.001)
+        # Where many start at once, looking often would take the time that they need.
+        await asyncio.sleep(max(OFTEN, waited / 12) if waited > FIRST else FIRST)
 
 
 def _listens(init: int) -> bool:
-    # The table of connections takes milliseconds to read, however short it is: the kernel goes
-    # through all of its hash buckets. So the number of sockets is looked at first.
+    # Nobody else has a socket in a sandbox that has just started, and one is counted from listen(2)
+    # on. The table of connections would tell the ports, but takes milliseconds to read, however
+    # short it is: the kernel goes through all of its hash buckets.
     return any(
-        proc.sockets(Path(f"/proc/{init}/net/sockstat{family}").read_text()) >= len(bridge.PORTS)
-        and proc.listening(Path(f"/proc/{init}/net/tcp{family}").read_text()) >= bridge.PORTS
-        for family in ("6", "")
-        if Path(f"/proc/{init}/net/tcp{family}").exists()
+        proc.sockets(table.read_text()) >= len(bridge.PORTS)
+        for table in (Path(f"/proc/{init}/net/sockstat{family}") for family in ("6", ""))
+        if table.exists()
     )

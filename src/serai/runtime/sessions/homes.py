@@ -139,6 +139,8 @@ async def delete(paths: Paths, uid: int) -> None:
     every process of the session is gone. Raises SeraiError if something is left.
     """
     for folder in (paths.removing, paths.making, paths.jobs):
+        if not os.path.lexists(folder / str(uid)):
+            continue
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen(
                 ["/usr/bin/nice", "-n", "10", "rm", "-rf", "--one-file-system", "--", str(uid)],

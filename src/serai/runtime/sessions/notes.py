@@ -20,6 +20,7 @@ from serai.runtime.sessions.registry import Record
 
 log = logging.getLogger(__name__)
 Entry = dict[str, Any]
+Told = asyncio.Future[SeraiError | None]
 MOST = 10_000
 """Entries that wait; of those that come then, the log says how many there were."""
 BATCH = 200
@@ -37,6 +38,7 @@ class Notes:
     def __init__(self, gate: GateClient) -> None:
         self._gate = gate
         self._waiting: deque[Entry] = deque()
+        self._urgent: list[tuple[Entry, Told]] = []
         self._dropped = 0
         self._sending = asyncio.Lock()
         self._there = asyncio.Event()
@@ -46,10 +48,18 @@ class Notes:
 
         It may be there twice if the gate is killed just then.
         """
-        async with self._sending:
-            await self._send_waiting()
-            if not await self._send([entry]):
-                raise UNWRITTEN
+        told: Told = asyncio.get_running_loop().create_future()
+        self._urgent.append((entry, told))
+        try:
+            async with self._sending:
+                # Whoever had its turn before has sent for others, too.
+                while not told.done():
+                    await self._send_urgent()
+        finally:
+            if not told.done():
+                self._urgent.remove((entry, told))
+        if (error := told.result()) is not None:
+            raise error
 
     def later(self, entry: Entry) -> None:
         """Have an entry in the audit log within a second, or as soon as the gate is there."""
@@ -79,6 +89,23 @@ class Notes:
         """Send what still waits; a gate that does not answer is not waited for."""
         with contextlib.suppress(SeraiError, asyncio.TimeoutError):
             await asyncio.wait_for(self._send_waiting(), LAST)
+
+    async def _send_urgent(self) -> None:
+        """Send what ``now`` was asked for, and tell each who asked how that went."""
+        batch, self._urgent = self._urgent[:BATCH], self._urgent[BATCH:]
+        error: SeraiError | None = UNWRITTEN
+        noted = 0
+        try:
+            await self._send_waiting()
+            noted = await self._send([entry for entry, _ in batch])
+        except SeraiError as failed:
+            error = failed
+        except asyncio.CancelledError:
+            self._urgent = [*batch, *self._urgent]
+            raise
+        for at, (_, told) in enumerate(batch):
+            if not told.done():
+                told.set_result(None if at < noted else error)
 
     async def _send_waiting(self) -> None:
         while self._waiting or self._dropped:

@@ -35,6 +35,15 @@ class Usage:
     files_limit: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """What each session may have of a disk of so many bytes; 0 is no limit, as to the kernel."""
+
+    bytes: int
+    files: int
+    disk: int
+
+
 class Level(Enum):
     """How full the sessions disk is."""
 
@@ -64,27 +73,31 @@ def free_files(sessions: Path) -> float:
 
 def share(
     sessions: Path, uids: Collection[int], disk: Disk, own: Mapping[int, str] | None = None
-) -> bool:
+) -> Part | None:
     """Limit the sessions that can write, so that what all of them may take is there.
 
     ``own`` has, by UID, what a session is to have at most although there may be more for
-    it. False where there are no quotas. Raises OSError.
+    it. Returns what each may have; None where there are no quotas. Raises OSError.
     """
-    found = [usage(sessions, uid) for uid in uids]
-    used = [each for each in found if each is not None]
-    if len(used) < len(found):
-        return False
+    used = []
+    for uid in uids:
+        if (found := usage(sessions, uid)) is None:
+            return None
+        used.append(found)
     whole = os.statvfs(sessions)
     size, taken = whole.f_frsize * whole.f_blocks, whole.f_frsize * (whole.f_blocks - whole.f_bfree)
     space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used])
     taken = whole.f_files - whole.f_ffree
     files = _part(disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used])
-    mine = {uid: sizes.limit(text, size) for uid, text in (own or {}).items() if text}
-    return all(limit(sessions, uid, _less(space, mine.get(uid)), files) for uid in uids)
+    part = Part(space, files, size)
+    own = own or {}
+    return part if all(limit(sessions, uid, part, own.get(uid, "")) for uid in uids) else None
 
 
-def _less(space: int, own: int | None) -> int:
-    return space if own is None else min(space or own, own)
+def least(part: Part, own: str) -> int:
+    """The bytes of a part, or of a session's own limit if there is one and it is less."""
+    limit = sizes.limit(own, part.disk) if own else None
+    return part.bytes if limit is None else min(part.bytes or limit, limit)
 
 
 def _part(text: str, reserve: int, whole: int, taken: int, used: Collection[int]) -> int:
@@ -110,9 +123,12 @@ def fair(used: Collection[int], room: int) -> int:
     return max(room, 0) // parts
 
 
-def limit(sessions: Path, uid: int, space: int, files: int) -> bool:
-    """Limit a session to so many bytes and files; False without quotas. Raises OSError."""
-    wanted = _BLOCK.pack(-(-space // _KIB), 0, 0, files, 0, 0, 0, 0, _LIMITS)
+def limit(sessions: Path, uid: int, part: Part, own: str = "") -> bool:
+    """Limit a session to a part, or to its ``own`` limit if that is less.
+
+    False without quotas. Raises OSError.
+    """
+    wanted = _BLOCK.pack(-(-least(part, own) // _KIB), 0, 0, part.files, 0, 0, 0, 0, _LIMITS)
     return _call(sessions, _SET, uid, bytearray(wanted)) is not None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +175,20 @@ class Registry:
                 self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (*request, uid, now))
             return new, True
 
+    def together(self, changes: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Carry out changes in one transaction, which is durable when this returns.
+
+        Each one's result, or the SeraiError that it raised: then it alone changed nothing.
+        """
+        done: list[Any] = []
+        with self._transaction():
+            for change in changes:
+                try:
+                    done.append(change())
+                except SeraiError as error:
+                    done.append(error)
+        return done
+
     def adopt(self, uid: int, name: str, state: State, now: float) -> None:
         """Take in a session of which only the home is left, from a registry that was lost."""
         with self._transaction():
@@ -311,6 +325,10 @@ class Registry:
 
     @contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        if self._db.in_transaction:
+            with self._savepoint():
+                yield
+            return
         try:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
@@ -325,6 +343,18 @@ class Registry:
             raise SeraiError(
                 f"the registry cannot be written: {error}", "is the sessions disk full?"
             ) from error
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """A part of a transaction that may fail by itself."""
+        self._db.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK TO part")
+            raise
+        finally:
+            self._db.execute("RELEASE part")
 
 
 def _record(

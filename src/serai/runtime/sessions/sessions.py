@@ -31,6 +31,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from serai.common.errors import WRONG_STATE, SeraiError
@@ -44,8 +45,9 @@ from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
-from serai.runtime.sessions.steps import Steps
+from serai.runtime.sessions.steps import AT_ONCE, Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
+from serai.runtime.sessions.together import Together
 from serai.runtime.sessions.uses import Uses
 from serai.runtime.settings import SessionSettings
 
@@ -90,6 +92,8 @@ class Sessions:
         self.uses = Uses()
         self._locks: dict[int, asyncio.Lock] = {}
         self._switching = asyncio.Lock()
+        self._creating = asyncio.Semaphore(AT_ONCE)
+        self._together = Together(registry)
         self._tasks: set[asyncio.Task[None]] = set()
         self._deletions: set[asyncio.Task[None]] = set()
 
@@ -117,8 +121,11 @@ class Sessions:
         fingerprint = json.dumps([name, dict(labels), profile, *more], sort_keys=True)
         request = None if request_id is None else (request_id, fingerprint)
         self.fault("create:journal")
-        record, _ = self.registry.add(name, labels, time.time(), request, egress, own=own)
-        async with self._locked(record.uid):
+        adding = partial(self.registry.add, name, labels, time.time(), request, egress, own=own)
+        record, _ = await self._together.do(adding)
+        # Users whose sessions start soon are in the files by the time the first of them starts.
+        self._steps.expect_user(record.uid, record.name)
+        async with self._creating, self._locked(record.uid):
             record = self._current(record.uid)
             if record.state is State.CREATING:
                 try:

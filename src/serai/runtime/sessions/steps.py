@@ -23,6 +23,10 @@ from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
+AT_ONCE = 2 * (os.cpu_count() or 1)
+"""Sandboxes that start at the same time. With more, all of many would be ready at the end only."""
+MOMENT = 0.2
+"""Seconds in which sessions may have more of the disk than their part: see ``share_disk``."""
 
 
 class Steps:
@@ -51,6 +55,10 @@ class Steps:
         self._frozen: set[int] = set()
         self._quotas: dict[int, str] = {}
         self._users: dict[int, str] = {}
+        self._written: dict[int, str] = {}
+        self._part: quota.Part | None = None
+        self._dividing: asyncio.TimerHandle | None = None
+        self._starting = asyncio.Semaphore(AT_ONCE)
 
     def running(self, uid: int) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
@@ -61,6 +69,10 @@ class Steps:
         self._users = dict(names)
         self._write_users()
 
+    def expect_user(self, uid: int, name: str) -> None:
+        """Have a user in the files by the time its session starts: one writing for many."""
+        self._users[uid] = name
+
     def drop_user(self, uid: int) -> None:
         """Take a user away."""
         if self._users.pop(uid, None) is not None:
@@ -70,6 +82,8 @@ class Steps:
         """Stop watching units; they go on."""
         for uid in list(self._running):
             self._let_go(uid)
+        if self._dividing is not None:
+            self._dividing.cancel()
 
     async def tell_gate(self, running: list[Record]) -> None:
         """These sessions run, by these policies, and no others."""
@@ -113,7 +127,7 @@ class Steps:
             await self._limit_unit(record)
         elif step is Step.LIMIT_DISK:
             self._quotas[uid] = record.own.limits.get("quota", "")
-            self.share_disk()
+            self._limit_disk(uid)
         elif step is Step.MOUNT_FOLDERS:
             await self._folders.bring_back(record, self._running[uid])
         elif step is Step.STOP:
@@ -122,28 +136,51 @@ class Steps:
             await self._set_frozen(record, step is Step.FREEZE)
 
     async def _start_unit(self, record: Record) -> None:
-        if record.uid not in self._users:
-            self._users[record.uid] = record.name
+        self.expect_user(record.uid, record.name)
+        if record.uid not in self._written:
             self._write_users()
         homes.mend(self._paths, record.name, record.uid)
         rules = own.effective(self.settings, record.own)
         publish.session(self._paths, rules, record.name, record.uid, record.own.sandbox)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
-        main = await self._supervisor.start(record.name)
-        await self._watch(record, main, fresh=True)
+        async with self._starting:
+            main = await self._supervisor.start(record.name)
+            await self._watch(record, main, fresh=True)
 
     async def _limit_unit(self, record: Record) -> None:
         limits = own.properties(self.settings, record.own)
         await self._supervisor.limit(record.name, limits, own=bool(record.own.limits))
 
     def share_disk(self) -> None:
-        """Limit what sessions that can write now may use. Without a quota they run all the same."""
+        """Divide the disk anew among the sessions that can write, in a moment.
+
+        That takes a while for hundreds of them, so many changes make one division.
+        """
+        if self._dividing is None:
+            self._dividing = asyncio.get_running_loop().call_later(MOMENT, self._divide_disk)
+
+    def _divide_disk(self) -> None:
+        """Without a quota they run all the same."""
+        self._dividing = None
         writing = self._running.keys() - self._frozen
         try:
-            quota.share(self._paths.sessions, writing, self.settings.disk, self._quotas)
+            self._part = quota.share(
+                self._paths.sessions, writing, self.settings.disk, self._quotas
+            )
         except OSError as error:
             log.error("quotas are not set: %s", error)
+
+    def _limit_disk(self, uid: int) -> None:
+        """Before a session can write: the part that the last division left for the next one."""
+        try:
+            if self._part is None:
+                self._divide_disk()
+            else:
+                quota.limit(self._paths.sessions, uid, self._part, self._quotas.get(uid, ""))
+        except OSError as error:
+            log.error("the quota of UID %d is not set: %s", uid, error)
+        self.share_disk()
 
     async def _stop_unit(self, record: Record) -> None:
         running = self._let_go(record.uid)
@@ -168,7 +205,7 @@ class Steps:
             self.share_disk()
         else:
             self._frozen.discard(record.uid)
-            self.share_disk()
+            self._limit_disk(record.uid)
             cgroups.thaw(running.cgroup)
 
     async def _watch(self, record: Record, main: int, *, fresh: bool) -> None:
@@ -202,4 +239,5 @@ class Steps:
         return running
 
     def _write_users(self) -> None:
+        self._written = dict(self._users)
         users.write(self._paths.users, ((name, uid) for uid, name in self._users.items()))

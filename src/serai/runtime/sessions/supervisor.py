@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,4 +113,5 @@ def drop_in(settings: SessionSettings) -> str:
         "CPUWeight": resources.cpu_weight,
         "IOWeight": resources.io_weight,
     }
+    lines |= {"Environment": f"SERAI_MACHINE={os.uname().machine}"}
     return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())

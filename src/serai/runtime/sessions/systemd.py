@@ -17,6 +17,7 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new
 
 from serai.common import files
 from serai.common.errors import TIMEOUT, SeraiError
+from serai.runtime.sessions import dbus
 from serai.runtime.sessions.supervisor import (
     DROP_IN,
     Property,
@@ -107,11 +108,9 @@ class Systemd:
         return {name: pid for name, pid in pids.items() if pid}
 
     async def _main_pid(self, wanted: str) -> int:
-        try:
-            (path,) = await self._call("GetUnit", "s", (wanted,))
-        except BusError:
-            return 0
-        address = DBusAddress(path, MANAGER.bus_name, "org.freedesktop.DBus.Properties")
+        address = DBusAddress(
+            dbus.unit_path(wanted), MANAGER.bus_name, "org.freedesktop.DBus.Properties"
+        )
         interface = "org.freedesktop.systemd1.Service"
         try:
             ((_, pid),) = await self._call("Get", "ss", (interface, "MainPID"), address)
@@ -186,11 +185,13 @@ class Systemd:
             return self._writer
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parser = Parser()
+        buffer = bytearray()
         try:
             while data := await reader.read(65536):
-                for message in parser.feed(data):
-                    self._received(message)
+                buffer += data
+                for raw in dbus.taken(buffer):
+                    for message in Parser().feed(raw):
+                        self._received(message)
         finally:
             writer.close()
             lost = SeraiError("the connection to systemd was lost")
@@ -201,8 +202,7 @@ class Systemd:
     def _received(self, message: Message) -> None:
         fields = message.header.fields
         if message.header.message_type is MessageType.signal:
-            # The private socket sends every signal without being asked to subscribe.
-            if fields.get(HeaderFields.member) == "JobRemoved":
+            if fields.get(HeaderFields.member) == dbus.JOB_REMOVED:
                 _, path, _, result = message.body
                 self._job_ended(path, result)
             return
