@@ -104,12 +104,25 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class PoolSettings:
+    """Sessions that are made before anybody asks: ``serai create`` without a name takes one."""
+
+    size: int = setting(
+        0,
+        "how many are held ready, as far as a twentieth of the VM's memory has room for them",
+        minimum=0,
+        maximum=1000,
+    )
+
+
+@dataclass(frozen=True)
 class SessionSettings:
     """Everything about a session that an administrator decides."""
 
     limits: Limits = setting(Limits(), "limits of a single process")
     resources: Resources = setting(Resources(), "limits of a whole session")
     disk: Disk = setting(Disk(), "the sessions disk")
+    pool: PoolSettings = setting(PoolSettings(), "sessions that are made before anybody asks")
     attachable: tuple[str, ...] = setting(
         ("/mnt", "/srv", "/usr/local/share/serai/skills"),
         "directories of the VM that can be attached, and all below",

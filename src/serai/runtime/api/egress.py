@@ -161,9 +161,11 @@ class EgressMethods:
     async def counts(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """What each running session did through the gate. A gate that is down is soon told."""
         try:
-            return {"sessions": await asyncio.wait_for(self._gate.call("counts"), PATIENCE)}
+            counts = await asyncio.wait_for(self._gate.call("counts"), PATIENCE)
         except asyncio.TimeoutError:
             raise SeraiError("the gate does not answer", "see serai-gate.service", GONE) from None
+        shown = {each.name for each in self._sessions.registry.all()}  # not those of the pool
+        return {"sessions": {name: each for name, each in counts.items() if name in shown}}
 
     async def audit(self, _c: Connection, _r: Request, p: Audit) -> Any:
         """What was decided, and what became of it."""

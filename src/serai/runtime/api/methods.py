@@ -122,6 +122,7 @@ class Methods:
             "reopen": (Name, self.reopen),
             "remove": (Name, self.remove),
             "gc": (Collect, self.collect),
+            "pool": (Nothing, self.pool),
             "subscribe": (Nothing, self.subscribe),
             "exec": (Exec, executions.exec),
             "exec.signal": (Signal, executions.signal),
@@ -208,6 +209,10 @@ class Methods:
         done = await self._collector.collect(p.keep_days, p.keep_free, dry_run=p.dry_run)
         keys = ("name", "goal", "reason")
         return {"actions": [{key: getattr(action, key) for key in keys} for action in done]}
+
+    async def pool(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
+        """How many sessions wait for a create, and how many are to."""
+        return self._sessions.pool.shown()
 
     async def _sent(self, name: str) -> dict[str, int | None]:
         """Bytes through the gate; null if it does not say. That keeps nobody waiting long."""

@@ -101,6 +101,7 @@ async def serve(
     sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers))
     sessions.keep(idle_watch.run(sessions, gate, subscribers.announce))
     sessions.keep(sessions.notes.run())
+    sessions.keep(sessions.pool.run())
     sessions.keep(socket_watch.run(sessions, subscribers.announce))
     sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")

@@ -27,12 +27,17 @@ from serai.runtime.sessions.states import State
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
 UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 REQUEST_LIFETIME = 7 * 86400.0
 
 # What each version added to sessions: an older file is upgraded in place, in one transaction.
 TEXT = "TEXT NOT NULL DEFAULT '{}'"
-ADDED = {2: ("policy", TEXT), 3: ("own", TEXT), 4: ("lives_from", "REAL NOT NULL DEFAULT 0")}
+ADDED = {
+    2: ("policy", TEXT),
+    3: ("own", TEXT),
+    4: ("lives_from", "REAL NOT NULL DEFAULT 0"),
+    5: ("pooled", "INTEGER NOT NULL DEFAULT 0"),
+}
 
 SCHEMA = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -47,7 +52,8 @@ CREATE TABLE sessions (
     used_at REAL NOT NULL,
     policy TEXT NOT NULL DEFAULT '{}',
     own TEXT NOT NULL DEFAULT '{}',
-    lives_from REAL NOT NULL DEFAULT 0
+    lives_from REAL NOT NULL DEFAULT 0,
+    pooled INTEGER NOT NULL DEFAULT 0
 );
 -- A name is free again as soon as its data has been moved away to be deleted.
 CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
@@ -64,7 +70,8 @@ class Record:
     """A session's row. Times are seconds since the epoch; the GID is the UID.
 
     ``policy`` is the gate's: a profile, and rules of the session's own. ``own``: what it has else.
-    ``lives_from`` is when its time to live began, if it has one.
+    ``lives_from`` is when its time to live began, if it has one. ``pooled``: it waits in the pool,
+    or is made for it or removed from it, and is nobody's.
     """
 
     uid: int
@@ -78,6 +85,7 @@ class Record:
     policy: Mapping[str, Any] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
     lives_from: float = 0.0
+    pooled: bool = False
 
     @property
     def ends_at(self) -> float | None:
@@ -148,27 +156,30 @@ class Registry:
         policy: Mapping[str, Any] | None = None,
         *,
         own: Own | None = None,
+        waiting: int | None = None,
     ) -> tuple[Record, bool]:
         """A new session in state creating with the goal ready, and True.
 
-        Without a name it gets one that was never used. ``request`` is a client's request id with a
-        fingerprint of what it asked for: if that id was seen before, the session it made is
-        returned, with False.
+        Without a name it gets one that was never used, or is the one with the UID ``waiting`` if
+        that waits in the pool: from then on it is a session as if it had been made now.
+        ``request`` is a client's request id with a fingerprint of what it asked for: if that id was
+        seen before, the session it made is returned, with False.
 
         Raises SeraiError if the name is taken, or the id was used for something else.
         """
         with self._transaction():
             if request is not None and (known := self._known_request(*request)) is not None:
                 return known, False
-            if name is None:
+            taken = self._taken(waiting) if name is None else None
+            if name is None and taken is None:
                 name = names.make_up(self._name_was_used)
-            if self._one("name = ? AND state != 'removing'", name) is not None:
+            if name and self._one("name = ? AND state != 'removing'", name) is not None:
                 raise SeraiError(f"there is a session {name} already", code=EXISTS)
-            uid = self._take_uid()
-            goal = State.READY
+            uid, name = taken or (self._take_uid(), str(name))
             extras = (policy or {}, own or Own())
             new = Record(
-                *(uid, name, State.CREATING, goal, labels, now, now, now, *extras), lives_from=now
+                *(uid, name, State.CREATING, State.READY, labels, now, now, now, *extras),
+                lives_from=now,
             )
             self._insert(new)
             if request is not None:
@@ -188,6 +199,17 @@ class Registry:
                 except SeraiError as error:
                     done.append(error)
         return done
+
+    def add_pooled(self, policy: Mapping[str, Any], own: Own, now: float) -> Record:
+        """A session to be made for the pool: in state creating with the goal ready."""
+        with self._transaction():
+            uid, name = self._take_uid(), names.make_up(self._name_was_used)
+            times, extras = (now, now, now), (policy, own)
+            new = Record(
+                *(uid, name, State.CREATING, State.READY, {}, *times, *extras), now, pooled=True
+            )
+            self._insert(new)
+            return new
 
     def adopt(self, uid: int, name: str, state: State, now: float) -> None:
         """Take in a session of which only the home is left, from a registry that was lost."""
@@ -258,7 +280,8 @@ class Registry:
     def get(self, name: str) -> Record:
         """The session of that name. Raises SeraiError if there is none."""
         # All names are ASCII, and SQLite takes no lone surrogates.
-        found = self._one("name = ? AND state != 'removing'", name) if name.isascii() else None
+        where = "name = ? AND state != 'removing' AND NOT pooled"
+        found = self._one(where, name) if name.isascii() else None
         if found is None:
             raise SeraiError(f"there is no session {name}", "'serai list' shows all", NOT_FOUND)
         return found
@@ -270,9 +293,13 @@ class Registry:
         """The one session that is active, if any."""
         return self._one("state = ?", State.ACTIVE.value)
 
-    def all(self) -> list[Record]:
-        """Every session, those whose data is being deleted too, oldest first."""
-        with closing(self._db.execute("SELECT * FROM sessions ORDER BY uid")) as rows:
+    def all(self, *, pooled: bool = False) -> list[Record]:
+        """Every session, those whose data is being deleted too, oldest first.
+
+        Those of the pool only if asked for.
+        """
+        every = "SELECT * FROM sessions WHERE pooled <= ? ORDER BY uid"
+        with closing(self._db.execute(every, (pooled,))) as rows:
             return [_record(row) for row in rows]
 
     def timed(self) -> list[Record]:
@@ -294,6 +321,18 @@ class Registry:
             raise SeraiError(f"the session that request {request!r} made is removed", code=CONFLICT)
         return found
 
+    def _taken(self, waiting: int | None) -> tuple[int, str] | None:
+        """Take that one out of the pool, if it is whole and there: its UID and name.
+
+        Its row goes, and its creator's takes the place in the same transaction. So whoever else is
+        given the same UID by mistake finds nothing.
+        """
+        found = None if waiting is None else self.by_uid(waiting)
+        if found is None or not found.pooled or found.goal or found.state is not State.READY:
+            return None
+        self._db.execute("DELETE FROM sessions WHERE uid = ?", (found.uid,))
+        return found.uid, found.name
+
     def _take_uid(self) -> int:
         value = self._db.execute("SELECT value FROM counters WHERE name = 'next_uid'").fetchone()[0]
         for first, end in UID_RANGES:
@@ -311,8 +350,11 @@ class Registry:
         times = (new.created_at, new.changed_at, new.used_at)
         extras = (json.dumps(new.policy), json.dumps(new.own.stored()))
         self._db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (new.uid, new.name, new.state.value, goal, labels, *times, *extras, new.lives_from),
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(new.uid, new.name, new.state.value, goal, labels, *times, *extras),
+                *(new.lives_from, new.pooled),
+            ),
         )
 
     def _name_was_used(self, name: str) -> bool:
@@ -358,13 +400,14 @@ class Registry:
 
 
 def _record(
-    row: tuple[int, str, str, str | None, str, float, float, float, str, str, float],
+    row: tuple[int, str, str, str | None, str, float, float, float, str, str, float, int],
 ) -> Record:
-    uid, name, state, goal, labels, *times, policy, own, lives_from = row
+    uid, name, state, goal, labels, *times, policy, own, lives_from, pooled = row
     goal_state = None if goal is None else State(goal)
     created, changed, used = times
     return Record(
         *(uid, name, State(state), goal_state, json.loads(labels)),
         *(created, changed, used, json.loads(policy), Own(**json.loads(own))),
         lives_from=lives_from,
+        pooled=bool(pooled),
     )

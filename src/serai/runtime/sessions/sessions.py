@@ -43,8 +43,9 @@ from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.pool import Pool
 from serai.runtime.sessions.registry import Record, Registry
-from serai.runtime.sessions.states import FACTS, RUNNING, State, Step, fallback, plan
+from serai.runtime.sessions.states import FACTS, RUNNING, TAKEN, State, Step, fallback, plan
 from serai.runtime.sessions.steps import AT_ONCE, Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.sessions.together import Together
@@ -94,6 +95,10 @@ class Sessions:
         self._switching = asyncio.Lock()
         self._creating = asyncio.Semaphore(AT_ONCE)
         self._together = Together(registry)
+        pooled = self._steps.pooled
+        self.pool = Pool(
+            paths, registry, self._together, settings, self._bring, fault=fault, uids=pooled
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._deletions: set[asyncio.Task[None]] = set()
 
@@ -117,24 +122,36 @@ class Sessions:
             await self._gate.call("check", policy=egress)
         if name is not None:
             names.check(name, names.system_names(self.paths.root / "etc"))
-        more = [own.stored()] if own and own.stored() else []
+        own = own or Own()
+        more = [own.stored()] if own.stored() else []
         fingerprint = json.dumps([name, dict(labels), profile, *more], sort_keys=True)
         request = None if request_id is None else (request_id, fingerprint)
-        self.fault("create:journal")
-        adding = partial(self.registry.add, name, labels, time.time(), request, egress, own=own)
-        record, _ = await self._together.do(adding)
-        # Users whose sessions start soon are in the files by the time the first of them starts.
-        self._steps.expect_user(record.uid, record.name)
-        async with self._creating, self._locked(record.uid):
-            record = self._current(record.uid)
-            if record.state is State.CREATING:
-                try:
-                    await noted(record)
-                except BaseException:
-                    await self._go({record.uid: State.REMOVING})
-                    raise
-                await self._go({record.uid: State.READY})
-        return self._current(record.uid)
+        with self.pool.creating():
+            self.fault("create:journal")
+            uid, pooled = None, False
+            if name is None:
+                uid, pooled = await self.pool.taken(labels, request, egress, own)
+            if uid is None:
+                add = partial(self.registry.add, name, labels, time.time(), request, egress)
+                made, _ = await self._together.do(partial(add, own=own))
+                uid = made.uid
+                # Users whose sessions start soon are in the files by the time the first of them
+                # starts.
+                self._steps.expect_user(uid, made.name)
+            # One of the pool has little left to do: it waits for none that is made.
+            turn = contextlib.nullcontext() if pooled else self._creating
+            async with turn, self._locked(uid):
+                record = self._current(uid)
+                if record.state is State.CREATING:
+                    try:
+                        await noted(record)
+                    except BaseException:
+                        await self._go({uid: State.REMOVING})
+                        raise
+                    # One of the pool runs, unless it ended just now: then it is made as any other.
+                    taken = pooled and self.running(record) is not None
+                    await self._go({uid: State.READY}, TAKEN if taken else None)
+        return self._current(uid)
 
     async def stop(self, name: str) -> Record:
         """End everything in a session; its home stays."""
@@ -204,6 +221,7 @@ class Sessions:
     def use(self, settings: SessionSettings) -> None:
         """From now on these count; what a sandbox is made of, from a session's next start on."""
         self.settings = self.folders.settings = self._steps.settings = settings
+        self.pool.use(settings)
         self.share_disk()
 
     def share_disk(self) -> None:
@@ -215,7 +233,7 @@ class Sessions:
         homes.prepare(self.paths)
         homes.take_in(self.paths, self.registry)
         self.registry.prune_requests(time.time())
-        records = self.registry.all()
+        records = self.registry.all(pooled=True)
         users = {each.uid: each.name for each in records if each.state != State.REMOVING}
         self._steps.set_users(users)
         self.folders.keep(set(users))
@@ -224,7 +242,8 @@ class Sessions:
         for stranger in units.keys() - set(users.values()):
             await self._supervisor.stop(stranger)
         switching = [each for each in records if each.goal is State.ACTIVE]
-        await self._steps.tell_gate([each for each in records if each.name in units])
+        told = [each for each in records if each.name in units and not each.pooled]
+        await self._steps.tell_gate(told)
         mains = [units.get(each.name) if each.uid in users else None for each in records]
         # All at once: none of them can make the others wait.
         await asyncio.gather(*map(self._adopt, records, mains))
@@ -258,6 +277,10 @@ class Sessions:
         if record.state is State.REMOVING:
             self._delete_later(record.uid)
             return
+        if record.pooled:
+            # Made by who knows which version and settings.
+            await self._bring(record.uid, State.REMOVING)
+            return
         supposed, goal = record.state in RUNNING, record.goal
         if supposed and main is None and (goal is None or goal in RUNNING):
             # The VM was restarted, or the unit died while nobody watched.
@@ -279,7 +302,9 @@ class Sessions:
     async def _give_up(self, record: Record) -> None:
         """A session that runs but cannot be entered is stopped, so that it can be started anew."""
         current = self.registry.by_uid(record.uid)
-        if current is not None and current.goal is None and current.state in RUNNING:
+        if current is not None and current.pooled:
+            self.pool.discard([current.uid])  # it is tried again
+        elif current is not None and current.goal is None and current.state in RUNNING:
             with contextlib.suppress(SeraiError, OSError):
                 await self._steps.do(Step.STOP, current)
                 self._arrive({current.uid: State.STOPPED})
@@ -315,15 +340,23 @@ class Sessions:
                 await self._go({uid: goal})
             return self._current(uid)
 
-    async def _go(self, goals: Mapping[int, State]) -> None:
-        """Journal, act, and arrive at all goals at once.
+    async def _bring(self, uid: int, goal: State) -> None:
+        """Move one that the pool knows; nothing if that is done."""
+        async with self._locked(uid):
+            if (record := self.registry.by_uid(uid)) and record.state is not State.REMOVING:
+                await self._go({uid: goal})
+
+    async def _go(
+        self, goals: Mapping[int, State], steps_left: tuple[Step, ...] | None = None
+    ) -> None:
+        """Journal, act, and arrive at all goals at once; by the plan, or by what is left of it.
 
         Raises what the failing step raised, after falling back.
         """
         records = [self._current(uid) for uid in goals]
         for uid in goals:
             self.reasons.pop(uid, None)
-        plans = [plan(each.name, each.state, goals[each.uid]) for each in records]
+        plans = [steps_left or plan(each.name, each.state, goals[each.uid]) for each in records]
         operation = "+".join(goal.value for goal in goals.values())
         if any(each.goal is not goals[each.uid] for each in records):
             self.fault(f"{operation}:journal")
@@ -368,6 +401,13 @@ class Sessions:
             if self._steps.running(uid) is not running:
                 return
             record = self._current(uid)
+            if record.pooled:
+                self.pool.lost(uid)
+                return
+            if record.state is State.CREATING:
+                # Taken out of the pool, and its turn has not come: it is started anew then.
+                await self._steps.do(Step.STOP, record)
+                return
             log.warning("session %s is stopped: %s", record.name, reason)
             self.reasons[uid] = reason
             await self._steps.do(Step.STOP, record)
@@ -390,14 +430,15 @@ class Sessions:
         self.fault("removed:forget")
         self.registry.forget(uid)
         self._locks.pop(uid, None)
-        if record is not None:
+        if record is not None and not record.pooled:
             self.changed("session.removed", record)
 
     def _arrive(self, states: Mapping[int, State]) -> None:
         self.registry.arrive(states, time.time())
         for uid, state in states.items():
             self.uses.arrived((record := self._current(uid)).name)
-            self.changed("session.changed", record)
+            if not record.pooled:
+                self.changed("session.changed", record)
             if state is State.REMOVING:
                 self.uses.forget(record.name)
                 self._steps.drop_user(uid)

@@ -59,6 +59,7 @@ class Steps:
         self._part: quota.Part | None = None
         self._dividing: asyncio.TimerHandle | None = None
         self._starting = asyncio.Semaphore(AT_ONCE)
+        self.pooled: set[int] = set()  # they run, and nobody can write in them yet
 
     def running(self, uid: int) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
@@ -132,6 +133,8 @@ class Steps:
             await self._folders.bring_back(record, self._running[uid])
         elif step is Step.STOP:
             await self._stop_unit(record)
+        elif step is Step.OPEN_GATE:
+            await self._gate.open(record)
         else:
             await self._set_frozen(record, step is Step.FREEZE)
 
@@ -163,7 +166,7 @@ class Steps:
     def _divide_disk(self) -> None:
         """Without a quota they run all the same."""
         self._dividing = None
-        writing = self._running.keys() - self._frozen
+        writing = self._running.keys() - self._frozen - self.pooled
         try:
             self._part = quota.share(
                 self._paths.sessions, writing, self.settings.disk, self._quotas

@@ -1,0 +1,234 @@
+"""The pool: sessions that are made before anybody asks, for creates that ask for no name.
+
+One that waits runs already: its user, home, sandbox and bridge are there, and the gate denies it
+everything. It is nobody's: only here and in the registry, where its row is marked, it can be found.
+A create takes it by one transaction, which takes the mark away and makes the row the creator's;
+from then on it is a session that is being made, and what is left of that is to limit it and to open
+the gate. So a crash at any point finds either a marked row, which is removed at the next start, or
+a session to finish.
+
+It is filled one at a time, never while a create is under way, and rests as long as the last one
+took: what payloads do comes first. A start of the daemon, or other settings, make all anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serai.common.errors import SeraiError
+from serai.common.paths import Paths
+from serai.runtime.sessions import quota
+from serai.runtime.sessions.own import Own, memory_of_vm
+from serai.runtime.sessions.quota import Level
+from serai.runtime.sessions.registry import Registry
+from serai.runtime.sessions.states import State
+from serai.runtime.settings import SessionSettings
+
+log = logging.getLogger(__name__)
+EACH = 6 << 20
+"""Bytes that one that waits takes."""
+PART = 20
+"""All of them take at most this part of the VM's memory: one twentieth."""
+SPARE = 10
+"""They are made only while this part of it is available: one tenth."""
+POLICY = {"profile": "default", "deny": ["*", "0.0.0.0/0", "::/0"]}
+"""A deny wins over whatever the profile allows."""
+LEAST_REST = 0.05
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+Bring = Callable[[int, State], Awaitable[None]]
+
+
+def wanted(size: int, memory: int) -> int:
+    """How many of ``size`` a VM with so many bytes of memory holds ready."""
+    return min(size, memory // PART // EACH)
+
+
+def check_memory(meminfo: str) -> None:
+    """Raise SeraiError if memory is short, by the text of /proc/meminfo (proc_meminfo(5))."""
+    found = {line.partition(":")[0]: line.split()[1] for line in meminfo.splitlines()}
+    total, available = int(found["MemTotal"]), int(found["MemAvailable"])
+    if available * SPARE < total:
+        raise SeraiError(f"only {available >> 10} MiB of memory are available")
+
+
+def check_disk(sessions: Path, settings: SessionSettings) -> None:
+    """Raise SeraiError if the sessions disk is short."""
+    free = min(quota.free(sessions), quota.free_files(sessions))
+    if quota.level(free, settings.disk) is not Level.FINE:
+        raise SeraiError("the sessions disk is nearly full")
+
+
+class Pool:
+    """Which ones wait, by UID.
+
+    ``bring`` brings one to a state. ``uids`` gets all that are nobody's, those being made too.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        registry: Registry,
+        settings: SessionSettings,
+        bring: Bring,
+        *,
+        fault: Callable[[str], None],
+        uids: set[int],
+    ) -> None:
+        self._paths = paths
+        self._registry = registry
+        self._settings = settings
+        self._bring = bring
+        self._fault = fault
+        self._uids = uids
+        self._wanted = wanted(settings.pool.size, memory_of_vm())
+        self._ready: deque[int] = deque()
+        self._old: deque[int] = deque()  # to be removed
+        self._making = False
+        self._stale = False  # what is being made is to be removed
+        self._taken = self._missed = 0
+        self._problem = ""
+        self._creates = 0
+        self._due = asyncio.Event()
+        self._due.set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def shown(self) -> dict[str, Any]:
+        """Counts, for people; ``taken`` and ``missed`` since the daemon's start."""
+        return {
+            "wanted": self._wanted,
+            "ready": len(self._ready),
+            "making": int(self._making),
+            "taken": self._taken,
+            "missed": self._missed,
+            "problem": self._problem or None,
+        }
+
+    def use(self, settings: SessionSettings) -> None:
+        """These count from now on. Those that wait were made by others, and are made anew."""
+        if replace(settings, pool=self._settings.pool) != self._settings:
+            self._stale = self._making
+            self.discard(self._ready)
+            self._ready.clear()
+        self._settings = settings
+        self._wanted = wanted(settings.pool.size, memory_of_vm())
+        self._due.set()
+
+    def discard(self, uids: Iterable[int]) -> None:
+        """Remove these, which are of no use any more."""
+        self._old.extend(uids)
+        self._due.set()
+
+    def lost(self, uid: int) -> None:
+        """Its unit has ended."""
+        with contextlib.suppress(ValueError):
+            self._ready.remove(uid)
+        self.discard([uid])
+
+    def taken(
+        self,
+        labels: Mapping[str, str],
+        request: tuple[str, str] | None,
+        policy: Mapping[str, Any],
+        own: Own,
+    ) -> tuple[int | None, bool]:
+        """Give one that waits to a creator; its UID, and True.
+
+        If the request was made before: the UID of its session, and False. None if none waits, or
+        none can become what is asked for. Raises SeraiError.
+
+        The sizes of a sandbox's file systems in memory are set at its start. So whoever wants less
+        memory gets none of these.
+        """
+        if not self._wanted or own.sandbox != self._settings.sandboxes[0] or "memory" in own.limits:
+            return None, False
+        if not self._ready:
+            self._missed += 1
+            return None, False
+        waiting = self._ready.popleft()  # at once: nobody else may get it
+        try:
+            extras = (request, policy)
+            made, _ = self._registry.add(
+                None, labels, time.time(), *extras, own=own, waiting=waiting
+            )
+        except BaseException:
+            self._ready.appendleft(waiting)
+            raise
+        self._due.set()
+        if made.uid != waiting:
+            self._ready.appendleft(waiting)
+            return made.uid, False
+        self._uids.discard(waiting)
+        self._taken += 1
+        return waiting, True
+
+    @contextlib.contextmanager
+    def creating(self) -> Iterator[None]:
+        """A create is under way: nothing is made meanwhile."""
+        self._creates += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._creates -= 1
+            if not self._creates:
+                self._quiet.set()
+
+    async def run(self) -> None:
+        """Make and remove what is due, until cancelled."""
+        retry = FIRST_RETRY
+        while True:
+            await self._due.wait()
+            await self._quiet.wait()
+            start = time.monotonic()
+            try:
+                if not await self._step():
+                    self._due.clear()
+                    continue
+            except (SeraiError, OSError) as error:
+                if not self._problem:  # told once, however often it is tried
+                    log.warning("the pool is not filled: %s", error)
+                self._problem = str(error)
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, LAST_RETRY)
+                continue
+            self._problem, retry = "", FIRST_RETRY
+            await asyncio.sleep(max(LEAST_REST, time.monotonic() - start))
+
+    async def _step(self) -> bool:
+        """Remove one, or make one; whether there was anything to do."""
+        while len(self._ready) > self._wanted:
+            self._old.append(self._ready.pop())
+        if self._old:
+            await self._bring(self._old[0], State.REMOVING)
+            self._uids.discard(self._old.popleft())
+            return True
+        if len(self._ready) == self._wanted:
+            return False
+        check_memory(Path("/proc/meminfo").read_text())
+        check_disk(self._paths.sessions, self._settings)
+        await self._make()
+        return True
+
+    async def _make(self) -> None:
+        self._fault("pool:journal")
+        own = Own(sandbox=self._settings.sandboxes[0])
+        uid = self._registry.add_pooled(POLICY, own, time.time()).uid
+        self._uids.add(uid)
+        self._making, self._stale = True, False
+        try:
+            await self._bring(uid, State.READY)
+        except BaseException:
+            self._uids.discard(uid)
+            raise
+        finally:
+            self._making = False
+        (self._old if self._stale else self._ready).append(uid)
