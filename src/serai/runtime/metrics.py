@@ -60,6 +60,10 @@ FAMILIES = (
     Family("serai_sessions_left_out", "gauge", "Sessions without series, as there are too many"),
     Family("serai_sessions_disk_bytes", "gauge", "Size of the sessions disk", "bytes"),
     Family("serai_sessions_disk_free_bytes", "gauge", "Free room on the sessions disk", "bytes"),
+    Family("serai_pool_wanted", "gauge", "Sessions that are to be held ready"),
+    Family("serai_pool_ready", "gauge", "Sessions that are held ready"),
+    Family("serai_pool_taken", "counter", "Creates that took a session out of the pool"),
+    Family("serai_pool_missed", "counter", "Creates for which the pool had none"),
     Family("serai_session_state", "gauge", "1 for the state that a session is in"),
     Family("serai_session_memory_bytes", "gauge", "Memory that a session uses", "bytes"),
     Family("serai_session_memory_peak_bytes", "gauge", "The most since it was started", "bytes"),
@@ -103,6 +107,9 @@ def collect(client: Client, disk: Path, cgroup_of: Callable[[str], Path] | None 
     samples["serai_sessions_left_out"].append(({}, len(sessions) - len(shown)))
     for state, count in sorted(Counter(each["state"] for each in sessions).items()):
         samples["serai_sessions"].append(({"state": state}, count))
+    pool = client.call("pool")
+    for key in ("wanted", "ready", "taken", "missed"):
+        samples[f"serai_pool_{key}"].append(({}, pool[key]))
     for each in shown:
         _of_session(samples, each, place(each["name"]))
     _egress(samples, client, {each["name"] for each in shown})

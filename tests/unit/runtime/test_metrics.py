@@ -34,6 +34,8 @@ class FakeVm:
     def call(self, method: str) -> dict[str, Any]:
         if method == "list":
             return {"sessions": self.sessions}
+        if method == "pool":
+            return {"wanted": 4, "ready": 3, "making": 1, "taken": 9, "missed": 2, "problem": None}
         if self.egress is not None:
             raise self.egress
         counts = {"open": 1, "allowed": 5, "denied": 2, "sent": 10, "received": 20}
@@ -64,6 +66,8 @@ def collected(vm: FakeVm, tmp_path: Path, cgroup: Path | None = None) -> str:
 def test_a_session_and_its_use_are_told(tmp_path: Path, cgroup: Path) -> None:
     text = collected(FakeVm(), tmp_path, cgroup)
     assert values(text, "serai_sessions") == {("ready",): 1}
+    pool = {key: values(text, f"serai_pool_{key}") for key in ("wanted", "ready", "taken")}
+    assert pool == {"wanted": {(): 4}, "ready": {(): 3}, "taken": {(): 9}}
     assert values(text, "serai_session_state") == {("s0", "ready"): 1}
     assert values(text, "serai_session_memory_bytes") == {("s0",): 1000}
     assert values(text, "serai_session_memory_peak_bytes") == {("s0",): 2000}

@@ -31,7 +31,7 @@ from serai.image.vm.boot import finish_boot
 
 RESULT = "bench.json"
 PROGRAMS = {
-    **dict.fromkeys(("memory", "start", "archive", "many", "burst"), "measure.py"),
+    **dict.fromkeys(("memory", "start", "archive", "many", "burst", "pool"), "measure.py"),
     "folders": "measure_folders.py",
     "gate": "measure_gate.py",
     "ended": "measure_ended.py",
@@ -60,6 +60,7 @@ BUDGETS = {
     **{f"create{which}": 6.0 for which in ("", SOCKETS_TITLE)},
     **{f"exec{which}": 1.0 for which in ("", SOCKETS_TITLE)},
     "serai exec": 5.0,
+    "create, from the pool": 0.6,
     "archive, 100,000 files": 2.0,
     "reopen, 100,000 files": 2.0,
     **{f"idle memory{which}": 8.0 for which in ("", SOCKETS_TITLE)},

@@ -63,6 +63,7 @@ _FILES = (
             "resources.io_weight": "runtime_io_weight",
             "disk.quota": "runtime_disk_quota",
             "disk.act_free": "runtime_act_free",
+            "pool.size": "runtime_pool_size",
         },
     ),
     _File(

@@ -12,6 +12,7 @@ import json
 import os
 import selectors
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +29,8 @@ ROUNDS = 40
 ARCHIVE_ROUNDS = 15
 FEW, MANY = 10, 100_000
 ARCHIVED = 1000
+POOL = 2
+SETTINGS = Path("/etc/serai/session.toml")
 DEADLINE = 300.0
 SOCKETS, SOCKETS_TITLE = "bench-sockets", ", sockets"
 BURSTS = (20, 100, 200)
@@ -323,7 +326,53 @@ def at_once(client: Client, count: int) -> list[float]:
     return sorted(took.values())
 
 
-GROUPS = {"memory": memory, "start": start, "archive": archive, "many": many, "burst": burst}
+def pool(client: Client, bare: Bare) -> list[dict[str, Any]]:
+    """Creating a session that waits in the pool, or with a name, which is made as without a pool.
+
+    The pool is full before each, and nothing is removed just then: what goes on in the background
+    after a create is not measured.
+    """
+    text = SETTINGS.read_text()
+    SETTINGS.write_text(text.replace("[pool]\n", f"[pool]\nsize = {POOL}\n"))
+    subprocess.run(["/usr/bin/systemctl", "reload", "serai-sessiond"], check=True)
+    found: dict[str, list[float]] = {}
+    for turn in range(ROUNDS + 3):
+        asks: dict[str, dict[str, str]] = {"from the pool": {}, "with a name": {"name": "named"}}
+        for title, asked in asks.items():
+            filled(client)
+            made: dict[str, Any] = {}
+            create = milliseconds(lambda: made.update(client.call("create", **asked)))  # noqa: B023  # at once
+            run = {"name": made["name"], "argv": ["true"], "stdio": "null"}
+            execute = milliseconds(lambda: client.call("exec", **run))  # noqa: B023
+            client.call("remove", name=made["name"])
+            settled(client)
+            if turn >= 3:  # noqa: PLR2004  # as in start
+                found.setdefault(f"create, {title}", []).append(create)
+                found.setdefault(f"create and exec, {title}", []).append(create + execute)
+        found.setdefault("bare", []).append(bare.take())
+    if client.call("pool")["taken"] != ROUNDS + 3:
+        raise SystemExit("not all came from the pool")
+    baseline = found.pop("bare")
+    return [row(name, values, baseline) for name, values in found.items()]
+
+
+def filled(client: Client) -> None:
+    """Wait until the pool is full."""
+    end = time.monotonic() + DEADLINE
+    while (found := client.call("pool"))["ready"] < POOL or found["making"]:
+        if time.monotonic() > end:
+            raise SystemExit(f"the pool does not fill: {found}")
+        time.sleep(0.005)
+
+
+GROUPS = {
+    "memory": memory,
+    "start": start,
+    "archive": archive,
+    "many": many,
+    "burst": burst,
+    "pool": pool,
+}
 
 
 def main() -> None:

@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep-free", type=float, metavar="PERCENT", help="remove more until so much is free"
     )
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    add("pool", "how many sessions are held ready, for creates without a name", named=False)
     folders.add_to(add)
     jobs.add_to(commands)
     forward.add_to(add)
@@ -219,6 +220,8 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any], Show]:  # n
         return "create", params, lambda session: say(session["name"])
     if options.command == "version":
         return "version", {}, _show_version
+    if options.command == "pool":
+        return "pool", {}, _show_pool
     if options.command == "list":
         # An older VM knows no such parameter.
         return "list", {"labels": dict(options.label)} if options.label else {}, _show_list
@@ -251,6 +254,14 @@ def _show_list(result: dict[str, Any]) -> None:
         created = when(session["created_at"])
         rows.append((session["name"], session["state"], str(session["uid"]), created, labels))
     table(rows)
+
+
+def _show_pool(pool: dict[str, Any]) -> None:
+    making = ", one is being made" if pool["making"] else ""
+    say(f"{pool['ready']} of {pool['wanted']} sessions are ready{making}")
+    say(f"{pool['taken']} were taken, and {pool['missed']} times there was none")
+    if pool["problem"]:
+        say(f"it is not filled: {pool['problem']}")
 
 
 def _show_version(met: dict[str, Any]) -> None:

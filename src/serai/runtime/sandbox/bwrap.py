@@ -46,6 +46,11 @@ SIZED = (0, 7)
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # inside, it is private, as those are:
+IN_MEMORY = {"/tmp": "1777", "/var/tmp": "1777", "/run": "0755", "/home": "0755", "/root": "0700"}  # noqa: S108
+"""The file systems in memory, and the mode of each."""
+
+
 @dataclass(frozen=True)
 class Session:
     """What the sandbox needs to know of one session.
@@ -91,7 +96,7 @@ def arguments(settings: SessionSettings, session: Session, room: int | None = No
 def _system(settings: SessionSettings, room: int | None) -> Iterable[str]:
     """What every session sees of the VM, and the kernel's file systems."""
     # /dev can't be changed, so nobody finds a file where the null device was; shared memory apart.
-    yield from ("--dev", "/dev", *_tmpfs("/dev/shm", "1777", room), "--remount-ro", "/dev")  # noqa: S108
+    yield from ("--dev", "/dev", *_tmpfs(SHARED_MEMORY, "1777", room), "--remount-ro", "/dev")
     yield from ("--proc", "/proc")
     # Bind mounts are nodev, so not even the device can be opened there.
     for name in MASKED:
@@ -104,11 +109,8 @@ def _system(settings: SessionSettings, room: int | None) -> Iterable[str]:
 
 def _private(room: int | None) -> Iterable[str]:
     """Folders that exist in the VM under the same names, but here are empty and the session's."""
-    for path in ("/tmp", "/var/tmp"):  # noqa: S108  # inside, they are private
-        yield from _tmpfs(path, "1777", room)
-    for path in ("/run", "/home"):
-        yield from _tmpfs(path, "0755", room)
-    yield from _tmpfs("/root", "0700", room)
+    for path, mode in IN_MEMORY.items():
+        yield from _tmpfs(path, mode, room)
     yield from ("--symlink", "/run", "/var/run")
 
 

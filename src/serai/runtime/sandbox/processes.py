@@ -9,6 +9,7 @@ from pathlib import Path
 
 from serai.common import bridge, linux, proc
 from serai.common.errors import TIMEOUT, SeraiError
+from serai.runtime.sandbox import bwrap
 
 DEADLINE = 15.0
 FIRST = 0.004
@@ -41,6 +42,15 @@ def limit_terminals(init: int) -> None:
     """
     options = {"mode": "620", "ptmxmode": "666", "max": str(TERMINALS)}
     linux.reconfigure(f"/proc/{init}/root/dev/pts", options)
+
+
+def limit_memory_files(init: int, room: int) -> None:
+    """Let each of the sandbox's file systems in memory have so many bytes. Raises OSError.
+
+    None of the paths can be a symlink of the session's: what they are mounted on is read-only.
+    """
+    for path in (bwrap.SHARED_MEMORY, *bwrap.IN_MEMORY):
+        linux.reconfigure(f"/proc/{init}/root{path}", {"size": str(room)})
 
 
 async def ready(main: int, *, bridge: bool = True, deadline: float = DEADLINE) -> int:

@@ -143,12 +143,9 @@ class Pool:
         """Give one that waits to a creator; its UID, and True.
 
         If the request was made before: the UID of its session, and False. None if none waits, or
-        none can become what is asked for. Raises SeraiError.
-
-        The sizes of a sandbox's file systems in memory are set at its start. So whoever wants less
-        memory gets none of these.
+        it would have another sandbox. Raises SeraiError.
         """
-        if not self._wanted or own.sandbox != self._settings.sandboxes[0] or "memory" in own.limits:
+        if not self._wanted or own.sandbox != self._settings.sandboxes[0]:
             return None, False
         if not self._ready:
             self._missed += 1

@@ -48,12 +48,18 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbo
     else:
         ssh_config.unlink(missing_ok=True)
     _hints_folder(folder / "hints", uid)
+    sandbox_arguments(paths, settings, name, uid)
+    gate_folder(paths, name, uid, sandbox)
+    _certificates_folder(paths, name, uid)
+
+
+def sandbox_arguments(paths: Paths, settings: SessionSettings, name: str, uid: int) -> int | None:
+    """Write what bubblewrap is given; returns how many bytes a file system in memory may have."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     room = bwrap.room(settings, _bubblewrap(), memory)
     arguments = bwrap.arguments(settings, description(paths, name, uid), room)
-    files.write(folder / "args", bwrap.encode(arguments), durable=False)
-    gate_folder(paths, name, uid, sandbox)
-    _certificates_folder(paths, name, uid)
+    files.write(paths.session(name) / "args", bwrap.encode(arguments), durable=False)
+    return room
 
 
 def gate_folder(paths: Paths, name: str, uid: int, sandbox: str) -> None:

@@ -39,6 +39,7 @@ class Step(str, Enum):
     STOP = "stop"
     FREEZE = "freeze"
     THAW = "thaw"
+    FIT_SANDBOX = "fit-sandbox"
     OPEN_GATE = "open-gate"
 
 
@@ -83,7 +84,7 @@ _HOME_STEPS = {
 STARTED = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.MOUNT_FOLDERS)
 """What a unit that runs still needs before its session counts as running."""
 
-TAKEN = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.OPEN_GATE)
+TAKEN = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.FIT_SANDBOX, Step.OPEN_GATE)
 """What one that was taken out of the pool still needs: it runs, with its home and its folders."""
 
 RUNNING = frozenset(state for state, facts in FACTS.items() if facts.running)

@@ -133,6 +133,8 @@ class Steps:
             await self._folders.bring_back(record, self._running[uid])
         elif step is Step.STOP:
             await self._stop_unit(record)
+        elif step is Step.FIT_SANDBOX:
+            self._fit_sandbox(record)
         elif step is Step.OPEN_GATE:
             await self._gate.open(record)
         else:
@@ -150,6 +152,14 @@ class Steps:
         async with self._starting:
             main = await self._supervisor.start(record.name)
             await self._watch(record, main, fresh=True)
+
+    def _fit_sandbox(self, record: Record) -> None:
+        """Give one that was started without limits of its own what a start gives by them."""
+        if "memory" in record.own.limits:
+            rules = own.effective(self.settings, record.own)
+            room = publish.sandbox_arguments(self._paths, rules, record.name, record.uid)
+            if room is not None:
+                processes.limit_memory_files(self._running[record.uid].init, room)
 
     async def _limit_unit(self, record: Record) -> None:
         limits = own.properties(self.settings, record.own)

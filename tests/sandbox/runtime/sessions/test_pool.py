@@ -37,9 +37,10 @@ def full(vm: Vm, size: int) -> None:
     def reached() -> bool:
         found = vm.call("pool")
         units = sum(folder.is_dir() for folder in vm.cgroup.iterdir())
+        homes = sum(folder.name != ".serai" for folder in vm.paths.sessions.iterdir())
         running = sum(each["state"] == "ready" for each in vm.sessions().values())
         counted = (found["wanted"], found["ready"], found["making"])
-        return counted == (size, size, 0) and units == running + size
+        return counted == (size, size, 0) and units == homes == running + size
 
     wait_for(reached, told=lambda: f"{vm.call('pool')}")
 
@@ -84,7 +85,8 @@ def test_one_that_is_taken_is_what_was_asked_for() -> None:
         vm.start()
         full(vm, 1)
         ((name, uid),) = waiting(vm).items()
-        asked = {"labels": {"task": "42"}, "env": {"COLOUR": "red"}, "limits": {"tasks": "64"}}
+        own = {"tasks": "64", "memory": "64M", "cpus": "0.5", "idle_freeze": "1h", "ttl": "1h"}
+        asked = {"labels": {"task": "42"}, "env": {"COLOUR": "red"}, "limits": own}
         with vm.client() as client:
             client.call("subscribe")
             made = vm.call("create", request_id="r1", **asked)
@@ -95,9 +97,12 @@ def test_one_that_is_taken_is_what_was_asked_for() -> None:
         assert {key: made[key] for key in asked} == asked
         state = gate_state(vm, name)
         assert (state["policy"]["deny"], state["labels"]) == ([], asked["labels"])
-        assert json.loads((vm.root / f"limits-{name}").read_text())["TasksMax"] == 64
+        limited = json.loads((vm.root / f"limits-{name}").read_text())
+        assert (limited["TasksMax"], limited["MemoryMax"]) == (64, 64 << 20)
         with vm.client() as client:
             assert client.exec(name, ["sh", "-c", "echo $COLOUR"]).stdout == b"red\n"
+            sizes = client.exec(name, ["df", "--output=size", "-B1", "/tmp", "/dev/shm", "/home"])
+        assert sizes.stdout.split()[1:] == [str(32 << 20).encode()] * 3
         (created,) = (
             each
             for each in vm.call("audit", after=None, limit=9, session=name)["entries"]

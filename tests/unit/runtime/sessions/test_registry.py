@@ -253,3 +253,23 @@ def test_a_read_only_disk_is_an_error_in_words(tmp_path: Path) -> None:
         folder = Path("/proc/registry.sqlite")
     with pytest.raises(SeraiError, match="registry"):
         Registry(folder)
+
+
+def test_one_of_the_pool_is_found_by_nobody_and_given_out_once(book: Registry) -> None:
+    waiting = book.add_pooled({"deny": ["*"]}, Own(), 1.0)
+    assert book.all() == []
+    assert book.all(pooled=True) == [waiting]
+    with pytest.raises(SeraiError, match="there is no session"):
+        book.get(waiting.name)
+    # It is not whole yet.
+    other, _ = book.add(None, {}, 2.0, waiting=waiting.uid)
+    assert other.uid != waiting.uid
+    book.arrive({waiting.uid: State.READY}, 2.0)
+    made, new = book.add(None, {"a": "b"}, 3.0, ("r1", "x"), own=Own(env={"A": "1"}), waiting=2000)
+    assert new
+    assert made == book.get(waiting.name)
+    assert (made.uid, made.state, made.goal) == (waiting.uid, State.CREATING, State.READY)
+    assert (made.created_at, made.used_at, made.lives_from) == (3.0, 3.0, 3.0)
+    assert (made.labels, made.policy, made.own.env) == ({"a": "b"}, {}, {"A": "1"})
+    assert book.add(None, {}, 4.0, ("r1", "x"), waiting=2000) == (made, False)
+    assert book.add(None, {}, 4.0, waiting=2000)[0].uid not in (made.uid, other.uid)

@@ -1,0 +1,162 @@
+"""How many wait, when one is made, and who gets it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serai.common.errors import SeraiError
+from serai.common.paths import Paths
+from serai.runtime.sessions import pool
+from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.pool import Pool, check_memory, wanted
+from serai.runtime.sessions.registry import Registry
+from serai.runtime.sessions.states import State
+from serai.runtime.settings import PoolSettings, SessionSettings
+
+MIB = 1 << 20
+TWO = SessionSettings(pool=PoolSettings(size=2))
+
+
+@pytest.mark.parametrize(
+    ("size", "memory", "held"),
+    [(0, 4096, 0), (4, 4096, 4), (100, 4096, 34), (4, 512, 4), (8, 512, 4), (4, 100, 0)],
+)
+def test_all_of_them_take_a_twentieth_of_the_memory_at_most(
+    size: int, memory: int, held: int
+) -> None:
+    assert wanted(size, memory * MIB) == held
+
+
+def test_none_is_made_where_memory_is_short() -> None:
+    check_memory("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 100 kB\n")
+    with pytest.raises(SeraiError, match="of memory are available"):
+        check_memory("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 99 kB\n")
+
+
+class Place:
+    """A pool whose sessions are rows and nothing else."""
+
+    def __init__(self, folder: Path, settings: SessionSettings = TWO) -> None:
+        self.book = Registry(folder / "registry.sqlite")
+        self.failing = False
+        self.uids: set[int] = set()
+        paths = Paths(folder)
+        paths.sessions.mkdir()
+        self.pool = Pool(
+            paths, self.book, settings, self.bring, fault=lambda _: None, uids=self.uids
+        )
+
+    async def bring(self, uid: int, goal: State) -> None:
+        if self.failing:
+            raise SeraiError("it does not start")
+        self.book.arrive({uid: goal}, 1.0)
+
+    def take(self, request: tuple[str, str] | None = None) -> tuple[int | None, bool]:
+        return self.pool.taken({"a": "b"}, request, {}, Own())
+
+
+def played(play: Callable[[], object]) -> None:
+    async def main() -> None:
+        result = play()
+        assert asyncio.iscoroutine(result)
+        await result
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def look() -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(look(), 20)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(pool, "LEAST_REST", 0.001)
+    monkeypatch.setattr(pool, "FIRST_RETRY", 0.001)
+    monkeypatch.setattr(pool, "check_memory", lambda _: None)
+    monkeypatch.setattr(pool, "check_disk", lambda *_: None)
+    return Place(tmp_path)
+
+
+def test_it_is_filled_but_not_while_a_create_is_under_way(place: Place) -> None:
+    async def play() -> None:
+        with place.pool.creating():
+            running = asyncio.ensure_future(place.pool.run())
+            with place.pool.creating():
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            assert place.book.all(pooled=True) == []
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        assert place.book.all() == []
+        waiting = {each.uid for each in place.book.all(pooled=True)}
+        assert waiting == place.uids
+        uid, pooled = place.take()
+        assert pooled
+        assert waiting - place.uids == {uid}
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        counts = place.pool.shown()
+        assert (counts["taken"], counts["missed"]) == (1, 0)
+        running.cancel()
+
+    played(play)
+
+
+def test_a_request_that_is_repeated_takes_none(place: Place) -> None:
+    async def play() -> None:
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        running.cancel()
+        uid, _ = place.take(("r1", "x"))
+        assert place.take(("r1", "x")) == (uid, False)
+        with pytest.raises(SeraiError, match="used for another request"):
+            place.take(("r1", "y"))
+        assert place.pool.shown()["ready"] == 1
+        assert place.pool.taken({}, None, {}, Own(sandbox="sockets")) == (None, False)
+        assert place.take()[1]
+        assert place.take() == (None, False)
+        assert place.pool.shown()["missed"] == 1
+
+    played(play)
+
+
+def test_other_settings_make_them_anew_and_a_smaller_pool_keeps_the_oldest(place: Place) -> None:
+    async def play() -> None:
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        oldest = min(place.uids)
+        one = replace(TWO, pool=PoolSettings(size=1))
+        place.pool.use(one)
+        await until(lambda: place.uids == {oldest})
+        place.pool.use(replace(one, hostname="other"))
+        assert place.take() == (None, False)  # at once
+        await until(lambda: place.pool.shown()["ready"] == 1)
+        assert oldest not in place.uids
+        running.cancel()
+
+    played(play)
+
+
+def test_a_failure_is_told_once_and_tried_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        place.failing = True
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: len(place.book.all(pooled=True)) > 2)
+        assert place.pool.shown()["problem"] == "it does not start"
+        assert place.uids == set()
+        assert len(caplog.records) == 1
+        place.failing = False
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        assert place.pool.shown()["problem"] is None
+        running.cancel()
+
+    played(play)
