@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from serai.image.container.container import Container
+from serai.image.container.container import DEADLINE, Container
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -45,6 +46,23 @@ def test_what_a_container_lacks_is_all_that_is_wrong(container: Container) -> No
     assert all(each["ok"] or each["means"] for each in told["checks"])
     assert container.shell("serai list --json") == '{"sessions": []}'
     assert container.shell("ls /sessions") == ""
+
+
+def test_what_comes_out_of_the_pool_is_contained_likewise(container: Container) -> None:
+    container.shell("cp -a /etc/serai/session.toml /root/kept")
+    container.shell("printf '\\n[pool]\\nsize = 2\\n' >>/etc/serai/session.toml")
+    container.shell("systemctl reload serai-sessiond")
+    wait_for(lambda: pool(container)["ready"] == 2, DEADLINE)
+    _, told = doctor(container)
+    assert red(told) == MISSING, [each for each in told["checks"] if not each["ok"]]
+    assert pool(container)["taken"] == 2
+    container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
+    wait_for(lambda: container.shell("ls /sessions") == "", DEADLINE)
+
+
+def pool(container: Container) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(container.shell("serai pool --json"))
+    return found
 
 
 # A command that breaks the container, one that mends it, and the checks that go red meanwhile.

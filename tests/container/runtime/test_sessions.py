@@ -156,6 +156,46 @@ def test_own_limits_hold_from_the_beginning_until_somebody_changes_them(
     container.shell("serai remove narrow && serai remove usual")
 
 
+# All that can be seen of a session but for when it began: from inside, and from outside.
+INSIDE_LOOK = """
+cut -d' ' -f4- /proc/self/mountinfo | sed 's/master:[0-9]*//'
+id; umask; pwd; env | sort; hostname; cat /proc/self/limits /etc/passwd /proc/net/dev $SERAI_HINTS
+grep -E '^(Uid|Gid|Groups|NoNew|Sec|Cap|NS)' /proc/self/status; ls /proc/self/fd; stat -c '%n %A %u %g' /*
+ls -lAn --time-style=+ . /tmp /dev /run /home /root /run/serai; df -B1 --output=size /tmp /dev/shm
+for port in 3128 1080; do curl -sSx http://127.0.0.1:$port http://192.0.2.1/ 2>&1 || true; done
+"""
+OUTSIDE_LOOK = """
+cd /run/serai; tr '\\0' '\\n' <sessions/$0/args
+cat sessions/$0/users/* /run/serai-gate/sessions/$0.json
+find sessions/$0 gate/$0 certificates/$0 /sessions/$0 -printf '%p %u %g %m %y\\n' | sort
+shown='^(Limit|Memory(Max|Swap)|Tasks(Max|Acc)|CPU(Quota|Weight)|IO(Acc|Weight)|User|Supp|NoNew|Cap'
+systemctl show serai-session@$0 | grep -E "$shown|Slice|Delegate|Kill|OOM|Restrict|System)"
+stat -c '%U %a' /sys/fs/cgroup/serai.slice/serai-session@$0.service; ps -o args= -u $0 --sort=args
+"""
+
+
+def test_one_out_of_the_pool_is_in_nothing_other_than_a_cold_one(container: Container) -> None:
+    options = "--label task=42 --env COLOUR=red --memory 64M --tasks 99 --cpus 0.5 --ttl 1h"
+    container.shell("cp -a /etc/serai/session.toml /root/kept")
+    container.shell("printf '\\n[pool]\\nsize = 1\\n' >>/etc/serai/session.toml")
+    container.shell("systemctl reload serai-sessiond")
+    wait_for(lambda: "1 of 1" in container.shell("serai pool"), DEADLINE)
+    container.shell(f"serai create cold {options}")
+    taken = container.shell(f"serai create {options}")
+    assert "1 were taken" in container.shell("serai pool")
+    seen = {}
+    for name in ("cold", taken):
+        text = container.run("bash", "-c", OUTSIDE_LOOK, name).stdout
+        text += container.run("serai", "exec", name, "--", "bash", "-c", INSIDE_LOOK).stdout
+        uid = container.shell(f"id -u {name}")
+        seen[name] = text.replace(name, "NAME").replace(uid, "UID").splitlines()
+        assert len(seen[name]) > 200
+    assert seen[taken] == seen["cold"]
+    container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
+    container.shell(f"serai remove cold && serai remove {taken}")
+    wait_for(lambda: "0 of 0" in container.shell("serai pool"), DEADLINE)
+
+
 def test_sessions_outlive_the_daemon(container: Container) -> None:
     container.shell("serai create alive && serai create asleep")
     container.shell("serai switch asleep && serai switch alive")

@@ -32,6 +32,7 @@ from serai.runtime.settings import SessionSettings
 
 LABEL = "serai-doctor"
 PREFIX = "doctor-"
+POOLED = "from the pool"
 PATIENCE = 60.0  # seconds for one answer
 SETTLED = 20.0  # seconds in which processes and data must be gone
 NAP = 0.05
@@ -69,24 +70,30 @@ def gather(paths: Paths, settings: SessionSettings, took: dict[str, float]) -> P
 def sweep(client: Client) -> None:
     """Remove what an earlier doctor left; only one runs at a time."""
     for session in client.call("list")["sessions"]:
-        if session["name"].startswith(PREFIX) and LABEL in session["labels"]:
-            client.call("remove", name=session["name"])
+        name, label = session["name"], session["labels"].get(LABEL)
+        if (name.startswith(PREFIX) and label is not None) or label == POOLED:
+            client.call("remove", name=name)
 
 
 @contextlib.contextmanager
 def _sessions(paths: Paths, client: Client, sandbox: str) -> Iterator[tuple[Part, Part]]:
     token = secrets.token_hex(4)
-    names = [f"{PREFIX}{token}", f"{PREFIX}{token}-b"]
+    chosen: list[str | None] = [f"{PREFIX}{token}", f"{PREFIX}{token}-b"]
+    # Where others get sessions out of the pool, those are what is to be examined.
+    pooled = client.call("pool")["ready"] >= len(chosen)
+    made: list[Part] = []
     try:
-        asked = {"labels": {LABEL: ""}, "sandbox": sandbox}
-        one, two = (client.call("create", name=name, **asked) for name in names)
+        asked = {"labels": {LABEL: POOLED if pooled else ""}, "sandbox": sandbox}
+        for name in [None, None] if pooled else chosen:
+            made.append(client.call("create", name=name, **asked))  # all that are
+        one, two = made
         yield one, two
     finally:
         # Another connection: this one may be in the middle of an answer.
         with Client(paths.control, timeout=PATIENCE) as other:
-            for name in names:
+            for each in made:
                 with contextlib.suppress(SeraiError):
-                    other.call("remove", name=name)
+                    other.call("remove", name=each["name"])
 
 
 class _Visit:
