@@ -160,7 +160,8 @@ def test_own_limits_hold_from_the_beginning_until_somebody_changes_them(
 INSIDE_LOOK = """
 cut -d' ' -f4- /proc/self/mountinfo | sed 's/master:[0-9]*//'
 id; umask; pwd; env | sort; hostname; cat /proc/self/limits /etc/passwd /proc/net/dev $SERAI_HINTS
-grep -E '^(Uid|Gid|Groups|NoNew|Sec|Cap|NS)' /proc/self/status; ls /proc/self/fd; stat -c '%n %A %u %g' /*
+grep -E '^(Uid|Gid|Groups|NoNew|Sec|Cap|NS)' /proc/self/status
+ls /proc/self/fd; stat -c '%n %A %u %g' /*
 ls -lAn --time-style=+ . /tmp /dev /run /home /root /run/serai; df -B1 --output=size /tmp /dev/shm
 for port in 3128 1080; do curl -sSx http://127.0.0.1:$port http://192.0.2.1/ 2>&1 || true; done
 """
