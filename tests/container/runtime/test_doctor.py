@@ -50,7 +50,7 @@ def test_what_a_container_lacks_is_all_that_is_wrong(container: Container) -> No
 
 def test_what_comes_out_of_the_pool_is_contained_likewise(container: Container) -> None:
     container.shell("cp -a /etc/serai/session.toml /root/kept")
-    container.shell("printf '\\n[pool]\\nsize = 2\\n' >>/etc/serai/session.toml")
+    container.shell(r"sed -i 's/^\[pool\]$/&\nsize = 2/' /etc/serai/session.toml")
     container.shell("systemctl reload serai-sessiond")
     wait_for(lambda: pool(container)["ready"] == 2, DEADLINE)
     _, told = doctor(container)

@@ -178,7 +178,7 @@ stat -c '%U %a' /sys/fs/cgroup/serai.slice/serai-session@$0.service; ps -o args=
 def test_one_out_of_the_pool_is_in_nothing_other_than_a_cold_one(container: Container) -> None:
     options = "--label task=42 --env COLOUR=red --memory 64M --tasks 99 --cpus 0.5 --ttl 1h"
     container.shell("cp -a /etc/serai/session.toml /root/kept")
-    container.shell("printf '\\n[pool]\\nsize = 1\\n' >>/etc/serai/session.toml")
+    container.shell(r"sed -i 's/^\[pool\]$/&\nsize = 1/' /etc/serai/session.toml")
     container.shell("systemctl reload serai-sessiond")
     wait_for(lambda: "1 of 1" in container.shell("serai pool"), DEADLINE)
     container.shell(f"serai create cold {options}")
