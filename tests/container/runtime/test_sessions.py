@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_one_out_of_the_pool_is_in_nothing_other_than_a_cold_one(container: Cont
         text = container.run("bash", "-c", OUTSIDE_LOOK, name).stdout
         text += container.run("serai", "exec", name, "--", "bash", "-c", INSIDE_LOOK).stdout
         uid = container.shell(f"id -u {name}")
-        seen[name] = text.replace(name, "NAME").replace(uid, "UID").splitlines()
+        seen[name] = re.sub(rf"\b{uid}\b", "UID", text.replace(name, "NAME")).splitlines()
         assert len(seen[name]) > 200
     assert seen[taken] == seen["cold"]
     container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")

@@ -201,7 +201,12 @@ def users(paths: Paths) -> Part:
         if ":" in line
     }
     known = {each["name"]: each["uid"] for each in _sessions(paths) if each["state"] != "removing"}
+    before = _pooled(paths)
     rows = [line.split(":") for line in text(paths.users / "passwd").splitlines()]
+    after = _pooled(paths)
+    waiting = {name: uid for name, uid in before.items() if uid and after.get(name) == uid}
+    moving = (before.keys() | after.keys()) - waiting.keys() - known.keys()
+    known |= waiting
     unknown = []
     for name, uid in known.items():
         try:
@@ -214,7 +219,7 @@ def users(paths: Paths) -> Part:
         "nsswitch": nsswitch,
         "link": os.path.realpath(paths.root / "var/lib/extrausers"),
         "folder": str(paths.users),
-        "listed": [row[0] for row in rows],
+        "listed": [row[0] for row in rows if row[0] not in moving],
         "known": list(known),
         "unknown": unknown,
         "clashes": clashes(known, paths.root),
@@ -264,9 +269,19 @@ def _owned(path: Path) -> list[Any]:
 
 def registry(paths: Paths) -> Part:
     """PRAGMA quick_check, https://www.sqlite.org/pragma.html."""
-    uri = f"file:{paths.registry}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as database:
+    with closing(_database(paths)) as database:
         return {"check": database.execute("PRAGMA quick_check").fetchone()[0]}
+
+
+def _pooled(paths: Paths) -> dict[str, int]:
+    """The UIDs of the pool's sessions by name; 0 for one that is being made or removed."""
+    waits = "CASE WHEN state = 'ready' AND goal IS NULL THEN uid ELSE 0 END"
+    with closing(_database(paths)) as database:
+        return dict(database.execute(f"SELECT name, {waits} FROM sessions WHERE pooled"))  # noqa: S608  # ours
+
+
+def _database(paths: Paths) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{paths.registry}?mode=ro", uri=True, timeout=PATIENCE)
 
 
 def settings_read(paths: Paths) -> Part:
