@@ -149,7 +149,7 @@ class Sessions:
                         await self._go({uid: State.REMOVING})
                         raise
                     # One of the pool runs, unless it ended just now: then it is made as any other.
-                    taken = pooled and self.running(record) is not None
+                    taken = pooled and self._steps.alive(uid)
                     await self._go({uid: State.READY}, TAKEN if taken else None)
         return self._current(uid)
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 from collections.abc import Callable, Mapping
 
 from serai.common.errors import SeraiError
@@ -64,6 +65,14 @@ class Steps:
     def running(self, uid: int) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
         return self._running.get(uid)
+
+    def alive(self, uid: int) -> bool:
+        """Whether a session's unit runs at this moment, also if its end is not noticed yet."""
+        if (running := self._running.get(uid)) is None:
+            return False
+        ended = select.poll()  # select(2) knows no descriptors above 1023
+        ended.register(running.pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     def set_users(self, names: Mapping[int, str]) -> None:
         """Make these (UID: name) the sessions' users, and no others."""

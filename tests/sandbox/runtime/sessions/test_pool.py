@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,15 @@ def test_one_that_waits_is_nobodys_and_denied_everything() -> None:
         denied = gate_state(vm, name)["policy"]
         assert denied["deny"] == ["*", "0.0.0.0/0", "::/0"]
         assert denied["allow"] == denied["bind"] == []
+
+
+def test_without_its_policy_one_that_waits_has_the_profiles_way_out() -> None:
+    with opened() as vm:
+        hold(vm, 1)
+        vm.start(weaken="from serai.runtime.sessions import pool; pool.POLICY = {}")
+        full(vm, 1)
+        (name,) = waiting(vm)
+        assert gate_state(vm, name)["policy"]["deny"] == []
 
 
 def test_one_that_is_taken_is_what_was_asked_for() -> None:
@@ -155,6 +165,53 @@ def test_one_that_ends_while_it_waits_is_replaced() -> None:
         wait_for(lambda: name not in waiting(vm))
         full(vm, 1)
         assert vm.call("create")["name"] != name
+
+
+def test_one_that_ends_when_it_is_taken_is_started_again() -> None:
+    with opened() as vm:
+        hold(vm, 1)
+        vm.start()
+        assert vm.daemon is not None
+        for _ in range(3):
+            full(vm, 1)
+            (name,) = waiting(vm)
+            with vm.client() as client:
+                # It hears of both at once.
+                vm.daemon.send_signal(signal.SIGSTOP)
+                (vm.cgroup / name / "cgroup.kill").write_text("1")
+                number = client.ask("create", {})
+                wait_for(lambda name=name: "populated 0" in events(vm, name))  # type: ignore[misc]
+                vm.daemon.send_signal(signal.SIGCONT)
+                made = client.wait(number)
+                assert made["state"] == "ready"
+                assert client.exec(made["name"], ["true"]).status == 0
+        full(vm, 1)
+
+
+def events(vm: Vm, name: str) -> str:
+    return (vm.cgroup / name / "cgroup.events").read_text()
+
+
+def test_none_is_left_when_the_vm_was_restarted() -> None:
+    with opened() as vm:
+        hold(vm, 2)
+        vm.start()
+        full(vm, 2)
+        made = vm.call("create")
+        full(vm, 2)
+        before = uids(vm)
+        vm.kill()
+        for unit in filter(Path.is_dir, vm.cgroup.iterdir()):
+            (unit / "cgroup.kill").write_text("1")
+        wait_for(lambda: vm.processes() == 0)
+        hold(vm, 0)
+        vm.start()
+        assert {name: each["state"] for name, each in vm.sessions().items()} == {
+            made["name"]: "stopped"
+        }
+        vm.call("reopen", name=made["name"])
+        check(vm)
+        assert vm.call("create")["uid"] not in before
 
 
 def test_other_settings_and_a_new_daemon_make_it_anew() -> None:
