@@ -42,6 +42,10 @@ SPARE = 10
 POLICY = {"profile": "default", "deny": ["*", "0.0.0.0/0", "::/0"]}
 """A deny wins over whatever the profile allows."""
 LEAST_REST = 0.05
+CALM = 0.1
+"""Seconds after a create in which none is made: then comes the first command in the new session."""
+PATIENCE = 0.5
+"""So long creates that follow each other can put it off, for else the pool would stay empty."""
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 Bring = Callable[[int, State], Awaitable[None]]
 
@@ -96,6 +100,7 @@ class Pool:
         self._taken = self._missed = 0
         self._problem = ""
         self._creates = 0
+        self._created = 0.0  # when the last one was done
         self._due = asyncio.Event()
         self._due.set()
         self._quiet = asyncio.Event()
@@ -176,6 +181,7 @@ class Pool:
             yield
         finally:
             self._creates -= 1
+            self._created = time.monotonic()
             if not self._creates:
                 self._quiet.set()
 
@@ -184,7 +190,7 @@ class Pool:
         retry = FIRST_RETRY
         while True:
             await self._due.wait()
-            await self._quiet.wait()
+            await self._calm()
             start = time.monotonic()
             try:
                 if not await self._step():
@@ -199,6 +205,14 @@ class Pool:
                 continue
             self._problem, retry = "", FIRST_RETRY
             await asyncio.sleep(max(LEAST_REST, time.monotonic() - start))
+
+    async def _calm(self) -> None:
+        """Wait until no create is under way, nor was a moment ago."""
+        latest = time.monotonic() + PATIENCE
+        await self._quiet.wait()
+        while (left := min(self._created + CALM, latest) - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+            await self._quiet.wait()
 
     async def _step(self) -> bool:
         """Remove one, or make one; whether there was anything to do."""

@@ -80,6 +80,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(pool, "LEAST_REST", 0.001)
+    monkeypatch.setattr(pool, "CALM", 0.001)
     monkeypatch.setattr(pool, "FIRST_RETRY", 0.001)
     monkeypatch.setattr(pool, "check_memory", lambda _: None)
     monkeypatch.setattr(pool, "check_disk", lambda *_: None)
