@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from serai.runtime.sessions.own import Own, memory_of_vm
 from serai.runtime.sessions.quota import Level
 from serai.runtime.sessions.registry import Registry
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.together import Together
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
@@ -83,11 +85,13 @@ class Pool:
         settings: SessionSettings,
         bring: Bring,
         *,
+        together: Together,
         fault: Callable[[str], None],
         uids: set[int],
     ) -> None:
         self._paths = paths
         self._registry = registry
+        self._together = together
         self._settings = settings
         self._bring = bring
         self._fault = fault
@@ -96,7 +100,7 @@ class Pool:
         self._ready: deque[int] = deque()
         self._old: deque[int] = deque()  # to be removed
         self._making = False
-        self._stale = False  # what is being made is to be removed
+        self._round = 0  # how often all were made anew
         self._taken = self._missed = 0
         self._problem = ""
         self._creates = 0
@@ -120,7 +124,7 @@ class Pool:
     def use(self, settings: SessionSettings) -> None:
         """These count from now on. Those that wait were made by others, and are made anew."""
         if replace(settings, pool=self._settings.pool) != self._settings:
-            self._stale = self._making
+            self._round += 1
             self.discard(self._ready)
             self._ready.clear()
         self._settings = settings
@@ -138,7 +142,7 @@ class Pool:
             self._ready.remove(uid)
         self.discard([uid])
 
-    def taken(
+    async def taken(
         self,
         labels: Mapping[str, str],
         request: tuple[str, str] | None,
@@ -155,22 +159,30 @@ class Pool:
         if not self._ready:
             self._missed += 1
             return None, False
-        waiting = self._ready.popleft()  # at once: nobody else may get it
+        waiting, its_round = self._ready.popleft(), self._round  # at once: nobody else gets it
+        add = partial(self._registry.add, None, labels, time.time(), request, policy)
         try:
-            extras = (request, policy)
-            made, _ = self._registry.add(
-                None, labels, time.time(), *extras, own=own, waiting=waiting
-            )
-        except BaseException:
-            self._ready.appendleft(waiting)
+            made, _ = await self._together.do(partial(add, own=own, waiting=waiting))
+        except SeraiError:
+            self._put_back(waiting, its_round)
             raise
         self._due.set()
         if made.uid != waiting:
-            self._ready.appendleft(waiting)
+            self._put_back(waiting, its_round)
             return made.uid, False
         self._uids.discard(waiting)
         self._taken += 1
         return waiting, True
+
+    def _put_back(self, uid: int, its_round: int) -> None:
+        """It was not needed, unless it was taken all the same, or has ended or grown old since."""
+        found = self._registry.by_uid(uid)
+        if found is None or not found.pooled:
+            self._uids.discard(uid)
+        elif its_round != self._round:
+            self.discard([uid])
+        elif found.state is State.READY and found.goal is None and uid not in self._old:
+            self._ready.appendleft(uid)
 
     @contextlib.contextmanager
     def creating(self) -> Iterator[None]:
@@ -234,7 +246,7 @@ class Pool:
         own = Own(sandbox=self._settings.sandboxes[0])
         uid = self._registry.add_pooled(POLICY, own, time.time()).uid
         self._uids.add(uid)
-        self._making, self._stale = True, False
+        self._making, its_round = True, self._round
         try:
             await self._bring(uid, State.READY)
         except BaseException:
@@ -242,4 +254,4 @@ class Pool:
             raise
         finally:
             self._making = False
-        (self._old if self._stale else self._ready).append(uid)
+        (self._ready if its_round == self._round else self._old).append(uid)

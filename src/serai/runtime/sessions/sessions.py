@@ -95,9 +95,9 @@ class Sessions:
         self._switching = asyncio.Lock()
         self._creating = asyncio.Semaphore(AT_ONCE)
         self._together = Together(registry)
-        pooled = self._steps.pooled
+        uids, group = self._steps.pooled, self._together
         self.pool = Pool(
-            paths, registry, self._together, settings, self._bring, fault=fault, uids=pooled
+            paths, registry, settings, self._bring, together=group, fault=fault, uids=uids
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._deletions: set[asyncio.Task[None]] = set()
@@ -341,9 +341,10 @@ class Sessions:
             return self._current(uid)
 
     async def _bring(self, uid: int, goal: State) -> None:
-        """Move one that the pool knows; nothing if that is done."""
+        """Move one that is the pool's; nothing if it is removed, or was taken just now."""
         async with self._locked(uid):
-            if (record := self.registry.by_uid(uid)) and record.state is not State.REMOVING:
+            record = self.registry.by_uid(uid)
+            if record is not None and record.pooled and record.state is not State.REMOVING:
                 await self._go({uid: goal})
 
     async def _go(

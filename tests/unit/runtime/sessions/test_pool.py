@@ -16,6 +16,7 @@ from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.pool import Pool, check_memory, wanted
 from serai.runtime.sessions.registry import Registry
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.together import Together
 from serai.runtime.settings import PoolSettings, SessionSettings
 
 MIB = 1 << 20
@@ -48,7 +49,10 @@ class Place:
         paths = Paths(folder)
         paths.sessions.mkdir()
         self.pool = Pool(
-            paths, self.book, settings, self.bring, fault=lambda _: None, uids=self.uids
+            *(paths, self.book, settings, self.bring),
+            together=Together(self.book),
+            fault=lambda _: None,
+            uids=self.uids,
         )
 
     async def bring(self, uid: int, goal: State) -> None:
@@ -56,8 +60,8 @@ class Place:
             raise SeraiError("it does not start")
         self.book.arrive({uid: goal}, 1.0)
 
-    def take(self, request: tuple[str, str] | None = None) -> tuple[int | None, bool]:
-        return self.pool.taken({"a": "b"}, request, {}, Own())
+    async def take(self, request: tuple[str, str] | None = None) -> tuple[int | None, bool]:
+        return await self.pool.taken({"a": "b"}, request, {}, Own())
 
 
 def played(play: Callable[[], object]) -> None:
@@ -99,7 +103,7 @@ def test_it_is_filled_but_not_while_a_create_is_under_way(place: Place) -> None:
         assert place.book.all() == []
         waiting = {each.uid for each in place.book.all(pooled=True)}
         assert waiting == place.uids
-        uid, pooled = place.take()
+        uid, pooled = await place.take()
         assert pooled
         assert waiting - place.uids == {uid}
         await until(lambda: place.pool.shown()["ready"] == 2)
@@ -115,14 +119,14 @@ def test_a_request_that_is_repeated_takes_none(place: Place) -> None:
         running = asyncio.ensure_future(place.pool.run())
         await until(lambda: place.pool.shown()["ready"] == 2)
         running.cancel()
-        uid, _ = place.take(("r1", "x"))
-        assert place.take(("r1", "x")) == (uid, False)
+        uid, _ = await place.take(("r1", "x"))
+        assert await place.take(("r1", "x")) == (uid, False)
         with pytest.raises(SeraiError, match="used for another request"):
-            place.take(("r1", "y"))
+            await place.take(("r1", "y"))
         assert place.pool.shown()["ready"] == 1
-        assert place.pool.taken({}, None, {}, Own(sandbox="sockets")) == (None, False)
-        assert place.take()[1]
-        assert place.take() == (None, False)
+        assert await place.pool.taken({}, None, {}, Own(sandbox="sockets")) == (None, False)
+        assert (await place.take())[1]
+        assert await place.take() == (None, False)
         assert place.pool.shown()["missed"] == 1
 
     played(play)
@@ -137,7 +141,7 @@ def test_other_settings_make_them_anew_and_a_smaller_pool_keeps_the_oldest(place
         place.pool.use(one)
         await until(lambda: place.uids == {oldest})
         place.pool.use(replace(one, hostname="other"))
-        assert place.take() == (None, False)  # at once
+        assert await place.take() == (None, False)  # at once
         await until(lambda: place.pool.shown()["ready"] == 1)
         assert oldest not in place.uids
         running.cancel()
