@@ -20,7 +20,6 @@ from tests.sandbox.runtime.sessions.test_crash import check, uids
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
-
 AT_ONCE = "from serai.runtime.sessions import pool; pool.CALM = pool.LEAST_REST = 0.0"
 """Code with which the daemon fills the pool without a rest."""
 
