@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from serai.common.sockets import reset_when_closed
-from serai.gate.share import PIECE, Share
+from serai.gate import splice
+from serai.gate.share import LARGE_PIECE, PIECE, Share
 from serai.gate.splice import Pipe
 
 BULK = 32 << 10  # bytes
@@ -244,7 +245,7 @@ class _Way:
             self._share.end()
 
     def _receive(self) -> None:
-        came = self._take(min(self._share.piece, self.most))
+        came = self._take(self._share.piece)
         if not came:
             self._loop.remove_reader(self._source)
             self._at_end()
@@ -258,14 +259,15 @@ class _Way:
         else:
             self._choose(came)
 
-    def _take(self, most: int) -> int:
+    def _take(self, piece: int) -> int:
         if self._pipe is not None:
+            size = self._pipe.size if piece == LARGE_PIECE else piece
             with contextlib.suppress(BlockingIOError):
-                if came := self._pipe.fill(self._source, most):
+                if came := self._pipe.fill(self._source, min(size, self.most)):
                     return came
             # splice says either before urgent data (tcp(7)), for ever. recv goes past it.
             self._drop_pipe()
-        self._left = memoryview(self._source.recv(most))
+        self._left = memoryview(self._source.recv(min(piece, self.most)))
         return len(self._left)
 
     def _send(self) -> None:
@@ -299,6 +301,8 @@ class _Way:
             self._drop_pipe()
         elif self._pipe is None:
             self._pipe = Pipe.take(self._share)
+            if self._pipe is not None:
+                splice.make_room(self._sink, self._share)
 
 
 def _gone(client: socket.socket) -> bool:

@@ -15,7 +15,9 @@ with such a piece is longer than another session should have to wait.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ClassVar, TypeVar
@@ -37,14 +39,16 @@ T = TypeVar("T")
 class Share:
     """What one session has used.
 
-    ``held`` is how many bytes of it nobody has taken yet, ``pipes`` how many pipes it has.
+    ``held`` is how many bytes of it nobody has taken yet, ``slots`` how many its pipes
+    have, and ``roomy`` are its clients' connections that the kernel keeps more for.
     """
 
     _last: ClassVar[Share | None] = None  # who had the last step
 
     def __init__(self) -> None:
         self.held = 0
-        self.pipes = 0
+        self.slots = 0
+        self.roomy: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._left = QUANTUM
         self._since_other = 0.0  # since when it has had all steps (time.monotonic())
         self._since = 0.0
@@ -57,10 +61,11 @@ class Share:
         """How many bytes to read at once."""
         if self.held >= BUFFERED:
             return SMALL_PIECE
-        return LARGE_PIECE if self._alone else PIECE
+        return LARGE_PIECE if self.alone else PIECE
 
     @property
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
+        """Whether no other session has had a step of late."""
         return Share._last is self and time.monotonic() - self._since_other >= ALONE
 
     @property

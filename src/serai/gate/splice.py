@@ -11,36 +11,48 @@ import os
 import socket
 from typing import ClassVar
 
-from serai.gate.share import LARGE_PIECE, Share
+from serai.gate.share import Share
 
-# The kernel may keep up to 2 MiB of packets for the 64 pieces that a full pipe holds, if somebody
-# makes them very small. So only transfers in large pieces get a pipe, and few of them.
-EACH_SESSION = 8
-ALL = 64
+# A pipe's slot holds a page of bytes, or a packet. The kernel may keep up to 32 KiB for one, if
+# somebody makes the packets very small. So only transfers in large pieces get a pipe, and there is
+# a limit to all slots of a session, and of all sessions.
+SLOTS = 64
+LARGE = 256
+EACH_SESSION = 512
+ALL = 4096
+_PAGE = 4096  # bytes
+ROOMY = 4
+_UNSENT = 512 << 10  # bytes
 
 
 class Pipe:
-    """A pipe of one transfer; ``held`` is how many bytes are in it."""
+    """A pipe of one transfer: ``size`` bytes fit in, ``held`` are in it."""
 
-    _open: ClassVar[int] = 0
+    _slots: ClassVar[int] = 0  # of all that are open
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Share, slots: int) -> None:
         self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._share = share
+        self._taken = slots
         self.held = 0
-        share.pipes += 1
-        Pipe._open += 1
-        # Refused to a user who has many pipes (pipe(7)): then it is smaller.
+        share.slots += slots
+        Pipe._slots += slots
+        self.size = SLOTS // 4 * _PAGE  # as it is made
+        # Refused to a user who has many pipes (pipe(7)): then it stays smaller.
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, LARGE_PIECE)
+            self.size = fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, slots * _PAGE)
 
     @classmethod
     def take(cls, share: Share) -> Pipe | None:
-        """A pipe for a transfer of this session; None if it, or all together, have enough."""
-        if share.pipes >= EACH_SESSION or cls._open >= ALL:
+        """A pipe for a transfer of this session; None if it, or all together, have enough.
+
+        A session that is alone has a large one for its first transfer.
+        """
+        slots = LARGE if share.alone and not share.slots else SLOTS
+        if share.slots + slots > EACH_SESSION or cls._slots + slots > ALL:
             return None
         try:
-            return cls(share)
+            return cls(share, slots)
         except OSError:  # no descriptors are left
             return None
 
@@ -62,5 +74,19 @@ class Pipe:
         """Give it back, with all that is in it."""
         os.close(self._in)
         os.close(self._out)
-        self._share.pipes -= 1
-        Pipe._open -= 1
+        self._share.slots -= self._taken
+        Pipe._slots -= self._taken
+
+
+def make_room(sink: socket.socket, share: Share) -> None:
+    """Let the kernel keep more for a client than the 208 KiB that a Unix socket may have unread.
+
+    With so little the gate and the bridge's socat wait for each other after each piece. It gives
+    twice what it is asked for, but no more than twice net.core.wmem_max (socket(7)). What a client
+    does not read stays as long as its connection, so a session has only a few of those.
+    """
+    if sink.family != socket.AF_UNIX or sink in share.roomy or len(share.roomy) >= ROOMY:
+        return
+    with contextlib.suppress(OSError):
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT)
+        share.roomy.add(sink)

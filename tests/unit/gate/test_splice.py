@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from serai.gate import splice
+from serai.gate import share, splice
 from serai.gate.relay import BULK, Traffic, carry, relay
 from serai.gate.share import Share
 from serai.gate.splice import Pipe
@@ -25,7 +27,7 @@ LONG = 8 << 20
 def no_pipe_is_left() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
-    assert Pipe._open == 0
+    assert Pipe._slots == 0
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -66,13 +68,13 @@ def test_a_long_transfer_goes_through_a_pipe_both_ways_and_arrives_whole() -> No
             async def give(sock: socket.socket, data: bytes) -> None:
                 nonlocal most
                 await loop.sock_sendall(sock, data)
-                most = max(most, mine.pipes)
+                most = max(most, mine.slots)
                 sock.shutdown(socket.SHUT_WR)
 
             gives = [give(client, up), give(origin, down)]
             reads = [asyncio.ensure_future(read(sock)) for sock in (client, origin)]
             await asyncio.gather(*gives, work)
-            assert mine.held == mine.pipes == 0
+            assert mine.held == mine.slots == 0
             return traffic, await reads[0], await reads[1]
 
     traffic, received, sent = asyncio.run(asyncio.wait_for(main(), DEADLINE))
@@ -100,12 +102,12 @@ def test_a_piece_that_had_to_wait_chooses_too() -> None:
                     with contextlib.suppress(BlockingIOError):
                         client.recv(1 << 20)
                     await asyncio.sleep(0)
-                pipes.append(mine.pipes)
+                pipes.append(mine.slots)
             work.cancel()
             await asyncio.wait({work})
             return pipes
 
-    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == [1, 0]
+    assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == [splice.SLOTS, 0]
 
 
 def test_what_nobody_takes_is_held_and_a_cut_gives_all_back() -> None:
@@ -113,13 +115,13 @@ def test_what_nobody_takes_is_held_and_a_cut_gives_all_back() -> None:
         mine = Share()
         with ends() as (_client, inner, outer, origin):
             work = asyncio.ensure_future(relay(inner, outer, Traffic(now()), mine))
-            while not (mine.held and mine.pipes):
+            while not (mine.held and mine.slots):
                 with contextlib.suppress(BlockingIOError):
                     origin.send(bytes(1 << 20))
                 await asyncio.sleep(0)
             work.cancel()
             await asyncio.wait({work})
-            return mine.held + mine.pipes
+            return mine.held + mine.slots
 
     assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == 0
 
@@ -165,17 +167,56 @@ def test_a_bounded_way_takes_no_byte_too_many_and_tells_how_many_are_missing() -
     assert asyncio.run(asyncio.wait_for(main(), DEADLINE)) == (0, bytes(LONG), b"next", 7)
 
 
-def test_a_session_has_few_pipes_and_so_have_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splice, "ALL", splice.EACH_SESSION + 1)
+def test_a_session_has_few_slots_and_so_have_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "ALL", splice.EACH_SESSION + splice.SLOTS)
     blue, red = Share(), Share()
-    pipes = [Pipe.take(blue) for _ in range(splice.EACH_SESSION)]
+    pipes = [Pipe.take(blue) for _ in range(splice.EACH_SESSION // splice.SLOTS)]
     assert Pipe.take(blue) is None
     pipes.append(Pipe.take(red))
     assert Pipe.take(red) is None
     for pipe in pipes:
         assert pipe is not None
         pipe.close()
-    assert (blue.pipes, red.pipes) == (0, 0)
+    assert (blue.slots, red.slots) == (0, 0)
+
+
+def test_who_is_alone_has_one_large_pipe_and_fewer_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "ALONE", 0.0)
+    mine = Share()
+    mine.begin()
+    pipes = []
+    while (pipe := Pipe.take(mine)) is not None:
+        pipes.append(pipe)
+    small = (splice.EACH_SESSION - splice.LARGE) // splice.SLOTS
+    assert [pipe.size for pipe in pipes] == [1 << 20] + small * [256 << 10]
+    for pipe in pipes:
+        pipe.close()
+    assert mine.slots == 0
+
+
+def test_a_few_clients_of_a_session_may_leave_more_unread() -> None:
+    mine, pairs = Share(), [socket.socketpair() for _ in range(splice.ROOMY + 1)]
+    with ExitStack() as stack:
+        for sock in itertools.chain(*pairs):
+            stack.enter_context(sock)
+        usual = sent_buffer(pairs[0][0])
+        for sock, _ in pairs:
+            for _ in range(2):
+                splice.make_room(sock, mine)
+        sizes = [sent_buffer(sock) for sock, _ in pairs]
+        assert min(sizes[:-1]) > usual
+        assert sizes[-1] == usual
+        with socket.socket() as sock:
+            usual = sent_buffer(sock)
+            splice.make_room(sock, Share())
+            assert sent_buffer(sock) == usual, "the kernel sees to that of TCP itself"
+    del sock, pairs
+    gc.collect()
+    assert not mine.roomy
+
+
+def sent_buffer(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 def test_without_descriptors_there_is_no_pipe_and_no_failure(
