@@ -17,7 +17,7 @@ from serai.gate.lookups import Lookups
 from serai.gate.profiles import Policy
 from serai.gate.relay import Traffic, relay, within
 from serai.gate.requests import Asked
-from serai.gate.rules import Rules, Verdict
+from serai.gate.rules import Judged, Rules, Verdict
 from serai.gate.secrets import Store
 from serai.gate.settings import Settings
 from serai.gate.share import Share
@@ -73,7 +73,7 @@ class Counts:
 
 @dataclass(eq=False)
 class Session:
-    """A session as the gate knows it: its name, its user and its policy."""
+    """A session as the gate knows it: its name, its user, its policy, and what that last said."""
 
     name: str
     uid: int
@@ -83,6 +83,7 @@ class Session:
     lookups: Lookups
     connections: set[Connection] = field(default_factory=set)
     share: Share = field(default_factory=Share)
+    judged: Judged | None = None
     counts: Counts = field(default_factory=Counts)
     labels: dict[str, str] = field(default_factory=dict)
     identity: upstream.Headers = ()
@@ -167,16 +168,21 @@ class Egress:
         A denied name is not resolved, nor is a name that a parent proxy resolves. Raises
         Unreachable if the name has no address, or none in time.
         """
+        by_parent, found = self.settings.upstream.resolve == "parent", None
+        if isinstance(target.host, str) and not by_parent:
+            found, last = session.lookups.known(target.host), session.judged
+            if last is not None and last.holds(session.rules, target, found):
+                return last.verdicts
         verdicts = rules.decide(session.rules, target)
-        by_parent = self.settings.upstream.resolve == "parent"
         if not isinstance(target.host, str) or not verdicts[0][1].allowed or by_parent:
             return self._own(session.rules, target, verdicts)
-        found = session.lookups.known(target.host)
         if found is None:
             found = await self._in_time(session.lookups.find(target.host, self._resolve))
         if not found:
             raise Unreachable(Unreachable.NO_ADDRESS, f"{target.host} has no address")
-        return self._own(session.rules, target, rules.decide(session.rules, target, found))
+        verdicts = self._own(session.rules, target, rules.decide(session.rules, target, found))
+        session.judged = Judged(session.rules, target, found, verdicts)
+        return verdicts
 
     def verdict_now(self, connection: Connection) -> Verdict:
         """The verdict of the session's current policy on the connection's target and address.
@@ -320,10 +326,7 @@ class Egress:
     def refuse(
         self, connection: Connection, target: Target, verdict: Verdict, request: Request | None
     ) -> None:
-        """Write to the audit log what was refused for another reason than the policy's rules.
-
-        Raises Unreachable if the log cannot be written.
-        """
+        """Note down what no rule refused. Raises Unreachable if the log cannot be written."""
         connection.target, connection.address = target, None
         noted = {} if request is None else request.noted()
         self._decided(connection, verdict, **noted, error=verdict.reason)

@@ -7,7 +7,7 @@ import contextlib
 import select
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -50,26 +50,56 @@ async def within(limit: float, work: Coroutine[Any, Any, T]) -> T:
     Before Python 3.12 asyncio.wait_for loses a cancellation that comes in the same turn as the
     result, and a connection that is to be cut would go on. This makes no task: each request
     needs several of these calls, and a task would be their largest cost. If the limit and a
-    cancellation come in the same turn of the loop, it is a timeout.
+    cancellation come in the same turn of the loop, it is a timeout. What need not wait, as most
+    of this, costs no timer either.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101
-    late = False
+    result: T = await _Within(limit, work)
+    return result
 
-    def expire() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
 
-    timer = loop.call_later(limit, expire)
+class _Within:
+    def __init__(self, limit: float, work: Coroutine[Any, Any, T]) -> None:
+        self._limit = limit
+        self._work = work
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            awaited = self._work.send(None)
+        except StopIteration as result:
+            return result.value
+        task, late = asyncio.current_task(), False
+        assert task is not None  # noqa: S101
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(self._limit, expire)
+        try:
+            return (yield from _go_on(self._work, awaited))
+        except asyncio.CancelledError:
+            if late:
+                raise asyncio.TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
+
+
+def _go_on(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, None, Any]:
+    """The rest of ``work``, which waits for ``awaited``."""
     try:
-        return await work
-    except asyncio.CancelledError:
-        if late:
-            raise asyncio.TimeoutError from None
-        raise
+        while True:
+            try:
+                yield awaited
+            except BaseException as error:
+                awaited = work.throw(error)
+            else:
+                awaited = work.send(None)
+    except StopIteration as result:
+        return result.value
     finally:
-        timer.cancel()
+        work.close()
 
 
 async def relay(

@@ -102,6 +102,24 @@ class Verdict:
     reason: str
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts of a policy on a target whose name was ``found`` to have these addresses."""
+
+    policy: Rules
+    target: Target
+    found: Sequence[Address]
+    verdicts: list[tuple[Address | None, Verdict]]
+
+    def holds(self, policy: Rules, target: Target, found: Sequence[Address] | None) -> bool:
+        """Whether they still are: the policy is the same, and so is the resolver's answer.
+
+        The very same one, which is used for a second (lookups.KEPT): that is how long nobody may
+        see that the VM itself has one of the addresses now.
+        """
+        return self.found is found and self.policy is policy and self.target == target
+
+
 def rule(text: str) -> Rule:
     """The rule that ``text`` means; ValueError, naming ``text``, if it is not a rule."""
     try:
