@@ -144,6 +144,8 @@ def response_length(data: bytes | bytearray, searched: int = 0) -> int | None:
 def elements(values: Iterable[bytes]) -> set[bytes]:
     """The elements of a list that ``values`` make up, in lower case. Raises TooLarge."""
     whole = b",".join(values)
+    if not whole:
+        return set()
     if whole.count(b",") >= MOST_OPTIONS:
         raise TooLarge(f"head has a list of more than {MOST_OPTIONS} elements")
     return {element.strip(b" \t") for element in whole.lower().split(b",")} - {b""}

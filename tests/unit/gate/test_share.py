@@ -16,6 +16,7 @@ from serai.gate.share import (
     LARGE_PIECE,
     PIECE,
     QUANTUM,
+    SAVINGS,
     SMALL_PIECE,
     Share,
     metered,
@@ -109,7 +110,7 @@ def test_a_step_that_took_too_long_is_paid_back(clock: Clock) -> None:
         mine, turns = Share(), 0
 
         async def work() -> None:
-            clock.now += 40 * QUANTUM
+            clock.now += SAVINGS + 40 * QUANTUM
             await asyncio.sleep(0)
 
         task = asyncio.create_task(metered(mine, work))
@@ -119,6 +120,48 @@ def test_a_step_that_took_too_long_is_paid_back(clock: Clock) -> None:
         return turns
 
     assert 38 <= asyncio.run(main()) <= 46
+
+
+def test_who_rested_pays_with_what_it_saved_and_waits_for_nobody(clock: Clock) -> None:
+    """Beside a busy session it has its steps in as many turns, though each is twice its share."""
+
+    async def main() -> tuple[int, int]:
+        busy_one, rested = Share(), Share()
+
+        async def busy() -> None:
+            while True:
+                clock.now += QUANTUM
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(metered(busy_one, busy)) for _ in range(NEIGHBOURS)]
+        for _ in range(2 * NEIGHBOURS):
+            await asyncio.sleep(0)
+        saved = int(SAVINGS / QUANTUM)
+
+        async def turns_of(steps: int) -> int:
+            turns = 0
+
+            async def work() -> None:
+                for _ in range(steps):
+                    clock.now += 2 * QUANTUM
+                    await asyncio.sleep(0)
+
+            mine = asyncio.create_task(metered(rested, work))
+            while not mine.done():
+                turns += 1
+                await asyncio.sleep(0)
+            return turns
+
+        found = await turns_of(saved // 2), await turns_of(saved // 2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return found
+
+    first, then = asyncio.run(main())
+    steps = int(SAVINGS / QUANTUM) // 2
+    assert first <= steps + 3
+    assert then >= 3 * steps // 2, "nothing is left"
 
 
 def test_results_faults_and_cuts_pass() -> None:

@@ -113,11 +113,13 @@ def test_a_piece_that_had_to_wait_chooses_too() -> None:
 def test_what_nobody_takes_is_held_and_a_cut_gives_all_back() -> None:
     async def main() -> int:
         mine = Share()
-        with ends() as (_client, inner, outer, origin):
+        with ends() as (client, inner, outer, origin):
             work = asyncio.ensure_future(relay(inner, outer, Traffic(now()), mine))
             while not (mine.held and mine.slots):
                 with contextlib.suppress(BlockingIOError):
                     origin.send(bytes(1 << 20))
+                if mine.held and not mine.slots:
+                    client.recv(1 << 20)  # the piece before was too small to keep the pipe
                 await asyncio.sleep(0)
             work.cancel()
             await asyncio.wait({work})
