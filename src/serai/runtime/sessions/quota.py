@@ -36,7 +36,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Part:
+class Grant:
     """What each session may have of a disk of so many bytes; 0 is no limit, as to the kernel."""
 
     bytes: int
@@ -73,7 +73,7 @@ def free_files(sessions: Path) -> float:
 
 def share(
     sessions: Path, uids: Collection[int], disk: Disk, own: Mapping[int, str] | None = None
-) -> Part | None:
+) -> Grant | None:
     """Limit the sessions that can write, so that what all of them may take is there.
 
     ``own`` has, by UID, what a session is to have at most although there may be more for
@@ -89,12 +89,12 @@ def share(
     space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used])
     taken = whole.f_files - whole.f_ffree
     files = _part(disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used])
-    part = Part(space, files, size)
+    part = Grant(space, files, size)
     own = own or {}
     return part if all(limit(sessions, uid, part, own.get(uid, "")) for uid in uids) else None
 
 
-def least(part: Part, own: str) -> int:
+def least(part: Grant, own: str) -> int:
     """The bytes of a part, or of a session's own limit if there is one and it is less."""
     limit = sizes.limit(own, part.disk) if own else None
     return part.bytes if limit is None else min(part.bytes or limit, limit)
@@ -123,7 +123,7 @@ def fair(used: Collection[int], room: int) -> int:
     return max(room, 0) // parts
 
 
-def limit(sessions: Path, uid: int, part: Part, own: str = "") -> bool:
+def limit(sessions: Path, uid: int, part: Grant, own: str = "") -> bool:
     """Limit a session to a part, or to its ``own`` limit if that is less.
 
     False without quotas. Raises OSError.

@@ -57,7 +57,7 @@ class Steps:
         self._quotas: dict[int, str] = {}
         self._users: dict[int, str] = {}
         self._written: dict[int, str] = {}
-        self._part: quota.Part | None = None
+        self._part: quota.Grant | None = None
         self._dividing: asyncio.TimerHandle | None = None
         self._starting = asyncio.Semaphore(AT_ONCE)
         self.pooled: set[int] = set()  # they run, and nobody can write in them yet

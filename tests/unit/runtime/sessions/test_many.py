@@ -18,7 +18,7 @@ from serai.runtime.sessions.supervisor import Running
 from serai.runtime.settings import SessionSettings
 
 NOBODY: Any = None
-PART = quota.Part(1000, 10, 100_000)
+PART = quota.Grant(1000, 10, 100_000)
 
 
 class Counted:
@@ -72,11 +72,11 @@ def test_a_session_has_its_part_at_once_and_all_are_divided_once(
     limited: list[int] = []
     steps = steps_of(tmp_path)
 
-    def share(_: Path, uids: set[int], *_more: object) -> quota.Part:
+    def share(_: Path, uids: set[int], *_more: object) -> quota.Grant:
         divided.append(set(uids))
         return PART
 
-    def limit(_: Path, uid: int, part: quota.Part, own: str) -> bool:
+    def limit(_: Path, uid: int, part: quota.Grant, own: str) -> bool:
         assert (part, own) == (PART, "5K" if uid == FIRST_UID else "")
         limited.append(uid)
         return True

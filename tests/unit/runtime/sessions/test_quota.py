@@ -18,7 +18,7 @@ def test_levels() -> None:
 
 def test_a_file_system_without_quotas_is_told_so() -> None:
     assert quota.usage(Path("/proc"), 2000) is None
-    assert quota.limit(Path("/proc"), 2000, quota.Part(1, 1, 1)) is False
+    assert quota.limit(Path("/proc"), 2000, quota.Grant(1, 1, 1)) is False
     assert quota.share(Path("/proc"), [2000], Disk()) is None
 
 
@@ -76,7 +76,7 @@ def shared(
     """The limits (bytes, files) that sessions get which use so many blocks, and a file a block."""
     given: dict[int, object] = {}
 
-    def limit(_: Path, uid: int, part: quota.Part, own: str) -> bool:
+    def limit(_: Path, uid: int, part: quota.Grant, own: str) -> bool:
         given[uid] = (quota.least(part, own), part.files)
         return True
 
