@@ -370,7 +370,7 @@ def signals_to_all(client: Client) -> str:
 
 def a_session_without_its_bridge(client: Client) -> str:
     """Delay the daemon's next start by killing what it could wait for."""
-    client.exec(ROGUE, ["sh", "-c", "kill -STOP 1; kill -9 3 4"])
+    client.exec(ROGUE, ["sh", "-c", "kill -STOP 1; kill -9 2 3"])
     before = daemon()
     said("systemctl", "kill", "--signal=KILL", DAEMONS[0])
     begin = time.monotonic()

@@ -92,6 +92,7 @@ def _image(release: Ubuntu) -> Run:
         {
             "toolchain_node_source": "wheel",
             "identity_swap": True,
+            "hardening_hidepid": True,
             "gate_profiles": _ONE,
             "base_certificates": "",
         },

@@ -249,7 +249,7 @@ def start(vm: Vm, name: str) -> subprocess.Popen[bytes]:
 WITHOUT_BRIDGE = """
 import os, signal, socket
 held = {port: socket.socket() for port in (3128, 1080)}
-for pid in (3, 4): os.kill(pid, 9)
+for pid in (2, 3): os.kill(pid, 9)
 while held:
     for port in list(held):
         try: held[port].bind(("127.0.0.1", port)); held.pop(port).detach()

@@ -66,6 +66,7 @@ LINES = {
     "secret rm": "secret rm stripe",
     "gc": "gc --keep-days 0 --dry-run",
     "list": "list",
+    "pool": "pool",
     "version": "version",
     "audit --verify": "audit --verify",
     "remove": "remove two",
