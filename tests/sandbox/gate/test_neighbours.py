@@ -28,7 +28,8 @@ COUNTED = """
 import asyncio, itertools
 from serai.gate import share
 share.clock = itertools.count(0, 0.0005).__next__
-share.QUANTUM, share.SAVINGS = QUANTUM, 0
+share.SAVINGS = 0
+share.QUANTUM = share.ALONE_QUANTUM = QUANTUM
 steps = most = 0
 end = share.Share.end
 def counted(self):
@@ -68,7 +69,7 @@ def stopped(gate: Gated) -> Iterator[None]:
 
 def busiest_turn(quantum: str, kind: str) -> int:
     """How many steps a session gets in one turn that has as much to do on many connections."""
-    patch = COUNTED.replace("= QUANTUM,", f"= {quantum},")
+    patch = COUNTED.replace("= QUANTUM", f"= {quantum}")
     with serving(echo) as server, gate_process.gate("", patch=patch) as gate, ExitStack() as stack:
         gate.open("blue", "127.0.0.1")
         if kind == "tunnels":
