@@ -9,7 +9,7 @@ from serai.common.checks import Absent, Check, Facts, Finding, none_of, problem,
 from serai.common.paths import CERTIFICATES
 from serai.runtime.sandbox import bwrap
 
-TREE = [["1", "0", "bash"], ["3", "1", "socat"], ["4", "1", "socat"]]
+TREE = [["1", "0", "bash"], ["2", "1", "socat"], ["3", "1", "socat"]]
 DEVICES = [
     f"/dev/{name}" for name in ("full", "null", "pts/ptmx", "random", "tty", "urandom", "zero")
 ]
