@@ -22,7 +22,7 @@ from serai.image import cache, console
 from serai.image.build.builds import Finished
 from serai.image.container import container, others, peers, roots
 from serai.image.errors import BuildError
-from serai.image.guest import measure_full, measure_peers
+from serai.image.guest import measure_density, measure_full, measure_peers, measure_switch
 from serai.image.guest.measure import BURSTS, SOCKETS_TITLE
 from serai.image.guest.measure_fairness import ATTACKS
 from serai.image.settings import Settings
@@ -32,6 +32,7 @@ from serai.image.vm.boot import finish_boot
 RESULT = "bench.json"
 PROGRAMS = {
     **dict.fromkeys(("memory", "start", "archive", "many", "burst", "pool"), "measure.py"),
+    "density": "measure_density.py",
     "folders": "measure_folders.py",
     "gate": "measure_gate.py",
     "ended": "measure_ended.py",
@@ -39,10 +40,12 @@ PROGRAMS = {
     "outside": "measure_outside.py",
     "peers": "measure_peers.py",
     "storm": "measure_storm.py",
+    "switch": "measure_switch.py",
 }
 GROUPS = tuple(PROGRAMS)
 ASKED = ("peers",)  # not without --only: npm has to reach a registry for it
 IN_IMAGES = {
+    "density": "measure_density.py",
     "fairness": "measure_fairness.py",
     "full": "measure_full.py",
     "outside": "measure_outside.py",
@@ -50,6 +53,8 @@ IN_IMAGES = {
     "storm": "measure_storm.py",
 }
 ROOTS = {"ended": peers.equipped, "gate": peers.equipped, "peers": others.equipped}
+REFERENCE = {"cpus": 4, "memory": "3891M"}
+"""The machine on which ``density`` counts what an image holds."""
 SESSIONS_DISK = "1200M"  # of an image: full in a minute, also where it is emulated
 DEADLINE = 1800.0
 IMAGE_DEADLINE = 7200.0
@@ -94,6 +99,12 @@ BUDGETS = {
     **dict.fromkeys(
         ("jobs made twice or not at all", "logs that are not whole", "statuses that are wrong"), 0.0
     ),
+    # 100 ms, where a `serai` that asks nothing takes 36.
+    f"serai list, {measure_density.NUMBER} live": 100 / 36,
+    f"exec, {measure_density.NUMBER} live": 1.2,
+    measure_density.MISSING: 0.0,
+    **dict.fromkeys(("switch, p50", "switch, p99", "switch, computing, p50"), 10.0),
+    **dict.fromkeys(measure_switch.COUNTED, 0.0),
     # Beside a hostile session at most three times as long as without it, and nothing fails.
     **{f"{what} beside {attack}, p50": 3.0 for attack in ATTACKS for what in ("exec", "request")},
     **{
@@ -163,9 +174,9 @@ def _booted(
 ) -> Iterator[Callable[[Path], str]]:
     """What runs a group's program in a throwaway container or VM, and returns its stdout."""
     if image is not None:
-        with vm.booted(
-            image.image, image.disk, settings=settings, work=work, sessions_size=SESSIONS_DISK
-        ) as guest:
+        more: dict[str, Any] = {"settings": settings, "work": work, "sessions_size": SESSIONS_DISK}
+        more |= REFERENCE if group == "density" else {}
+        with vm.booted(image.image, image.disk, **more) as guest:
             finish_boot(guest)
 
             def in_vm(program: Path) -> str:

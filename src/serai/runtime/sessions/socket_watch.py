@@ -5,13 +5,17 @@ them would take the whole memory of the VM, and the kernel would then end other 
 first. Programs need these sockets to list network interfaces (getifaddrs(3)), so there is no
 refusing them.
 
-The VM's free memory is looked at often. Sessions are looked at only while much of it is in use.
+The VM's free memory is looked at often. Sessions are looked at only while much of it is in use, as
+it also is where many idle. To read one's table, the kernel goes through the sockets of all. So it
+is read only of those that have enough sockets to hold much, and looking takes a twentieth of a CPU
+at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,9 @@ MOST = 64 << 20
 KERNEL, AVAILABLE = 1 / 8, 1 / 2
 """The kernel's part of all memory from which on, and the available part up to which, sessions are
 looked at."""
+REST = 19
+"""So many times as long as a look took nobody looks."""
+RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 _RMEM = 4
 """The column of /proc/PID/net/netlink with the bytes that wait to be read."""
 
@@ -37,12 +44,13 @@ async def run(sessions: Sessions, announce: Announce, period: float = PERIOD) ->
     """Look every ``period`` seconds, until cancelled."""
     stopping: set[str] = set()
     while True:
+        begin = time.monotonic()
         try:
             if scarce(Path("/proc/meminfo").read_text()):
                 await look(sessions, announce, stopping)
         except OSError as error:
             log.error("nobody watches the sessions' sockets: %s", error)
-        await asyncio.sleep(period)
+        await asyncio.sleep(max(period, REST * (time.monotonic() - begin)))
 
 
 def scarce(meminfo: str) -> bool:
@@ -67,8 +75,20 @@ def held(table: Iterable[str]) -> int:
     return total
 
 
-def _held(pid: int) -> int:
+def enough(sockstat: str, largest: int) -> bool:
+    """Whether a session's sockets, whatever they are, could hold too much.
+
+    ``sockstat`` is the text of /proc/PID/net/sockstat, ``largest`` net.core.rmem_max: socket(7). A
+    socket may hold twice that, and the message with which it exceeds it.
+    """
+    return int(sockstat.split(None, 3)[2]) * 4 * largest > MOST
+
+
+def _held(pid: int, largest: int) -> int:
     try:
+        with Path(f"/proc/{pid}/net/sockstat").open(encoding="ascii") as text:
+            if not enough(text.readline(), largest):
+                return 0
         with Path(f"/proc/{pid}/net/netlink").open(encoding="ascii") as table:
             return held(table)
     except OSError:
@@ -80,12 +100,13 @@ async def look(sessions: Sessions, announce: Announce, stopping: set[str]) -> No
 
     None of them can make the others wait.
     """
+    largest = int(RMEM_MAX.read_text())
     for record in sessions.registry.all():
         running, name = sessions.running(record), record.name
         if running is None or name in stopping:
             continue
         # In a thread: the table may have a line for each of a million sockets.
-        if await asyncio.to_thread(_held, running.init) > MOST:
+        if await asyncio.to_thread(_held, running.init, largest) > MOST:
             stopping.add(name)
             sessions.keep(_stop(sessions, record, running.init, announce, stopping))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serai.runtime.sessions.socket_watch import MOST, held, scarce
+from serai.runtime.sessions.socket_watch import MOST, enough, held, scarce
 
 HEAD = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
 LINE = "0000000000000000 0   {}       00000000 {}        0        0     2        0        18423\n"
@@ -35,3 +35,9 @@ def test_counting_ends_when_it_is_too_much() -> None:
     lines = iter([HEAD, *[LINE.format(1, MOST)] * 1000])
     assert held(lines) == 2 * MOST
     assert len(list(lines)) == 998
+
+
+@pytest.mark.parametrize(("used", "expected"), [(6, False), (64, False), (65, True), (4000, True)])
+def test_only_who_has_enough_sockets_is_looked_at_closely(used: int, expected: bool) -> None:
+    sockstat = f"sockets: used {used}\nTCP: inuse 2 orphan 0 tw 0 alloc 2 mem 0\n"
+    assert enough(sockstat, 256 << 10) is expected
