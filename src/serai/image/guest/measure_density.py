@@ -99,10 +99,9 @@ class Vm:
         pids = [pid for folder, _, _ in os.walk(SLICE) for pid in members(Path(folder))]
         pss = sum(proportional(pid) for pid in pids) / 1024
         whole = (self.before - available()) / 1024
-        rows = [
-            row(f"memory of a session (PSS){end}", pss / live, "MiB"),
-            row(f"memory that each took of the VM's{end}", whole / live, "MiB"),
-        ]
+        rows = [row(f"memory of a session (PSS){end}", pss / live, "MiB")]
+        if live > 1:
+            rows.append(row(f"memory that each took of the VM's{end}", whole / live, "MiB"))
         for name, unit in PROCESSES.items():
             show = ["systemctl", "show", "-P", "MainPID", f"{unit}.service"]
             pid = subprocess.check_output(show, text=True).strip() if unit else "1"
