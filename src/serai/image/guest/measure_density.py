@@ -132,13 +132,12 @@ def available() -> int:
 def compared(first: dict[str, float], now: dict[str, float], live: int) -> list[Row]:
     """The times beside those with one session, and commands beside one that asks nothing."""
     slower = now["outside"] / first["outside"]
-    rows = [
-        row(f"{name}, {live} live", now[name], "ms", first[name] * slower)
-        for name in ("create", "exec")
-    ]
-    return rows + [
-        row(f"{name}, {live} live", now[name], "ms", now["serai --version"]) for name in COMMANDS
-    ]
+    rows = [row(f"process outside, {live} live", now["outside"], "ms", first["outside"])]
+    for name in ("create", "exec"):
+        rows.append(row(f"{name}, {live} live", now[name], "ms", first[name] * slower))
+    for name in COMMANDS:
+        rows.append(row(f"{name}, {live} live", now[name], "ms", now["serai --version"]))
+    return rows
 
 
 def density(client: Client, number: int) -> list[Row]:
