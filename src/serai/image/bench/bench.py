@@ -54,7 +54,7 @@ IN_IMAGES = {
 }
 ROOTS = {"ended": peers.equipped, "gate": peers.equipped, "peers": others.equipped}
 REFERENCE = {"cpus": 4, "memory": "3891M"}
-"""The machine on which ``density`` counts what an image holds."""
+"""The VM in which ``density`` counts what an image holds."""
 SESSIONS_DISK = "1200M"  # of an image: full in a minute, also where it is emulated
 DEADLINE = 1800.0
 IMAGE_DEADLINE = 7200.0

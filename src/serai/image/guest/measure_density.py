@@ -3,7 +3,7 @@
 Run as ``python3 FILE GROUP [NUMBER]`` by root, on the standard library and the runtime alone:
 `invoke bench` sends it there. It makes sessions until there are so many, or until that fails. At
 some numbers on the way it measures. What it compares with was measured with one session; in
-between, the machine may have become slower, so that is scaled by what became of a process outside
+between, the VM may have become slower, so that is scaled by what became of a process outside
 of sessions. It judges nothing. Progress goes to stderr.
 """
 
@@ -50,8 +50,8 @@ def ran(argv: Sequence[str]) -> None:
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
-class Vm:
-    """The VM, and the sessions that were made in it."""
+class Crowd:
+    """The sessions that were made, and how much memory there was before them."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -141,28 +141,28 @@ def compared(first: dict[str, float], now: dict[str, float], live: int) -> list[
 
 
 def density(client: Client, number: int) -> list[Row]:
-    vm = Vm(client)
-    if why := vm.fill(1):
+    crowd = Crowd(client)
+    if why := crowd.fill(1):
         raise SystemExit(why)
-    rows, first = vm.memory(), vm.times()
+    rows, first = crowd.memory(), crowd.times()
     for live in (int(number * part) for part in PARTS):
-        if not (why := vm.fill(live)):
-            now = vm.times()
-            rows += compared({**first, "create": statistics.median(vm.creates[:FEW])}, now, live)
-        rows += vm.memory()
-        print(f"{len(vm.names)} live {why}", file=sys.stderr, flush=True)
+        if not (why := crowd.fill(live)):
+            now = crowd.times()
+            rows += compared({**first, "create": statistics.median(crowd.creates[:FEW])}, now, live)
+        rows += crowd.memory()
+        print(f"{len(crowd.names)} live {why}", file=sys.stderr, flush=True)
         if why:
             break
-    missing = number - answers(vm)
+    missing = number - answers(crowd)
     return [*rows, row(f"{MISSING}{f': {why}' if why else ''}", missing, "")]
 
 
-def answers(vm: Vm) -> int:
+def answers(crowd: Crowd) -> int:
     """In how many of them a command runs now."""
     count = 0
-    for name in vm.names:
+    for name in crowd.names:
         try:
-            done = vm.client.call("exec", name=name, argv=["true"], stdio="null")
+            done = crowd.client.call("exec", name=name, argv=["true"], stdio="null")
             count += done["status"] == 0
         except SeraiError as error:
             print(f"{name}: {error}", file=sys.stderr)
