@@ -64,7 +64,9 @@ class Crowd:
         while len(self.names) < number:
             try:
                 begin = time.perf_counter()
-                self.names.append(self.client.call("create")["name"])
+                # By a name each is made when it is asked for, not taken from a pool.
+                name = f"density-{len(self.names)}"
+                self.names.append(self.client.call("create", name=name)["name"])
                 self.creates.append(1000 * (time.perf_counter() - begin))
             except SeraiError as error:
                 return str(error)
@@ -96,10 +98,11 @@ class Crowd:
     def memory(self) -> list[Row]:
         """What a session takes, and what serves it."""
         live, end = len(self.names), f", {len(self.names)} live"
-        pids = [pid for folder, _, _ in os.walk(SLICE) for pid in members(Path(folder))]
+        units = list(SLICE.glob("serai-session@*"))  # with those of a pool
+        pids = [pid for each in units for folder, _, _ in os.walk(each) for pid in members(folder)]
         pss = sum(proportional(pid) for pid in pids) / 1024
         whole = (self.before - available()) / 1024
-        rows = [row(f"memory of a session (PSS){end}", pss / live, "MiB")]
+        rows = [row(f"memory of a session (PSS){end}", pss / len(units), "MiB")]
         if live > 1:
             rows.append(row(f"memory that each took of the VM's{end}", whole / live, "MiB"))
         for name, unit in PROCESSES.items():
@@ -112,8 +115,8 @@ class Crowd:
 SLICE = Path("/sys/fs/cgroup/serai.slice")
 
 
-def members(cgroup: Path) -> list[str]:
-    return (cgroup / "cgroup.procs").read_text().split()
+def members(cgroup: str) -> list[str]:
+    return Path(cgroup, "cgroup.procs").read_text().split()
 
 
 def proportional(pid: str) -> int:
