@@ -29,9 +29,10 @@ from serai.runtime.sessions import (
 )
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.moves import no_fault
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record, Registry
-from serai.runtime.sessions.sessions import Sessions, no_fault
+from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.supervisor import Supervisor
 
 log = logging.getLogger("serai")

@@ -1,26 +1,7 @@
-"""Sessions: create, move between states, switch, and recover after a crash.
+"""Sessions: what can be asked of them, and what happens to one that ends by itself.
 
-The problem. An operation such as "archive" changes several things: the unit, the home, the users'
-files, the gate, the registry. The daemon or the VM can die between any two of them.
-
-The idea. A session is a state machine, and an operation moves it from its state to a goal.
-
-1. Journal: the registry stores the goal before anything changes (``registry.begin``).
-2. Act: ``states.plan`` compares the facts of both states (where is the home, does the unit run, is
-   it frozen) and lists the steps between them. ``steps`` carries them out. Each step may be
-   repeated without harm.
-3. Arrive: the registry stores the goal as the new state and clears the goal, in one transaction. If
-   that is lost, the goal is still there, and the plan runs once more.
-
-After a crash there is no special path. ``reconcile`` runs once at start. It runs the plan of each
-session that still has a goal again from the start, and adopts units that kept running. It stops
-units and takes in homes that the registry does not know. Tests kill the daemon at each ``fault``.
-
-When a step fails without a crash, the caller gets the error, and ``states.fallback`` names the
-state that the session falls back to.
-
-Only one operation on a session runs at a time (``_locked``). A switch moves two sessions. Both
-arrive in one transaction, so at most one session is active at any moment.
+``moves`` brings a session from one state to another, so that a crash between two steps does no
+harm; ``recovery`` finishes at the next start what a crash has cut off.
 """
 
 from __future__ import annotations
@@ -38,27 +19,22 @@ from serai.common.errors import WRONG_STATE, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sandbox import cgroups
-from serai.runtime.sessions import homes, names, publish
+from serai.runtime.sessions import names
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.moves import Moves, no_fault
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.pool import Pool
+from serai.runtime.sessions.recovery import Recovery
 from serai.runtime.sessions.registry import Record, Registry
-from serai.runtime.sessions.states import FACTS, RUNNING, TAKEN, State, Step, fallback, plan
+from serai.runtime.sessions.states import TAKEN, State, Step
 from serai.runtime.sessions.steps import AT_ONCE, Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.sessions.together import Together
-from serai.runtime.sessions.uses import Uses
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)
-ADOPT_DEADLINE = 20.0
-"""Seconds after which a session that cannot be put right at the daemon's start is stopped."""
-
-
-def no_fault(point: str) -> None:
-    """Called before every journal step; a test passes something that kills the process there."""
 
 
 async def not_noted(record: Record) -> None:
@@ -89,18 +65,18 @@ class Sessions:
         self.notes = Notes(gate)
         self.folders = Folders(paths, settings, supervisor, fault)
         self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
-        self.reasons: dict[int, str] = {}  # by UID: why it stopped or froze though nobody asked
-        self.uses = Uses()
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._moves = Moves(paths, registry, self._steps, changed=changed, fault=fault)
+        self.reasons, self.uses = self._moves.reasons, self._moves.uses
         self._switching = asyncio.Lock()
         self._creating = asyncio.Semaphore(AT_ONCE)
         self._together = Together(registry)
-        uids, group = self._steps.pooled, self._together
         self.pool = Pool(
-            paths, registry, settings, self._bring, together=group, fault=fault, uids=uids
+            *(paths, registry, settings, self._moves.bring),
+            together=self._together,
+            fault=fault,
+            uids=self._steps.pooled,
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._deletions: set[asyncio.Task[None]] = set()
 
     async def create(
         self,
@@ -128,30 +104,21 @@ class Sessions:
         request = None if request_id is None else (request_id, fingerprint)
         with self.pool.creating():
             self.fault("create:journal")
-            uid, pooled = None, False
-            if name is None:
-                uid, pooled = await self.pool.taken(labels, request, egress, own)
-            if uid is None:
-                add = partial(self.registry.add, name, labels, time.time(), request, egress)
-                made, _ = await self._together.do(partial(add, own=own))
-                uid = made.uid
-                # Users whose sessions start soon are in the files by the time the first of them
-                # starts.
-                self._steps.expect_user(uid, made.name)
+            uid, pooled = await self._add(name, labels, request, egress, own)
             # One of the pool has little left to do: it waits for none that is made.
             turn = contextlib.nullcontext() if pooled else self._creating
-            async with turn, self._locked(uid):
-                record = self._current(uid)
+            async with turn, self._moves.locked(uid):
+                record = self._moves.current(uid)
                 if record.state is State.CREATING:
                     try:
                         await noted(record)
                     except BaseException:
-                        await self._go({uid: State.REMOVING})
+                        await self._moves.go({uid: State.REMOVING})
                         raise
                     # One of the pool runs, unless it ended just now: then it is made as any other.
                     taken = pooled and self._steps.alive(uid)
-                    await self._go({uid: State.READY}, TAKEN if taken else None)
-        return self._current(uid)
+                    await self._moves.go({uid: State.READY}, TAKEN if taken else None)
+        return self._moves.current(uid)
 
     async def stop(self, name: str) -> Record:
         """End everything in a session; its home stays."""
@@ -178,16 +145,16 @@ class Sessions:
             uids = sorted({wanted.uid} | ({before.uid} if before else set()))
             async with contextlib.AsyncExitStack() as stack:
                 for uid in uids:
-                    await stack.enter_async_context(self._locked(uid))
+                    await stack.enter_async_context(self._moves.locked(uid))
                 goals = {wanted.uid: State.ACTIVE}
                 previous = self.registry.active()
                 if previous is not None and previous.uid in uids:
                     goals[previous.uid] = State.READY if keep_running else State.FROZEN
-                if self._current(wanted.uid).state is State.FROZEN:
+                if self._moves.current(wanted.uid).state is State.FROZEN:
                     # Thawed last: it would take the CPU that the other one needs to stop.
                     goals = dict(reversed(goals.items()))
-                await self._go(goals)
-            return self._current(wanted.uid)
+                await self._moves.go(goals)
+            return self._moves.current(wanted.uid)
 
     async def limit(self, record: Record) -> None:
         """Limit a session that is held ``alone`` as its record says, if it runs."""
@@ -202,14 +169,14 @@ class Sessions:
 
     async def attach(self, name: str, new: Attachment) -> Record:
         """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
-        async with self._locked(self.registry.get(name).uid):
+        async with self._moves.locked(self.registry.get(name).uid):
             record = self._attachable(name)
             await self.folders.attach(record, self._steps.running(record.uid), new)
             return record
 
     async def detach(self, name: str, role: str) -> Record:
         """Take a folder away from a session. Raises SeraiError."""
-        async with self._locked(self.registry.get(name).uid):
+        async with self._moves.locked(self.registry.get(name).uid):
             record = self._attachable(name)
             await self.folders.detach(record, self._steps.running(record.uid), role)
             return record
@@ -230,165 +197,57 @@ class Sessions:
 
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
-        homes.prepare(self.paths)
-        homes.take_in(self.paths, self.registry)
-        self.registry.prune_requests(time.time())
-        records = self.registry.all(pooled=True)
-        users = {each.uid: each.name for each in records if each.state != State.REMOVING}
-        self._steps.set_users(users)
-        self.folders.keep(set(users))
-        publish.prune(self.paths, set(users.values()))
-        units = await self._supervisor.running()
-        for stranger in units.keys() - set(users.values()):
-            await self._supervisor.stop(stranger)
-        switching = [each for each in records if each.goal is State.ACTIVE]
-        told = [each for each in records if each.name in units and not each.pooled]
-        await self._steps.tell_gate(told)
-        mains = [units.get(each.name) if each.uid in users else None for each in records]
-        # All at once: none of them can make the others wait.
-        await asyncio.gather(*map(self._adopt, records, mains))
-        await self._finish_switch(switching)
-        for uid in homes.leftovers(self.paths) - set(users):
-            self._delete_later(uid)
+        recovery = Recovery(self._moves, self._supervisor, self.folders, self.pool, self.notes)
+        await recovery.reconcile()
 
     async def deleted(self) -> None:
         """Wait until the data of every removed session is deleted."""
-        await asyncio.gather(*self._deletions, return_exceptions=True)
+        await self._moves.deleted()
 
     async def close(self) -> None:
         """Leave sessions as they are and let go of them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._moves.close()
         await self.notes.close()
         self._steps.let_go()
         self.folders.close()
         self.registry.close()
 
-    async def _adopt(self, record: Record, main: int | None) -> None:
-        try:
-            await asyncio.wait_for(self._put_right(record, main), ADOPT_DEADLINE)
-        except (SeraiError, OSError, asyncio.TimeoutError) as error:
-            log.error("session %s is not put right: %s", record.name, str(error) or "too slow")
-            await self._give_up(record)
-
-    async def _put_right(self, record: Record, main: int | None) -> None:
-        """Carry one session to its goal, or see that it is where the registry says."""
-        if record.state is State.REMOVING:
-            self._delete_later(record.uid)
-            return
-        if record.pooled:
-            # Made by who knows which version and settings.
-            await self._bring(record.uid, State.REMOVING)
-            return
-        supposed, goal = record.state in RUNNING, record.goal
-        if supposed and main is None and (goal is None or goal in RUNNING):
-            # The VM was restarted, or the unit died while nobody watched.
-            publish.withdraw(self.paths, record.name)
-            self._arrive({record.uid: State.STOPPED})
-            return
-        if supposed and main is not None:
-            await self._steps.take_over(record, main)
-        if goal is not None:
-            if goal is not State.ACTIVE:
-                await self._go({record.uid: goal})
-                # It may have been noted when it was asked for, or not: that was cut off, too.
-                self.notes.by_itself("finish", record, goal=goal.value)
-        elif supposed:
-            await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
-        elif main is not None:
-            await self._steps.do(Step.STOP, record)
-
-    async def _give_up(self, record: Record) -> None:
-        """A session that runs but cannot be entered is stopped, so that it can be started anew."""
-        current = self.registry.by_uid(record.uid)
-        if current is not None and current.pooled:
-            self.pool.discard([current.uid])  # it is tried again
-        elif current is not None and current.goal is None and current.state in RUNNING:
-            with contextlib.suppress(SeraiError, OSError):
-                await self._steps.do(Step.STOP, current)
-                self._arrive({current.uid: State.STOPPED})
-
-    async def _finish_switch(self, records: list[Record]) -> None:
-        """A switch that was cut off: the one that was to be active becomes it."""
-        for record in records:
-            current = self._current(record.uid)
-            if current.goal is None:
-                # Its unit is gone since: an active session would have been stopped, too.
-                continue
-            try:
-                goals = {record.uid: State.ACTIVE}
-                if (before := self.registry.active()) is not None:
-                    goals[before.uid] = State.FROZEN
-                await self._go(goals)
-                self.notes.by_itself("finish", record, goal=State.ACTIVE.value)
-            except (SeraiError, OSError) as error:
-                log.error("switching to %s is not finished: %s", record.name, error)
-
     async def settle(self, name: str, wanted: Callable[[Record], State | None]) -> State | None:
         """Move a session where ``wanted`` says when its turn has come; returns that."""
         async with self.alone(name) as record:
             if (goal := wanted(record)) is not None:
-                await self._go({record.uid: goal})
+                await self._moves.go({record.uid: goal})
             return goal
+
+    async def _add(
+        self,
+        name: str | None,
+        labels: Mapping[str, str],
+        request: tuple[str, str] | None,
+        egress: Mapping[str, Any],
+        own: Own,
+    ) -> tuple[int, bool]:
+        """Have a session in the registry: its UID, and whether it was one of the pool."""
+        if name is None:
+            uid, pooled = await self.pool.taken(labels, request, egress, own)
+            if uid is not None:
+                return uid, pooled
+        add = partial(self.registry.add, name, labels, time.time(), request, egress)
+        made, _ = await self._together.do(partial(add, own=own))
+        # Users whose sessions start soon are in the files by the time the first of them starts.
+        self._steps.expect_user(made.uid, made.name)
+        return made.uid, False
 
     async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
         uid = self.registry.get(name).uid
-        async with self._locked(uid):
-            record = self._current(uid)
+        async with self._moves.locked(uid):
+            record = self._moves.current(uid)
             if record.state is not goal and record.state not in (keep or ()):
-                await self._go({uid: goal})
-            return self._current(uid)
-
-    async def _bring(self, uid: int, goal: State) -> None:
-        """Move one that is the pool's; nothing if it is removed, or was taken just now."""
-        async with self._locked(uid):
-            record = self.registry.by_uid(uid)
-            if record is not None and record.pooled and record.state is not State.REMOVING:
-                await self._go({uid: goal})
-
-    async def _go(
-        self, goals: Mapping[int, State], steps_left: tuple[Step, ...] | None = None
-    ) -> None:
-        """Journal, act, and arrive at all goals at once; by the plan, or by what is left of it.
-
-        Raises what the failing step raised, after falling back.
-        """
-        records = [self._current(uid) for uid in goals]
-        for uid in goals:
-            self.reasons.pop(uid, None)
-        plans = [steps_left or plan(each.name, each.state, goals[each.uid]) for each in records]
-        operation = "+".join(goal.value for goal in goals.values())
-        if any(each.goal is not goals[each.uid] for each in records):
-            self.fault(f"{operation}:journal")
-            self.registry.begin(goals)
-        for record, steps in zip(records, plans, strict=True):
-            for step in steps:
-                self.fault(f"{goals[record.uid].value}:{step.value}")
-                try:
-                    await self._steps.do(step, record)
-                except (SeraiError, OSError) as error:
-                    await self._fall_back(goals, record, step)
-                    if isinstance(error, SeraiError):
-                        raise
-                    raise SeraiError(f"session {record.name}: {step.value}: {error}") from error
-        self.fault(f"{operation}:arrive")
-        self._arrive(goals)
-
-    async def _fall_back(self, goals: Mapping[int, State], failed: Record, step: Step) -> None:
-        """Undo what a failed step left; other sessions of the operation stay what they were."""
-        states = {uid: self._current(uid).state for uid in goals}
-        for other in map(self._current, goals.keys() - {failed.uid}):
-            with contextlib.suppress(SeraiError, OSError):
-                for back in plan(other.name, goals[other.uid], other.state):
-                    await self._steps.do(back, other)
-        states[failed.uid] = fallback(failed.state, step)
-        if not FACTS[states[failed.uid]].running:
-            with contextlib.suppress(SeraiError, OSError):
-                await self._steps.do(Step.STOP, failed)
-        if states[failed.uid] is State.REMOVING:
-            await self._steps.do(Step.MOVE_HOME_AWAY, failed)
-        self._arrive(states)
+                await self._moves.go({uid: goal})
+            return self._moves.current(uid)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         # At once: its cgroup goes with it.
@@ -398,10 +257,10 @@ class Sessions:
 
     async def _unit_ended(self, uid: int, running: Running, reason: str) -> None:
         """A unit's main process ended although nobody asked: the session is stopped."""
-        async with self._locked(uid):
+        async with self._moves.locked(uid):
             if self._steps.running(uid) is not running:
                 return
-            record = self._current(uid)
+            record = self._moves.current(uid)
             if record.pooled:
                 self.pool.lost(uid)
                 return
@@ -412,49 +271,13 @@ class Sessions:
             log.warning("session %s is stopped: %s", record.name, reason)
             self.reasons[uid] = reason
             await self._steps.do(Step.STOP, record)
-            self._arrive({uid: State.STOPPED})
+            self._moves.arrive({uid: State.STOPPED})
             self.notes.by_itself("stop", record, reason=reason)
-
-    def _delete_later(self, uid: int) -> None:
-        task = self.keep(self._delete(uid))
-        self._deletions.add(task)
-        task.add_done_callback(self._deletions.discard)
-
-    async def _delete(self, uid: int) -> None:
-        """Delete a removed session's data; its row goes last."""
-        try:
-            await homes.delete(self.paths, uid)
-        except SeraiError as error:
-            log.error("%s", error)
-            return
-        record = self.registry.by_uid(uid)
-        self.fault("removed:forget")
-        self.registry.forget(uid)
-        self._locks.pop(uid, None)
-        if record is not None and not record.pooled:
-            self.changed("session.removed", record)
-
-    def _arrive(self, states: Mapping[int, State]) -> None:
-        self.registry.arrive(states, time.time())
-        for uid, state in states.items():
-            self.uses.arrived((record := self._current(uid)).name)
-            if not record.pooled:
-                self.changed("session.changed", record)
-            if state is State.REMOVING:
-                self.uses.forget(record.name)
-                self._steps.drop_user(uid)
-                self._delete_later(uid)
 
     def _attachable(self, name: str) -> Record:
         record = self.registry.get(name)
         if record.state is State.CREATING or record.goal is not None:
             raise SeraiError(f"session {name} is just changing", "try again", WRONG_STATE)
-        return record
-
-    def _current(self, uid: int) -> Record:
-        record = self.registry.by_uid(uid)
-        if record is None:
-            raise SeraiError("the session was removed meanwhile", code=WRONG_STATE)
         return record
 
     def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -468,10 +291,5 @@ class Sessions:
     async def alone(self, name: str) -> AsyncIterator[Record]:
         """A session on which no operation is under way meanwhile."""
         uid = self.registry.get(name).uid
-        async with self._locked(uid):
-            yield self._current(uid)
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, uid: int) -> AsyncIterator[None]:
-        async with self._locks.setdefault(uid, asyncio.Lock()):
-            yield
+        async with self._moves.locked(uid):
+            yield self._moves.current(uid)

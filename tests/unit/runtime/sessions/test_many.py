@@ -49,7 +49,7 @@ def test_of_many_creates_few_are_under_way_and_the_first_is_ready_first(tmp_path
         paths, Registry(paths.registry), NOBODY, SessionSettings(), NOBODY, changed=lambda *_: None
     )
     steps = Counted()
-    sessions._steps = cast("Any", steps)
+    sessions._steps = sessions._moves.steps = cast("Any", steps)
     names = [f"s{number}" for number in range(10 * AT_ONCE)]
 
     async def main() -> None:
