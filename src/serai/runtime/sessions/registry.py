@@ -11,16 +11,15 @@ session has arrived. Several processes may use one registry at once.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
-from serai.runtime.sessions import names, numbers
+from serai.runtime.sessions import names, numbers, spares
 from serai.runtime.sessions.own import Own, seconds
 from serai.runtime.sessions.states import State
 
@@ -101,7 +100,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._take_spares()
+        spares.take(path)
         try:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -120,32 +119,11 @@ class Registry:
             for name, kind in [each for number, each in ADDED.items() if 0 < version < number]:
                 self._db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._make_spares()
-
-    def _beside(self) -> Iterator[tuple[Path, Path]]:
-        """The files that SQLite makes at every start and removes at the end, and a spare of each.
-
-        They take an inode each, of which sessions may have taken all if there are no quotas. Blocks
-        are no concern: some are root's.
-        """
-        for end in ("-wal", "-shm"):
-            yield Path(f"{self._path}{end}"), Path(f"{self._path}{end}-spare")
-
-    def _take_spares(self) -> None:
-        for file, spare in self._beside():
-            with suppress(OSError):
-                os.link(spare, file)  # unlike rename, in nothing's place
-                spare.unlink()
-
-    def _make_spares(self) -> None:
-        """Have them for the next start, if there are any inodes now."""
-        for _, spare in self._beside():
-            with suppress(OSError):
-                spare.touch(mode=0o600)
+        spares.make(path)
 
     def close(self) -> None:
         self._db.close()
-        self._make_spares()
+        spares.make(self._path)
 
     def add(
         self,
