@@ -30,6 +30,11 @@ class GateClient:
         while True:
             try:
                 return await jsonrpc.ask(self._control, method, params, _MOST)
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+                # Whoever has taken it over: what takes away is done all the same.
+                raise SeraiError(
+                    f"what the gate answers is no answer: {error!r}", "see serai-gate.service", GONE
+                ) from None
             except (OSError, EOFError) as error:
                 if time.monotonic() > end:
                     raise SeraiError(

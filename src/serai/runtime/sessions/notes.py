@@ -56,7 +56,8 @@ class Notes:
                 while not told.done():
                     await self._send_urgent()
         finally:
-            if not told.done():
+            # Whoever is sending it just now does so in vain, or it is there twice.
+            if not told.done() and (entry, told) in self._urgent:
                 self._urgent.remove((entry, told))
         if (error := told.result()) is not None:
             raise error
@@ -100,7 +101,7 @@ class Notes:
             noted = await self._send([entry for entry, _ in batch])
         except SeraiError as failed:
             error = failed
-        except asyncio.CancelledError:
+        except BaseException:  # the others' are sent by who has the next turn
             self._urgent = [*batch, *self._urgent]
             raise
         for at, (_, told) in enumerate(batch):
@@ -122,7 +123,11 @@ class Notes:
 
     async def _send(self, entries: list[Entry]) -> int:
         """How many of them are in the audit log now. Raises SeraiError if the gate is not there."""
-        return int((await self._gate.call("note", entries=entries))["noted"])
+        answer = await self._gate.call("note", entries=entries)
+        try:
+            return int(answer["noted"])
+        except (KeyError, TypeError, ValueError):
+            raise UNWRITTEN from None
 
 
 def of(record: Record) -> Entry:

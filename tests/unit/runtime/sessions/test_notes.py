@@ -16,6 +16,7 @@ class Gate:
         self.asked: list[list[Any]] = []
         self.room = room
         self.fails = False
+        self.answer: dict[str, int] | None = None
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
@@ -27,7 +28,7 @@ class Gate:
         self.asked.append(entries)
         noted = min(len(entries), self.room)
         self.room -= noted
-        return {"noted": noted}
+        return {"noted": noted} if self.answer is None else self.answer
 
 
 async def noted(gate: Gate, count: int) -> list[object]:
@@ -84,3 +85,35 @@ def test_one_who_gives_up_keeps_no_other_waiting(which: int) -> None:
     gate = asyncio.run(main())
     written = [each["number"] for batch in gate.asked for each in batch]
     assert {0, 1, 2} - {which} <= set(written)
+
+
+def test_who_gives_up_while_another_sends_it_gives_up_in_time() -> None:
+    """Else what takes away, which is done in any case, would not be done."""
+
+    async def main() -> Gate:
+        gate = Gate()
+        gate.goes_on.clear()
+        notes = Notes(gate)  # type: ignore[arg-type]
+        first, second, late = (asyncio.ensure_future(notes.now({"number": n})) for n in range(3))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        first.cancel()  # the second sends its own and the late one's now
+        for _ in range(5):
+            await asyncio.sleep(0)
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        gate.goes_on.set()
+        await second
+        return gate
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_gate_that_answers_nonsense_keeps_nobody_waiting() -> None:
+    async def main() -> list[object]:
+        gate = Gate()
+        gate.answer = {}
+        return await asyncio.wait_for(noted(gate, 3), 10)
+
+    assert all("cannot be written" in str(each) for each in asyncio.run(main()))
