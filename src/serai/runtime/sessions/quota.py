@@ -72,12 +72,18 @@ def free_files(sessions: Path) -> float:
 
 
 def share(
-    sessions: Path, uids: Collection[int], disk: Disk, own: Mapping[int, str] | None = None
+    sessions: Path,
+    uids: Collection[int],
+    disk: Disk,
+    own: Mapping[int, str] | None = None,
+    *,
+    left: int = 1,
 ) -> Grant | None:
     """Limit the sessions that can write, so that what all of them may take is there.
 
     ``own`` has, by UID, what a session is to have at most although there may be more for
-    it. Returns what each may have; None where there are no quotas. Raises OSError.
+    it. ``left`` parts are left over for the next ones. Returns what each may have; None where there
+    are no quotas. Raises OSError.
     """
     used = []
     for uid in uids:
@@ -86,9 +92,11 @@ def share(
         used.append(found)
     whole = os.statvfs(sessions)
     size, taken = whole.f_frsize * whole.f_blocks, whole.f_frsize * (whole.f_blocks - whole.f_bfree)
-    space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used])
+    space = _part(disk.quota, disk.reserve, size, taken, [each.bytes for each in used], left=left)
     taken = whole.f_files - whole.f_ffree
-    files = _part(disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used])
+    files = _part(
+        disk.files, disk.reserve, whole.f_files, taken, [each.files for each in used], left=left
+    )
     part = Grant(space, files, size)
     own = own or {}
     return part if all(limit(sessions, uid, part, own.get(uid, "")) for uid in uids) else None
@@ -100,22 +108,24 @@ def least(part: Grant, own: str) -> int:
     return part.bytes if limit is None else min(part.bytes or limit, limit)
 
 
-def _part(text: str, reserve: int, whole: int, taken: int, used: Collection[int]) -> int:
+def _part(
+    text: str, reserve: int, whole: int, taken: int, used: Collection[int], *, left: int = 1
+) -> int:
     """What each session may have; 0 is no limit, as it is to the kernel."""
     most = sizes.limit(text, whole)
     if most is None or not whole:
         return 0
     room = whole * (100 - reserve) // 100 - (taken - sum(used))
-    return max(min(most, fair(used, room)), 1)
+    return max(min(most, fair(used, room, left)), 1)
 
 
-def fair(used: Collection[int], room: int) -> int:
-    """How much each of those who use so much may have, of ``room``, with a part left over.
+def fair(used: Collection[int], room: int, left: int = 1) -> int:
+    """How much each of those who use so much may have, of ``room``, with ``left`` parts left over.
 
-    That part is for the next session that starts. Who uses more than a part keeps it and gets no
+    Those are for the next sessions that start. Who uses more than a part keeps it and gets no
     more, and the others divide the rest: together they can never have more than ``room``.
     """
-    parts = len(used) + 1
+    parts = len(used) + left
     for each in sorted(used, reverse=True):
         if each * parts <= room:
             break

@@ -105,20 +105,26 @@ class Sessions:
         with self.pool.creating():
             self.fault("create:journal")
             uid, pooled = await self._add(name, labels, request, egress, own)
-            # One of the pool has little left to do: it waits for none that is made.
-            turn = contextlib.nullcontext() if pooled else self._creating
-            async with turn, self._moves.locked(uid):
-                record = self._moves.current(uid)
-                if record.state is State.CREATING:
-                    try:
-                        await noted(record)
-                    except BaseException:
-                        await self._moves.go({uid: State.REMOVING})
-                        raise
-                    # One of the pool runs, unless it ended just now: then it is made as any other.
-                    taken = pooled and self._steps.alive(uid)
-                    await self._moves.go({uid: State.READY}, TAKEN if taken else None)
+            # Locked first: whoever reopens or removes it meanwhile waits until it is noted and
+            # made, and who asks for the same again takes no turn from others.
+            async with self._moves.locked(uid):
+                if self._moves.current(uid).state is State.CREATING:
+                    # One of the pool has little left to do: it waits for none that is made.
+                    async with contextlib.nullcontext() if pooled else self._creating:
+                        await self._make(uid, noted, pooled=pooled)
         return self._moves.current(uid)
+
+    async def _make(
+        self, uid: int, noted: Callable[[Record], Awaitable[None]], *, pooled: bool
+    ) -> None:
+        try:
+            await noted(self._moves.current(uid))
+        except BaseException:
+            await self._moves.go({uid: State.REMOVING})
+            raise
+        # One of the pool runs, unless it ended just now: then it is made as any other.
+        taken = pooled and self._steps.alive(uid)
+        await self._moves.go({uid: State.READY}, TAKEN if taken else None)
 
     async def stop(self, name: str) -> Record:
         """End everything in a session; its home stays."""

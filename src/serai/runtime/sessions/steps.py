@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2 * (os.cpu_count() or 1)
 """Sandboxes that start at the same time. With more, all of many would be ready at the end only."""
 MOMENT = 0.2
-"""Seconds in which sessions may have more of the disk than their part: see ``share_disk``."""
+"""Seconds from a change of who can write to the disk's division: see ``share_disk``."""
+KEPT_BACK = 8
+"""With as many sessions one more part is kept for the next ones, while many come at once."""
 
 
 class Steps:
@@ -58,6 +60,8 @@ class Steps:
         self._users: dict[int, str] = {}
         self._written: dict[int, str] = {}
         self._part: quota.Grant | None = None
+        self._left = 0  # parts that the last division left for the next sessions
+        self._divided: set[int] = set()  # who has one
         self._dividing: asyncio.TimerHandle | None = None
         self._starting = asyncio.Semaphore(AT_ONCE)
         self.pooled: set[int] = set()  # they run, and nobody can write in them yet
@@ -161,6 +165,9 @@ class Steps:
         async with self._starting:
             main = await self._supervisor.start(record.name)
             await self._watch(record, main, fresh=True)
+        # The unit may have been there: of one that was taken out of the pool, in a create that was
+        # cut off.
+        self._fit_sandbox(record)
 
     def _fit_sandbox(self, record: Record) -> None:
         """Give one that was started without limits of its own what a start gives by them."""
@@ -180,26 +187,38 @@ class Steps:
         That takes a while for hundreds of them, so many changes make one division.
         """
         if self._dividing is None:
-            self._dividing = asyncio.get_running_loop().call_later(MOMENT, self._divide_disk)
+            self._dividing = asyncio.get_running_loop().call_later(MOMENT, self._moment_is_over)
 
-    def _divide_disk(self) -> None:
-        """Without a quota they run all the same."""
+    def _moment_is_over(self) -> None:
         self._dividing = None
+        self._divide_disk(1)
+
+    def _divide_disk(self, left: int) -> None:
+        """Leave so many parts for the next ones. Without a quota sessions run all the same."""
         writing = self._running.keys() - self._frozen - self.pooled
+        self._divided, self._left = writing, left
         try:
             self._part = quota.share(
-                self._paths.sessions, writing, self.settings.disk, self._quotas
+                self._paths.sessions, writing, self.settings.disk, self._quotas, left=left
             )
         except OSError as error:
             log.error("quotas are not set: %s", error)
 
     def _limit_disk(self, uid: int) -> None:
-        """Before a session can write: the part that the last division left for the next one."""
+        """Before a session can write: a part that the last division left for the next ones.
+
+        Where none is left the disk is divided at once, and not in a moment. A single call allocates
+        whatever a session may have, so two that start together never have the same part.
+        """
+        comes = uid not in self._divided and uid not in self.pooled
         try:
-            if self._part is None:
-                self._divide_disk()
+            if self._part is None or (comes and not self._left):
+                self._divide_disk(1 + len(self._running) // KEPT_BACK)
             else:
                 quota.limit(self._paths.sessions, uid, self._part, self._quotas.get(uid, ""))
+                if comes:
+                    self._divided.add(uid)
+                    self._left -= 1
         except OSError as error:
             log.error("the quota of UID %d is not set: %s", uid, error)
         self.share_disk()

@@ -22,6 +22,7 @@ from tests.support.waiting import wait_for
 
 AT_ONCE = "from serai.runtime.sessions import pool; pool.CALM = pool.LEAST_REST = 0.0"
 """Code with which the daemon fills the pool without a rest."""
+FIT = "steps.Steps._fit_sandbox"
 
 
 def hold(vm: Vm, size: int) -> None:
@@ -125,6 +126,24 @@ def test_one_that_is_taken_is_what_was_asked_for() -> None:
         full(vm, 1)
         assert vm.call("create", request_id="r1", **asked)["uid"] == uid
         assert vm.call("pool")["taken"] == 1
+
+
+def test_a_take_that_was_cut_off_leaves_no_room_that_was_not_asked_for() -> None:
+    dies = "lambda _, record: record.own.limits and os.kill(os.getpid(), 9)"
+    with opened() as vm:
+        hold(vm, 1)
+        vm.start(weaken=f"from serai.runtime.sessions import steps; {FIT} = {dies}")
+        full(vm, 1)
+        (name,) = waiting(vm)
+        with pytest.raises(SeraiError):
+            vm.call("create", limits={"memory": "64M"})
+        assert vm.daemon is not None
+        assert vm.daemon.wait(30) == -9
+        vm.start()
+        assert vm.sessions()[name]["state"] == "ready"
+        with vm.client() as client:
+            sizes = client.exec(name, ["df", "--output=size", "-B1", "/tmp", "/dev/shm"])
+        assert sizes.stdout.split()[1:] == [str(32 << 20).encode()] * 2
 
 
 def test_who_asks_for_more_than_one_of_the_pool_can_be_gets_a_new_one() -> None:

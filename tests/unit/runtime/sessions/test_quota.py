@@ -33,9 +33,10 @@ def test_bad_settings_are_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("used", [[], [0], [0, 0], [90, 0], [30, 30, 30], [95, 0, 0], [50, 45, 3]])
-def test_what_all_may_have_together_is_there(used: list[int]) -> None:
-    part = quota.fair(used, 95)
-    assert sum(max(each, part) for each in used) + part <= max(95, sum(used))
+@pytest.mark.parametrize("left", [1, 3])
+def test_what_all_may_have_together_is_there(used: list[int], left: int) -> None:
+    part = quota.fair(used, 95, left)
+    assert sum(max(each, part) for each in used) + left * part <= max(95, sum(used))
 
 
 def test_without_shares_two_sessions_may_have_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +44,7 @@ def test_without_shares_two_sessions_may_have_all(monkeypatch: pytest.MonkeyPatc
         return 2 * quota._part("50%", 5, 100, 0, [0, 0])
 
     assert of_two() < 95
-    monkeypatch.setattr(quota, "fair", lambda _, room: room)
+    monkeypatch.setattr(quota, "fair", lambda _, room, _left: room)
     assert of_two() == 100
 
 
