@@ -163,7 +163,7 @@ class Pool:
         add = partial(self._registry.add, None, labels, time.time(), request, policy)
         try:
             made, _ = await self._together.do(partial(add, own=own, waiting=waiting))
-        except SeraiError:
+        except BaseException:
             self._put_back(waiting, its_round)
             raise
         self._due.set()
@@ -208,7 +208,7 @@ class Pool:
                 if not await self._step():
                     self._due.clear()
                     continue
-            except (SeraiError, OSError) as error:
+            except Exception as error:  # whatever it is: without a pool creates are only slower
                 if not self._problem:  # told once, however often it is tried
                     log.warning("the pool is not filled: %s", error)
                 self._problem = str(error)
@@ -250,7 +250,11 @@ class Pool:
         try:
             await self._bring(uid, State.READY)
         except BaseException:
-            self._uids.discard(uid)
+            found = self._registry.by_uid(uid)
+            if found is None or found.state is State.REMOVING:
+                self._uids.discard(uid)
+            else:  # what was there could not be taken away
+                self.discard([uid])
             raise
         finally:
             self._making = False

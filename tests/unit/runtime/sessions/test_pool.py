@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,7 @@ class Place:
 
     def __init__(self, folder: Path, settings: SessionSettings = TWO) -> None:
         self.book = Registry(folder / "registry.sqlite")
-        self.failing = False
+        self.failing = self.stuck = False
         self.uids: set[int] = set()
         paths = Paths(folder)
         paths.sessions.mkdir()
@@ -56,6 +57,8 @@ class Place:
         )
 
     async def bring(self, uid: int, goal: State) -> None:
+        if self.failing and not self.stuck:
+            self.book.arrive({uid: State.REMOVING}, 1.0)
         if self.failing:
             raise SeraiError("it does not start")
         self.book.arrive({uid: goal}, 1.0)
@@ -162,6 +165,39 @@ def test_a_failure_is_told_once_and_tried_again(
         place.failing = False
         await until(lambda: place.pool.shown()["ready"] == 2)
         assert place.pool.shown()["problem"] is None
+        running.cancel()
+
+    played(play)
+
+
+def test_one_that_cannot_be_made_nor_taken_away_is_taken_away_later(place: Place) -> None:
+    async def play() -> None:
+        place.failing = place.stuck = True
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: bool(place.pool.shown()["problem"]))
+        (uid,) = (each.uid for each in place.book.all(pooled=True))
+        assert place.uids == {uid}
+        place.failing = False
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        left = place.book.by_uid(uid)
+        assert left is not None
+        assert left.state is State.REMOVING
+        assert uid not in place.uids
+        running.cancel()
+
+    played(play)
+
+
+def test_no_failure_ends_the_filling(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def play() -> None:
+        monkeypatch.setattr(pool, "check_memory", broken)
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["problem"] == "disk I/O error")
+        monkeypatch.setattr(pool, "check_memory", lambda _: None)
+        await until(lambda: place.pool.shown()["ready"] == 2)
         running.cancel()
 
     played(play)
