@@ -66,7 +66,7 @@ def test_who_asks_again_for_one_that_is_made_takes_no_turn(tmp_path: Path) -> No
     sessions = Sessions(
         paths, Registry(paths.registry), NOBODY, SessionSettings(), NOBODY, changed=lambda *_: None
     )
-    sessions._steps = cast("Any", Counted())
+    sessions._steps = sessions._moves.steps = cast("Any", Counted())
     noted: list[str] = []
 
     async def main() -> None:
