@@ -164,7 +164,7 @@ def empty(vm: Vm) -> list[float]:
 def main() -> None:
     with connect(HERE, DEADLINE) as vm:
         found = rows(", idle sessions", empty(vm))
-        until(lambda: not vm.sessions())
+        until(lambda: all(not each["name"].startswith("switch-") for each in vm.sessions()))
         pair = [Busy(vm, "switch-a"), Busy(vm, "switch-b")]
         for each in pair:
             vm.call("switch", name=each.name)
