@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from serai.image import cache, digest
-from serai.image.container import peers, roots
+from serai.image import digest
+from serai.image.container import peers
 from serai.image.definition import pins
 from serai.image.definition.pins import Pin
 from serai.image.run import run
@@ -24,24 +24,18 @@ SRT = Path(__file__).parent / "data/srt"
 
 def equipped(settings: Settings) -> Path:
     """The container's root with all of them; from the cache. Raises BuildError."""
-    below = roots.provisioned(settings)
     node = pins.read(settings)["node_wheel"]
     recipe = {
-        "below": below.parent.name,
         "packages": PACKAGES,
         "node": node.sha256,
         "srt": digest.of_file(SRT / "package-lock.json"),
     }
-    home = settings.cache / "containers" / "others"
-    folder = home / digest.of_value(recipe)[:16]
-    if not folder.exists():
-        with roots.making(settings, folder), cache.whole(folder) as made:
-            root = made / "root"
-            run(["cp", "--archive", "--reflink=auto", below, root])
-            peers.install(root, PACKAGES)
-            _add_srt(root, node)
-        cache.prune(home, keep=1)
-    return folder / "root"
+
+    def add(root: Path) -> None:
+        peers.install(root, PACKAGES)
+        _add_srt(root, node)
+
+    return peers.with_more(settings, "others", recipe, add)
 
 
 def _add_srt(root: Path, pin: Pin) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from serai.image import cache, digest
 from serai.image.container import roots
@@ -31,21 +32,28 @@ _ENABLED = "etc/systemd/system/*.wants/*"
 
 def equipped(settings: Settings) -> Path:
     """The container's root with ``PACKAGES``; from the cache. Raises BuildError."""
-    below = roots.provisioned(settings)
     npm = pins.read(settings)["node_wheel"]
-    recipe = {
-        "below": below.parent.name,
-        "packages": PACKAGES,
-        "npm": npm.sha256,
-    }
-    home = settings.cache / "containers" / "peers"
-    folder = home / digest.of_value(recipe)[:16]
+    recipe = {"packages": PACKAGES, "npm": npm.sha256}
+
+    def add(root: Path) -> None:
+        install(root, PACKAGES)
+        _add_npm(root, npm)
+
+    return with_more(settings, "peers", recipe, add)
+
+
+def with_more(
+    settings: Settings, name: str, recipe: Mapping[str, Any], add: Callable[[Path], None]
+) -> Path:
+    """The container's root with what ``add`` adds by a recipe; from the cache."""
+    below = roots.provisioned(settings)
+    home = settings.cache / "containers" / name
+    folder = home / digest.of_value({"below": below.parent.name, **recipe})[:16]
     if not folder.exists():
         with roots.making(settings, folder), cache.whole(folder) as made:
             root = made / "root"
             run(["cp", "--archive", "--reflink=auto", below, root])
-            install(root, PACKAGES)
-            _add_npm(root, npm)
+            add(root)
         cache.prune(home, keep=1)
     return folder / "root"
 
