@@ -16,6 +16,7 @@ from serai.common.paths import Paths
 from serai.common.sandboxes import STRICT
 from serai.runtime.sandbox import bwrap
 from serai.runtime.sessions import users
+from serai.runtime.sessions.own import memory_of_vm
 from serai.runtime.settings import SessionSettings
 
 GATE_USER = "serai-gate"
@@ -55,8 +56,7 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbo
 
 def sandbox_arguments(paths: Paths, settings: SessionSettings, name: str, uid: int) -> int | None:
     """Write what bubblewrap is given; returns how many bytes a file system in memory may have."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    room = bwrap.room(settings, _bubblewrap(), memory)
+    room = bwrap.room(settings, _bubblewrap(), memory_of_vm())
     arguments = bwrap.arguments(settings, description(paths, name, uid), room)
     files.write(paths.session(name) / "args", bwrap.encode(arguments), durable=False)
     return room
