@@ -112,6 +112,6 @@ def drop_in(settings: SessionSettings) -> str:
         "TasksMax": resources.tasks_max,
         "CPUWeight": resources.cpu_weight,
         "IOWeight": resources.io_weight,
+        "Environment": f"SERAI_ARCHITECTURE={os.uname().machine}",
     }
-    lines |= {"Environment": f"SERAI_MACHINE={os.uname().machine}"}
     return "[Service]\n" + "".join(f"{key}={value}\n" for key, value in lines.items())

@@ -1,6 +1,6 @@
 """The pool: what waits is nobody's, what is taken is a session as any other, and crashes leak none.
 
-With real sandboxes; ``tests/container/runtime/test_pool.py`` has real units.
+With real sandboxes; ``tests/container/runtime/test_sessions.py`` has real units.
 """
 
 from __future__ import annotations
