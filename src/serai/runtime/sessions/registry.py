@@ -371,10 +371,12 @@ class Registry:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK TO part")
+            if self._db.in_transaction:  # a full disk has rolled back all of it
+                self._db.execute("ROLLBACK TO part")
             raise
         finally:
-            self._db.execute("RELEASE part")
+            if self._db.in_transaction:
+                self._db.execute("RELEASE part")
 
 
 def _record(

@@ -80,3 +80,18 @@ def test_who_gave_up_waiting_keeps_no_other(book: Registry) -> None:
 
     assert asyncio.run(given_up()) == "b"
     assert [each.name for each in book.all()] == ["a", "b"]
+
+
+def test_on_a_full_disk_all_are_told_so_and_nothing_is_written(book: Registry) -> None:
+    (pages,) = book._db.execute("PRAGMA page_count").fetchone()
+    book._db.execute(f"PRAGMA max_page_count = {pages}")
+    large = partial(book.add, "large", {"a": "b" * 100_000}, 1.0)
+
+    async def main() -> list[object]:
+        together = Together(book)
+        changes = (together.do(each) for each in (adding(book, "a"), large, adding(book, "b")))
+        return await asyncio.gather(*changes, return_exceptions=True)
+
+    assert all("disk is full" in str(each) for each in asyncio.run(main()))
+    assert book.all() == []
+    assert isinstance(asyncio.run(outcomes(book, "a"))[0], tuple)
