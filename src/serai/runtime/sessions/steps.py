@@ -30,6 +30,8 @@ MOMENT = 0.2
 """Seconds from a change of who can write to the disk's division: see ``share_disk``."""
 KEPT_BACK = 8
 """With as many sessions one more part is kept for the next ones, while many come at once."""
+PATIENCE = 12.0
+"""Seconds that the end of a session waits for the gate: more than that takes to be started."""
 
 
 class Steps:
@@ -231,9 +233,10 @@ class Steps:
         await self._supervisor.stop(record.name)
         self.share_disk()
         try:
-            await self._gate.call("close", name=record.name)
-        except SeraiError as error:
-            log.error("%s", error)  # without the folder it drops the session when it comes back
+            await asyncio.wait_for(self._gate.call("close", name=record.name), PATIENCE)
+        except (SeraiError, asyncio.TimeoutError) as error:
+            # Without the folder it drops the session when it comes back.
+            log.error("%s", str(error) or "the gate does not answer")
         publish.withdraw(self._paths, record.name)
 
     async def _set_frozen(self, record: Record, frozen: bool) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from serai.common.paths import Paths
 from serai.runtime.sessions import quota
+from serai.runtime.sessions import steps as steps_module
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State, Step
@@ -200,3 +201,25 @@ def test_where_nothing_was_divided_yet_that_is_done_first(
 
     asyncio.run(main())
     assert divided == [{FIRST_UID}]
+
+
+def test_a_gate_that_hangs_keeps_no_session_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stub:
+        """In place of the supervisor and of the gate."""
+
+        stopped = ""
+
+        async def stop(self, name: str) -> None:
+            self.stopped = name
+
+        async def call(self, *_: object, **_more: object) -> None:
+            await asyncio.Event().wait()
+
+    stub: Any = Stub()
+    monkeypatch.setattr(steps_module, "PATIENCE", 0.01)
+    steps = Steps(Paths(tmp_path), SessionSettings(), stub, stub, NOBODY, ended=lambda *_: None)
+    record = Record(FIRST_UID, "one", State.READY, State.STOPPED, {}, 0, 0, 0)
+    asyncio.run(asyncio.wait_for(steps.do(Step.STOP, record), 30))
+    assert stub.stopped == "one"
