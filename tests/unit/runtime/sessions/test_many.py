@@ -43,14 +43,19 @@ class Counted:
     def running(self, uid: int) -> None: ...
 
 
-def test_of_many_creates_few_are_under_way_and_the_first_is_ready_first(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
+def sessions_with(steps: Counted, folder: Path) -> Sessions:
+    paths = Paths(folder)
     paths.registry.parent.mkdir(parents=True)
     sessions = Sessions(
         paths, Registry(paths.registry), NOBODY, SessionSettings(), NOBODY, changed=lambda *_: None
     )
-    steps = Counted()
     sessions._steps = sessions._moves.steps = cast("Any", steps)
+    return sessions
+
+
+def test_of_many_creates_few_are_under_way_and_the_first_is_ready_first(tmp_path: Path) -> None:
+    steps = Counted()
+    sessions = sessions_with(steps, tmp_path)
     names = [f"s{number}" for number in range(10 * AT_ONCE)]
 
     async def main() -> None:
@@ -62,12 +67,7 @@ def test_of_many_creates_few_are_under_way_and_the_first_is_ready_first(tmp_path
 
 
 def test_who_asks_again_for_one_that_is_made_takes_no_turn(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    paths.registry.parent.mkdir(parents=True)
-    sessions = Sessions(
-        paths, Registry(paths.registry), NOBODY, SessionSettings(), NOBODY, changed=lambda *_: None
-    )
-    sessions._steps = sessions._moves.steps = cast("Any", Counted())
+    sessions = sessions_with(Counted(), tmp_path)
     noted: list[str] = []
 
     async def main() -> None:
