@@ -156,8 +156,7 @@ def density(client: Client, number: int) -> list[Row]:
         print(f"{len(crowd.names)} live {why}", file=sys.stderr, flush=True)
         if why:
             break
-    missing = number - answers(crowd)
-    return [*rows, row(f"{MISSING}{f': {why}' if why else ''}", missing, "")]
+    return [*rows, row(MISSING, number - answers(crowd), "")]
 
 
 def answers(crowd: Crowd) -> int:

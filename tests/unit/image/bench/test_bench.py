@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from serai.common.errors import SeraiError
 from serai.image.bench import bench
 from serai.image.errors import BuildError
 from serai.image.guest import (
     measure,
+    measure_density,
     measure_fairness,
     measure_folders,
     measure_full,
@@ -20,6 +22,7 @@ from serai.image.guest import (
     measure_pools,
 )
 from serai.image.settings import Settings
+from serai.runtime.client import Client
 from serai.runtime.settings import load as load_settings
 
 
@@ -54,6 +57,27 @@ def test_every_budget_is_measured_by_that_name() -> None:
     assert all(f"{count} creates at once, failed" in bench.BUDGETS for count in measure.BURSTS)
     for what in ("read", "write"):
         assert f"{measure_folders.TOLD[what]}, idmapped" in bench.BUDGETS
+
+
+def test_a_vm_that_holds_too_few_sessions_is_over_its_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Few:
+        """A VM that makes three sessions."""
+
+        left = 3
+
+        def call(self, method: str, *, name: str, **_: object) -> dict[str, Any]:
+            self.left -= method == "create"
+            if method == "create" and self.left < 0:
+                raise SeraiError("no memory is left")
+            return {"name": name, "status": 0}
+
+    monkeypatch.setattr(measure_density, "available", lambda: 0)
+    monkeypatch.setattr(measure_density.Crowd, "memory", lambda _: [])
+    monkeypatch.setattr(measure_density.Crowd, "times", lambda _: {})
+    found = [bench.judged(each) for each in measure_density.density(cast("Client", Few()), 20)]
+    assert [(each.value, each.ok) for each in found] == [(17.0, False)]
 
 
 def test_what_a_hostile_session_runs_is_python() -> None:
