@@ -59,12 +59,25 @@ def test_it_is_judged_once_for_an_answer_of_the_resolver(
         ]
         assert await egress.judge(one, API) is first
         assert len(probed) == 1, "what is denied anyway is not looked at"
-        assert len(await egress.judge(one, Target("api.test", 80))) == len(FIRST)
         while one.lookups.known("api.test") is not None:
             await asyncio.sleep(0)
         assert [str(address) for address, _ in await egress.judge(one, API)] == ["8.8.4.4"]
 
     asyncio.run(main())
+
+
+def test_another_port_is_judged_by_itself(probed: list[Address]) -> None:
+    async def resolve(_: str) -> list[Address]:
+        return FIRST
+
+    async def main() -> None:
+        egress, one = Egress(Settings(), cast("Log", None), resolve), session()
+        one.rules = Rules(allow=(rule("api.test:443"),))
+        assert (await egress.judge(one, API))[0][1].allowed
+        assert not any(each.allowed for _, each in await egress.judge(one, Target("api.test", 80)))
+
+    asyncio.run(main())
+    assert len(probed) == 1
 
 
 def test_another_policy_holds_at_once_and_another_session_knows_nothing(

@@ -152,6 +152,29 @@ def test_other_settings_make_them_anew_and_a_smaller_pool_keeps_the_oldest(place
     played(play)
 
 
+def test_one_that_is_made_while_the_settings_change_is_made_anew(place: Place) -> None:
+    made = place.pool._bring
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(uid: int, goal: State) -> None:
+        begun.set()
+        await goes_on.wait()
+        await made(uid, goal)
+
+    async def play() -> None:
+        place.pool._bring = slow
+        running = asyncio.ensure_future(place.pool.run())
+        await begun.wait()
+        (old,) = place.uids
+        place.pool.use(replace(TWO, hostname="other"))
+        goes_on.set()
+        await until(lambda: place.pool.shown()["ready"] == 2)
+        assert old not in place.pool._ready
+        running.cancel()
+
+    played(play)
+
+
 def test_a_failure_is_told_once_and_tried_again(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:

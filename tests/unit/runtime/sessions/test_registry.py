@@ -273,3 +273,12 @@ def test_one_of_the_pool_is_found_by_nobody_and_given_out_once(book: Registry) -
     assert (made.labels, made.policy, made.own.env) == ({"a": "b"}, {}, {"A": "1"})
     assert book.add(None, {}, 4.0, ("r1", "x"), waiting=2000) == (made, False)
     assert book.add(None, {}, 4.0, waiting=2000)[0].uid not in (made.uid, other.uid)
+
+
+def test_one_of_the_pool_that_is_removed_or_has_stopped_is_given_to_nobody(book: Registry) -> None:
+    removed, stopped = (book.add_pooled({}, Own(), 1.0).uid for _ in range(2))
+    book.arrive({removed: State.READY, stopped: State.STOPPED}, 2.0)
+    book.begin({removed: State.REMOVING})
+    for uid in (removed, stopped):
+        assert book.add(None, {}, 3.0, waiting=uid)[0].uid not in (removed, stopped)
+    assert {each.uid for each in book.all(pooled=True) if each.pooled} == {removed, stopped}

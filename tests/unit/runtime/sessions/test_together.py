@@ -48,6 +48,22 @@ def test_one_that_fails_changes_nothing_and_keeps_no_other(book: Registry) -> No
     assert third[0].uid == FIRST_UID + 1
 
 
+def test_what_one_wrote_before_it_failed_is_taken_back(book: Registry) -> None:
+    def half() -> None:
+        with book._transaction():
+            book.add("half", {}, 1.0)
+            raise SeraiError("told to fail")
+
+    async def both() -> list[object]:
+        together = Together(book)
+        asked: list[Any] = [together.do(half), together.do(adding(book, "whole"))]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    failed, _ = asyncio.run(both())
+    assert str(failed) == "told to fail"
+    assert [(each.name, each.uid) for each in book.all()] == [("whole", FIRST_UID)]
+
+
 def test_where_nothing_can_be_written_all_are_told(book: Registry) -> None:
     book._db.execute("PRAGMA query_only = ON")
     made = asyncio.run(outcomes(book, "a", "b"))
