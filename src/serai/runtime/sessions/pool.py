@@ -62,14 +62,18 @@ def check_memory(meminfo: str) -> None:
     found = {line.partition(":")[0]: line.split()[1] for line in meminfo.splitlines()}
     total, available = int(found["MemTotal"]), int(found["MemAvailable"])
     if available * SPARE < total:
-        raise SeraiError(f"only {available >> 10} MiB of memory are available")
+        raise SeraiError(
+            f"only {available >> 10} MiB of memory are available, and none is made below"
+            f" {total // SPARE >> 10}",
+            "stop sessions, or give the VM more memory",
+        )
 
 
 def check_disk(sessions: Path, settings: SessionSettings) -> None:
     """Raise SeraiError if the sessions disk is short."""
     free = min(quota.free(sessions), quota.free_files(sessions))
     if quota.level(free, settings.disk) is not Level.FINE:
-        raise SeraiError("the sessions disk is nearly full")
+        raise SeraiError("the sessions disk is nearly full", "see 'serai gc --help'")
 
 
 class Pool:
@@ -96,10 +100,11 @@ class Pool:
         self._bring = bring
         self._fault = fault
         self._uids = uids
-        self._wanted = wanted(settings.pool.size, memory_of_vm())
+        self._wanted = self._held(settings)
         self._ready: deque[int] = deque()
         self._old: deque[int] = deque()  # to be removed
         self._making = False
+        self._removed = False  # the last step removed one
         self._round = 0  # how often all were made anew
         self._taken = self._missed = 0
         self._problem = ""
@@ -107,15 +112,18 @@ class Pool:
         self._created = 0.0  # when the last one was done
         self._due = asyncio.Event()
         self._due.set()
+        self._told = asyncio.Event()  # of other settings
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     def shown(self) -> dict[str, Any]:
         """Counts, for people; ``taken`` and ``missed`` since the daemon's start."""
         return {
+            "size": self._settings.pool.size,
             "wanted": self._wanted,
             "ready": len(self._ready),
             "making": int(self._making),
+            "removing": len(self._old),
             "taken": self._taken,
             "missed": self._missed,
             "problem": self._problem or None,
@@ -128,12 +136,24 @@ class Pool:
             self.discard(self._ready)
             self._ready.clear()
         self._settings = settings
-        self._wanted = wanted(settings.pool.size, memory_of_vm())
+        self._wanted = self._held(settings)
         self._due.set()
+        self._told.set()
+
+    @staticmethod
+    def _held(settings: SessionSettings) -> int:
+        """How many these have ready. Fewer than they ask for are told to who reads the log."""
+        found = wanted(size := settings.pool.size, memory_of_vm())
+        if found < size:
+            log.warning(
+                "the pool holds %d, not %d: the VM's memory has no room for more", found, size
+            )
+        return found
 
     def discard(self, uids: Iterable[int]) -> None:
         """Remove these, which are of no use any more."""
         self._old.extend(uids)
+        self._removed = False  # one goes before one is made
         self._due.set()
 
     def lost(self, uid: int) -> None:
@@ -207,12 +227,15 @@ class Pool:
             try:
                 if not await self._step():
                     self._due.clear()
+                    self._problem, retry = "", FIRST_RETRY
                     continue
             except Exception as error:  # whatever it is: without a pool creates are only slower
                 if not self._problem:  # told once, however often it is tried
                     log.warning("the pool is not filled: %s", error)
                 self._problem = str(error)
-                await asyncio.sleep(retry)
+                self._told.clear()
+                with contextlib.suppress(asyncio.TimeoutError):  # other settings may help at once
+                    await asyncio.wait_for(self._told.wait(), retry)
                 retry = min(2 * retry, LAST_RETRY)
                 continue
             self._problem, retry = "", FIRST_RETRY
@@ -227,15 +250,22 @@ class Pool:
             await self._quiet.wait()
 
     async def _step(self) -> bool:
-        """Remove one, or make one; whether there was anything to do."""
+        """Remove one, or make one; whether there was anything to do.
+
+        In turns, where both are due: many old ones do not leave the pool empty until all are gone,
+        and there are never more of both together.
+        """
         while len(self._ready) > self._wanted:
             self._old.append(self._ready.pop())
-        if self._old:
+        full = len(self._ready) == self._wanted
+        if self._old and (full or not self._removed):
             await self._bring(self._old[0], State.REMOVING)
             self._uids.discard(self._old.popleft())
+            self._removed = True
             return True
-        if len(self._ready) == self._wanted:
+        if full:
             return False
+        self._removed = False
         check_memory(Path("/proc/meminfo").read_text())
         check_disk(self._paths.sessions, self._settings)
         await self._make()

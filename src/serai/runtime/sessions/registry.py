@@ -151,8 +151,9 @@ class Registry:
             taken = self._taken(waiting) if name is None else None
             if name is None and taken is None:
                 name = names.make_up(self._name_was_used)
-            if name and self._one("name = ? AND state != 'removing'", name) is not None:
-                raise SeraiError(f"there is a session {name} already", code=EXISTS)
+            if name and (other := self._one("name = ? AND state != 'removing'", name)):
+                waits = ", which waits in the pool; choose another name" if other.pooled else ""
+                raise SeraiError(f"there is a session {name} already{waits}", code=EXISTS)
             uid, name = taken or (self._take_uid(), str(name))
             extras = (policy or {}, own or Own())
             new = Record(

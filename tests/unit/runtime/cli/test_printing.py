@@ -76,7 +76,10 @@ ANSWERS: dict[str, Any] = {
     "list": {"sessions": [SESSION]},
     "show": SESSION,
     "gc": {"actions": [ACTION]},
-    "pool": {"wanted": 1, "ready": 0, "making": 1, "taken": 1, "missed": 1, "problem": EVIL},
+    "pool": {
+        **{"size": 2, "wanted": 1, "ready": 0, "making": 1, "removing": 1},
+        **{"taken": 1, "missed": 1, "problem": EVIL},
+    },
     "hints": {"prompt": EVIL},
     "policy.show": POLICY,
     "policy.explain": EXPLAINED,

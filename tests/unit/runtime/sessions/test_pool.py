@@ -175,6 +175,35 @@ def test_one_that_is_made_while_the_settings_change_is_made_anew(place: Place) -
     played(play)
 
 
+def test_a_new_one_is_ready_before_all_old_ones_are_gone(place: Place) -> None:
+    async def play() -> None:
+        ten = replace(TWO, pool=PoolSettings(size=10))
+        place.pool.use(ten)
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["ready"] == 10)
+        place.pool.use(replace(ten, hostname="other"))
+        assert place.pool.shown()["removing"] == 10
+        await until(lambda: place.pool.shown()["ready"] > 0)
+        assert place.pool.shown()["removing"] > 0
+        while place.pool.shown()["ready"] < 10:
+            assert len(place.uids) <= 10
+            await asyncio.sleep(0)
+        assert place.pool.shown()["removing"] == 0
+        running.cancel()
+
+    played(play)
+
+
+def test_a_pool_that_memory_has_no_room_for_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "memory_of_vm", lambda: 2048 * MIB)
+    place.pool.use(replace(TWO, pool=PoolSettings(size=100)))
+    counts = place.pool.shown()
+    assert (counts["size"], counts["wanted"]) == (100, 17)
+    assert "the pool holds 17, not 100" in caplog.text
+
+
 def test_a_failure_is_told_once_and_tried_again(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,6 +250,22 @@ def test_no_failure_ends_the_filling(place: Place, monkeypatch: pytest.MonkeyPat
         await until(lambda: place.pool.shown()["problem"] == "disk I/O error")
         monkeypatch.setattr(pool, "check_memory", lambda _: None)
         await until(lambda: place.pool.shown()["ready"] == 2)
+        running.cancel()
+
+    played(play)
+
+
+def test_a_smaller_pool_that_is_full_has_no_problem_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "FIRST_RETRY", 60.0)
+
+    async def play() -> None:
+        place.failing = True
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["problem"] is not None)
+        place.pool.use(replace(TWO, pool=PoolSettings(size=0)))
+        await until(lambda: place.pool.shown()["problem"] is None)
         running.cancel()
 
     played(play)

@@ -259,6 +259,8 @@ def test_one_of_the_pool_is_found_by_nobody_and_given_out_once(book: Registry) -
     waiting = book.add_pooled({"deny": ["*"]}, Own(), 1.0)
     assert book.all() == []
     assert book.all(pooled=True) == [waiting]
+    with pytest.raises(SeraiError, match="waits in the pool; choose another name"):
+        book.add(waiting.name, {}, 1.0)
     with pytest.raises(SeraiError, match="there is no session"):
         book.get(waiting.name)
     # It is not whole yet.
