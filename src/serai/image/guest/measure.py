@@ -29,7 +29,7 @@ ROUNDS = 40
 ARCHIVE_ROUNDS = 15
 FEW, MANY = 10, 100_000
 ARCHIVED = 1000
-POOL = 2
+POOL, POOL_BURST = 2, 100
 SETTINGS = Path("/etc/serai/session.toml")
 DEADLINE = 300.0
 SOCKETS, SOCKETS_TITLE = "bench-sockets", ", sockets"
@@ -290,31 +290,29 @@ def bursts(
     ]
 
 
-def at_once(client: Client, count: int) -> list[float]:
+def at_once(client: Client, count: int, *, named: bool = True) -> list[float]:
     """When each answer came, in milliseconds from the start on, of sessions that a command runs in.
 
-    Each has a name: without one it might be a session that was made before. All are removed again.
+    Each is ``named``, unless it may be a session that was made before. All are removed again.
     """
-    names = [f"burst-{next(NUMBERS)}" for _ in range(count)]
+    asks = [{"name": f"burst-{next(NUMBERS)}"} if named else {} for _ in range(count)]
     took: dict[str, float] = {}
     begin = time.perf_counter()
     with selectors.DefaultSelector() as waiting:
-        for name in names:
+        for asked in asks:
             own = Client(timeout=DEADLINE)
-            waiting.register(
-                own, selectors.EVENT_READ, (own, name, own.ask("create", {"name": name}))
-            )
+            waiting.register(own, selectors.EVENT_READ, (own, own.ask("create", asked)))
         while waiting.get_map() and (ready := waiting.select(DEADLINE)):
             for key, _ in ready:
-                own, name, number = key.data
+                own, number = key.data
                 try:
-                    own.wait(number)
-                    took[name] = 1000 * (time.perf_counter() - begin)
+                    made = own.wait(number)
+                    took[made["name"]] = 1000 * (time.perf_counter() - begin)
                 except SeraiError as error:
-                    print(f"{name}: {error}", file=sys.stderr)
+                    print(f"create: {error}", file=sys.stderr)
                 waiting.unregister(own)
                 own.close()
-    for name in names:
+    for name in [*took]:
         try:
             if client.call("exec", name=name, argv=["true"], stdio="null")["status"] != 0:
                 took.pop(name, None)
@@ -332,9 +330,7 @@ def pool(client: Client, bare: Bare) -> list[dict[str, Any]]:
     The pool is full before each, and nothing is removed just then: what goes on in the background
     after a create is not measured.
     """
-    text = SETTINGS.read_text()
-    SETTINGS.write_text(text.replace("[pool]\n", f"[pool]\nsize = {POOL}\n"))
-    subprocess.run(["/usr/bin/systemctl", "reload", "serai-sessiond"], check=True)
+    pool_size(POOL)
     found: dict[str, list[float]] = {}
     for turn in range(ROUNDS + 3):
         asks: dict[str, dict[str, str]] = {"from the pool": {}, "with a name": {"name": "named"}}
@@ -353,13 +349,44 @@ def pool(client: Client, bare: Bare) -> list[dict[str, Any]]:
     if client.call("pool")["taken"] != ROUNDS + 3:
         raise SystemExit("not all came from the pool")
     baseline = found.pop("bare")
-    return [row(name, values, baseline) for name, values in found.items()]
+    rows = [row(name, values, baseline) for name, values in found.items()]
+    return rows + pool_burst(client)
+
+
+def pool_size(size: int) -> None:
+    head, _, rest = SETTINGS.read_text().partition("[pool]\n")
+    SETTINGS.write_text(f"{head}[pool]\nsize = {size}\n{rest[rest.find('[') :]}")
+    subprocess.run(["/usr/bin/systemctl", "reload", "serai-sessiond"], check=True)
+
+
+def pool_burst(client: Client) -> list[dict[str, Any]]:
+    """Many clients at once, out of a full pool and with names, where it can hold so many."""
+    pool_size(POOL_BURST)
+    if client.call("pool")["wanted"] < POOL_BURST:
+        return []
+    found: dict[str, list[list[float]]] = {"from the pool": [], "with names": []}
+    for _ in range(BURST_ROUNDS):
+        for title, named in (("from the pool", False), ("with names", True)):
+            filled(client)
+            found[title].append(at_once(client, POOL_BURST, named=named))
+    if any(len(run) != POOL_BURST for runs in found.values() for run in runs):
+        raise SystemExit("not all were made")
+    return [
+        {
+            "name": f"{POOL_BURST} creates at once, {title}, {which} answer",
+            "value": statistics.median(take(run) for run in runs),
+            "unit": "ms",
+            "baseline": None,
+        }
+        for title, runs in found.items()
+        for which, take in (("first", min), ("median", statistics.median), ("last", max))
+    ]
 
 
 def filled(client: Client) -> None:
     """Wait until the pool is full."""
     end = time.monotonic() + DEADLINE
-    while (found := client.call("pool"))["ready"] < POOL or found["making"]:
+    while (found := client.call("pool"))["ready"] < found["wanted"] or found["making"]:
         if time.monotonic() > end:
             raise SystemExit(f"the pool does not fill: {found}")
         time.sleep(0.005)
