@@ -259,9 +259,10 @@ def _show_list(result: dict[str, Any]) -> None:
 def _show_pool(pool: dict[str, Any]) -> None:
     making = ", one is being made" if pool["making"] else ""
     old = f", {pool['removing']} old to be removed" if pool["removing"] else ""
-    say(f"{pool['ready']} of {pool['wanted']} sessions are ready{making}{old}")
-    if not pool["size"]:
-        say("none is held ready: size in [pool] of /etc/serai/session.toml is 0")
+    if pool["size"]:
+        say(f"{pool['ready']} of {pool['wanted']} sessions are ready{making}{old}")
+    else:
+        say(f"none is held ready: size in [pool] of /etc/serai/session.toml is 0{making}{old}")
     if pool["wanted"] < pool["size"]:
         say(f"the settings ask for {pool['size']}; the VM's memory has no room for more")
     say(f"{pool['taken']} were taken, and {pool['missed']} times there was none")

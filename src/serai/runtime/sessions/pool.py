@@ -137,8 +137,14 @@ class Pool:
             self._ready.clear()
         self._settings = settings
         self._wanted = self._held(settings)
+        self._shrink()
         self._due.set()
         self._told.set()
+
+    def _shrink(self) -> None:
+        """The newest go first."""
+        while len(self._ready) > self._wanted:
+            self._old.append(self._ready.pop())
 
     @staticmethod
     def _held(settings: SessionSettings) -> int:
@@ -255,8 +261,7 @@ class Pool:
         In turns, where both are due: many old ones do not leave the pool empty until all are gone,
         and there are never more of both together.
         """
-        while len(self._ready) > self._wanted:
-            self._old.append(self._ready.pop())
+        self._shrink()
         full = len(self._ready) == self._wanted
         if self._old and (full or not self._removed):
             await self._bring(self._old[0], State.REMOVING)
