@@ -79,9 +79,10 @@ INTRODUCTION = """\
 
 Looks at a VM as a support engineer would, and tries from inside whether sessions are contained.
 It takes root and some seconds, changes no setting and touches no session of yours: it makes two
-throwaway sessions, named `doctor-…`, tries to break out of the first one, and removes both,
-whatever happens. Their sandbox is the VM's default, or the one that you name. Exit status 1 if a
-check fails.
+throwaway sessions, tries to break out of the first one, and removes both, whatever happens. They
+are named `doctor-…` or, if the [pool](pool.md) has two, come out of it, so that what others get is
+examined. Their sandbox is the VM's default, or the one that you name. Exit status 1 if a check
+fails.
 
 `--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
 `"means"` where a check failed. A check whose facts could not be collected fails, and says why.

@@ -244,7 +244,7 @@ class Pool:
                     await asyncio.wait_for(self._told.wait(), retry)
                 retry = min(2 * retry, LAST_RETRY)
                 continue
-            self._problem, retry = "", FIRST_RETRY
+            retry = FIRST_RETRY
             await asyncio.sleep(max(LEAST_REST, time.monotonic() - start))
 
     async def _calm(self) -> None:
@@ -259,11 +259,11 @@ class Pool:
         """Remove one, or make one; whether there was anything to do.
 
         In turns, where both are due: many old ones do not leave the pool empty until all are gone,
-        and there are never more of both together.
+        and there are never more of both together. Where none can be made, all old ones go first.
         """
         self._shrink()
         full = len(self._ready) == self._wanted
-        if self._old and (full or not self._removed):
+        if self._old and (full or not self._removed or self._problem):
             await self._bring(self._old[0], State.REMOVING)
             self._uids.discard(self._old.popleft())
             self._removed = True
@@ -274,6 +274,7 @@ class Pool:
         check_memory(Path("/proc/meminfo").read_text())
         check_disk(self._paths.sessions, self._settings)
         await self._make()
+        self._problem = ""
         return True
 
     async def _make(self) -> None:

@@ -194,6 +194,28 @@ def test_a_new_one_is_ready_before_all_old_ones_are_gone(place: Place) -> None:
     played(play)
 
 
+def test_where_none_can_be_made_old_ones_go_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def short(_: str) -> None:
+        raise SeraiError("it is short")
+
+    async def play() -> None:
+        ten = replace(TWO, pool=PoolSettings(size=10))
+        place.pool.use(ten)
+        running = asyncio.ensure_future(place.pool.run())
+        await until(lambda: place.pool.shown()["ready"] == 10)
+        monkeypatch.setattr(pool, "check_memory", short)
+        place.pool.use(replace(ten, hostname="other"))
+        await until(lambda: place.pool.shown()["problem"] is not None)
+        await until(lambda: place.pool.shown()["removing"] == 0)
+        assert place.pool.shown()["problem"] == "it is short"
+        assert len(caplog.records) == 1
+        running.cancel()
+
+    played(play)
+
+
 def test_a_pool_that_memory_has_no_room_for_says_so(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
