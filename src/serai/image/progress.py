@@ -68,6 +68,7 @@ _TARGET = re.compile(r"^(==> )?\s*qemu\.[\w-]+: ?|^==> ")
 _HEADER = re.compile(r"^(TASK|RUNNING HANDLER) \[(?:([\w.-]+) : )?(.*)\] \*+$")
 _PLAY = re.compile(r"^PLAY (\[.*\]|RECAP) \*+$")
 _RESULT = re.compile(r"^(ok|changed|skipping|failed|fatal): \[([^\]]+)\](.*)$")
+_OUR_ERROR = re.compile(r"serai[\w.]*\.SeraiError: (.+)")
 _IGNORED = "...ignoring"
 _RANK = ("skipped", "ok", "changed", "ignored", "failed")
 
@@ -181,4 +182,7 @@ def reason(text: str) -> str:
 
 def _text(value: object, lines: int = 5) -> str:
     said = [line.strip() for line in str(value or "").splitlines() if line.strip()]
+    for line in said:
+        if found := _OUR_ERROR.match(line):  # of a traceback, the one line that is for people
+            return found[1]
     return " | ".join(said[-lines:])

@@ -132,6 +132,11 @@ def test_the_failure_names_the_task_the_program_and_its_last_words() -> None:
             ': FAILED! => {"censored": "the output has been hidden"}',
             "its output is hidden (no_log)",
         ),
+        (
+            ': FAILED! => {"msg": "failed to validate: rc:1 error:Traceback (most recent call last)'
+            ':\\n  in load\\nserai.common.errors.SeraiError: x.toml: size is wrong; see y\\n"}',
+            "x.toml: size is wrong; see y",
+        ),
         (": FAILED! => {not json", "{not json"),
         (": FAILED!", ": FAILED!"),
         ("", "it gave no reason"),
