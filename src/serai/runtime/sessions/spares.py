@@ -17,7 +17,10 @@ def take(registry: Path) -> None:
     for file, spare in _beside(registry):
         with suppress(OSError):
             os.link(spare, file)  # unlike rename, in nothing's place
-            spare.unlink()
+        with suppress(OSError):
+            # Also of one that was killed in between: what is written to the file is in its spare.
+            if spare.stat().st_nlink > 1:
+                spare.unlink()
 
 
 def make(registry: Path) -> None:
