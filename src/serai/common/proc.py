@@ -49,6 +49,12 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def memory(meminfo: str) -> dict[str, int]:
+    """KiB of the VM's memory by what they are, from the text of /proc/meminfo: proc(5)."""
+    rows = (line.split() for line in meminfo.splitlines())
+    return {row[0].rstrip(":"): int(row[1]) for row in rows}
+
+
 def sockets(sockstat: str) -> int:
     """How many TCP sockets are in use, from the text of /proc/PID/net/sockstat or sockstat6."""
     for line in sockstat.splitlines():

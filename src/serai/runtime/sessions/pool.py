@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sessions import quota
@@ -58,9 +59,9 @@ def wanted(size: int, memory: int) -> int:
 
 
 def check_memory(meminfo: str) -> None:
-    """Raise SeraiError if memory is short, by the text of /proc/meminfo (proc_meminfo(5))."""
-    found = {line.partition(":")[0]: line.split()[1] for line in meminfo.splitlines()}
-    total, available = int(found["MemTotal"]), int(found["MemAvailable"])
+    """Raise SeraiError if memory is short, by the text of /proc/meminfo."""
+    found = proc.memory(meminfo)
+    total, available = found["MemTotal"], found["MemAvailable"]
     if available * SPARE < total:
         raise SeraiError(
             f"only {available >> 10} MiB of memory are available, and none is made below"
@@ -168,7 +169,7 @@ class Pool:
             self._ready.remove(uid)
         self.discard([uid])
 
-    async def taken(
+    async def take(
         self,
         labels: Mapping[str, str],
         request: tuple[str, str] | None,

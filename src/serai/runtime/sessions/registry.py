@@ -148,7 +148,7 @@ class Registry:
         with self._transaction():
             if request is not None and (known := self._known_request(*request)) is not None:
                 return known, False
-            taken = self._taken(waiting) if name is None else None
+            taken = self._take_waiting(waiting) if name is None else None
             if name is None and taken is None:
                 name = names.make_up(self._name_was_used)
             if name and (other := self._one("name = ? AND state != 'removing'", name)):
@@ -300,7 +300,7 @@ class Registry:
             raise SeraiError(f"the session that request {request!r} made is removed", code=CONFLICT)
         return found
 
-    def _taken(self, waiting: int | None) -> tuple[int, str] | None:
+    def _take_waiting(self, waiting: int | None) -> tuple[int, str] | None:
         """Take that one out of the pool, if it is whole and there: its UID and name.
 
         Its row goes, and its creator's takes the place in the same transaction. So whoever else is

@@ -238,7 +238,7 @@ class Sessions:
     ) -> tuple[int, bool]:
         """Have a session in the registry: its UID, and whether it was one of the pool."""
         if name is None:
-            uid, pooled = await self.pool.taken(labels, request, egress, own)
+            uid, pooled = await self.pool.take(labels, request, egress, own)
             if uid is not None:
                 return uid, pooled
         add = partial(self.registry.add, name, labels, time.time(), request, egress)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -54,10 +55,10 @@ async def run(sessions: Sessions, announce: Announce, period: float = PERIOD) ->
 
 
 def scarce(meminfo: str) -> bool:
-    """Whether much of the VM's memory is in use, from the text of /proc/meminfo: proc(5)."""
-    found = dict(line.split()[:2] for line in meminfo.splitlines())
-    whole, kernel = int(found["MemTotal:"]), int(found["SUnreclaim:"])
-    return kernel > whole * KERNEL or int(found["MemAvailable:"]) < whole * AVAILABLE
+    """Whether much of the VM's memory is in use, by the text of /proc/meminfo."""
+    found = proc.memory(meminfo)
+    whole = found["MemTotal"]
+    return found["SUnreclaim"] > whole * KERNEL or found["MemAvailable"] < whole * AVAILABLE
 
 
 def held(table: Iterable[str]) -> int:

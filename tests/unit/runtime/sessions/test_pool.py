@@ -64,7 +64,7 @@ class Place:
         self.book.arrive({uid: goal}, 1.0)
 
     async def take(self, request: tuple[str, str] | None = None) -> tuple[int | None, bool]:
-        return await self.pool.taken({"a": "b"}, request, {}, Own())
+        return await self.pool.take({"a": "b"}, request, {}, Own())
 
 
 def played(play: Callable[[], object]) -> None:
@@ -127,7 +127,7 @@ def test_a_request_that_is_repeated_takes_none(place: Place) -> None:
         with pytest.raises(SeraiError, match="used for another request"):
             await place.take(("r1", "y"))
         assert place.pool.shown()["ready"] == 1
-        assert await place.pool.taken({}, None, {}, Own(sandbox="sockets")) == (None, False)
+        assert await place.pool.take({}, None, {}, Own(sandbox="sockets")) == (None, False)
         assert (await place.take())[1]
         assert await place.take() == (None, False)
         assert place.pool.shown()["missed"] == 1
