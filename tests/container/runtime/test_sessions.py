@@ -195,7 +195,8 @@ def test_one_out_of_the_pool_is_in_nothing_other_than_a_cold_one(container: Cont
     assert seen[taken] == seen["cold"]
     container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
     container.shell(f"serai remove cold && serai remove {taken}")
-    wait_for(lambda: "0 of 0" in container.shell("serai pool"), DEADLINE)
+    wait_for(lambda: "none is held ready" in container.shell("serai pool"), DEADLINE)
+    wait_for(lambda: "to be removed" not in container.shell("serai pool"), DEADLINE)
 
 
 def test_sessions_outlive_the_daemon(container: Container) -> None:

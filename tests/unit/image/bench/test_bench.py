@@ -33,10 +33,10 @@ def measured(name: str, value: float, baseline: float | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "value", "baseline", "ok"),
     [
-        ("create", 24.0, 4.0, True),
-        ("create", 24.1, 4.0, False),
-        ("idle memory", 8.0, None, True),
-        ("idle memory", 8.1, None, False),
+        ("create", 14.0, 4.0, True),
+        ("create", 14.1, 4.0, False),
+        ("idle memory", 4.0, None, True),
+        ("idle memory", 4.1, None, False),
         ("exec, streamed", 1000.0, 1.0, None),
     ],
 )
