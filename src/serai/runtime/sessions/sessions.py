@@ -64,8 +64,8 @@ class Sessions:
         self._gate = gate
         self.notes = Notes(gate)
         self.folders = Folders(paths, settings, supervisor, fault)
-        self._steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
-        self._moves = Moves(paths, registry, self._steps, changed=changed, fault=fault)
+        steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
+        self._moves = Moves(paths, registry, steps, changed=changed, fault=fault)
         self.reasons, self.uses = self._moves.reasons, self._moves.uses
         self._switching = asyncio.Lock()
         self._creating = asyncio.Semaphore(AT_ONCE)
@@ -74,7 +74,7 @@ class Sessions:
             *(paths, registry, settings, self._moves.bring),
             together=self._together,
             fault=fault,
-            uids=self._steps.pooled,
+            uids=steps.pooled,
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -123,7 +123,7 @@ class Sessions:
             await self._moves.go({uid: State.REMOVING})
             raise
         # One of the pool runs, unless it ended just now: then it is made as any other.
-        taken = pooled and self._steps.alive(uid)
+        taken = pooled and self._moves.steps.alive(uid)
         await self._moves.go({uid: State.READY}, TAKEN if taken else None)
 
     async def stop(self, name: str) -> Record:
@@ -166,7 +166,7 @@ class Sessions:
         """Limit a session that is held ``alone`` as its record says, if it runs."""
         for step in (Step.LIMIT_UNIT, Step.LIMIT_DISK) if self.running(record) else ():
             self.fault(f"set:{step.value}")
-            await self._steps.do(step, record)
+            await self._moves.steps.do(step, record)
 
     async def label(self, record: Record) -> None:
         """Tell the gate the labels of a session that is held ``alone``, if it runs."""
@@ -177,29 +177,29 @@ class Sessions:
         """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
         async with self._moves.locked(self.registry.get(name).uid):
             record = self._attachable(name)
-            await self.folders.attach(record, self._steps.running(record.uid), new)
+            await self.folders.attach(record, self._moves.steps.running(record.uid), new)
             return record
 
     async def detach(self, name: str, role: str) -> Record:
         """Take a folder away from a session. Raises SeraiError."""
         async with self._moves.locked(self.registry.get(name).uid):
             record = self._attachable(name)
-            await self.folders.detach(record, self._steps.running(record.uid), role)
+            await self.folders.detach(record, self._moves.steps.running(record.uid), role)
             return record
 
     def running(self, record: Record) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
-        return self._steps.running(record.uid)
+        return self._moves.steps.running(record.uid)
 
     def use(self, settings: SessionSettings) -> None:
         """From now on these count; what a sandbox is made of, from a session's next start on."""
-        self.settings = self.folders.settings = self._steps.settings = settings
+        self.settings = self.folders.settings = self._moves.steps.settings = settings
         self.pool.use(settings)
         self.share_disk()
 
     def share_disk(self) -> None:
         """Divide the sessions disk anew among the sessions that can write."""
-        self._steps.share_disk()
+        self._moves.steps.share_disk()
 
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
@@ -217,7 +217,7 @@ class Sessions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._moves.close()
         await self.notes.close()
-        self._steps.let_go()
+        self._moves.steps.let_go()
         self.folders.close()
         self.registry.close()
 
@@ -244,7 +244,7 @@ class Sessions:
         add = partial(self.registry.add, name, labels, time.time(), request, egress)
         made, _ = await self._together.do(partial(add, own=own))
         # Users whose sessions start soon are in the files by the time the first of them starts.
-        self._steps.expect_user(made.uid, made.name)
+        self._moves.steps.expect_user(made.uid, made.name)
         return made.uid, False
 
     async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
@@ -264,7 +264,7 @@ class Sessions:
     async def _unit_ended(self, uid: int, running: Running, reason: str) -> None:
         """A unit's main process ended although nobody asked: the session is stopped."""
         async with self._moves.locked(uid):
-            if self._steps.running(uid) is not running:
+            if self._moves.steps.running(uid) is not running:
                 return
             record = self._moves.current(uid)
             if record.pooled:
@@ -272,11 +272,11 @@ class Sessions:
                 return
             if record.state is State.CREATING:
                 # Taken out of the pool, and its turn has not come: it is started anew then.
-                await self._steps.do(Step.STOP, record)
+                await self._moves.steps.do(Step.STOP, record)
                 return
             log.warning("session %s is stopped: %s", record.name, reason)
             self.reasons[uid] = reason
-            await self._steps.do(Step.STOP, record)
+            await self._moves.steps.do(Step.STOP, record)
             self._moves.arrive({uid: State.STOPPED})
             self.notes.by_itself("stop", record, reason=reason)
 
