@@ -50,7 +50,7 @@ def children(pid: int) -> list[int]:
 
 
 def memory(meminfo: str) -> dict[str, int]:
-    """KiB of the VM's memory by what they are, from the text of /proc/meminfo: proc(5)."""
+    """KiB of memory by what they are, from the text of /proc/meminfo: proc(5)."""
     rows = (line.split() for line in meminfo.splitlines())
     return {row[0].rstrip(":"): int(row[1]) for row in rows}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from serai.common import proc
 
 _CLEAN_UP = 20.0  # seconds that an interrupted thread gets
 EMULATOR = 512
@@ -22,8 +23,7 @@ def processors() -> int:
 
 def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
     """MiB that nothing uses now; proc(5), MemAvailable."""
-    found = re.search(r"^MemAvailable: *(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-    return int(found[1]) >> 10 if found else 0
+    return proc.memory(meminfo.read_text()).get("MemAvailable", 0) >> 10
 
 
 def guests_at_once(mib: int, meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -37,8 +37,13 @@ def description(paths: Paths, name: str, uid: int) -> bwrap.Session:
     )
 
 
-def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbox: str) -> None:
-    """Write everything that a session's start needs. Root's, and readable for the session."""
+def session(
+    paths: Paths, settings: SessionSettings, name: str, uid: int, sandbox: str
+) -> int | None:
+    """Write everything that a session's start needs. Root's, and readable for the session.
+
+    Returns what ``sandbox_arguments`` does.
+    """
     folder = paths.session(name)
     _folder(folder, 0o711)
     users.write(folder / "users", [(name, uid)], users.SHELL)
@@ -49,9 +54,9 @@ def session(paths: Paths, settings: SessionSettings, name: str, uid: int, sandbo
     else:
         ssh_config.unlink(missing_ok=True)
     _hints_folder(folder / "hints", uid)
-    sandbox_arguments(paths, settings, name, uid)
     gate_folder(paths, name, uid, sandbox)
     _certificates_folder(paths, name, uid)
+    return sandbox_arguments(paths, settings, name, uid)
 
 
 def sandbox_arguments(paths: Paths, settings: SessionSettings, name: str, uid: int) -> int | None:

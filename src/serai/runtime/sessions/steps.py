@@ -60,7 +60,7 @@ class Steps:
         self._frozen: set[int] = set()
         self._quotas: dict[int, str] = {}
         self._users: dict[int, str] = {}
-        self._written: dict[int, str] = {}
+        self._written: set[int] = set()  # whose lines are in the files
         self._part: quota.Grant | None = None
         self._left = 0  # parts that the last division left for the next sessions
         self._divided: set[int] = set()  # who has one
@@ -161,7 +161,7 @@ class Steps:
             self._write_users()
         homes.mend(self._paths, record.name, record.uid)
         rules = own.effective(self.settings, record.own)
-        publish.session(self._paths, rules, record.name, record.uid, record.own.sandbox)
+        room = publish.session(self._paths, rules, record.name, record.uid, record.own.sandbox)
         # Its sockets are there before the bridge is: a session never runs without its way out.
         await self._gate.open(record)
         async with self._starting:
@@ -169,15 +169,18 @@ class Steps:
             await self._watch(record, main, fresh=True)
         # The unit may have been there: of one that was taken out of the pool, in a create that was
         # cut off.
-        self._fit_sandbox(record)
+        self._limit_memory_files(record, room)
 
     def _fit_sandbox(self, record: Record) -> None:
         """Give one that was started without limits of its own what a start gives by them."""
         if "memory" in record.own.limits:
             rules = own.effective(self.settings, record.own)
             room = publish.sandbox_arguments(self._paths, rules, record.name, record.uid)
-            if room is not None:
-                processes.limit_memory_files(self._running[record.uid].init, room)
+            self._limit_memory_files(record, room)
+
+    def _limit_memory_files(self, record: Record, room: int | None) -> None:
+        if room is not None and "memory" in record.own.limits:
+            processes.limit_memory_files(self._running[record.uid].init, room)
 
     async def _limit_unit(self, record: Record) -> None:
         limits = own.properties(self.settings, record.own)
@@ -283,5 +286,5 @@ class Steps:
         return running
 
     def _write_users(self) -> None:
-        self._written = dict(self._users)
+        self._written = set(self._users)
         users.write(self._paths.users, ((name, uid) for uid, name in self._users.items()))
