@@ -2,6 +2,7 @@
 
 Run as ``PYTHONPATH=WHEEL /usr/bin/python3 -m serai.install WHEEL``: Python reads modules
 from a wheel as it is. Prints what it did, or nothing where this very wheel is installed already.
+In the VM ``/usr/lib/serai/install --rollback`` goes back to the version before.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import hashlib
 import os
 import py_compile
 import shutil
+import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from serai.common import files
+from serai.install import back
+from serai.install.previous import LINK, Previous
+from serai.install.services import FailedError, Services, Systemd
 
 HERE = "serai/install"
 HOSTS = "serai/mcp/"
@@ -42,6 +48,7 @@ FILES = (
     File("programs/share", "usr/lib/serai/share", 0o755),
     File("programs/audit-syslog", "usr/lib/serai/audit-syslog", 0o755),
     File("programs/session-disk", "usr/lib/serai/session-disk", 0o755),
+    File("programs/install", "usr/lib/serai/install", 0o755),
     File("units/serai.slice", "etc/systemd/system/serai.slice", 0o644),
     File("units/serai-session@.service", "etc/systemd/system/serai-session@.service", 0o644),
     File("units/serai-sessiond.service", "etc/systemd/system/serai-sessiond.service", 0o644),
@@ -66,20 +73,45 @@ FILES = (
 )
 
 
-def install(wheel: Path, root: Path) -> bool:
+def install(
+    wheel: Path, root: Path, services: Services, fault: Callable[[str], None] = lambda _: None
+) -> bool:
     """Install ``wheel`` below ``root`` ('/' but in tests); False if it is installed already.
 
     Modules are in a folder named after the wheel's content, to which a link points: they change in
-    one step, and last. Cut off anywhere, the next run begins again. Raises OSError or
-    zipfile.BadZipFile.
+    one step, and last. The version before stays, as ``Previous`` has it. Cut off anywhere, the next
+    run begins again; ``fault`` is called before each step. Raises OSError or zipfile.BadZipFile.
     """
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
-    link = root / "usr/lib/serai/python"
+    link = root / LINK
     fresh = link.with_name(f"python-{digest}")
-    if link.is_symlink() and link.readlink() == Path(fresh.name) and _complete(link / HERE, root):
-        _remove_others(fresh)  # of an installation that was cut off after its last step but this
+    previous = Previous(root)
+    if previous.current == fresh.name and _complete(link / HERE, root):
+        _remove_others(fresh, previous)  # of an installation that was cut off after its last step
         return False
-    shutil.rmtree(fresh, ignore_errors=True)
+    if previous.current != fresh.name:
+        shutil.rmtree(fresh, ignore_errors=True)
+    fault("unpack")
+    _unpack(wheel, fresh)
+    fault("keep")
+    is_well = bool(previous.current) and not services.wrong(whole=True, patience=0)
+    previous.keep(fresh.name, well=is_well)
+    fault("files")
+    for file in FILES:
+        target = root / file.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, (fresh / HERE / file.source).read_bytes(), file.mode)
+    fault("modules")
+    os.sync()  # a link to modules that a power cut has emptied would be worse than the one before
+    files.link(link, fresh.name)
+    fault("others")
+    previous.went_back.unlink(missing_ok=True)
+    _remove_others(fresh, previous)
+    return True
+
+
+def _unpack(wheel: Path, fresh: Path) -> None:
+    """Unpack and compile the wheel's modules."""
     with zipfile.ZipFile(wheel) as archive:
         found = (name for name in archive.namelist() if not name.startswith(HOSTS))
         modules = [name for name in found if ".dist-info/" not in name]
@@ -92,18 +124,13 @@ def install(wheel: Path, root: Path) -> bool:
         # Without dates, so that the same wheel gives the same bytes and no clock makes them stale.
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
-    for file in FILES:
-        target = root / file.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.write(target, (fresh / HERE / file.source).read_bytes(), file.mode)
-    files.link(link, fresh.name)
-    _remove_others(fresh)
-    return True
 
 
-def _remove_others(kept: Path) -> None:
-    for old in kept.parent.glob("python-*"):
-        if old != kept:
+def _remove_others(fresh: Path, previous: Previous) -> None:
+    about = previous.about()
+    kept = {fresh.name, about.modules if about else ""}
+    for old in fresh.parent.glob("python-*"):
+        if old.name not in kept:
             shutil.rmtree(old)
 
 
@@ -118,15 +145,35 @@ def _complete(here: Path, root: Path) -> bool:
     return True
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m serai.install", description=__doc__)
-    parser.add_argument("wheel", type=Path)
+    parser.add_argument("wheel", type=Path, nargs="?")
+    parser.add_argument("--rollback", action="store_true", help="go back to the version before")
+    parser.add_argument(
+        "--settle",
+        action="store_true",
+        help="restart the daemons; go back if a new version is not well",
+    )
     parser.add_argument("--root", type=Path, default=Path("/"), help="default: /")
     arguments = parser.parse_args()
+    if bool(arguments.wheel) + arguments.rollback + arguments.settle != 1:
+        parser.error("say one of WHEEL, --rollback, --settle")
     os.umask(0o022)
-    if install(arguments.wheel, arguments.root):
-        print(f"installed {arguments.wheel.name}")
+    services = Systemd()
+    try:
+        if arguments.settle:
+            if wrong := back.settle(arguments.root, services):
+                raise FailedError(wrong)
+        elif arguments.rollback:
+            if went := back.back(arguments.root, services):
+                print(went)
+        elif install(arguments.wheel, arguments.root, services):
+            print(f"installed {arguments.wheel.name}")
+    except FailedError as error:
+        print(f"serai: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

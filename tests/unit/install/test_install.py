@@ -11,6 +11,7 @@ import pytest
 
 from serai.install import install
 from tests.conftest import ROOT
+from tests.support.no_services import NoServices
 
 HERE = ROOT / install.HERE.replace("serai", "src/serai", 1)
 
@@ -18,6 +19,10 @@ HERE = ROOT / install.HERE.replace("serai", "src/serai", 1)
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("wheel"))
+
+
+def installed(wheel: Path, root: Path) -> bool:
+    return install.install(wheel, root, NoServices())
 
 
 def built(folder: Path) -> Path:
@@ -44,7 +49,7 @@ def test_the_wheel_holds_the_runtime_alone_and_is_the_same_bytes_again(
 
 
 def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) -> None:
-    assert install.install(wheel, tmp_path)
+    assert installed(wheel, tmp_path)
     for file in install.FILES:
         target = tmp_path / file.target
         assert target.stat().st_mode & 0o7777 == file.mode
@@ -66,7 +71,7 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
 def test_a_vm_gets_nothing_that_only_a_host_can_use(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert "serai/mcp/server.py" in archive.namelist()
-    install.install(wheel, tmp_path)
+    installed(wheel, tmp_path)
     assert not (tmp_path / "usr/lib/serai/python/serai/mcp").exists()
     assert (tmp_path / "usr/lib/serai/python/serai/runtime/metrics.py").exists()
 
@@ -88,7 +93,7 @@ def test_the_runtimes_units_have_one_home() -> None:
 
 
 def test_a_program_out_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
-    install.install(wheel, tmp_path)
+    installed(wheel, tmp_path)
     program = (tmp_path / "usr/lib/serai/session-disk").read_text()
     program = program.replace("/usr/lib/serai/python", str(tmp_path / "usr/lib/serai/python"))
     stated = program.replace("sys.exit(main())", "print(main.__module__)")
@@ -101,42 +106,42 @@ def test_a_program_out_of_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
 def test_the_same_wheel_is_left_alone_and_what_is_missing_comes_back(
     wheel: Path, tmp_path: Path
 ) -> None:
-    assert install.install(wheel, tmp_path)
-    assert not install.install(wheel, tmp_path)
+    assert installed(wheel, tmp_path)
+    assert not installed(wheel, tmp_path)
     (tmp_path / "usr/bin/serai").unlink()
-    assert install.install(wheel, tmp_path)
+    assert installed(wheel, tmp_path)
     (tmp_path / "usr/lib/serai/bridge").write_text("changed\n")
-    assert install.install(wheel, tmp_path)
-    assert not install.install(wheel, tmp_path)
+    assert installed(wheel, tmp_path)
+    assert not installed(wheel, tmp_path)
 
 
 def test_another_wheel_takes_the_place_of_the_one_before(wheel: Path, tmp_path: Path) -> None:
-    install.install(wheel, tmp_path / "root")
+    installed(wheel, tmp_path / "root")
     other = tmp_path / "other.whl"
     other.write_bytes(wheel.read_bytes())
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("serai/runtime/added.py", "")
-    assert install.install(other, tmp_path / "root")
+    assert installed(other, tmp_path / "root")
     folder = tmp_path / "root/usr/lib/serai"
     assert (folder / "python/serai/runtime/added.py").exists()
-    assert len(list(folder.glob("python-*"))) == 1
+    assert len(list(folder.glob("python-*"))) == 2, "and stays, to go back to"
 
 
 def test_what_an_installation_that_was_cut_off_left_is_removed(wheel: Path, tmp_path: Path) -> None:
-    assert install.install(wheel, tmp_path)
+    assert installed(wheel, tmp_path)
     left = tmp_path / "usr/lib/serai/python-of-before"
     left.mkdir()
-    assert not install.install(wheel, tmp_path)
+    assert not installed(wheel, tmp_path)
     assert not left.exists()
 
 
 def test_a_broken_wheel_changes_nothing(wheel: Path, tmp_path: Path) -> None:
-    install.install(wheel, tmp_path / "root")
+    installed(wheel, tmp_path / "root")
     link = tmp_path / "root/usr/lib/serai/python"
     before = link.readlink()
     broken = tmp_path / "broken.whl"
     broken.write_bytes(wheel.read_bytes()[:1000])
     with pytest.raises(zipfile.BadZipFile):
-        install.install(broken, tmp_path / "root")
+        installed(broken, tmp_path / "root")
     assert link.readlink() == before
     assert (link / "serai/runtime/api/server.py").exists()

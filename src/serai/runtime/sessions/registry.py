@@ -19,49 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
-from serai.runtime.sessions import names, numbers, spares
+from serai.runtime.sessions import names, numbers, schema, spares
 from serai.runtime.sessions.own import Own, seconds
 from serai.runtime.sessions.states import State
 
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
 UID_RANGES = ((FIRST_UID, 60000), (200000, 524288))
-SCHEMA_VERSION = 5
 REQUEST_LIFETIME = 7 * 86400.0
-
-# What each version added to sessions: an older file is upgraded in place, in one transaction.
-TEXT = "TEXT NOT NULL DEFAULT '{}'"
-ADDED = {
-    2: ("policy", TEXT),
-    3: ("own", TEXT),
-    4: ("lives_from", "REAL NOT NULL DEFAULT 0"),
-    5: ("pooled", "INTEGER NOT NULL DEFAULT 0"),
-}
-
-SCHEMA = """
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE sessions (
-    uid INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    state TEXT NOT NULL,
-    goal TEXT,
-    labels TEXT NOT NULL,
-    created_at REAL NOT NULL,
-    changed_at REAL NOT NULL,
-    used_at REAL NOT NULL,
-    policy TEXT NOT NULL DEFAULT '{}',
-    own TEXT NOT NULL DEFAULT '{}',
-    lives_from REAL NOT NULL DEFAULT 0,
-    pooled INTEGER NOT NULL DEFAULT 0
-);
--- A name is free again as soon as its data has been moved away to be deleted.
-CREATE UNIQUE INDEX one_name ON sessions (name) WHERE state != 'removing';
-CREATE UNIQUE INDEX one_active ON sessions (state) WHERE state = 'active';
-CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE requests (
-    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, uid INTEGER NOT NULL, at REAL NOT NULL
-) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True)
@@ -107,18 +72,7 @@ class Registry:
         except sqlite3.Error as error:
             raise SeraiError(f"cannot open the registry {path}: {error}") from error
         with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise SeraiError(
-                    f"{path} was written by a newer Serai (schema {version})", "upgrade this one"
-                )
-            if version == 0:
-                for statement in SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (FIRST_UID,))
-            for name, kind in [each for number, each in ADDED.items() if 0 < version < number]:
-                self._db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            schema.raise_(self._db, path, FIRST_UID)
         spares.make(path)
 
     def close(self) -> None:

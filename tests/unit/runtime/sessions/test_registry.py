@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
-from serai.runtime.sessions import names, registry
+from serai.runtime.sessions import names, schema
 from serai.runtime.sessions.own import Own
-from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
+from serai.runtime.sessions.registry import FIRST_UID, REQUEST_LIFETIME, Record, Registry
 from serai.runtime.sessions.states import State
 
 ADDING = """
@@ -130,7 +130,7 @@ def test_a_request_id_is_for_one_request(book: Registry) -> None:
     book.forget(made.uid)
     with pytest.raises(SeraiError, match="is removed"):
         add(book, "a", ("id-1", "what"))
-    book.prune_requests(1.0 + registry.REQUEST_LIFETIME + 1)
+    book.prune_requests(1.0 + REQUEST_LIFETIME + 1)
     assert add(book, "a", ("id-1", "what")).uid > made.uid
 
 
@@ -197,7 +197,7 @@ def test_an_older_registry_is_upgraded_in_place(tmp_path: Path, version: int) ->
     add(book, "a")
     book.close()
     with sqlite3.connect(path) as database:
-        for number, (column, _) in registry.ADDED.items():
+        for number, (column, _) in schema.ADDED.items():
             if number > version:
                 database.execute(f"ALTER TABLE sessions DROP COLUMN {column}")
         database.execute(f"PRAGMA user_version = {version}")

@@ -1,0 +1,19 @@
+"""Services of an installer's that are always well."""
+
+from __future__ import annotations
+
+
+class NoServices:
+    """Stands for systemd where there is none."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+    def start(self) -> None:
+        """Nor to start."""
+
+    def wrong(self, *, whole: bool, patience: float = 0) -> str:
+        return ""
+
+    def run(self, modules: str, *arguments: str) -> None:
+        raise AssertionError(arguments)
