@@ -236,7 +236,7 @@ def _container(run: str | None, copy: list[str] | None, keep: bool, image: str =
     return throwaway.run(SETTINGS, command=run, copy=paths, keep=keep, image=image)
 
 
-@command(name="provision", iterable=["host", "set_"])
+@command(name="provision", iterable=["host", "set_", "only"])
 def provision_machines(
     _c: Context,
     *,
@@ -252,6 +252,9 @@ def provision_machines(
     serial: int = 0,
     new_host_keys: bool = False,
     set_: list[str] | None = None,
+    only: list[str] | None = None,
+    keep_connected: bool = False,
+    rollback: bool = False,
     json: str = "",
 ) -> int:
     """Apply the image's roles to VMs that run (--host USER@ADDR or --inventory FILE)."""
@@ -268,6 +271,9 @@ def provision_machines(
         serial=serial,
         new_host_keys=new_host_keys,
         values=tuple(set_ or ()),
+        only=tuple(only or ()),
+        keep_connected=keep_connected,
+        rollback=rollback,
         report=json,
     )
     fleet = provision.provision(SETTINGS, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import ansible_mitogen
@@ -14,13 +15,19 @@ def environment(root: Path) -> dict[str, str]:
     return {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
 
-def build_environment(root: Path) -> dict[str, str]:
-    """The same for a VM of our own: one interpreter in it serves all tasks.
+def fleet_environment(root: Path) -> dict[str, str]:
+    """The same for VMs of somebody's: one interpreter in each serves all tasks.
 
-    An emulated VM needs 3 s to start another one and to read Ansible's own modules; see
-    "Mitogen for Ansible" in mitogen's documentation. VMs of other people get Ansible's own
-    strategy, which tells better why one cannot be reached.
+    Without it each task starts another one and sends Ansible's modules along; see "Mitogen for
+    Ansible" in mitogen's documentation. Who sets ANSIBLE_STRATEGY has that instead. A connection
+    that mitogen does not know is Ansible's own.
     """
+    own = {} if "ANSIBLE_STRATEGY" in os.environ else {"ANSIBLE_STRATEGY": "mitogen_linear"}
+    return {**environment(root), "ANSIBLE_STRATEGY_PLUGINS": str(_STRATEGIES), **own}
+
+
+def build_environment(root: Path) -> dict[str, str]:
+    """The same for a VM of our own, which is emulated at times, and needs 3 s for a new Python."""
     return {
         **environment(root),
         "ANSIBLE_STRATEGY_PLUGINS": str(_STRATEGIES),

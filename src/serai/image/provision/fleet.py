@@ -46,7 +46,8 @@ _LOGIN = (
 class Host:
     """One VM: how it went there, and how many tasks ended how; ``seconds`` it took.
 
-    ``why`` is one line that says why it failed, ``task`` the task that it happened in.
+    ``why`` is one line that says why it failed, ``task`` the task that it happened in. ``said`` is
+    what the play said of it, ``tasks`` what it did: role, name, status, seconds.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Host:
     task: str = ""
     why: str = ""
     began: float = 0.0
+    said: list[str] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """The same as data."""
@@ -70,6 +73,8 @@ class Host:
             "seconds": round(self.seconds, 1),
             "task": self.task,
             "why": self.why,
+            "said": self.said,
+            "tasks": self.tasks,
         }
 
 
@@ -117,7 +122,15 @@ class Diff:
     text: str
 
 
-News = Batch | Task | HostLost | Diff
+@dataclass
+class Said:
+    """What the play says of a host: a line."""
+
+    host: str
+    text: str
+
+
+News = Batch | Task | HostLost | Diff | Said
 
 
 class Fleet:
@@ -127,6 +140,7 @@ class Fleet:
         self.hosts: dict[str, Host] = {}
         self.batches = 0
         self._task = ""
+        self._place = ("", "")
         self._results: Counter[str] = Counter()
         self._began = 0.0
         self._now = 0.0
@@ -143,12 +157,16 @@ class Fleet:
             news = self._ended()
             role, name = event["role"], event["name"]
             self._task, self._began = f"{role} : {name}" if role else name, self._now
+            self._place = (role, name)
             return news
         if kind == "end":
             self._complete = True
             return self._ended()
         if kind == "diff":
             return [Diff(event["host"], event["text"])]
+        if kind == "said":
+            self.hosts[event["host"]].said.append(event["text"])
+            return [Said(event["host"], event["text"])]
         return self._result(event)
 
     def end(self) -> list[News]:
@@ -204,6 +222,9 @@ class Fleet:
         if status == FAILED and reason(event["why"]).startswith(_NO_LOGIN):
             status = UNREACHABLE  # so Ansible calls it, but not while it copies a module there
         host.counts[status] += 1
+        role, name = self._place
+        took = round(self._now - self._began, 3)
+        host.tasks.append({"role": role, "name": name, "status": status, "seconds": took})
         host.seconds = self._now - host.began
         self._results[status] += 1
         if status not in (FAILED, UNREACHABLE):

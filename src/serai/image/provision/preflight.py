@@ -15,11 +15,14 @@ SYSTEMS = ("ubuntu-22.04", "ubuntu-24.04", "debian-12", "debian-13")
 _CLOSE = 0.9  # how alike two names are of which one is a mistake; no two of the roles' own are
 
 
-def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list[str]:
+def problems(
+    look: str, has_password: bool, names: Collection[str] = (), only: Collection[str] = ()
+) -> list[str]:
     """What somebody has to do first, a sentence each; empty if nothing.
 
-    ``look`` is 'system=ID-VERSION python=yes|no sudo=yes|asks|absent user=NAME', ``has_password``
-    whether sudo's password is known, ``names`` those of all variables that are set.
+    ``look`` is 'system=ID-VERSION python=yes|no sudo=yes|asks|absent user=NAME serai=yes|no|cut',
+    ``has_password`` whether sudo's password is known, ``names`` those of all variables that are
+    set, ``only`` the roles that are played, if not all are.
     """
     found = dict(re.findall(r"(\w+)=(\S*)", look))
     system, sudo = found.get("system", "an unknown system"), found.get("sudo")
@@ -35,6 +38,10 @@ def problems(look: str, has_password: bool, names: Collection[str] = ()) -> list
         )
     if found.get("python") == "no":
         sentences.append("python3 is missing; install it: apt-get install python3")
+    if only and found.get("serai") == "no":
+        sentences.append("Serai is not there yet; provision it first without --only")
+    if only and found.get("serai") == "cut":
+        sentences.append("the run before was cut off; finish it first, without --only")
     sentences += [f"{name} {variables.FORMER}" for name in variables.FORMER_LIVE if name in names]
     return sentences + misspelt(names)
 

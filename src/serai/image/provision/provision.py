@@ -6,6 +6,7 @@ events that our callback writes (fleet.py).
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -28,11 +29,14 @@ from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
 from serai.image.definition import brought, definition, variables
 from serai.image.errors import BuildError
-from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News
+from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News, Said
 from serai.image.run import Argument, last_lines, search_path, started
 from serai.image.settings import Settings
 
 PLAYBOOK = Path("playbooks/provision.yml")
+ROLLBACK = Path("playbooks/rollback.yml")
+TOGETHER = {"runtime": ("gate", "seccomp")}
+"""Roles that are played with another one: what they write has to be of the same version."""
 _CALLBACKS = Path(__file__).with_name("callbacks")
 _KEEP = 20  # logs of earlier runs
 _GRACE = 20.0  # seconds for Ansible to end after Ctrl-C
@@ -49,7 +53,9 @@ class Options:
     or a folder of Ansible's), of which ``limit`` is a pattern. ``serial`` VMs are provisioned
     at a time (0: all), ``forks`` of them at once (0: Ansible's own number). ``values`` are role
     variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
-    these and below the inventory. ``report`` is where the JSON goes ('': beside
+    these and below the inventory. ``only`` are the roles that are played (none: all).
+    ``keep_connected`` refuses VMs where the run would end a connected command. ``rollback`` goes
+    back to the version before, and plays no role. ``report`` is where the JSON goes ('': beside
     the log).
     """
 
@@ -65,6 +71,9 @@ class Options:
     serial: int = 0
     new_host_keys: bool = False
     values: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    keep_connected: bool = False
+    rollback: bool = False
     report: str = ""
 
 
@@ -122,6 +131,8 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     """
     if bool(options.hosts) == bool(options.inventory):
         raise BuildError("say which VMs: either --host USER@ADDRESS[:PORT] or --inventory FILE")
+    if options.rollback and (options.only or options.image or options.values):
+        raise BuildError("--rollback plays no role: it goes without --only, --image and --set")
     if options.forks < 0 or options.serial < 0:
         raise BuildError("--forks and --serial are numbers from 1 on")
     known = variables.options(settings)
@@ -160,7 +171,24 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
         argv += ["--extra-vars", json.dumps(extra)]
     if options.new_host_keys:
         argv += ["--ssh-extra-args=-o StrictHostKeyChecking=accept-new"]
+    if options.rollback:
+        return [*argv, settings.root / ROLLBACK]
+    if chosen_roles := played(settings, options.only):
+        argv += ["--tags", ",".join(chosen_roles)]
     return [*argv, settings.root / PLAYBOOK]
+
+
+def played(settings: Settings, only: Sequence[str]) -> list[str]:
+    """The roles of ``only`` and those that go with them. Raises BuildError for one there is not."""
+    (play,) = yaml.safe_load((settings.root / PLAYBOOK).read_text())
+    known = [role["role"] for role in play["roles"]]
+    for name in only:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise BuildError(f"--only {name}: no role of that name is provisioned", hint=hint)
+    wanted = {*only, *(also for name in only for also in TOGETHER.get(name, ()))}
+    return [name for name in known if name in wanted]
 
 
 def address(text: str) -> tuple[str, dict[str, Any]]:
@@ -212,6 +240,10 @@ def _values(options: Options, known: Mapping[str, variables.Option]) -> dict[str
             raise BuildError(f"--set {name}: {value!r} is not YAML") from None
         if not name.startswith("ansible_"):  # how to connect
             variables.check_one(known, name, values[name], f"--set {name}")
+    if options.only:
+        values["provision_only"] = list(options.only)
+    if options.keep_connected:
+        values["provision_keep_connected"] = True
     if options.serial:
         values["provision_serial"] = options.serial
     if options.sudo_password:
@@ -241,11 +273,15 @@ def _play(
     events = work / "events"
     events.touch()
     environment = {
-        **ansible.environment(settings.root),
+        **ansible.fleet_environment(settings.root),
         **recording(events),
         "PATH": search_path(),
     }
-    name = "checking" if options.check else "provisioning"
+    name = "rolling back" if options.rollback else "provisioning"
+    name = "checking" if options.check else name
+    also = set(played(settings, options.only)) - set(options.only) if options.only else set()
+    if also:
+        console.say(f"with {', '.join(options.only)} also {', '.join(sorted(also))}")
     with (
         # Ansible's workers and ssh's shared connections have sessions of their own: the fence ends
         # them all with it.
@@ -303,6 +339,8 @@ def _tell(news: News) -> None:
         where = f" in '{host.task}'" if host.state == "failed" else ""
         text = console.clean(f"  {host.name} {host.state}{where}: {host.why}")
         console.out.print(text, style="red", markup=False)
+    elif isinstance(news, Said):
+        console.say(console.clean(f"  {news.host}: {news.text}"))
     elif isinstance(news, Diff):
         console.say(f"{news.host}\n{news.text}")
     else:

@@ -26,6 +26,9 @@ DOCUMENTATION = """
 # Of a result's hundreds of keys, those that say why a task failed.
 _REASONS = ("msg", "cmd", "rc", "stderr", "stdout", "module_stderr", "module_stdout", "censored")
 
+# The tasks of playbooks/ whose message is for who runs them.
+TOLD = ("Say what this run ends", "Say what was done")
+
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Appends, and flushes each line: its reader follows the file while Ansible runs."""
@@ -66,6 +69,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_ok(self, result: Any) -> None:
         """A task has ended well on a host."""
         self._result(result, "changed" if result._result.get("changed") else "ok")
+        if result._task.name in TOLD:
+            self._tell("said", host=result._host.name, text=str(result._result.get("msg", "")))
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         """A task had nothing to do on a host."""
