@@ -16,6 +16,7 @@ ANSWERS = ("/usr/bin/serai", "list", "--json")
 DEADLINE = 30.0
 PAUSE = 0.3
 _ONE = 20.0
+_JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat", "--unit")
 
 
 class Services(Protocol):
@@ -73,7 +74,7 @@ def _wrong(whole: bool) -> str:
     for unit in DAEMONS:
         state = _said(["systemctl", "show", "-P", "ActiveState", unit])[1].strip()
         if state != "active":
-            return f"{unit} is {state or 'unknown'}"
+            return f"{unit} is {state or 'unknown'}: {_last(_said([*_JOURNAL, unit])[1])}"
     if whole:
         status, out, error = _said(HEALTH)
         if status == 0:
