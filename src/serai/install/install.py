@@ -22,7 +22,7 @@ from pathlib import Path
 from serai.common import files
 from serai.install import back
 from serai.install.previous import LINK, Previous
-from serai.install.services import FailedError, Services, Systemd
+from serai.install.services import FailedError, Services, Daemons
 
 HERE = "serai/install"
 HOSTS = "serai/mcp/"
@@ -159,7 +159,7 @@ def main() -> int:
     if bool(arguments.wheel) + arguments.rollback + arguments.settle != 1:
         parser.error("say one of WHEEL, --rollback, --settle")
     os.umask(0o022)
-    services = Systemd()
+    services = Daemons()
     try:
         if arguments.settle:
             if wrong := back.settle(arguments.root, services):

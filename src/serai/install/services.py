@@ -20,7 +20,7 @@ _JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat", "--unit")
 
 
 class Services(Protocol):
-    """What the installer does with services; systemd's here, and others in tests."""
+    """What the installer does with services; this VM's here, and others in tests."""
 
     def stop(self) -> None: ...
 
@@ -35,7 +35,7 @@ class FailedError(Exception):
     """A step could not be done; one line."""
 
 
-class Systemd:
+class Daemons:
     """The daemons of this VM."""
 
     def stop(self) -> None:

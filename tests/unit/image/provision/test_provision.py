@@ -28,6 +28,7 @@ from tests.conftest import ROOT
 from tests.unit.image.provision.test_preflight import GOOD
 
 PLAYS = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
+ROLES = [role["role"] for role in PLAYS[0]["roles"]]
 DEADLINE = 60.0
 TASKS = [
     {
@@ -265,11 +266,14 @@ def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
 def test_provision_applies_the_roles_of_an_image_but_for_the_seal() -> None:
     image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
     roles = [role for play in image for role in play["roles"]]
-    assert PLAYS[0]["roles"] == [role for role in roles if role != "seal"]
+    assert ROLES == [role for role in roles if role != "seal"]
+    assert all(role["tags"] == [role["role"]] for role in PLAYS[0]["roles"])
+    others = [*PLAYS[0]["pre_tasks"], *PLAYS[0]["post_tasks"]]
+    assert all(task["tags"] == "always" for task in others), "--only leaves none of them out"
 
 
 def handlers() -> Iterator[tuple[str, dict[str, Any]]]:
-    for role in PLAYS[0]["roles"]:
+    for role in ROLES:
         path = ROOT / "roles" / role / "handlers/main.yml"
         for handler in yaml.safe_load(path.read_text()) if path.exists() else []:
             yield f"{role}: {handler['name']}", handler
@@ -355,10 +359,11 @@ def test_a_change_of_a_limit_ends_no_connected_command() -> None:
     (settings,) = (task for task in tasks if task["name"] == "Write the settings of sessions")
     assert settings["notify"] == "Reload sessiond"
     handlers = yaml.safe_load((ROOT / "roles/runtime/handlers/main.yml").read_text())
-    states = {each["name"]: each["ansible.builtin.systemd_service"]["state"] for each in handlers}
-    assert states == {"Restart sessiond": "restarted", "Reload sessiond": "reloaded"}
-    told = {task.get("notify") for task in tasks}
-    assert "Restart sessiond" not in told
+    reload = next(each for each in handlers if each["name"] == "Reload sessiond")
+    assert reload["ansible.builtin.systemd_service"]["state"] == "reloaded"
+    restart = "Restart Serai after an upgrade"
+    told = [task["name"] for task in tasks if task.get("notify") == restart]
+    assert told == ["Install Serai from the wheel"]
 
 
 def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> None:
