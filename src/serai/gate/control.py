@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serai import __version__
 from serai.common import jsonrpc_server
 from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
@@ -121,6 +122,7 @@ class Control:
             "change": (Change, _handler(self.change)),
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
+            "health": (Nothing, _handler(lambda _: self.health())),
             "counts": (Nothing, _handler(lambda _: gate.counts())),
             "note": (Operations, _handler(self.note)),
             "audit": (Audit, _handler(self.audit)),
@@ -163,6 +165,10 @@ class Control:
         if not all(isinstance(each, dict) and "event" not in each for each in p.entries):
             raise SeraiError("an entry is an object, and its event is 'operation'")
         return {"noted": self._gate.note(p.entries)}
+
+    def health(self) -> dict[str, str]:
+        """What this gate is, and what keeps it from writing the audit log, '' if nothing does."""
+        return {"version": __version__, "audit": self._gate.log_problem()}
 
     async def audit(self, p: Audit) -> dict[str, Any]:
         """Entries after one, or the last ones."""

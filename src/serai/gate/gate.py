@@ -177,6 +177,10 @@ class Gate:
                 return number
         return len(operations)
 
+    def log_problem(self) -> str:
+        """What keeps the audit log from being written."""
+        return self._egress.log.problem()
+
     def status(self) -> dict[str, Any]:
         """How many connections each session has open."""
         return {name: len(each.connections) for name, each in self._sessions.items()}

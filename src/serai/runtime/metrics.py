@@ -56,6 +56,8 @@ class Family:
 
 FAMILIES = (
     Family("serai_build", "info", "The version of Serai"),
+    Family("serai_healthy", "gauge", "1 if the VM can do its work, degraded or not"),
+    Family("serai_health_check", "gauge", "0 for healthy, 1 for degraded, 2 for unhealthy"),
     Family("serai_sessions", "gauge", "Sessions in each state"),
     Family("serai_sessions_left_out", "gauge", "Sessions without series, as there are too many"),
     Family("serai_sessions_disk_bytes", "gauge", "Size of the sessions disk", "bytes"),
@@ -107,6 +109,7 @@ def collect(client: Client, disk: Path, cgroup_of: Callable[[str], Path] | None 
     samples["serai_sessions_left_out"].append(({}, len(sessions) - len(shown)))
     for state, count in sorted(Counter(each["state"] for each in sessions).items()):
         samples["serai_sessions"].append(({"state": state}, count))
+    _health(samples, client.call("health"))
     pool = client.call("pool")
     for key in ("wanted", "ready", "taken", "missed"):
         samples[f"serai_pool_{key}"].append(({}, pool[key]))
@@ -141,6 +144,13 @@ def text(samples: Samples) -> str:
 def session_cgroup(name: str) -> Path:
     """The cgroup of a session's unit, which is there while it runs."""
     return CGROUPS / "serai.slice" / f"serai-session@{name}.service"
+
+
+def _health(samples: Samples, answer: Mapping[str, Any]) -> None:
+    samples["serai_healthy"].append(({}, int(answer["status"] != "unhealthy")))
+    for each in answer["checks"]:
+        level = ("healthy", "degraded", "unhealthy").index(each["status"])
+        samples["serai_health_check"].append(({"check": each["name"]}, level))
 
 
 def _of_session(samples: Samples, session: Mapping[str, Any], cgroup: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from serai.common.errors import FAILED, GONE, SeraiError
 from serai.runtime import metrics
+from serai.runtime.cli import health
 from serai.runtime.cli import metrics as command
 from serai.runtime.client import Client
 from tests.conftest import ROOT
@@ -34,6 +35,9 @@ class FakeVm:
     def call(self, method: str) -> dict[str, Any]:
         if method == "list":
             return {"sessions": self.sessions}
+        if method == "health":
+            checks = [{"name": "gate", "status": "healthy"}, {"name": "disk", "status": "degraded"}]
+            return {"status": "degraded", "checks": checks}
         if method == "pool":
             return {"wanted": 4, "ready": 3, "making": 1, "taken": 9, "missed": 2, "problem": None}
         if self.egress is not None:
@@ -66,6 +70,8 @@ def collected(vm: FakeVm, tmp_path: Path, cgroup: Path | None = None) -> str:
 def test_a_session_and_its_use_are_told(tmp_path: Path, cgroup: Path) -> None:
     text = collected(FakeVm(), tmp_path, cgroup)
     assert values(text, "serai_sessions") == {("ready",): 1}
+    assert values(text, "serai_healthy") == {(): 1}
+    assert values(text, "serai_health_check") == {("gate",): 0, ("disk",): 1}
     pool = {key: values(text, f"serai_pool_{key}") for key in ("wanted", "ready", "taken")}
     assert pool == {"wanted": {(): 4}, "ready": {(): 3}, "taken": {(): 9}}
     assert values(text, "serai_session_state") == {("s0", "ready"): 1}
@@ -178,6 +184,17 @@ def test_a_sessiond_that_is_down_is_an_error_to_the_scraper(
     response = command.answer(b"GET /metrics HTTP/1.1\r\n\r\n")
     assert response.startswith(b"HTTP/1.1 503 ")
     assert response.endswith(b"cannot reach? sessiond; start it\n")
+
+
+@pytest.mark.parametrize(("status", "said"), [("degraded", b"200"), ("unhealthy", b"503")])
+def test_a_load_balancer_is_told_by_the_status(
+    status: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "asked", lambda: {"status": status, "checks": []})
+    response = command.answer(b"GET /health HTTP/1.1\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 " + said)
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["status"] == status
+    assert command.answer(b"HEAD /health HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")
 
 
 @pytest.fixture

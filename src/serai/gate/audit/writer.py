@@ -88,6 +88,24 @@ class Log:
         self._write_notes()
         return self._append(entry)
 
+    def problem(self) -> str:
+        """Why the next line could not be written, '' if it could: without writing one.
+
+        What the head says is written over itself, and takes no room.
+        """
+        if self._head < 0:
+            return "it is closed"
+        try:
+            os.pwrite(self._head, os.pread(self._head, 256, 0), 0)
+            status, disk = os.fstat(self._head), os.fstatvfs(self._head)
+        except OSError as error:
+            return error.strerror or str(error)
+        if not status.st_nlink:
+            return "its directory was removed"
+        # Of a full disk the log takes the room of its oldest file, where it has one.
+        full = disk.f_bfree * disk.f_frsize < MAX_LINE and len(chain.files(self._folder)) <= 1
+        return "its disk is full" if full else ""
+
     def sync(self) -> None:
         """Bring all that was written to the disk. May be called in another thread than append."""
         with ExitStack() as opened:

@@ -17,6 +17,7 @@ from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
+from serai.runtime.api.health import HealthMethods
 from serai.runtime.api.jobs import JobMethods
 from serai.runtime.api.noting import Noting
 from serai.runtime.api.secrets import SecretMethods
@@ -133,6 +134,7 @@ class Methods:
             **self._forwards.table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,
+            **HealthMethods(sessions, gate).table,
             **SecretMethods(sessions, gate).table,
         }
         self.table = self._noting.table(methods)

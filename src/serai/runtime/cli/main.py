@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("mcp", help="a Model Context Protocol server, on a host", add_help=False)
     metrics = commands.add_parser("metrics", help="what sessions and daemons use, as OpenMetrics")
     metrics.add_argument("--http", action="store_true", help="answer an HTTP request on stdin")
+    add("health", "say whether this VM can do its work; exit status 1 if it cannot", named=False)
     relay = commands.add_parser("stdio", help="be the control socket, for 'serai --vm ssh://…'")
     relay.add_argument("--from-host", action="store_true", help="for the host alone, by vsock")
     text = "examine this VM, and try whether sessions are contained"
@@ -128,12 +129,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     if options.command == "shell":
         return _shell(options.name, vm)
     try:
-        if options.command == "doctor":
-            return _doctor(options, vm)
-        if options.command == "metrics":
-            from serai.runtime.cli import metrics  # noqa: PLC0415  # of no use to any other
-
-            return _flushed(metrics.main(vm, http=options.http))
+        if options.command in ("doctor", "health", "metrics"):
+            return _flushed(_examined(options, vm))
         with connected(vm) as client:
             if (does := _RUN.get(options.command)) is not None:
                 return _flushed(does(client, options))
@@ -170,12 +167,21 @@ def _named_vm(arguments: list[str]) -> tuple[str, list[str]]:
     return (value, arguments[1:]) if equals else (arguments[1], arguments[2:])
 
 
-def _doctor(options: argparse.Namespace, vm: str) -> int:
+def _examined(options: argparse.Namespace, vm: str) -> int:
+    """The commands about the VM itself. Each imports what is of no use to any other."""
+    if options.command == "health":
+        from serai.runtime.cli import health  # noqa: PLC0415  # see above
+
+        return health.main(vm, as_json=options.json)
+    if options.command == "metrics":
+        from serai.runtime.cli import metrics  # noqa: PLC0415  # see above
+
+        return metrics.main(vm, http=options.http)
     if vm:
         raise SeraiError("the doctor examines the VM that it runs in", "run it there, as root")
-    from serai.runtime.doctor import report  # noqa: PLC0415  # 30 ms that no other takes
+    from serai.runtime.doctor import report  # noqa: PLC0415  # see above
 
-    return _flushed(report.main(options.json, options.sandbox))
+    return report.main(options.json, options.sandbox)
 
 
 def _version() -> int:

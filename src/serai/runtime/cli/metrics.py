@@ -1,5 +1,7 @@
 """The command ``serai metrics``: prints them, or answers one HTTP request with them.
 
+Load balancers ask the same socket whether this VM is healthy.
+
 A socket of systemd's starts the latter for each connection, so nothing of it runs between two
 scrapes, and no daemon of ours listens for HTTP.
 """
@@ -7,6 +9,7 @@ scrapes, and no daemon of ours listens for HTTP.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import sys
@@ -17,6 +20,7 @@ from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import clean
 from serai.runtime import metrics
+from serai.runtime.cli import health
 from serai.runtime.cli.connect import connected
 
 LONGEST = 16 << 10
@@ -24,6 +28,7 @@ LONGEST = 16 << 10
 PATIENCE = 5.0
 """Seconds for a client to send it."""
 PATHS = ("/", "/metrics")
+HEALTH = "/health"
 
 
 def main(vm: str, *, http: bool) -> int:
@@ -71,13 +76,27 @@ def answer(head: bytes) -> bytes:
     method, target, _ = words
     if method not in ("GET", "HEAD"):
         return _response("405 Method Not Allowed", "Only GET and HEAD.\n", more="Allow: GET, HEAD")
-    if target.partition("?")[0] not in PATHS:
-        return _response("404 Not Found", "The metrics are at /metrics.\n")
+    path = target.partition("?")[0]
+    if path == HEALTH:
+        return _healthy(bare=method == "HEAD")
+    if path not in PATHS:
+        return _response("404 Not Found", "There are /metrics and /health.\n")
     try:
         body, kind, status = current(), metrics.CONTENT_TYPE, "200 OK"
     except SeraiError as error:
         body, kind, status = f"{clean(str(error))}\n", "", "503 Service Unavailable"
     return _response(status, body, kind, bare=method == "HEAD")
+
+
+def _healthy(*, bare: bool) -> bytes:
+    """200 or 503, for who sends sessions to VMs; the body is what 'serai health --json' prints."""
+    try:
+        found = health.asked()
+        ill = found["status"] == health.UNHEALTHY
+        body, kind = f"{json.dumps(found)}\n", "application/json"
+    except SeraiError as error:
+        body, kind, ill = f"{clean(str(error))}\n", "", True
+    return _response("503 Service Unavailable" if ill else "200 OK", body, kind, bare=bare)
 
 
 def _response(

@@ -52,6 +52,42 @@ def test_opening_again_continues_the_chain(tmp_path: Path) -> None:
     assert chain.last_seq(tmp_path) == 12
 
 
+def test_the_log_says_without_a_line_whether_it_can_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    filled(folder, 2)
+    with opened(folder) as log:
+        assert log.problem() == ""
+        log.append({"event": "decision", "session": "a"})
+        assert log.problem() == ""
+        for file in folder.iterdir():
+            file.unlink()
+        assert log.problem() == "its directory was removed"
+    assert log.problem() == "it is closed"
+
+
+def test_asking_so_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        log.append({"event": "decision", "session": "a"})
+        before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+        assert log.problem() == ""
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert verify(tmp_path).ok
+
+
+def test_a_full_disk_is_a_problem_where_no_older_file_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list(os.statvfs(tmp_path))
+    found[3] = 0
+    monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result(found))
+    with opened(tmp_path, SMALL) as log:
+        log.append({"event": "decision", "session": "a"})
+        assert log.problem() == "its disk is full"
+        while len(paths(tmp_path)) < 2:
+            log.append({"event": "decision", "session": "a"})
+        assert log.problem() == ""
+
+
 def test_there_is_one_writer(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(SeraiError, match="another process"):
         Log(tmp_path, LARGE, 2)
