@@ -6,12 +6,12 @@ import asyncio
 import dataclasses
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serai import __version__
 from serai.common import jsonrpc_server
 from serai.common.errors import SeraiError
 from serai.common.jsonrpc import Request
@@ -26,6 +26,8 @@ from serai.gate.secrets import Store
 from serai.gate.services import Wish
 
 MAX_LINE = 4 << 20
+# Not by an import: the package names the library too, which the gate is not to know.
+VERSION = str(sys.modules["serai"].__version__)
 # sessiond makes a connection for each question; how many it has is limited by its own clients.
 MAX_CLIENTS = 1 << 16
 BACKLOG = 4096
@@ -168,7 +170,7 @@ class Control:
 
     def health(self) -> dict[str, str]:
         """What this gate is, and what keeps it from writing the audit log, '' if nothing does."""
-        return {"version": __version__, "audit": self._gate.log_problem()}
+        return {"version": VERSION, "audit": self._gate.log_problem()}
 
     async def audit(self, p: Audit) -> dict[str, Any]:
         """Entries after one, or the last ones."""

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from serai.common.labels import DOCTOR
 from serai.gate import dial, rules, upstream
 from serai.gate.audit.writer import Log
 from serai.gate.errors import Denied, Unreachable, words
@@ -391,6 +392,7 @@ def _who(connection: Connection) -> dict[str, Any]:
     return {
         "session": connection.session.name,
         "uid": connection.session.uid,
+        **({"doctor": True} if DOCTOR in connection.session.labels else {}),
         "protocol": connection.protocol,
         "host": None if target is None else str(target.host),
         "port": None if target is None else target.port,

@@ -19,6 +19,7 @@ from typing import Any
 
 from serai import __version__
 from serai.common.errors import GONE, SeraiError
+from serai.common.labels import DOCTOR
 from serai.runtime.client import Client
 from serai.runtime.sandbox import usage
 
@@ -102,7 +103,7 @@ FAMILIES = (
 def collect(client: Client, disk: Path, cgroup_of: Callable[[str], Path] | None = None) -> Samples:
     """What there is to tell now. ``disk`` is the sessions disk. Raises SeraiError."""
     place = cgroup_of or session_cgroup
-    sessions = client.call("list")["sessions"]
+    sessions = [each for each in client.call("list")["sessions"] if DOCTOR not in each["labels"]]
     shown = sorted(sessions, key=lambda each: each["used_at"], reverse=True)[:MOST_SESSIONS]
     samples: Samples = {name: [] for name in (family.name for family in FAMILIES)}
     samples["serai_build"].append(({"version": __version__}, 1))

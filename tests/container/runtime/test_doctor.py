@@ -14,6 +14,8 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 # There are no cgroup controllers, and systemd-nspawn lets nobody inside make a Landlock domain.
+MOST_LINES = 40
+"""Of a run in the audit log: who runs the doctor again and again is not to fill it."""
 MISSING = {
     "sessions have all controllers",
     "the limit of a session's memory is session.toml's",
@@ -32,6 +34,12 @@ def doctor(container: Container) -> tuple[int, dict[str, Any]]:
     return done.returncode, told
 
 
+def noted(container: Container, after: int = 0) -> list[dict[str, Any]]:
+    """The audit log's entries after one."""
+    lines = container.shell("serai audit -n 1000 --json").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["seq"] > after]
+
+
 def red(told: dict[str, Any]) -> set[str]:
     names = {each["name"] for each in told["checks"] if not each["ok"]}
     # A container's disk is the build host's, which may be nearly full.
@@ -39,9 +47,14 @@ def red(told: dict[str, Any]) -> set[str]:
 
 
 def test_what_a_container_lacks_is_all_that_is_wrong(container: Container) -> None:
+    before = noted(container)[-1:]
     status, told = doctor(container)
     assert red(told) == MISSING, [each for each in told["checks"] if not each["ok"]]
     assert status == 1
+    lines = noted(container, before[0]["seq"] if before else 0)
+    assert {entry["event"] for entry in lines} == {"decision", "closed", "operation"}
+    assert all(entry["doctor"] for entry in lines)
+    assert len(lines) <= MOST_LINES
     assert told["passed"] + told["failed"] == len(told["checks"]) >= 80
     assert all(each["ok"] or each["means"] for each in told["checks"])
     assert container.shell("serai list --json") == '{"sessions": []}'
@@ -53,8 +66,10 @@ def test_what_comes_out_of_the_pool_is_contained_likewise(container: Container) 
     container.shell(r"sed -i 's/^\[pool\]$/&\nsize = 2/' /etc/serai/session.toml")
     container.shell("systemctl reload serai-sessiond")
     wait_for(lambda: pool(container)["ready"] == 2, DEADLINE)
+    before = noted(container)[-1]["seq"]
     _, told = doctor(container)
     assert red(told) == MISSING, [each for each in told["checks"] if not each["ok"]]
+    assert all(entry["doctor"] for entry in noted(container, before))
     assert pool(container)["taken"] == 2
     container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
     wait_for(lambda: container.shell("ls /sessions") == "", DEADLINE)

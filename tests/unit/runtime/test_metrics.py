@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from serai.common.errors import FAILED, GONE, SeraiError
+from serai.common.labels import DOCTOR
 from serai.runtime import metrics
 from serai.runtime.cli import health
 from serai.runtime.cli import metrics as command
@@ -114,6 +115,14 @@ def test_many_sessions_do_not_make_many_series(tmp_path: Path, cgroup: Path) -> 
     assert values(text, "serai_sessions_left_out") == {(): 50}
     assert len(values(text, "serai_session_egress_open")) == metrics.MOST_SESSIONS
     assert text.count("\n") < 18 * metrics.MOST_SESSIONS
+
+
+def test_sessions_of_the_doctor_are_not_told(tmp_path: Path) -> None:
+    vm = FakeVm(2)
+    vm.sessions[0]["labels"] = {DOCTOR: ""}
+    text = collected(vm, tmp_path)
+    assert values(text, "serai_sessions") == {("ready",): 1}
+    assert set(values(text, "serai_session_egress_open")) == {("s1",)}
 
 
 def test_labels_that_people_gave_are_not_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from serai.common.errors import GONE, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
+from serai.common.labels import DOCTOR
 from serai.common.tables import setting
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
@@ -164,7 +165,8 @@ class EgressMethods:
             counts = await asyncio.wait_for(self._gate.call("counts"), PATIENCE)
         except asyncio.TimeoutError:
             raise SeraiError("the gate does not answer", "see serai-gate.service", GONE) from None
-        shown = {each.name for each in self._sessions.registry.all()}  # not those of the pool
+        # Not those of the pool, nor the doctor's.
+        shown = {each.name for each in self._sessions.registry.all() if DOCTOR not in each.labels}
         return {"sessions": {name: each for name, each in counts.items() if name in shown}}
 
     async def audit(self, _c: Connection, _r: Request, p: Audit) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from serai import __version__
-from serai.common.errors import OTHER_VERSION, SeraiError
+from serai.common.errors import NOT_PERMITTED, OTHER_VERSION, SeraiError
 from serai.common.jsonrpc import BYTES, EARLY, PROTOCOL, Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing, Subscribers
+from serai.common.labels import DOCTOR
 from serai.common.tables import setting, unicode
 from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
@@ -157,13 +159,15 @@ class Methods:
 
     async def create(self, c: Connection, _r: Request, p: Create) -> Any:
         """Make a session and start it."""
+        _check_doctor(c, p.labels)
         own = changes.new(self._sessions, p.labels, p.limits, p.env, p.sandbox)
         asked = (p.name, p.labels, p.request_id, p.profile)
         noted = self._noting.created(c, p)
         return self._shown(await self._sessions.create(*asked, own=own, noted=noted))
 
-    async def set(self, _c: Connection, _r: Request, p: SetOwn) -> Any:
+    async def set(self, c: Connection, _r: Request, p: SetOwn) -> Any:
         """Change labels, limits and variables of a session; limits count at once."""
+        _check_doctor(c, p.labels)
         done = await changes.change(self._sessions, p.name, p.labels, p.limits, p.env)
         return self._shown(done)
 
@@ -241,6 +245,13 @@ class Methods:
             "env": dict(record.own.env),
             "ends_at": record.ends_at,
         }
+
+
+def _check_doctor(c: Connection, labels: Collection[str]) -> None:
+    """Raise SeraiError for a session that would be counted nowhere, unless root wants it."""
+    if DOCTOR in labels and c.uid != 0:
+        text = f"the label {DOCTOR} is for the sessions of 'serai doctor', which root runs"
+        raise SeraiError(text, "choose another label", NOT_PERMITTED)
 
 
 def shown(record: Record) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def line(entry: dict[str, Any]) -> str:
             said += f", status {entry['status']}"
     if entry.get("error"):
         said += f"  {entry['error']}"
-    return f"{when}  {entry['session']}  {entry['protocol']}  {said}"
+    return f"{when}  {entry['session']}{_mark(entry)}  {entry['protocol']}  {said}"
 
 
 def _operation(when: str, entry: dict[str, Any]) -> str:
@@ -149,11 +149,15 @@ def _operation(when: str, entry: dict[str, Any]) -> str:
     by = entry["by"]
     user = f"uid {by['uid']}" + (f" (login {by['login']})" if "login" in by else "")
     place = by["via"] + (f" from {by['from']}" if "from" in by else "")
-    known = ("seq", "time", "prev", "event", "operation", "session", "uid", "by", "error")
+    known = ("seq", "time", "prev", "event", "operation", "session", "uid", "doctor", "by", "error")
     words = [f"{key}={value}" for key, value in entry.items() if key not in known]
     said = "  ".join([entry["operation"], f"by {user}, pid {by['pid']}, {place}", *words])
     error = f"  failed: {entry['error']}" if "error" in entry else ""
-    return f"{when}  {entry.get('session', '-')}  {said}{error}"
+    return f"{when}  {entry.get('session', '-')}{_mark(entry)}  {said}{error}"
+
+
+def _mark(entry: dict[str, Any]) -> str:
+    return " (doctor)" if entry.get("doctor") else ""
 
 
 def _show_entries(entries: list[dict[str, Any]], options: argparse.Namespace) -> None:

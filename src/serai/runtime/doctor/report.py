@@ -84,6 +84,10 @@ are named `doctor-…` or, if the [pool](pool.md) has two, come out of it, so th
 examined. Their sandbox is the VM's default, or the one that you name. Exit status 1 if a check
 fails.
 
+The audit log has all that these sessions do: about 30 lines a run, each with the key `doctor`.
+Metrics do not count them. To ask every minute whether a VM is well, use
+[`serai health`](reference-commands.md#serai-health): it makes nothing and writes nothing.
+
 `--json` prints `{{"checks": [{{"name", "ok", "detail", "seconds"}}], "passed", "failed"}}`, with
 `"means"` where a check failed. A check whose facts could not be collected fails, and says why.
 

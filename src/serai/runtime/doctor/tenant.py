@@ -22,6 +22,7 @@ from typing import Any
 
 from serai.common import bridge
 from serai.common.errors import SeraiError
+from serai.common.labels import DOCTOR
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 from serai.runtime.doctor import request
@@ -30,7 +31,6 @@ from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import publish, supervisor
 from serai.runtime.settings import SessionSettings
 
-LABEL = "serai-doctor"
 PREFIX = "doctor-"
 POOLED = "from the pool"
 PATIENCE = 60.0  # seconds for one answer
@@ -70,7 +70,7 @@ def gather(paths: Paths, settings: SessionSettings, took: dict[str, float]) -> P
 def sweep(client: Client) -> None:
     """Remove what an earlier doctor left; only one runs at a time."""
     for session in client.call("list")["sessions"]:
-        name, label = session["name"], session["labels"].get(LABEL)
+        name, label = session["name"], session["labels"].get(DOCTOR)
         if (name.startswith(PREFIX) and label is not None) or label == POOLED:
             client.call("remove", name=name)
 
@@ -83,7 +83,7 @@ def _sessions(paths: Paths, client: Client, sandbox: str) -> Iterator[tuple[Part
     pooled = client.call("pool")["ready"] >= len(chosen)
     made: list[Part] = []
     try:
-        asked = {"labels": {LABEL: POOLED if pooled else ""}, "sandbox": sandbox}
+        asked = {"labels": {DOCTOR: POOLED if pooled else ""}, "sandbox": sandbox}
         for name in [None, None] if pooled else chosen:
             made.append(client.call("create", name=name, **asked))  # all that are
         one, two = made

@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any
 
 from serai.common.errors import SeraiError
+from serai.common.labels import DOCTOR
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record
 
@@ -131,8 +132,9 @@ class Notes:
 
 
 def of(record: Record) -> Entry:
-    """The session, as every entry has it."""
-    return {"session": record.name, "uid": record.uid}
+    """The session, as every entry has it. The doctor's are marked, as the gate does too."""
+    marked = {"doctor": True} if DOCTOR in record.labels else {}
+    return {"session": record.name, "uid": record.uid, **marked}
 
 
 ITSELF = {"uid": os.geteuid(), "pid": os.getpid(), "via": "sessiond"}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from serai.common.checks import Facts, judge
+from serai.common.labels import DOCTOR
 from serai.common.sandboxes import SANDBOXES
 from serai.runtime import settings
 from serai.runtime.doctor import checks, collect, tenant
@@ -231,7 +232,7 @@ def test_whatever_happens_no_session_is_left(vm: Vm, monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_killed_doctor_left_is_removed_by_the_next(vm: Vm) -> None:
-    vm.call("create", name="doctor-dead", labels={tenant.LABEL: ""})
+    vm.call("create", name="doctor-dead", labels={DOCTOR: ""})
     vm.call("create", name="doctor-who")
     assert examined(vm) == {}
     wait_for(lambda: set(vm.sessions()) == {"doctor-who"})
