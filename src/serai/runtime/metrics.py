@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from serai import __version__
+from serai.common import proc
 from serai.common.errors import GONE, SeraiError
 from serai.common.labels import DOCTOR
 from serai.runtime.client import Client
@@ -26,6 +27,7 @@ from serai.runtime.sandbox import usage
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 MOST_SESSIONS = 1000
 """The sessions with series of their own: those that were used last."""
+MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 SERVICES = {"sessiond": "serai-sessiond.service", "gate": "serai-gate.service"}
 
@@ -63,6 +65,8 @@ FAMILIES = (
     Family("serai_sessions_left_out", "gauge", "Sessions without series, as there are too many"),
     Family("serai_sessions_disk_bytes", "gauge", "Size of the sessions disk", "bytes"),
     Family("serai_sessions_disk_free_bytes", "gauge", "Free room on the sessions disk", "bytes"),
+    Family("serai_memory_bytes", "gauge", "Memory of the VM", "bytes"),
+    Family("serai_memory_available_bytes", "gauge", "What of it is available", "bytes"),
     Family("serai_pool_wanted", "gauge", "Sessions that are to be held ready"),
     Family("serai_pool_ready", "gauge", "Sessions that are held ready"),
     Family("serai_pool_taken", "counter", "Creates that took a session out of the pool"),
@@ -119,6 +123,9 @@ def collect(client: Client, disk: Path, cgroup_of: Callable[[str], Path] | None 
     _egress(samples, client, {each["name"] for each in shown})
     for service, unit in SERVICES.items():
         _usage(samples, "serai_service", {"service": service}, CGROUPS / "system.slice" / unit)
+    memory = proc.memory(MEMINFO.read_text())
+    samples["serai_memory_bytes"].append(({}, memory["MemTotal"] << 10))
+    samples["serai_memory_available_bytes"].append(({}, memory["MemAvailable"] << 10))
     with contextlib.suppress(OSError):
         whole = os.statvfs(disk)
         samples["serai_sessions_disk_bytes"].append(({}, whole.f_frsize * whole.f_blocks))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 
 from serai.common.errors import FAILED, GONE, SeraiError
 from serai.common.labels import DOCTOR
@@ -19,6 +23,7 @@ from serai.runtime.client import Client
 from tests.conftest import ROOT
 from tests.support.openmetrics import parsed, values
 
+PROMTOOL = shutil.which("promtool", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 QUOTA = {"bytes": 4096, "bytes_limit": 1 << 20, "files": 3, "files_limit": 0}
 
 
@@ -245,6 +250,36 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert asked <= set(metrics.names())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_the_alerts_ask_for_metrics_that_there_are() -> None:
+    rules = alerts()
+    asked = {name for rule in rules for name in _words(rule["expr"]) if name.startswith("serai_")}
+    assert asked <= set(metrics.names())
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert set(rule["annotations"]) == {"summary", "why", "action"}
+
+
+def test_the_page_and_the_fed_samples_have_every_alert() -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    fed = (ROOT / "tests/support/alerts.yml").read_text()
+    for name in (rule["alert"] for rule in alerts()):
+        assert f"`{name}`" in page
+        assert f'alertname="{name}"' in fed
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, which 'make setup' unpacks")
+def test_every_alert_fires_for_what_is_ill_and_none_for_what_is_well() -> None:
+    command = [str(PROMTOOL), "test", "rules", "tests/support/alerts.yml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((ROOT / "docs/serai-alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def _words(query: str) -> list[str]:
