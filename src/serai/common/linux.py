@@ -56,6 +56,8 @@ _RENAME_NOREPLACE = 1  # linux/fs.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_SET_KEEPCAPS = 8
+_CAP_DAC_READ_SEARCH = 2
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_NEW_LISTENER = 8
@@ -262,6 +264,22 @@ def empty_capabilities() -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def read_anything() -> None:
+    """Keep one capability of root's when it becomes another user: to read whatever its modes say.
+
+    Called before; ``keep_reading`` after it.
+    """
+    _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+
+
+def keep_reading() -> None:
+    """Have CAP_DAC_READ_SEARCH and no other capability: capabilities(7)."""
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    bit = 1 << _CAP_DAC_READ_SEARCH
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0)))
 
 
 def default_signals() -> None:

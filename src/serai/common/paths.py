@@ -36,6 +36,11 @@ class Paths:
         return self.state / "making"
 
     @property
+    def arriving(self) -> Path:
+        """Sessions that come from an export and are not whole yet, by UID."""
+        return self.state / "arriving"
+
+    @property
     def removing(self) -> Path:
         """Homes whose session is gone, by UID, until their data is deleted."""
         return self.state / "removing"

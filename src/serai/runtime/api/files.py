@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,8 +45,8 @@ class Transfer:
     )
 
 
-TAKES = frozenset({"put", "tree.put", "file.batch"})
-GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch"})
+TAKES = frozenset({"put", "tree.put", "file.batch", "import"})
+GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch", "export"})
 """The methods that have an input, and those that have an output."""
 CLEARS = 60.0
 """Seconds in which a transfer that is cut off removes what it has unpacked."""
@@ -120,15 +121,30 @@ class Transfers:
         return await self._transfer("file.watch", c, r, p)
 
     async def _transfer(self, operation: str, c: Connection, r: Request, p: Transfer) -> Any:
-        given = list(r.descriptors)
         try:
-            plan = self._plan(operation, p, given)
+            check_given(p.stdio, r.descriptors)
+            plan = self._plan(operation, p)
             if operation in TAKES:
                 await waking.wake(self._sessions, p.name)  # its programs are to see what comes
-            ends = _ends(operation, given)
+        except BaseException:
+            close(r.descriptors)
+            raise
+        return await self.carry(c, r, p.stdio, plan, p.name)
+
+    async def carry(  # noqa: PLR0917  # a request, and what is to be done
+        self, c: Connection, r: Request, stdio: str, plan: transfer.Plan, name: str, told: int = -1
+    ) -> Any:
+        """Run a transfer, and stream for it; the request's descriptors are closed.
+
+        ``told`` is what it gets as its input, if it takes none. ``name`` is the session's.
+        """
+        try:
+            ends = _ends(plan.operation, list(r.descriptors))
+            if told >= 0:
+                _replace(ends.theirs, 0, os.dup(told))
             report = os.memfd_create("report")
             try:
-                process, payload = self._start(plan, p, ends, report)
+                process, payload = self._start(plan, name, ends, report)
             except BaseException:
                 ends.close_ours()
                 os.close(report)
@@ -136,12 +152,11 @@ class Transfers:
             finally:
                 ends.close_theirs()
         finally:
-            for descriptor in given:
-                os.close(descriptor)
+            close(r.descriptors)
         try:
             news = {"request": r.id, "exec": payload.id, "pid": process.pid}
             c.send(notification("exec.started", news))
-            raw = p.stdio == "bytes"
+            raw = stdio == "bytes"
             stream = Stream(payload, ends.input, confirm=ends.confirm, raw=raw, is_transfer=True)
             output = [] if ends.output is None else [(ends.output, "stdout")]
             result = await self._executions.follow(c, stream, output, None, None)
@@ -152,10 +167,7 @@ class Transfers:
             os.close(report)
         return {}
 
-    def _plan(self, operation: str, p: Transfer, given: list[int]) -> transfer.Plan:
-        check_descriptors(len(given), 1 if p.stdio == "fds" else 0)
-        if any(map(_leads_here, given)):
-            raise SeraiError("a connection to sessiond is no place for files", code=INVALID_PARAMS)
+    def _plan(self, operation: str, p: Transfer) -> transfer.Plan:
         role = path_roles.find(p.role)
         scope.check(p.path)
         record = self._sessions.registry.get(p.name)
@@ -176,7 +188,7 @@ class Transfers:
         )
 
     def _start(
-        self, plan: transfer.Plan, p: Transfer, ends: Ends, report: int
+        self, plan: transfer.Plan, name: str, ends: Ends, report: int
     ) -> tuple[subprocess.Popen[bytes], Payload]:
         self._count += 1
         source, target, *confirm = ends.theirs
@@ -193,7 +205,20 @@ class Transfers:
         )
         entered = Entered(process.pid, os.pidfd_open(process.pid), None)
         number = f"{os.getpid()}-t{self._count}"
-        return process, Payload(number, p.name, entered, None, False, grace=CLEARS)
+        return process, Payload(number, name, entered, None, False, grace=CLEARS)
+
+
+def check_given(stdio: str, given: Sequence[int]) -> None:
+    """Raise SeraiError unless the right descriptors came with a request."""
+    check_descriptors(len(given), 1 if stdio == "fds" else 0)
+    if any(map(_leads_here, given)):
+        raise SeraiError("a connection to sessiond is no place for files", code=INVALID_PARAMS)
+
+
+def close(descriptors: Iterable[int]) -> None:
+    """Close what came with a request."""
+    for each in descriptors:
+        os.close(each)
 
 
 def _ends(operation: str, given: list[int]) -> Ends:

@@ -16,6 +16,7 @@ from serai.common.labels import DOCTOR
 from serai.common.tables import setting, unicode
 from serai.runtime.api.egress import EgressMethods
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
+from serai.runtime.api.exports import ExportMethods
 from serai.runtime.api.files import Transfers
 from serai.runtime.api.folders import FolderMethods
 from serai.runtime.api.forwards import Forwards
@@ -37,6 +38,7 @@ PATIENCE = 1.0
 """Seconds for a gate that does not answer."""
 DESCRIPTORS = frozenset(
     {"exec", "put", "get", "ls", "tree.put", "tree.get", "file.batch", "file.watch"}
+    | {"export", "import"}
 )
 """The methods whose requests come with descriptors."""
 
@@ -112,6 +114,7 @@ class Methods:
         self._subscribers = subscribers
         self._forwards = Forwards(sessions)
         executions = Executions(sessions, payloads)
+        transfers = Transfers(sessions, payloads, executions)
         self._noting = Noting(sessions)
         methods: dict[str, tuple[type, Handler]] = {
             "version": (Version, self.version),
@@ -132,7 +135,8 @@ class Methods:
             "exec.input": (Input, executions.input),
             "exec.resize": (Resize, executions.resize),
             **JobMethods(Jobs(sessions, payloads)).table,
-            **Transfers(sessions, payloads, executions).table,
+            **transfers.table,
+            **ExportMethods(sessions, transfers, self._noting, self._shown).table,
             **self._forwards.table,
             **FolderMethods(sessions, self._shown).table,
             **EgressMethods(sessions, gate).table,

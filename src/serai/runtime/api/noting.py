@@ -54,6 +54,8 @@ FIRST: dict[str, tuple[str, ...]] = {
     "policy.allow": RULES,
     "policy.bind": BINDING,
     "secret.set": (),
+    "export": (),
+    "move.begin": ("to",),
 }
 """Not done unless noted, and the parameters that are."""
 ANYWAY: dict[str, tuple[str, ...]] = {
@@ -89,6 +91,11 @@ class Noting:
             await self._now({**entry, "by": self._peer(c)})
 
         return note
+
+    async def note(self, c: Connection, operation: str, record: Record, **more: Any) -> None:
+        """Have an operation noted before it is done. Raises SeraiError."""
+        told = {key: value for key, value in more.items() if value not in (None, "")}
+        await self._now({"operation": operation, **notes.of(record), **told, "by": self._peer(c)})
 
     def _noted(self, method: str, does: Handler) -> Handler:
         if method in QUEUED:

@@ -44,7 +44,7 @@ class _Source:
         return data
 
 
-class _Content:
+class Content:
     """What is in a file of an archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -53,6 +53,13 @@ class _Content:
     def read(self, size: int, /) -> bytes:
         with _explained():
             return self._file.read(size)
+
+    def at(self, offset: int) -> None:
+        """Go on at a byte further on: what is before it is not read, as the zeros of a hole."""
+        with _explained():
+            # Python's buffer around it would ask whether a stream can go back, which it need not.
+            self._file = getattr(self._file, "raw", self._file)
+            self._file.seek(offset)
 
 
 @contextmanager
@@ -82,10 +89,13 @@ def header(name: str, info: tuple[int, int, float], link: str = "") -> tarfile.T
     return made
 
 
-def reading(file: Readable) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
+def reading(
+    file: Readable, *, whole: bool = False
+) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
     """The entries of an archive, a file's with what it is read from. Raises SeraiError.
 
-    That is read before the next entry is asked for. A cut off archive is no archive.
+    That is read before the next entry is asked for. A cut off archive is no archive. With ``whole``
+    it may have sparse files and hard links, too.
     """
     source = _Source(file)
     with _explained():
@@ -101,9 +111,10 @@ def reading(file: Readable) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]
             archive.members.clear()  # which would keep every one
         if member is None:
             break
-        _check(member)
+        if not (whole and (member.isreg() or member.islnk())):
+            _check(member)
         content = archive.extractfile(member) if member.isreg() else None
-        yield member, None if content is None else _Content(content)
+        yield member, None if content is None else Content(content)
     if source.ended:
         raise _unusable("it is cut off")
 

@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     ``attached`` is the absolute path of a directory of the VM; if it is empty, the path role's is
     ``folder`` below the home ``name`` in ``sessions``, whose user is ``uid``. ``reserve`` (percent)
     of the disk stays free. The input is whole only if CONFIRM comes from the descriptor
-    ``confirm``, where that is 0 or more: a pipe also ends when its writer is killed.
+    ``confirm``, where that is 0 or more: a pipe also ends when its writer is killed. ``jobs`` is
+    the directory of a session's jobs, for an export.
     """
 
     operation: str
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     attached: str = ""
     reserve: int = 0
     confirm: int = -1
+    jobs: str = ""
 
     def encode(self) -> str:
         """As the program's argument."""
@@ -60,6 +62,9 @@ class Plan(NamedTuple):
 
 def run(plan: Plan) -> None:
     """Carry it out. Raises SeraiError or OSError."""
+    if plan.operation == "export":
+        _export(plan)
+        return
     base, uid, gid = _open(plan)
     _become(uid, gid)
     if plan.attached:
@@ -144,6 +149,25 @@ def listing(base: int, path: str, target: int) -> None:
         os.close(directory)
 
 
+def _export(plan: Plan) -> None:
+    """Of a home that may be locked away, and that may have files which its user may not read."""
+    import json  # noqa: PLC0415  # costs 10 ms
+
+    from serai.runtime.folders import exporting  # noqa: PLC0415
+
+    home = _home(plan)
+    if os.fstat(home).st_gid != plan.uid:
+        raise SeraiError(f"the home of session {plan.name} is another's", code=NOT_PERMITTED)
+    jobs = -1
+    with contextlib.suppress(FileNotFoundError):
+        jobs = os.open(plan.jobs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(os.dup(0), "rb") as told:
+        first = json.load(told)
+    linux.read_anything()
+    _become(plan.uid, plan.uid, linux.keep_reading)
+    exporting.export(home, jobs, plan.uid, first, 1)
+
+
 def _operate(plan: Plan, base: int) -> None:
     """Each imports what it needs, since one of them is all that this process does."""
     if plan.operation == "put":
@@ -165,16 +189,21 @@ def _operate(plan: Plan, base: int) -> None:
         from serai.runtime.folders import trees  # noqa: PLC0415
 
         trees.get(base, plan.path, 1)
+    elif plan.operation == "import":
+        from serai.runtime.folders import importing  # noqa: PLC0415
+
+        importing.unpack(base, 0, *_checks(plan))
     else:
         from serai.runtime.folders import trees  # noqa: PLC0415
 
-        trees.put(
-            base,
-            plan.path,
-            0,
-            lambda: _confirmed(plan.confirm),
-            lambda directory, more: _keep_free(directory, plan.reserve, more),
-        )
+        trees.put(base, plan.path, 0, *_checks(plan))
+
+
+def _checks(plan: Plan) -> tuple[Callable[[], None], Callable[[int, int], None]]:
+    return (
+        lambda: _confirmed(plan.confirm),
+        lambda directory, more: _keep_free(directory, plan.reserve, more),
+    )
 
 
 def _open(plan: Plan) -> tuple[int, int, int]:
@@ -183,20 +212,24 @@ def _open(plan: Plan) -> tuple[int, int, int]:
         base = scope.absolute(plan.attached)
         info = os.fstat(base)
         return base, info.st_uid, info.st_gid
-    sessions = os.open(plan.sessions, _FOLDER)
-    home = os.open(plan.name, _FOLDER, dir_fd=sessions)
+    home = _home(plan)
     if os.fstat(home).st_uid != plan.uid:
         raise SeraiError(f"the home of session {plan.name} is not open", code=NOT_PERMITTED)
     return home, plan.uid, plan.uid
 
 
-def _become(uid: int, gid: int) -> None:
+def _home(plan: Plan) -> int:
+    sessions = os.open(plan.sessions, _FOLDER)
+    return os.open(plan.name, _FOLDER, dir_fd=sessions)
+
+
+def _become(uid: int, gid: int, limit: Callable[[], None] = linux.empty_capabilities) -> None:
     """Give up everything but one user's rights; root without capabilities is a user, too."""
     os.umask(0o022)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    linux.empty_capabilities()
+    limit()
     linux.set_no_new_privileges()
 
 

@@ -52,8 +52,8 @@ async def change(
 ) -> Record:
     """Change a session; what is None it has of its own no longer. Raises SeraiError."""
     async with sessions.alone(name) as record:
-        if record.state is State.REMOVING:
-            raise SeraiError(f"session {name} is removed", code=WRONG_STATE)
+        if record.state in (State.REMOVING, State.ARRIVING, State.MOVING):
+            raise SeraiError(f"session {name} is {record.state.value}", code=WRONG_STATE)
         own.check_limits(limits, sessions.settings, _disk(sessions))
         _check_memory(sessions, record, limits.get("memory"))
         wanted = replace(

@@ -50,7 +50,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def prepare(paths: Paths) -> None:
     """Make the directories that everything else here needs; take over what was locked otherwise."""
     paths.sessions.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for folder in (paths.state, paths.making, paths.removing, paths.jobs):
+    for folder in (paths.state, paths.making, paths.arriving, paths.removing, paths.jobs):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
     for name, (uid, _) in found(paths).items():
@@ -138,7 +138,7 @@ async def delete(paths: Paths, uid: int) -> None:
     rm(1) walks by descriptors and follows no symlink; the folder around is root's alone, and
     every process of the session is gone. Raises SeraiError if something is left.
     """
-    for folder in (paths.removing, paths.making, paths.jobs):
+    for folder in (paths.removing, paths.making, paths.arriving, paths.jobs):
         if not os.path.lexists(folder / str(uid)):
             continue
         with tempfile.TemporaryFile() as errors:
@@ -178,8 +178,9 @@ def found(paths: Paths) -> dict[str, tuple[int, bool]]:
 
 
 def leftovers(paths: Paths) -> set[int]:
-    """The UIDs of which something waits in .serai/making or .serai/removing."""
-    names = [entry.name for folder in (paths.making, paths.removing) for entry in folder.iterdir()]
+    """The UIDs of which something waits in .serai/making, .serai/arriving or .serai/removing."""
+    folders = (paths.making, paths.arriving, paths.removing)
+    names = [entry.name for folder in folders for entry in folder.iterdir()]
     return {int(name) for name in names if name.isdigit()}
 
 

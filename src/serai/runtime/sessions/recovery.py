@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from serai.common.errors import SeraiError
 from serai.runtime.sessions import homes, publish
@@ -42,6 +43,7 @@ class Recovery:
         self._folders = folders
         self._pool = pool
         self._notes = notes
+        self.travelling: dict[State, Callable[[Record], Awaitable[None]]] = {}
 
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
@@ -95,6 +97,8 @@ class Recovery:
                 await self._moves.go({record.uid: goal})
                 # It may have been noted when it was asked for, or not: that was cut off, too.
                 self._notes.by_itself("finish", record, goal=goal.value)
+        elif (put_right := self.travelling.get(record.state)) is not None:
+            await put_right(record)
         elif supposed:
             await self._steps.do(Step.FREEZE if FACTS[record.state].frozen else Step.THAW, record)
         elif main is not None:

@@ -21,7 +21,7 @@ from typing import Any
 from serai.common.errors import CONFLICT, EXISTS, NOT_FOUND, SeraiError
 from serai.runtime.sessions import names, numbers, schema, spares
 from serai.runtime.sessions.own import Own, seconds
-from serai.runtime.sessions.states import State
+from serai.runtime.sessions.states import TIMELESS, State
 
 FIRST_UID = 2000
 # Left out: what systemd, containers and /etc/subuid use (https://systemd.io/UIDS-GIDS/).
@@ -55,7 +55,7 @@ class Record:
     def ends_at(self) -> float | None:
         """When its time to live is over; None if it has none, or is archived."""
         ttl = self.own.limits.get("ttl")
-        if ttl is None or self.state in (State.ARCHIVED, State.REMOVING):
+        if ttl is None or self.state in TIMELESS:
             return None
         return self.lives_from + seconds(ttl)
 
@@ -132,6 +132,11 @@ class Registry:
                 except SeraiError as error:
                     done.append(error)
         return done
+
+    def change(self, does: Callable[[sqlite3.Connection], Any]) -> Any:
+        """What a module beside this one changes, in one transaction."""
+        with self._transaction():
+            return does(self._db)
 
     def add_pooled(self, policy: Mapping[str, Any], own: Own, now: float) -> Record:
         """A session to be made for the pool: in state creating with the goal ready."""

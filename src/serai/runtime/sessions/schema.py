@@ -15,9 +15,10 @@ from contextlib import closing
 from pathlib import Path
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import spares
+from serai.runtime.sessions import spares, transits
+from serai.runtime.sessions.states import State
 
-VERSION = 5
+VERSION = 6
 
 # What each version added to sessions: an older file is upgraded in place, in one transaction.
 TEXT = "TEXT NOT NULL DEFAULT '{}'"
@@ -27,6 +28,8 @@ ADDED = {
     4: ("lives_from", "REAL NOT NULL DEFAULT 0"),
     5: ("pooled", "INTEGER NOT NULL DEFAULT 0"),
 }
+MOVES = 6
+"""The version from which on there are sessions on their way to and from other VMs."""
 
 TABLES = """
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -75,6 +78,7 @@ def raise_(db: sqlite3.Connection, path: Path, first_uid: int) -> None:
         db.execute("INSERT INTO counters VALUES ('next_uid', ?)", (first_uid,))
     for name, kind in [each for number, each in ADDED.items() if 0 < found < number]:
         db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
+    db.execute(transits.TABLE)
     _take_back(db)
     db.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -83,19 +87,33 @@ def lower(db: sqlite3.Connection, to: int) -> None:
     """Bring the tables back to version ``to``, within a transaction.
 
     What it has no columns for is kept in a table beside them. A session of the pool would look
-    like anybody's there, so it is on its way to be removed.
+    like anybody's there, so it is on its way to be removed. Raises SeraiError.
     """
     found = version(db)
-    gone = [name for number, (name, _) in ADDED.items() if to < number <= found]
-    if not gone:
+    if to >= found:
         return
-    if "pooled" in gone:
-        db.execute("UPDATE sessions SET goal = 'removing' WHERE pooled")
-    db.execute(f"DROP TABLE IF EXISTS {LOWERED}")
-    db.execute(f"CREATE TABLE {LOWERED} AS SELECT uid, {', '.join(gone)} FROM sessions")  # noqa: S608  # ours
-    for name in gone:
-        db.execute(f"ALTER TABLE sessions DROP COLUMN {name}")
+    if to < MOVES:
+        _refuse_moves(db)
+    if gone := [name for number, (name, _) in ADDED.items() if to < number <= found]:
+        if "pooled" in gone:
+            db.execute("UPDATE sessions SET goal = 'removing' WHERE pooled")
+        db.execute(f"DROP TABLE IF EXISTS {LOWERED}")
+        db.execute(f"CREATE TABLE {LOWERED} AS SELECT uid, {', '.join(gone)} FROM sessions")  # noqa: S608  # ours
+        for name in gone:
+            db.execute(f"ALTER TABLE sessions DROP COLUMN {name}")
     db.execute(f"PRAGMA user_version = {to}")
+
+
+def _refuse_moves(db: sqlite3.Connection) -> None:
+    """An older version knows no such state, and would have to guess whose the session is."""
+    on_its_way = (State.ARRIVING.value, State.MOVING.value)
+    found = db.execute("SELECT name FROM sessions WHERE state IN (?, ?)", on_its_way).fetchall()
+    if found:
+        raise SeraiError(
+            f"{', '.join(name for (name,) in found)} moves from or to another VM,"
+            " which an older Serai cannot",
+            "finish the move or cancel it, with 'serai move', and go back then",
+        )
 
 
 def _take_back(db: sqlite3.Connection) -> None:
@@ -124,7 +142,7 @@ def main() -> int:
             db.execute("BEGIN IMMEDIATE")
             lower(db, arguments.version)
             db.execute("COMMIT")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, SeraiError) as error:
         print(f"serai: the registry {arguments.path} cannot be lowered: {error}", file=sys.stderr)
         return 1
     return 0

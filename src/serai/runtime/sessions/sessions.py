@@ -20,6 +20,8 @@ from serai.common.paths import Paths
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import names
+from serai.runtime.sessions.arrivals import Arrivals
+from serai.runtime.sessions.departures import Departures
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.moves import Moves, no_fault
@@ -28,7 +30,7 @@ from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.pool import Pool
 from serai.runtime.sessions.recovery import Recovery
 from serai.runtime.sessions.registry import Record, Registry
-from serai.runtime.sessions.states import TAKEN, State, Step
+from serai.runtime.sessions.states import FACTS, TAKEN, State, Step
 from serai.runtime.sessions.steps import AT_ONCE, Steps
 from serai.runtime.sessions.supervisor import Running, Supervisor
 from serai.runtime.sessions.together import Together
@@ -76,6 +78,8 @@ class Sessions:
             fault=fault,
             uids=steps.pooled,
         )
+        self.arrivals = Arrivals(paths, registry, self._moves, gate, lambda: self.settings)
+        self.departures = Departures(registry, self._moves)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def create(
@@ -204,6 +208,10 @@ class Sessions:
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
         recovery = Recovery(self._moves, self._supervisor, self.folders, self.pool, self.notes)
+        recovery.travelling = {
+            State.ARRIVING: self.arrivals.put_right,
+            State.MOVING: self.departures.put_right,
+        }
         await recovery.reconcile()
 
     async def deleted(self) -> None:
@@ -251,6 +259,7 @@ class Sessions:
         uid = self.registry.get(name).uid
         async with self._moves.locked(uid):
             record = self._moves.current(uid)
+            _check_travels(record, goal)
             if record.state is not goal and record.state not in (keep or ()):
                 await self._moves.go({uid: goal})
             return self._moves.current(uid)
@@ -299,3 +308,34 @@ class Sessions:
         uid = self.registry.get(name).uid
         async with self._moves.locked(uid):
             yield self._moves.current(uid)
+
+    @contextlib.asynccontextmanager
+    async def still(self, name: str) -> AsyncIterator[Record]:
+        """A session in which nothing changes meanwhile: one that runs is frozen. Raises SeraiError.
+
+        If the daemon is killed, its next start thaws it.
+        """
+        async with self.alone(name) as record:
+            facts = FACTS[record.state]
+            if facts.home not in ("open", "locked") or record.goal is not None:
+                raise SeraiError(f"session {name} is {record.state.value}", code=WRONG_STATE)
+            freezes = facts.running and not facts.frozen
+            if freezes:
+                await self._moves.steps.do(Step.FREEZE, record)
+            try:
+                yield record
+            finally:
+                if freezes and self.running(record):
+                    await self._moves.steps.do(Step.THAW, record)
+
+
+def _check_travels(record: Record, goal: State) -> None:
+    """Raise SeraiError for one that a move has, which alone knows where it may go."""
+    if record.state is State.MOVING:
+        raise SeraiError(
+            f"session {record.name} is being moved to another VM",
+            f"'serai move {record.name}' again finishes it, and --cancel has it back",
+            WRONG_STATE,
+        )
+    if record.state is State.ARRIVING and goal is not State.REMOVING:
+        raise SeraiError(f"session {record.name} has not arrived yet", code=WRONG_STATE)

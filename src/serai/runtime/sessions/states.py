@@ -23,6 +23,8 @@ class State(str, Enum):
     STOPPED = "stopped"
     ARCHIVED = "archived"
     REMOVING = "removing"
+    ARRIVING = "arriving"
+    MOVING = "moving"
 
 
 class Step(str, Enum):
@@ -32,6 +34,7 @@ class Step(str, Enum):
     UNLOCK_HOME = "unlock-home"
     LOCK_HOME = "lock-home"
     MOVE_HOME_AWAY = "move-home-away"
+    PLACE_HOME = "place-home"
     START = "start"
     LIMIT_UNIT = "limit-unit"
     LIMIT_DISK = "limit-disk"
@@ -47,7 +50,7 @@ class Step(str, Enum):
 class Facts:
     """What is true of the world in a state."""
 
-    home: str  # absent, open, locked or gone
+    home: str  # absent, staged, open, locked or gone
     running: bool = False
     frozen: bool = False
 
@@ -60,23 +63,30 @@ FACTS = {
     State.STOPPED: Facts("open"),
     State.ARCHIVED: Facts("locked"),
     State.REMOVING: Facts("gone"),
+    State.ARRIVING: Facts("staged"),
+    State.MOVING: Facts("locked"),
 }
 
+_BEGINNINGS = {State.CREATING, State.ARRIVING}
 GOALS = {
     State.CREATING: {State.READY, State.REMOVING},
-    State.READY: set(State) - {State.CREATING},
-    State.ACTIVE: set(State) - {State.CREATING},
-    State.FROZEN: set(State) - {State.CREATING},
-    State.STOPPED: set(State) - {State.CREATING, State.FROZEN},
-    State.ARCHIVED: set(State) - {State.CREATING, State.FROZEN},
+    State.READY: set(State) - _BEGINNINGS,
+    State.ACTIVE: set(State) - _BEGINNINGS,
+    State.FROZEN: set(State) - _BEGINNINGS,
+    State.STOPPED: set(State) - _BEGINNINGS - {State.FROZEN},
+    State.ARCHIVED: set(State) - _BEGINNINGS - {State.FROZEN},
     State.REMOVING: {State.REMOVING},
+    State.ARRIVING: {State.STOPPED, State.REMOVING},
+    State.MOVING: {State.STOPPED, State.ARCHIVED, State.REMOVING},
 }
 
 _HOME_STEPS = {
     ("absent", "open"): Step.MAKE_HOME,
     ("locked", "open"): Step.UNLOCK_HOME,
     ("open", "locked"): Step.LOCK_HOME,
+    ("staged", "open"): Step.PLACE_HOME,
     ("absent", "gone"): Step.MOVE_HOME_AWAY,
+    ("staged", "gone"): Step.MOVE_HOME_AWAY,
     ("open", "gone"): Step.MOVE_HOME_AWAY,
     ("locked", "gone"): Step.MOVE_HOME_AWAY,
 }
@@ -88,6 +98,9 @@ TAKEN = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.FIT_SANDBOX, Step.OPEN_GATE)
 """What one that was taken out of the pool still needs: it runs, with its home and its folders."""
 
 RUNNING = frozenset(state for state, facts in FACTS.items() if facts.running)
+
+TIMELESS = (State.ARCHIVED, State.REMOVING, State.ARRIVING, State.MOVING)
+"""In which a session's time to live does not count."""
 
 
 def plan(name: str, state: State, goal: State) -> tuple[Step, ...]:
@@ -103,6 +116,8 @@ def fallback(state: State, failed: Step) -> State:
     """Where a session that was in ``state`` goes when a step of its plan fails."""
     if state is State.CREATING:
         return State.REMOVING
+    if state in (State.ARRIVING, State.MOVING):
+        return state
     if state is State.ARCHIVED and failed not in (Step.START, *STARTED):
         return State.ARCHIVED
     if failed in (Step.FREEZE, Step.THAW, Step.STOP):

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import os
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sandbox import cgroups, processes
-from serai.runtime.sessions import homes, own, publish, quota, users
+from serai.runtime.sessions import homes, own, publish, quota, staging, users
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record
@@ -67,6 +67,7 @@ class Steps:
         self._dividing: asyncio.TimerHandle | None = None
         self._starting = asyncio.Semaphore(AT_ONCE)
         self.pooled: set[int] = set()  # they run, and nobody can write in them yet
+        self._arriving: set[int] = set()  # they do not run, and are written
 
     def running(self, uid: int) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
@@ -126,7 +127,7 @@ class Steps:
         for step in STARTED:
             await self.do(step, record)
 
-    async def do(self, step: Step, record: Record) -> None:
+    async def do(self, step: Step, record: Record) -> None:  # noqa: PLR0912  # a step each
         """Carry out one step. Raises SeraiError or OSError."""
         name, uid = record.name, record.uid
         if step is Step.MAKE_HOME:
@@ -137,6 +138,8 @@ class Steps:
             homes.lock(self._paths, name, uid)
         elif step is Step.MOVE_HOME_AWAY:
             homes.move_away(self._paths, name, uid)
+        elif step is Step.PLACE_HOME:
+            await staging.place(self._paths, name, uid)
         elif step is Step.START:
             await self._start_unit(record)
         elif step is Step.LIMIT_UNIT:
@@ -186,6 +189,17 @@ class Steps:
         limits = own.properties(self.settings, record.own)
         await self._supervisor.limit(record.name, limits, own=bool(record.own.limits))
 
+    @contextlib.contextmanager
+    def arriving(self, uid: int) -> Iterator[None]:
+        """A session that does not run yet is written meanwhile, within what each may have."""
+        self._arriving.add(uid)
+        try:
+            self._limit_disk(uid)
+            yield
+        finally:
+            self._arriving.discard(uid)
+            self.share_disk()
+
     def share_disk(self) -> None:
         """Divide the disk anew among the sessions that can write, in a moment.
 
@@ -200,7 +214,7 @@ class Steps:
 
     def _divide_disk(self, left: int) -> None:
         """Leave so many parts for the next ones. Without a quota sessions run all the same."""
-        writing = self._running.keys() - self._frozen - self.pooled
+        writing = (self._running.keys() - self._frozen - self.pooled) | self._arriving
         self._divided, self._left = writing, left
         try:
             self._part = quota.share(

@@ -1,0 +1,182 @@
+"""The methods for sessions that leave, and that come: exports, and moves from VM to VM."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serai import __version__
+from serai.common.errors import CONFLICT, SeraiError
+from serai.common.jsonrpc import Request
+from serai.common.jsonrpc_server import Connection, Handler, Name
+from serai.common.tables import setting
+from serai.runtime.api.files import Transfers, check_given, close
+from serai.runtime.api.noting import Noting
+from serai.runtime.folders import exports, transfer
+from serai.runtime.sessions.arrivals import describe
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.states import State
+
+STDIO = setting(
+    "stream",
+    "fds: one descriptor comes with the message. bytes: as stream, output not in base64",
+    choices=("fds", "stream", "bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The session that is exported; with the ``token`` of a move it is one that leaves."""
+
+    name: str
+    token: str | None = None
+    stdio: str = STDIO
+
+
+@dataclass(frozen=True)
+class Import:
+    """``name`` is another one than the export's. With the ``token`` of a move it waits."""
+
+    name: str | None = None
+    token: str | None = None
+    stdio: str = STDIO
+
+
+@dataclass(frozen=True)
+class Begin:
+    """``to`` is the target's address, as a person gave it."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """The move that is meant."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class End:
+    """``moved``: the target has it for good. Else it comes back."""
+
+    name: str
+    token: str
+    moved: bool
+
+
+class ExportMethods:
+    """What clients can ask for about them."""
+
+    def __init__(
+        self, sessions: Sessions, transfers: Transfers, noting: Noting, shown: Any
+    ) -> None:
+        self._sessions = sessions
+        self._transfers = transfers
+        self._noting = noting
+        self._shown = shown
+        self.table: dict[str, tuple[type, Handler]] = {
+            "export": (Export, self.export),
+            "import": (Import, self.import_),
+            "move.begin": (Begin, self.begin),
+            "move.show": (Name, self.show),
+            "move.status": (Token, self.status),
+            "move.commit": (Token, self.commit),
+            "move.cancel": (Token, self.cancel),
+            "move.end": (End, self.end),
+        }
+
+    async def export(self, c: Connection, r: Request, p: Export) -> Any:
+        """Write a session as an archive; one that runs is frozen meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                check_given(p.stdio, r.descriptors)
+                record = await stack.enter_async_context(self._sessions.still(p.name))
+                self._check_token(record, p.token)
+                plan, told = self._plan(record), self._told(record)
+            except BaseException:
+                close(r.descriptors)
+                raise
+            try:
+                await self._transfers.carry(c, r, p.stdio, plan, record.name, told)
+            finally:
+                os.close(told)
+        return {}
+
+    async def import_(self, c: Connection, r: Request, p: Import) -> Any:
+        """Make a session of an export, whole or not at all; it is stopped."""
+        taken = False
+        paths = self._sessions.paths
+
+        async def unpack(record: Record) -> None:
+            nonlocal taken
+            taken = True
+            reserve = self._sessions.settings.disk.reserve
+            home = (str(paths.arriving), str(record.uid), record.uid, "")
+            plan = transfer.Plan("import", "", *home, reserve=reserve)
+            await self._transfers.carry(c, r, p.stdio, plan, record.name)
+
+        async def noted(record: Record) -> None:
+            more = {"profile": record.policy.get("profile"), "token": p.token}
+            await self._noting.note(c, "import", record, **more)
+
+        try:
+            check_given(p.stdio, r.descriptors)
+            record = await self._sessions.arrivals.take(p.name, p.token, unpack, noted)
+        finally:
+            if not taken:
+                close(r.descriptors)
+        return self._shown(record)
+
+    async def begin(self, _c: Connection, _r: Request, p: Begin) -> Any:
+        """Stop a session, which from now on can only leave; the same again: the same move."""
+        found = asdict(await self._sessions.departures.begin(p.name, p.to))
+        return {key: found[key] for key in ("token", "stage", "was")}
+
+    async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """With which move a session is leaving."""
+        found = asdict(self._sessions.departures.leaving(p.name))
+        return {key: found[key] for key in ("token", "stage", "was", "peer")}
+
+    async def status(self, _c: Connection, _r: Request, p: Token) -> Any:
+        """How far a move to this VM is."""
+        return self._sessions.arrivals.status(p.token)
+
+    async def commit(self, _c: Connection, _r: Request, p: Token) -> Any:
+        """Have a session that has arrived for good."""
+        return self._shown(await self._sessions.arrivals.commit(p.token))
+
+    async def cancel(self, _c: Connection, _r: Request, p: Token) -> Any:
+        """Never take a session with that token."""
+        await self._sessions.arrivals.cancel(p.token)
+        return {}
+
+    async def end(self, _c: Connection, _r: Request, p: End) -> Any:
+        """Remove a session that has left, or have it back."""
+        await self._sessions.departures.end(p.name, p.token, moved=p.moved)
+        return {}
+
+    def _check_token(self, record: Record, token: str | None) -> None:
+        if record.state is State.MOVING or token is not None:
+            leaving = self._sessions.departures.leaving(record.name)
+            if record.state is not State.MOVING or leaving.token != token:
+                raise SeraiError(
+                    f"session {record.name} is not being moved under this token", code=CONFLICT
+                )
+
+    def _plan(self, record: Record) -> transfer.Plan:
+        paths = self._sessions.paths
+        home = (str(paths.sessions), record.name, record.uid, "")
+        return transfer.Plan("export", "", *home, jobs=str(paths.jobs / str(record.uid)))
+
+    def _told(self, record: Record) -> int:
+        first = {"format": exports.FORMAT, "serai": __version__, "session": describe(record)}
+        told = os.memfd_create("export")
+        os.write(told, json.dumps(first).encode())
+        os.lseek(told, 0, os.SEEK_SET)
+        return told

@@ -1,0 +1,284 @@
+"""Sessions that come from an export: made whole, or not at all.
+
+1. The registry has a session in the state ``arriving``, with a UID and a name that nobody uses yet.
+2. A program without rights unpacks and verifies the export beside all homes (``importing``), within
+   what any session may have of the disk.
+3. What it says the session is, is checked as if a client had asked for it, and noted in the audit
+   log. Then one transaction makes the session what it is to be.
+4. It is put in place, and is ``stopped``. Of a move that waits for ``commit``.
+
+Whatever is cut off before the third step is removed when sessiond starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from serai.common import tables
+from serai.common.errors import BUSY, CONFLICT, EXISTS, NO_ROOM, NOT_FOUND, SeraiError
+from serai.common.paths import Paths
+from serai.runtime.folders import exports
+from serai.runtime.sessions import names, own, quota, staging, transits
+from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions.moves import Moves
+from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.registry import Record, Registry
+from serai.runtime.sessions.states import State
+from serai.runtime.sessions.transits import Transit, Transits
+from serai.runtime.settings import SessionSettings
+
+Unpack = Callable[[Record], Awaitable[None]]
+Noted = Callable[[Record], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What an export says of its session. The state is the one that it had."""
+
+    name: str
+    state: str
+    labels: dict[str, str]
+    policy: dict[str, Any]
+    limits: dict[str, str]
+    env: dict[str, str]
+    sandbox: str
+    created_at: float = field(metadata={"minimum": 0})
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """The same of a session that is exported."""
+    return {
+        "name": record.name,
+        "state": record.state.value,
+        "labels": dict(record.labels),
+        "policy": dict(record.policy),
+        "limits": dict(record.own.limits),
+        "env": dict(record.own.env),
+        "sandbox": record.own.sandbox,
+        "created_at": record.created_at,
+    }
+
+
+class Arrivals:
+    """Makes sessions of exports."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        registry: Registry,
+        moves: Moves,
+        gate: GateClient,
+        settings: Callable[[], SessionSettings],
+    ) -> None:
+        self._paths = paths
+        self._registry = registry
+        self._moves = moves
+        self._gate = gate
+        self._settings = settings
+        self._transits = Transits(registry)
+        self._under_way: set[str] = set()
+
+    async def take(
+        self, name: str | None, token: str | None, unpack: Unpack, noted: Noted
+    ) -> Record:
+        """Have a session of what ``unpack`` puts into its stage. Raises SeraiError.
+
+        With the ``token`` of a move it waits there, complete, for ``commit``.
+        """
+        if name is not None:
+            self._check_name(name)
+        with self._alone(token):
+            record = self._begin(token)
+            async with self._moves.locked(record.uid):
+                try:
+                    with self._moves.steps.arriving(record.uid):
+                        self._moves.fault("import:stage")
+                        staging.make(self._paths, record.uid)
+                        await unpack(record)
+                        wanted = await self._described(record, name)
+                        await noted(wanted)
+                        self._moves.fault("import:become")
+                        self._become(wanted, token)
+                except BaseException:
+                    await self._drop(record.uid)
+                    raise
+                if token is None:
+                    await self._settle(record.uid)
+                return self._moves.current(record.uid)
+
+    def status(self, token: str) -> dict[str, Any]:
+        """How far a move is here: unknown, arriving, arrived, committed or cancelled."""
+        found = self._transits.get(token, transits.IN)
+        stage = "unknown" if found is None or self._is_gone(found) else found.stage
+        if stage == transits.ARRIVING and token not in self._under_way:
+            stage = "unknown"  # cut off, and to be sent again
+        return {"stage": stage, "name": found.name if found else None}
+
+    def _is_gone(self, transit: Transit) -> bool:
+        """Whether it was removed before it was committed: then it may be sent again."""
+        if transit.stage not in (transits.ARRIVING, transits.ARRIVED):
+            return False
+        record = self._registry.by_uid(transit.uid)
+        return record is None or record.state is not State.ARRIVING
+
+    async def commit(self, token: str) -> Record:
+        """Have a session that has arrived for good; it is stopped. May be repeated."""
+        async with self._moves.locked(self._committable(token).uid):
+            found = self._committable(token)  # whoever had the turn before may have cancelled it
+            if found.stage == transits.ARRIVED:
+                self._moves.fault("commit:journal")
+                self._transits.note(found.at(transits.COMMITTED))
+            record = self._registry.by_uid(found.uid)
+            if record is None or record.state is State.REMOVING:
+                raise SeraiError(f"session {found.name} came, and was removed", code=NOT_FOUND)
+            if record.state is State.ARRIVING:
+                await self._moves.go({found.uid: State.STOPPED})
+            return self._moves.current(found.uid)
+
+    def _committable(self, token: str) -> Transit:
+        found = self._transits.get(token, transits.IN)
+        stages = (transits.ARRIVED, transits.COMMITTED)
+        if found is None or found.stage not in stages or self._is_gone(found):
+            stage = found.stage if found and not self._is_gone(found) else "unknown"
+            raise SeraiError(f"the move is {stage} here, and cannot be committed", code=CONFLICT)
+        return found
+
+    async def cancel(self, token: str) -> None:
+        """Never take a session with that token. Raises SeraiError if it is committed."""
+        found = self._transits.get(token, transits.IN)
+        if found is None:
+            self._transits.note(Transit(token, transits.IN, 0, "", transits.CANCELLED))
+            return
+        async with self._moves.locked(found.uid):
+            found = self._transits.get(token, transits.IN) or found
+            if found.stage == transits.COMMITTED:
+                raise SeraiError(
+                    f"session {found.name} is here for good",
+                    "'serai move' again finishes it",
+                    CONFLICT,
+                )
+            self._moves.fault("cancel:journal")
+            self._transits.note(found.at(transits.CANCELLED))
+            await self._drop(found.uid)
+
+    async def put_right(self, record: Record) -> None:
+        """After a crash: go on with what is complete, and drop what is not."""
+        found = self._transits.arrival(record.uid)
+        if found is not None and found.stage == transits.COMMITTED:
+            await self._moves.go({record.uid: State.STOPPED})
+        elif found is None or found.stage != transits.ARRIVED:
+            await self._drop(record.uid)
+
+    @contextlib.contextmanager
+    def _alone(self, token: str | None) -> Iterator[None]:
+        if token is None:
+            yield
+            return
+        if token in self._under_way:
+            raise SeraiError("the session of this move is arriving just now", "wait", BUSY)
+        found = self._transits.get(token, transits.IN)
+        if found and found.stage != transits.ARRIVING and not self._is_gone(found):
+            raise SeraiError(f"the move is {found.stage} here already", code=CONFLICT)
+        self._under_way.add(token)
+        try:
+            yield
+        finally:
+            self._under_way.discard(token)
+
+    def _begin(self, token: str | None) -> Record:
+        """A session that is not there yet, with a name that nobody has."""
+
+        def does(db: sqlite3.Connection) -> Record:
+            record, _ = self._registry.add(None, {}, time.time())
+            where = "UPDATE sessions SET state = ?, goal = NULL WHERE uid = ?"
+            db.execute(where, (State.ARRIVING.value, record.uid))
+            if token is not None:
+                begun = Transit(token, transits.IN, record.uid, record.name, transits.ARRIVING)
+                transits.write(db, begun)
+            return record
+
+        self._moves.fault("import:journal")
+        return self._moves.current(self._registry.change(does).uid)
+
+    async def _described(self, record: Record, name: str | None) -> Record:
+        """The session as it is to be. Raises SeraiError if it may not be so here."""
+        told = staging.told(self._paths, record.uid)
+        try:
+            said = tables.read(Described, told.get("session"))
+        except ValueError as error:
+            raise exports.wrong(f"of its session, {error}") from None
+        settings = self._settings()
+        own.check_sandbox(said.sandbox, settings)
+        own.check_labels(said.labels)
+        own.check_env(said.env)
+        disk = os.statvfs(self._paths.sessions)
+        own.check_limits(said.limits, settings, disk.f_frsize * disk.f_blocks)
+        self._check_quota(record.uid, said.limits.get("quota", ""))
+        self._check_name(wanted := said.name if name is None else name)
+        policy = await self._gate.call("check", policy=said.policy) if said.policy else {}
+        created = min(said.created_at, record.created_at)
+        mine = Own(said.limits, said.env, said.sandbox)
+        found = replace(record, name=wanted, labels=said.labels, created_at=created)
+        return replace(found, policy=policy, own=mine)
+
+    def _check_name(self, name: str) -> None:
+        names.check(name, names.system_names(self._paths.root / "etc"))
+        taken = any(each.name == name and each.state is not State.REMOVING for each in self._all())
+        if taken or os.path.lexists(self._paths.home(name)):
+            raise SeraiError(
+                f"there is a session {name} already", "give it another name: --name", EXISTS
+            )
+
+    def _all(self) -> list[Record]:
+        return self._registry.all(pooled=True)
+
+    def _check_quota(self, uid: int, text: str) -> None:
+        used = quota.usage(self._paths.sessions, uid)
+        disk = os.statvfs(self._paths.sessions)
+        whole = quota.Grant(0, 0, disk.f_frsize * disk.f_blocks)
+        if text and used is not None and used.bytes > quota.least(whole, text):
+            raise SeraiError(
+                f"it has {used.bytes >> 20} MiB, and a quota of its own of {text}",
+                "give it a larger one before it is exported",
+                NO_ROOM,
+            )
+
+    def _become(self, wanted: Record, token: str | None) -> None:
+        """Make it what it is to be, in one transaction."""
+        values = (
+            *(wanted.name, json.dumps(dict(wanted.labels)), wanted.created_at),
+            *(json.dumps(dict(wanted.policy)), json.dumps(wanted.own.stored())),
+            None if token is not None else State.STOPPED.value,
+        )
+        change = "name = ?, labels = ?, created_at = ?, policy = ?, own = ?, goal = ?"
+
+        def does(db: sqlite3.Connection) -> None:
+            try:
+                db.execute(f"UPDATE sessions SET {change} WHERE uid = ?", (*values, wanted.uid))  # noqa: S608  # ours
+            except sqlite3.IntegrityError:
+                raise SeraiError(f"there is a session {wanted.name} already", code=EXISTS) from None
+            db.execute("INSERT OR IGNORE INTO names VALUES (?)", (wanted.name,))
+            if token is not None:
+                there = (wanted.uid, wanted.name, transits.ARRIVED)
+                transits.write(db, Transit(token, transits.IN, *there))
+
+        self._registry.change(does)
+
+    async def _settle(self, uid: int) -> None:
+        try:
+            await self._moves.go({uid: State.STOPPED})
+        except BaseException:
+            await self._drop(uid)
+            raise
+
+    async def _drop(self, uid: int) -> None:
+        record = self._registry.by_uid(uid)
+        if record is not None and record.state is State.ARRIVING:
+            await self._moves.go({uid: State.REMOVING})
