@@ -18,12 +18,12 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.paths import Paths
-from serai.runtime import forward
+from serai.runtime import forward, moving
 from serai.runtime.client import FOLLOW, Client, Completed
 from serai.runtime.dialogue import parts
 from serai.runtime.forward import Forward
@@ -103,6 +103,15 @@ class Vm:
         """Every session that has these labels, all without its ``usage``. Raises SeraiError."""
         which = {"labels": dict(labels)} if labels else {}  # an older VM knows no such parameter
         return list(self.call("list", **which)["sessions"])
+
+    def import_(self, file: IO[bytes], name: str | None = None) -> Session:
+        """Make a session of what ``Session.export`` wrote; it is stopped. Raises SeraiError.
+
+        All of it, or nothing. ``name``: another one than it had.
+        """
+        with contextlib.closing(self.another()) as client:
+            found = moving.take(client, file, {"name": name} if name else {})
+        return Session(self, found["name"])
 
     def set_secret(self, name: str, value: str) -> None:
         """Have the gate keep a secret, in the place of another of that name. Raises SeraiError."""
@@ -249,6 +258,21 @@ class Session:
         """
         changes = {"labels": dict(labels or {}), "limits": _texts(limits), "env": dict(env or {})}
         return dict(self.vm.call("set", name=self.name, **changes))
+
+    def export(self, file: IO[bytes]) -> None:
+        """Write it to ``file`` as a tar archive; if it runs, it is frozen meanwhile.
+
+        Without an error it is whole. Raises SeraiError.
+        """
+        with contextlib.closing(self.vm.another()) as client:
+            moving.export(client, self.name, file)
+
+    def move(self, target: Vm, *, name: str | None = None) -> Session:
+        """Move it to another VM, where it may have another name. Raises SeraiError.
+
+        It is in one of the two VMs whatever happens. After an error the same again goes on with it.
+        """
+        return Session(target, moving.move(self.vm, target, self.name, new_name=name)["name"])
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""

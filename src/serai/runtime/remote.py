@@ -66,7 +66,7 @@ class VmClient(Client):
 
     def send(self, method: str, descriptor: int, **params: Any) -> Any:
         """As Client.send, with every byte through the connection, in parts."""
-        if method in ("put", "tree.put"):
+        if method in ("put", "tree.put", "import"):
             return self.carry(method, params, _read(descriptor), lambda *_: None, 0)
         no_input = iter((b"",))
         return self.carry(

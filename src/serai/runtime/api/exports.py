@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,6 +104,12 @@ class ExportMethods:
                 close(r.descriptors)
                 raise
             try:
+                try:
+                    noting = self._noting.noted(c, "export", record, token=p.token)
+                    await stack.enter_async_context(noting)
+                except BaseException:
+                    close(r.descriptors)
+                    raise
                 await self._transfers.carry(c, r, p.stdio, plan, record.name, told)
             finally:
                 os.close(told)
@@ -123,7 +130,8 @@ class ExportMethods:
 
         async def noted(record: Record) -> None:
             more = {"profile": record.policy.get("profile"), "token": p.token}
-            await self._noting.note(c, "import", record, **more)
+            async with self._noting.noted(c, "import", record, **more):
+                pass
 
         try:
             check_given(p.stdio, r.descriptors)
@@ -133,9 +141,14 @@ class ExportMethods:
                 close(r.descriptors)
         return self._shown(record)
 
-    async def begin(self, _c: Connection, _r: Request, p: Begin) -> Any:
+    async def begin(self, c: Connection, _r: Request, p: Begin) -> Any:
         """Stop a session, which from now on can only leave; the same again: the same move."""
-        found = asdict(await self._sessions.departures.begin(p.name, p.to))
+
+        async def noted(record: Record, token: str) -> None:
+            async with self._noting.noted(c, "move.begin", record, to=p.to, token=token):
+                pass
+
+        found = asdict(await self._sessions.departures.begin(p.name, p.to, noted))
         return {key: found[key] for key in ("token", "stage", "was")}
 
     async def show(self, _c: Connection, _r: Request, p: Name) -> Any:
@@ -147,19 +160,34 @@ class ExportMethods:
         """How far a move to this VM is."""
         return self._sessions.arrivals.status(p.token)
 
-    async def commit(self, _c: Connection, _r: Request, p: Token) -> Any:
+    async def commit(self, c: Connection, _r: Request, p: Token) -> Any:
         """Have a session that has arrived for good."""
-        return self._shown(await self._sessions.arrivals.commit(p.token))
+        async with self._noted(c, "move.commit", self._sessions.arrivals.record(p.token), p.token):
+            return self._shown(await self._sessions.arrivals.commit(p.token))
 
-    async def cancel(self, _c: Connection, _r: Request, p: Token) -> Any:
+    async def cancel(self, c: Connection, _r: Request, p: Token) -> Any:
         """Never take a session with that token."""
-        await self._sessions.arrivals.cancel(p.token)
+        async with self._noted(c, "move.cancel", self._sessions.arrivals.record(p.token), p.token):
+            await self._sessions.arrivals.cancel(p.token)
         return {}
 
-    async def end(self, _c: Connection, _r: Request, p: End) -> Any:
+    async def end(self, c: Connection, _r: Request, p: End) -> Any:
         """Remove a session that has left, or have it back."""
-        await self._sessions.departures.end(p.name, p.token, moved=p.moved)
+        record = self._sessions.departures.record(p.token)
+        async with self._noted(c, "move.end", record, p.token, moved=p.moved):
+            await self._sessions.departures.end(p.name, p.token, moved=p.moved)
         return {}
+
+    @contextlib.asynccontextmanager
+    async def _noted(
+        self, c: Connection, operation: str, record: Record | None, token: str, **more: Any
+    ) -> AsyncIterator[None]:
+        """Nothing is noted of a session that is not there: nothing can come of it."""
+        if record is None:
+            yield
+            return
+        async with self._noting.noted(c, operation, record, token=token, **more):
+            yield
 
     def _check_token(self, record: Record, token: str | None) -> None:
         if record.state is State.MOVING or token is not None:

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,8 +54,6 @@ FIRST: dict[str, tuple[str, ...]] = {
     "policy.allow": RULES,
     "policy.bind": BINDING,
     "secret.set": (),
-    "export": (),
-    "move.begin": ("to",),
 }
 """Not done unless noted, and the parameters that are."""
 ANYWAY: dict[str, tuple[str, ...]] = {
@@ -92,10 +90,19 @@ class Noting:
 
         return note
 
-    async def note(self, c: Connection, operation: str, record: Record, **more: Any) -> None:
-        """Have an operation noted before it is done. Raises SeraiError."""
+    @contextlib.asynccontextmanager
+    async def noted(
+        self, c: Connection, operation: str, record: Record, **more: Any
+    ) -> AsyncIterator[None]:
+        """Have an operation noted before it is done here, and that it failed. Raises SeraiError."""
         told = {key: value for key, value in more.items() if value not in (None, "")}
-        await self._now({"operation": operation, **notes.of(record), **told, "by": self._peer(c)})
+        entry = {"operation": operation, **notes.of(record), **told, "by": self._peer(c)}
+        await self._now(entry)
+        try:
+            yield
+        except Exception as error:
+            self._failed(entry, error)
+            raise
 
     def _noted(self, method: str, does: Handler) -> Handler:
         if method in QUEUED:
@@ -116,12 +123,15 @@ class Noting:
             try:
                 answer = await does(c, r, p)
             except Exception as error:
-                said = str(error) if isinstance(error, SeraiError) else "sessiond has a defect"
-                self._sessions.notes.later({**entry, "error": said[:LONGEST]})
+                self._failed(entry, error)
                 raise
             return answer if recorded else {**(answer or {}), "recorded": False}
 
         return handler
+
+    def _failed(self, entry: Entry, error: Exception) -> None:
+        said = str(error) if isinstance(error, SeraiError) else "sessiond has a defect"
+        self._sessions.notes.later({**entry, "error": said[:LONGEST]})
 
     def _queued(self, method: str, does: Handler) -> Handler:
         def handler(c: Connection, r: Request, p: Any) -> Any:

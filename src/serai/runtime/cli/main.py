@@ -15,7 +15,18 @@ from serai import __version__
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
-from serai.runtime.cli import egress, exec, exec_core, folders, forward, jobs, limits, run, secrets
+from serai.runtime.cli import (
+    egress,
+    exec,
+    exec_core,
+    exports,
+    folders,
+    forward,
+    jobs,
+    limits,
+    run,
+    secrets,
+)
 from serai.runtime.cli.arguments import pair
 from serai.runtime.cli.connect import connected
 from serai.runtime.cli.showing import table, when
@@ -27,11 +38,12 @@ SIMPLE = {
     "remove": "end a session for good and delete its data",
 }
 SHELL = ["bash", "-l"]
-AS_THEY_ARE = {"get", "run", "shell"}
+AS_THEY_ARE = {"export", "get", "run", "shell"}
 """Commands whose output is somebody's bytes, and never JSON."""
 Show = Callable[[Any], None]
 _RUN = {
     "audit": egress.audit,
+    **dict.fromkeys(exports.COMMANDS, exports.run),
     "forward": forward.run,
     "run": run.run,
     "secret": secrets.run,
@@ -100,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only say what would be done")
     add("pool", "how many sessions are held ready, for creates without a name", named=False)
     folders.add_to(add)
+    exports.add_to(add)
     jobs.add_to(commands)
     forward.add_to(add)
     return top

@@ -121,6 +121,11 @@ class Arrivals:
             stage = "unknown"  # cut off, and to be sent again
         return {"stage": stage, "name": found.name if found else None}
 
+    def record(self, token: str) -> Record | None:
+        """The session that is arriving with that move."""
+        found = self._transits.get(token, transits.IN)
+        return None if found is None or self._is_gone(found) else self._registry.by_uid(found.uid)
+
     def _is_gone(self, transit: Transit) -> bool:
         """Whether it was removed before it was committed: then it may be sent again."""
         if transit.stage not in (transits.ARRIVING, transits.ARRIVED):
@@ -185,7 +190,9 @@ class Arrivals:
             raise SeraiError("the session of this move is arriving just now", "wait", BUSY)
         found = self._transits.get(token, transits.IN)
         if found and found.stage != transits.ARRIVING and not self._is_gone(found):
-            raise SeraiError(f"the move is {found.stage} here already", code=CONFLICT)
+            # One that somebody else has sent is no reason to end the move.
+            code = CONFLICT if found.stage == transits.CANCELLED else BUSY
+            raise SeraiError(f"the move is {found.stage} here already", code=code)
         self._under_way.add(token)
         try:
             yield

@@ -8,6 +8,7 @@ Both may be repeated, and a crash in between changes nothing: the token is in th
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 
 from serai.common.errors import CONFLICT, NOT_FOUND, WRONG_STATE, SeraiError
 from serai.runtime.sessions import transits
@@ -15,6 +16,8 @@ from serai.runtime.sessions.moves import Moves
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import GOALS, State
 from serai.runtime.sessions.transits import Transit, Transits
+
+Noted = Callable[[Record, str], Awaitable[None]]
 
 
 class Departures:
@@ -25,10 +28,11 @@ class Departures:
         self._moves = moves
         self._transits = Transits(registry)
 
-    async def begin(self, name: str, to: str) -> Transit:
+    async def begin(self, name: str, to: str, noted: Noted) -> Transit:
         """Let a session leave for the address ``to``; again, the same. Raises SeraiError.
 
-        One that has left is told, too: so who asks again learns what became of it.
+        One that has left is told, too: so who asks again learns what became of it. ``noted`` has it
+        in the audit log, with its token.
         """
         try:
             uid = self._registry.get(name).uid
@@ -51,11 +55,18 @@ class Departures:
             if found is None:
                 was = (uuid.uuid4().hex, transits.OUT, uid, name, transits.LEAVING, to)
                 found = Transit(*was, record.state.value)
+                await noted(record, found.token)
                 self._moves.fault("move:token")
                 self._transits.note(found)
             if record.state is not State.MOVING:
                 await self._moves.go({uid: State.MOVING})
             return found
+
+    def record(self, token: str) -> Record | None:
+        """The session that is leaving with that move."""
+        found = self._transits.get(token, transits.OUT)
+        record = None if found is None else self._registry.by_uid(found.uid)
+        return None if record is None or record.state is State.REMOVING else record
 
     def leaving(self, name: str) -> Transit:
         """The move that a session is leaving with. Raises SeraiError."""

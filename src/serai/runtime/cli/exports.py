@@ -1,0 +1,148 @@
+"""The commands of ``serai`` for sessions as files, and for moving them to another VM."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from serai.common.errors import INVALID_PARAMS, SeraiError
+from serai.common.printing import say
+from serai.runtime.client import Client
+
+COMMANDS = frozenset({"export", "import", "move"})
+MAGIC = b"\x28\xb5\x2f\xfd"
+"""What zstd's output begins with: RFC 8878, 3.1.1."""
+CHUNK = 128 << 10
+
+
+def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser of ``serai``."""
+    export = add("export", "write a session to standard output; one that runs is frozen meanwhile")
+    export.add_argument("--plain", action="store_true", help="tar, not compressed by zstd")
+    taken = add("import", "make a session of what export wrote; it is stopped", named=False)
+    taken.add_argument("--name", metavar="N", help="default: the one that it had")
+    moved = add("move", "move a session to another VM; again, if it was cut off")
+    moved.add_argument("--to", metavar="ADDRESS", default="", help="the other VM, as --vm has it")
+    moved.add_argument("--name", metavar="N", dest="new_name", help="its name there")
+    back = moved.add_argument("--cancel", action="store_true", help="have it back")
+    back.help = "have it back, if the other VM does not have it for good"
+    moved.add_argument(
+        "--force", action="store_true", help="with --cancel: do not ask the other VM"
+    )
+
+
+def run(client: Client, options: argparse.Namespace) -> int:
+    """Carry out one of COMMANDS; returns the exit status. Raises SeraiError."""
+    if options.command == "move":
+        return _move(options)
+    if options.command == "export":
+        _export(client, options.name, plain=options.plain)
+        return 0
+    with _source() as source:
+        params = {"name": options.name} if options.name else {}
+        made = client.send("import", source, **params)
+    if options.json:
+        print(json.dumps(made))
+    else:
+        say(made["name"])
+    return 0
+
+
+def _export(client: Client, name: str, *, plain: bool) -> None:
+    if os.isatty(1):
+        raise SeraiError("an export is nothing for a terminal", "send it to a file", INVALID_PARAMS)
+    if plain:
+        client.send("export", 1, name=name)
+        return
+    program = [_zstd(), "-q", "-T0", "-c"]
+    read, write = os.pipe2(os.O_CLOEXEC)
+    with os.fdopen(write, "wb") as end:
+        with os.fdopen(read, "rb") as source:
+            packer = subprocess.Popen(program, stdin=source)
+        try:
+            client.send("export", end.fileno(), name=name)
+        except BaseException:
+            packer.kill()  # so that nobody takes a part for all of it
+            packer.wait()
+            raise
+    if packer.wait() != 0:
+        raise SeraiError(f"zstd ended with status {packer.returncode}; there is no export")
+
+
+def _zstd() -> str:
+    if (found := shutil.which("zstd")) is None:
+        hint = "install the package zstd, or export with --plain"
+        raise SeraiError("there is no zstd here", hint)
+    return found
+
+
+@contextlib.contextmanager
+def _source() -> Iterator[int]:
+    """What standard input has, without its compression."""
+    if os.isatty(0):
+        raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
+    begin = b""
+    while len(begin) < len(MAGIC) and (data := os.read(0, len(MAGIC) - len(begin))):
+        begin += data
+    read, write = os.pipe2(os.O_CLOEXEC)
+    feeding = threading.Thread(target=_feed, args=(begin, write), daemon=True)
+    unpacker = None
+    try:
+        if begin == MAGIC:
+            packed, (read, unpacked) = read, os.pipe2(os.O_CLOEXEC)
+            with os.fdopen(packed, "rb") as source, os.fdopen(unpacked, "wb") as target:
+                program = [_zstd(), "-d", "-q", "-c"]
+                unpacker = subprocess.Popen(program, stdin=source, stdout=target)
+        feeding.start()
+        yield read
+    finally:
+        os.close(read)
+        if unpacker is not None:
+            unpacker.kill()
+            unpacker.wait()
+
+
+def _feed(begin: bytes, write: int) -> None:
+    with contextlib.suppress(OSError), os.fdopen(write, "wb", buffering=0) as end:
+        end.write(begin)
+        while data := os.read(0, CHUNK):
+            end.write(data)
+
+
+def _move(options: argparse.Namespace) -> int:
+    from serai.runtime import moving  # noqa: PLC0415  # of no use to any other
+    from serai.runtime.library import Vm  # noqa: PLC0415
+
+    if options.force and not options.cancel:
+        raise SeraiError("--force goes with --cancel", code=INVALID_PARAMS)
+    with Vm(options.vm) as source:
+        if options.cancel:
+            peer = options.to or source.call("move.show", name=options.name)["peer"]
+            with contextlib.ExitStack() as stack:
+                asked = None if options.force else stack.enter_context(Vm(_address(options, peer)))
+                moving.cancel(source, asked, options.name)
+            return 0
+        if not options.to:
+            raise SeraiError("--to says which VM it is moved to", code=INVALID_PARAMS)
+        with Vm(_address(options, options.to)) as target:
+            moved = moving.move(source, target, options.name, new_name=options.new_name)
+    if options.json:
+        print(json.dumps(moved))
+    else:
+        say(moved["name"])
+    sys.stdout.flush()
+    return 0
+
+
+def _address(options: argparse.Namespace, to: str) -> str:
+    """The other VM's address; in a fleet its name is enough."""
+    if "://" in to or not options.vm.startswith("nats://"):
+        return to
+    return f"nats://{options.vm.removeprefix('nats://').partition('/')[0]}/{to}"

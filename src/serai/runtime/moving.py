@@ -1,0 +1,146 @@
+"""Moves a session from one VM to another, at most once, whoever dies meanwhile.
+
+The mover keeps nothing. Both VMs know the move by its token: the source has it before it stops the
+session, and the target before the first byte. So whoever does the same again goes on where it was.
+
+1. The source stops the session, locks it away, and cannot start it any more.
+2. The target gets an export, verifies it, and keeps it where nobody can start it.
+3. The target is told to have it for good. From here on it is there, and nowhere else.
+4. The source removes it.
+
+Until the third step the target can be told to never take it; then the source has it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Protocol
+
+from serai.common.errors import BUSY, CONFLICT, GONE, OTHER_VERSION, TIMEOUT, SeraiError
+from serai.common.jsonrpc import CHUNK
+from serai.runtime.client import Client
+
+NEEDED = frozenset({"export", "import", "move.begin", "move.commit"})
+OPEN = frozenset({GONE, BUSY, TIMEOUT})
+"""Errors after which nobody knows what became of it, or somebody else is at it."""
+MOST = 1 << 62
+RAN = ("ready", "active", "frozen")
+
+
+class End(Protocol):
+    """A VM, as the library has it."""
+
+    address: str
+
+    def call(self, method: str, /, **params: Any) -> Any:
+        """Call a method. Raises SeraiError."""
+
+    def another(self) -> Client:
+        """A connection of its own. Raises SeraiError."""
+
+
+def move(source: End, target: End, name: str, *, new_name: str | None = None) -> dict[str, Any]:
+    """Move a session; returns it as the target has it. May be repeated. Raises SeraiError."""
+    for end in (source, target):
+        _check(end)
+    begun = source.call("move.begin", name=name, to=target.address or "this VM")
+    token = begun["token"]
+    try:
+        if begun["stage"] != "left":
+            _send(source, target, name, token, new_name)
+        moved: dict[str, Any] = target.call("move.commit", token=token)
+    except SeraiError as error:
+        if error.code in OPEN:
+            hint = f"'serai move {name}' again goes on with it, and --cancel has it back"
+            raise SeraiError(error.message, hint, error.code) from None
+        with contextlib.suppress(SeraiError):  # unless the target has it: then that was no end
+            cancel(source, target, name)
+        raise
+    source.call("move.end", name=name, token=token, moved=True)
+    if begun["was"] in RAN:
+        target.call("reopen", name=moved["name"])
+    elif begun["was"] == "archived":
+        target.call("archive", name=moved["name"])
+    return dict(target.call("show", name=moved["name"]))
+
+
+def cancel(source: End, target: End | None, name: str) -> None:
+    """Have a session back, if the target says that it never takes it. Raises SeraiError.
+
+    Without a target nobody is asked: it may be there, too.
+    """
+    found = source.call("move.show", name=name)
+    if target is not None:
+        target.call("move.cancel", token=found["token"])
+    source.call("move.end", name=name, token=found["token"], moved=False)
+    if found["was"] in RAN:
+        source.call("reopen", name=name)
+
+
+def _check(end: End) -> None:
+    met = end.call("version")
+    if not set(met.get("capabilities", ())) >= NEEDED:
+        raise SeraiError(
+            f"the Serai {met['version']} at {end.address or 'this VM'} cannot move sessions",
+            "upgrade it",
+            OTHER_VERSION,
+        )
+
+
+def _send(source: End, target: End, name: str, token: str, new_name: str | None) -> None:
+    """Have the target get it, unless it has it already."""
+    stage = target.call("move.status", token=token)["stage"]
+    if stage in ("arrived", "committed"):
+        return
+    if stage == "arriving":
+        raise SeraiError(f"somebody else moves session {name} just now", code=BUSY)
+    if stage == "cancelled":
+        raise SeraiError(f"the move of session {name} was cancelled", code=CONFLICT)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    failed: list[SeraiError] = []
+
+    def give() -> None:
+        with contextlib.closing(source.another()) as client, os.fdopen(write, "wb") as end:
+            try:
+                client.send("export", end.fileno(), name=name, token=token)
+            except SeraiError as error:
+                failed.append(error)
+            except OSError:
+                pass  # the target takes no more, and says why
+
+    thread = threading.Thread(target=give, name="export")
+    thread.start()
+    try:
+        with contextlib.closing(target.another()) as client, os.fdopen(read, "rb") as end:
+            client.send("import", end.fileno(), token=token, name=new_name or name)
+    except SeraiError:
+        thread.join()
+        if failed and failed[0].code != GONE:
+            raise failed[0] from None
+        raise
+    thread.join()
+
+
+def export(client: Client, name: str, file: IO[bytes]) -> None:
+    """Write a session's export to ``file``. Raises SeraiError."""
+    no_input = iter((b"",))
+    client.carry("export", {"name": name}, no_input, lambda _, data: _keep(file, data), MOST)
+
+
+def take(client: Client, file: IO[bytes], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a session of what ``file`` has. Raises SeraiError."""
+    found = client.carry("import", dict(params), _parts(file), lambda *_: None, 0)
+    return dict(found)
+
+
+def _parts(file: IO[bytes]) -> Iterator[bytes]:
+    while data := file.read(CHUNK):
+        yield data
+    yield b""
+
+
+def _keep(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
