@@ -103,25 +103,26 @@ def _send(source: End, target: End, name: str, token: str, new_name: str | None)
     failed: list[SeraiError] = []
 
     def give() -> None:
-        with contextlib.closing(source.another()) as client, os.fdopen(write, "wb") as end:
+        # The end goes whatever happens, so that the target does not wait for more.
+        with os.fdopen(write, "wb") as end, contextlib.suppress(OSError):
             try:
-                client.send("export", end.fileno(), name=name, token=token)
+                with contextlib.closing(source.another()) as client:
+                    client.send("export", end.fileno(), name=name, token=token)
             except SeraiError as error:
                 failed.append(error)
-            except OSError:
-                pass  # the target takes no more, and says why
 
     thread = threading.Thread(target=give, name="export")
     thread.start()
     try:
-        with contextlib.closing(target.another()) as client, os.fdopen(read, "rb") as end:
+        with os.fdopen(read, "rb") as end, contextlib.closing(target.another()) as client:
             client.send("import", end.fileno(), token=token, name=new_name or name)
     except SeraiError:
         thread.join()
         if failed and failed[0].code != GONE:
             raise failed[0] from None
         raise
-    thread.join()
+    finally:
+        thread.join()
 
 
 def export(client: Client, name: str, file: IO[bytes]) -> None:
