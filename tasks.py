@@ -32,6 +32,7 @@ from serai.image.commands.options import command
 from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.fleet import command as fleet
 from serai.image.provision import provision
 from serai.image.rehearsal import rehearsal, ubuntu_report
 from serai.image.release import (
@@ -278,6 +279,28 @@ def provision_machines(
     )
     fleet = provision.provision(SETTINGS, options)
     return 2 if check and fleet.changed else 0
+
+
+@command(name="fleet-keys", iterable=["server", "vm", "client", "revoke"])
+def make_fleet_keys(
+    _c: Context,
+    folder: str,
+    *,
+    server: list[str] | None = None,
+    vm: list[str] | None = None,
+    client: list[str] | None = None,
+    revoke: list[str] | None = None,
+    renew: bool = False,
+) -> None:
+    """Make the keys of a fleet's VMs, clients and NATS servers, and the servers' configuration."""
+    fleet.keys_of(
+        Path(folder),
+        servers=server or (),
+        vms=vm or (),
+        clients=client or (),
+        revoke=revoke or (),
+        renew=renew,
+    )
 
 
 @command(name="rehearse")

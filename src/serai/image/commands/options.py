@@ -69,6 +69,14 @@ OWN: dict[str, dict[str, str]] = {
         "share": "TAG=DIR[:ro|:virtiofs], a directory of the host for /mnt/host/TAG (libvirt)",
     },
     "docs": {"site": "make their site too, dist/site/"},
+    "fleet-keys": {
+        "folder": "where the fleet's keys are kept; keep it as a password of root's",
+        "server": "HOST[:PORT] of a NATS server to add; may be repeated",
+        "vm": "the name of a VM to add; may be repeated",
+        "client": "the name of somebody to add who may use the fleet; may be repeated",
+        "revoke": "the VM or client that leaves the fleet ([vm/|client/]NAME); may be repeated",
+        "renew": "make all certificates anew, but for the authorities'",
+    },
     "formats": {"to": f"a list of {', '.join(formats.KINDS)}"},
     "machine": {"keep": "stay in a shell after --run"},
     "new": {

@@ -1,0 +1,167 @@
+"""NATS servers on loopback, with keys and configuration of ``invoke fleet-keys``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.js.errors import Error as JetStreamError
+
+from serai.image.fleet import keys
+from serai.image.fleet.servers import ROUTE_STEP, Server
+from serai.image.run import with_pdeathsig
+from tests.support.waiting import wait_for
+
+PROGRAM = Path(sys.executable).with_name("nats-server")
+DEADLINE = 30.0
+
+
+@dataclass
+class Servers:
+    """``folder`` is a fleet's, as ``invoke fleet-keys`` makes it; each of ``all`` may run."""
+
+    folder: Path
+    all: list[Server]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"tls://{server.host}:{server.port}" for server in self.all]
+
+    @property
+    def address(self) -> str:
+        """As in ``serai --vm``."""
+        return "nats://" + ",".join(f"{server.host}:{server.port}" for server in self.all)
+
+    def make(self, **changes: Any) -> list[str]:
+        """Change the fleet's folder; see keys.make."""
+        return keys.make(self.folder, added=self.all, **changes)[1]
+
+    def start(self, server: Server) -> None:
+        log = self.folder / f"{server.name}.log"
+        configuration = self.folder / "servers" / server.name / "nats.conf"
+        with log.open("ab") as output:
+            argv = with_pdeathsig([PROGRAM, "--config", configuration])
+            self.running[server.name] = subprocess.Popen(argv, stdout=output, stderr=output)
+
+    def kill(self, server: Server) -> None:
+        """As a power cut does."""
+        process = self.running.pop(server.name)
+        process.kill()
+        process.wait()
+
+    def reload(self) -> None:
+        for process in self.running.values():
+            process.send_signal(signal.SIGHUP)
+
+    def log(self, server: Server) -> str:
+        return (self.folder / f"{server.name}.log").read_text(errors="replace")
+
+    def context(self, kind: str, name: str) -> ssl.SSLContext:
+        return context(self.folder / f"{kind}s" / name)
+
+    async def connect(
+        self,
+        kind: str,
+        name: str,
+        *,
+        servers: Sequence[str] = (),
+        keys: Path | None = None,
+        **more: Any,
+    ) -> Client:
+        """A connection of the VM or client ``name``; it does not come back by itself."""
+        tls = context(keys) if keys else self.context(kind, name)
+        options = {"allow_reconnect": False, "connect_timeout": 5, **more}
+        if kind == "vm":
+            options.setdefault("inbox_prefix", f"_INBOX.{name}")
+        return await nats.connect(list(servers or self.urls), tls=tls, **options)
+
+
+def context(folder: Path) -> ssl.SSLContext:
+    """The keys in ``folder``, as a member or a client uses them."""
+    made = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    made.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return made
+
+
+@contextmanager
+def cluster(
+    folder: Path, count: int, vms: Sequence[str], clients: Sequence[str] = ("alice",)
+) -> Iterator[Servers]:
+    """``count`` servers with JetStream, as soon as it answers."""
+    found = Servers(folder, [_server(folder, port) for port in _ports(count)])
+    found.make(vms=vms, clients=clients)
+    try:
+        for server in found.all:
+            found.start(server)
+        ready(found, clients[0])
+        yield found
+    finally:
+        for process in found.running.values():
+            process.kill()
+            process.wait()
+
+
+def ready(found: Servers, client: str) -> None:
+    """Wait until JetStream answers at every server that runs."""
+    for server in found.all:
+        if server.name in found.running:
+            url = f"tls://{server.host}:{server.port}"
+            wait_for(partial(_answers_now, found, client, url), DEADLINE)
+
+
+def _answers_now(found: Servers, client: str, url: str) -> bool:
+    return asyncio.run(_answers(found, client, url))
+
+
+async def _answers(found: Servers, client: str, url: str) -> bool:
+    try:
+        connection = await found.connect("client", client, servers=[url])
+    except (OSError, nats.errors.Error, asyncio.TimeoutError):
+        return False
+    try:
+        await connection.jetstream(timeout=1).account_info()
+    except (JetStreamError, nats.errors.Error, asyncio.TimeoutError):
+        return False
+    finally:
+        await connection.close()
+    return True
+
+
+def _server(folder: Path, port: int) -> Server:
+    place = folder / "servers" / f"127.0.0.1-{port}"
+    return Server("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
+
+
+def _ports(count: int) -> list[int]:
+    """Free ports, that of the routes too; from a range that no client's own ports are in."""
+    found: list[int] = []
+    port = 15000 + os.getpid() % 1000
+    while len(found) < count:
+        port += 1
+        if all(_free(each) for each in (port, port + ROUTE_STEP)):
+            found.append(port)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,411 @@
+"""What somebody may do who stole a VM's keys, at real NATS servers: nothing to the other VMs.
+
+Three servers as ``invoke fleet-keys`` configures them. ``a`` is the VM whose keys are stolen, ``b``
+another one, and ``alice`` a client, who hears all that arrives anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import DiscardPolicy, StreamConfig
+
+from serai.image.fleet import certificates, permissions
+from tests.support.nats_servers import PROGRAM, Servers, cluster, context
+from tests.support.waiting import wait_for
+
+T = TypeVar("T")
+DEADLINE = 10.0
+VMS = ("serai_vms", "serai_alive", "serai_sessions")
+CLAIMS = "serai_claims"
+ROW, CLAIM = b"b's own row", b'{"vm": "b"}'
+
+pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="'make setup' brings nats-server")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    logging.getLogger("nats.aio.client").setLevel(logging.CRITICAL)  # it prints each refusal
+    folder = tmp_path_factory.mktemp("fleet") / "keys"
+    with cluster(folder, 3, ["a", "b", "c"], ["alice", "bob"]) as found:
+        run(_buckets(found))
+        yield found
+
+
+async def _buckets(servers: Servers) -> None:
+    alice = await servers.connect("client", "alice")
+    jetstream = alice.jetstream(timeout=DEADLINE)
+    for bucket in (*VMS, CLAIMS):
+        written_by_vms = bucket != CLAIMS
+        await jetstream.add_stream(
+            StreamConfig(
+                name=f"KV_{bucket}",
+                subjects=[f"$KV.{bucket}.>"],
+                max_msgs_per_subject=1,
+                discard=DiscardPolicy.NEW,
+                num_replicas=3,
+                no_ack=written_by_vms,
+                allow_rollup_hdrs=not written_by_vms,
+                allow_direct=True,
+            )
+        )
+    await (await jetstream.key_value(CLAIMS)).create("name.one", CLAIM)
+    await alice.close()
+    b = await servers.connect("vm", "b")
+    await b.publish("$KV.serai_sessions.b.one", ROW)
+    await b.publish("$KV.serai_vms.b", ROW)
+    await b.flush()
+    await b.close()
+
+
+def run(coroutine: Awaitable[T]) -> T:
+    async def bounded() -> T:
+        return await asyncio.wait_for(coroutine, 60)
+
+    return asyncio.run(bounded())
+
+
+class Thief:
+    """A connection with the keys of ``a``; ``refused`` is what the server said to it."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.heard: list[Msg] = []
+        self.connection: Client
+
+    async def connect(self, servers: Servers) -> None:
+        self.connection = await servers.connect("vm", "a", error_cb=self._error)
+
+    async def _error(self, error: Exception) -> None:
+        self.refused.append(str(error).lower())
+
+    async def refusals(self, count: int, what: str) -> None:
+        """Wait for so many: the library tells them a moment after the server did."""
+        await _eventually(lambda: _count(self.refused), count, f"{what} was not refused")
+
+    async def hear(self, message: Msg) -> None:
+        self.heard.append(message)
+
+
+NOT_HEARD = [
+    *(">", "*", "*.>", "*.*.*.>", "serai.>", "serai.*.>", "serai.*.b.>"),
+    *("serai.down.>", "serai.down.*.open", "serai.down.b.>", "serai.up.>", "serai.up.b.s.1"),
+    *("$KV.>", "$KV.serai_sessions.>", "$KV.serai_sessions.b.one", "$KV.serai_claims.>"),
+    *("$JS.>", "$JS.API.>", "$JS.EVENT.>", "$JS.ACK.>", "$JSC.>", "$NRG.>", "$SYS.>"),
+    *("_INBOX.>", "_INBOX.*", "_INBOX.b.>", "_INBOX.*.>", "_R_.>", "_GR_.>"),
+    # As one of the queue group only: otherwise it would hear who makes how many sessions, and when.
+    *("serai.place.>", "serai.place.*.*.*", "serai.place.any.any.any"),
+]
+QUEUES = [
+    ("serai.place.any.any.any", "mine"),
+    ("serai.>", permissions.QUEUE),
+    ("serai.down.b.>", permissions.QUEUE),
+    ("_INBOX.>", permissions.QUEUE),
+]
+
+
+def test_a_stolen_vm_hears_nothing_that_is_not_its(servers: Servers) -> None:
+    async def attack() -> None:
+        thief = Thief()
+        await thief.connect(servers)
+        tried = [(subject, "") for subject in NOT_HEARD] + QUEUES
+        for count, (subject, queue) in enumerate(tried, 1):
+            await thief.connection.subscribe(subject, queue=queue, cb=thief.hear)
+            await thief.connection.flush()
+            await thief.refusals(count, f"{subject} {queue}")
+            assert "permissions violation for subscription" in thief.refused[-1]
+        alice = await servers.connect("client", "alice")
+        for subject in ("serai.down.b.open", "serai.place.any.any.any", "$KV.serai_claims.x"):
+            await alice.publish(subject, b"secret")
+        await alice.flush()
+        await thief.connection.flush()
+        assert thief.heard == []
+        await alice.close()
+        await thief.connection.close()
+
+    run(attack())
+
+
+NOT_SAID = [
+    *("serai.down.b.open", "serai.down.b.s.1", "serai.down.b.ask", "serai.down.a.open"),
+    *("serai.up.b.s.1", "serai.place.any.any.any", "serai.other", "other"),
+    # Wildcards mean nothing where one publishes, and must not match what is its own either.
+    *("serai.up.*.s.1", "serai.*.a.s.1", "$KV.serai_vms.*", "$KV.serai_sessions.*.one"),
+    *("$KV.serai_vms.b", "$KV.serai_alive.b", "$KV.serai_sessions.b.one", "$KV.serai_vms.a.b"),
+    *("$KV.serai_claims.name.one", "$KV.serai_claims.name.new", "$KV.other.a"),
+    *("_INBOX.b.1", "_INBOX.a.1", "_INBOX.1", "_INBOX.bob.1"),
+    *("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.MINE"),
+    *("$JS.API.STREAM.INFO.KV_serai_sessions", "$JS.API.STREAM.PURGE.KV_serai_claims"),
+    *("$JS.API.STREAM.DELETE.KV_serai_vms", "$JS.API.STREAM.SNAPSHOT.KV_serai_sessions"),
+    *("$JS.API.DIRECT.GET.KV_serai_sessions", "$JS.API.STREAM.MSG.GET.KV_serai_sessions"),
+    *("$JS.API.DIRECT.GET.KV_serai_sessions.$KV.serai_sessions.b.one",),
+    *("$JS.API.CONSUMER.CREATE.KV_serai_sessions", "$JS.API.META.LEADER.STEPDOWN"),
+    *("$JS.ACK.KV_serai_vms.x.1.1.1.1.1", "$JS.FC.KV_serai_vms.x.y", "$NRG.V.x"),
+    *("$SYS.REQ.USER.INFO", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.SERAI.CONNZ"),
+]
+
+
+def test_a_stolen_vm_says_nothing_that_is_not_its(servers: Servers) -> None:
+    """Nor creates a stream of its own, by which it could copy the others'."""
+
+    async def attack() -> None:
+        thief, arrived = Thief(), Thief()
+        await thief.connect(servers)
+        alice = await servers.connect("client", "alice")
+        b = await servers.connect("vm", "b")
+        for subject in ("serai.up.>", "_INBOX.>", "$KV.serai_claims.>", "$KV.serai_vms.>"):
+            await alice.subscribe(subject, cb=arrived.hear)
+        await b.subscribe("serai.down.b.>", cb=arrived.hear)
+        await asyncio.gather(alice.flush(), b.flush())
+        for count, subject in enumerate(NOT_SAID, 1):
+            reply = "_INBOX.a.answer"
+            await thief.connection.publish(subject, b"{}", reply=reply)
+            await thief.connection.flush()
+            await thief.refusals(count, subject)
+            assert "permissions violation for publish" in thief.refused[-1]
+        await asyncio.gather(alice.flush(), b.flush())
+        assert [message.subject for message in arrived.heard] == []
+        for connection in (alice, b, thief.connection):
+            await connection.close()
+
+    run(attack())
+    run(_intact(servers))
+
+
+async def _intact(servers: Servers) -> None:
+    """What b and the clients have written is there, as they wrote it."""
+    alice = await servers.connect("client", "alice")
+    jetstream = alice.jetstream(timeout=DEADLINE)
+    assert (await (await jetstream.key_value(CLAIMS)).get("name.one")).value == CLAIM
+    for bucket, key in (("serai_sessions", "b.one"), ("serai_vms", "b")):
+        assert (await (await jetstream.key_value(bucket)).get(key)).value == ROW
+    await alice.close()
+
+
+ELSEWHERE = [
+    *("serai.down.b.open", "serai.up.b.s.1", "_INBOX.bob.1"),
+    *("$KV.serai_sessions.b.one", "$KV.serai_claims.name.one"),
+    *("$JS.API.STREAM.PURGE.KV_serai_claims", "$JS.API.STREAM.PURGE.KV_serai_sessions"),
+    *("$JS.API.STREAM.MSG.DELETE.KV_serai_claims", "$JS.API.STREAM.DELETE.KV_serai_claims"),
+]
+HEADERS: list[dict[str, Any] | None] = [
+    None,
+    {"Nats-Rollup": "all"},
+    {"Nats-Rollup": "sub"},
+    {"Nats-Msg-Id": "1"},
+    {"Nats-Expected-Last-Sequence": "77"},
+    {"Nats-Expected-Stream": "none"},
+]
+
+
+def test_no_server_speaks_for_a_stolen_vm(servers: Servers) -> None:
+    """JetStream answers with its own rights, to whatever subject the asker named: so not at all."""
+
+    async def attack() -> None:
+        thief, arrived = Thief(), Thief()
+        await thief.connect(servers)
+        alice = await servers.connect("client", "alice")
+        for subject in ("serai.up.b.>", "_INBOX.bob.>"):
+            await alice.subscribe(subject, cb=arrived.hear)
+        await alice.flush()
+        for headers in HEADERS:
+            for reply in ELSEWHERE:
+                for subject in ("$KV.serai_vms.a", "$KV.serai_sessions.a.x"):
+                    await thief.connection.publish(subject, b"x", reply=reply, headers=headers)
+        await thief.connection.publish("$KV.serai_vms.a", b"last")
+        await thief.connection.flush()
+        vms = await alice.jetstream(timeout=DEADLINE).key_value("serai_vms")
+        await _eventually(lambda: _value(vms, "a"), b"last")
+        assert arrived.heard == []
+        await alice.close()
+        await thief.connection.close()
+
+    run(attack())
+    run(_intact(servers))
+
+
+async def _value(bucket: Any, key: str) -> bytes:
+    return bytes((await bucket.get(key)).value)
+
+
+async def _eventually(ask: Callable[[], Awaitable[object]], wanted: object, told: str = "") -> None:
+    end = time.monotonic() + DEADLINE
+    while await ask() != wanted:
+        assert time.monotonic() < end, told or f"it is not {wanted!r}"
+        await asyncio.sleep(0.02)
+
+
+def test_answering_buckets_would_speak_for_it(servers: Servers) -> None:
+    """The measure taken away: a bucket as the library makes it, and the claims are gone."""
+
+    async def attack() -> None:
+        alice = await servers.connect("client", "alice")
+        jetstream = alice.jetstream(timeout=DEADLINE)
+        told = (await jetstream.stream_info("KV_serai_vms")).config
+        await jetstream.update_stream(told.evolve(no_ack=False))
+        thief = Thief()
+        await thief.connect(servers)
+        reply = "$KV.serai_claims.name.one"
+        await thief.connection.publish("$KV.serai_vms.a", b"x", reply=reply)
+        await thief.connection.flush()
+        claims = await jetstream.key_value(CLAIMS)
+
+        async def is_claim() -> bool:
+            return (await claims.get("name.one")).value == CLAIM
+
+        await _eventually(is_claim, wanted=False)
+        await jetstream.update_stream(told)
+        await claims.put("name.one", CLAIM)
+        await thief.connection.close()
+        await alice.close()
+
+    run(attack())
+    run(_intact(servers))
+
+
+def test_a_vm_answers_once_whom_it_was_asked_by(servers: Servers) -> None:
+    async def attack() -> None:
+        thief = Thief()
+        await thief.connect(servers)
+        offered: list[Msg] = []
+
+        async def offer(message: Msg) -> None:
+            offered.append(message)
+            for _ in range(2):
+                await thief.connection.publish(message.reply, b"offer", reply="serai.down.b.ask")
+
+        await thief.connection.subscribe(
+            "serai.place.any.any.any", queue=permissions.QUEUE, cb=offer
+        )
+        await thief.connection.flush()
+        alice = await servers.connect("client", "alice")
+        answers: list[Msg] = []
+
+        async def answered(message: Msg) -> None:
+            answers.append(message)
+
+        await alice.subscribe("_INBOX.alice.1", cb=answered)
+        await alice.publish("serai.place.any.any.any", b"", reply="_INBOX.alice.1")
+        await alice.flush()
+        await _eventually(lambda: _count(answers), 1)
+        await _eventually(lambda: _count(thief.refused), 1)
+        assert "permissions violation for publish" in thief.refused[0]
+        assert (await alice.request("serai.place.any.any.any", timeout=DEADLINE)).data == b"offer"
+        await alice.close()
+        await thief.connection.close()
+
+    run(attack())
+
+
+async def _count(things: list[Any]) -> int:
+    return len(things)
+
+
+def test_who_is_not_of_the_fleet_does_not_get_in(servers: Servers, tmp_path: Any) -> None:
+    """Neither without a certificate, nor with another authority's, nor with a server's own."""
+    own = tmp_path / "own"
+    own.mkdir()
+    authority = certificates.Pair(own / "authority.pem", own / "authority.key")
+    certificates.authority(authority, "Serai fleet")
+    pair = certificates.Pair(own / "cert.pem", own / "key.pem")
+    certificates.leaf(pair, authority, "b.vm.serai", certificates.CLIENT)
+    (own / "ca.pem").write_bytes((servers.folder / "ca.pem").read_bytes())
+    nobody = ssl.create_default_context(cafile=str(servers.folder / "ca.pem"))
+    home = servers.folder / "servers" / servers.all[0].name
+
+    async def refused(tls: ssl.SSLContext) -> None:
+        with pytest.raises((nats.errors.Error, OSError, asyncio.TimeoutError)):
+            await nats.connect(servers.urls, tls=tls, allow_reconnect=False, connect_timeout=5)
+
+    async def attack() -> None:
+        for tls in (nobody, context(own), context(home)):
+            await refused(tls)
+
+    run(attack())
+
+
+def test_a_stolen_vm_is_no_server(servers: Servers) -> None:
+    """Not to the servers, whose port for each other knows other authorities; nor to VMs."""
+    server = servers.all[0]
+    tls = servers.context("vm", "a")
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # it says in the handshake whom it refuses
+
+    plain = socket.create_connection((server.host, server.route_port), DEADLINE)
+    with plain, pytest.raises((ssl.SSLError, ConnectionError)):
+        tls.wrap_socket(plain)
+    wait_for(
+        lambda: "TLS route handshake error: tls: failed to verify" in servers.log(server), DEADLINE
+    )
+    # And what passes for a server to VMs has a server's certificate.
+    listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    listener.load_cert_chain(servers.folder / "vms/a/cert.pem", servers.folder / "vms/a/key.pem")
+    with pytest.raises(ssl.SSLCertVerificationError, match="unsuitable certificate purpose"):
+        _handshake(listener, servers.context("vm", "b"))
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Both sides of one, in memory."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client.check_hostname = False  # nor would the name be that of a server
+    one = client.wrap_bio(back, there, server_side=False)
+    other = server.wrap_bio(there, back, server_side=True)
+    while True:
+        for side in (one, other):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            if side is other:
+                return
+
+
+def test_a_withdrawn_vm_is_cut_off_and_its_keys_stay_worth_nothing(servers: Servers) -> None:
+    stolen = servers.folder / "stolen"
+    stolen.mkdir()
+    for path in (servers.folder / "vms/c").iterdir():
+        (stolen / path.name).write_bytes(path.read_bytes())
+
+    async def attack() -> None:
+        gone = asyncio.Event()
+
+        async def closed() -> None:
+            gone.set()
+
+        c = await servers.connect("vm", "c", closed_cb=closed)
+        a = await servers.connect("vm", "a")
+        servers.make(revoke=["c"])
+        servers.reload()
+        await asyncio.wait_for(gone.wait(), DEADLINE)
+        await a.flush()  # nobody else is cut off
+        assert c.is_closed
+        assert not (servers.folder / "vms/c").exists()
+        # The same name once more, for a VM that is made anew.
+        servers.make(vms=["c"])
+        servers.reload()
+        await _eventually(lambda: _gets_in(servers, None), wanted=True)
+        assert not await _gets_in(servers, stolen)
+        await a.close()
+
+    run(attack())
+
+
+async def _gets_in(servers: Servers, keys: Any) -> bool:
+    try:
+        c = await servers.connect("vm", "c", keys=keys)
+    except (nats.errors.Error, OSError, asyncio.TimeoutError):
+        return False
+    await c.publish("$KV.serai_vms.c", b"here")
+    await c.flush()
+    await c.close()
+    return True
