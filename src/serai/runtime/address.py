@@ -2,7 +2,7 @@
 
 ``ssh://`` starts ssh(1), which runs ``serai stdio`` in the VM. Keys, known hosts, jump hosts and
 agents are its business, and its configuration's. ``vsock://`` is for a VM of this host, where
-serai-vsock.socket listens.
+serai-vsock.socket listens. ``nats://`` starts ``serai.fleet.stdio``, which finds the VM in a fleet.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from serai.common.errors import GONE, INVALID_PARAMS, SeraiError
 
-FORMS = "ssh://[USER@]HOST[:PORT], vsock://CID:PORT or unix:///PATH"
+FORMS = "ssh://[USER@]HOST[:PORT], vsock://CID:PORT, unix:///PATH or nats://HOST[:PORT][,…][/VM]"
 COMMAND = ("serai", "stdio")
 # A key that interrupts a command reaches every process of the terminal. ssh would end by it, and
 # the connection with it, before the command could be told. ssh leaves alone what is ignored.
 _SHELL = 'trap "" INT QUIT; exec "$@"'
+# Started with the path to modules of this process, and with none of its own: "" would be the
+# working directory, where anybody may have put a module.
+_FLEET = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n');"
+    " from serai.fleet import stdio; stdio.run()"
+)
+NATS_PORT, _LAST_PORT = 4222, 65535
 _FIRST_CID, _LAST = 3, (1 << 32) - 2
 """Of VMs: vsock(7). Below are the hypervisor, the loopback and the host, above is 'any'."""
 LISTENS = "has the VM this CID, and does serai-vsock.socket listen in it? Its journal says more"
@@ -33,13 +42,16 @@ LISTENS = "has the VM this CID, and does serai-vsock.socket listen in it? Its jo
 class Address:
     """A VM's control socket: at ``path`` here, where ``ssh`` (its arguments) leads, or ``vsock``.
 
-    That is a CID and a port. ``hint`` says where to look if nothing comes of it.
+    That is a CID and a port. ``nats`` are the servers of a fleet, whose VM ``vm`` is meant; "": all
+    of them. ``hint`` says where to look if nothing comes of it.
     """
 
     text: str
     path: Path | None = None
     ssh: tuple[str, ...] = ()
     vsock: tuple[int, int] | None = None
+    nats: tuple[str, ...] = ()
+    vm: str = ""
     hint: str = ""
 
 
@@ -47,6 +59,8 @@ def parse(text: str) -> Address:
     """The address that somebody wrote. Raises SeraiError."""
     if text.startswith("vsock:"):  # its ports are larger than those that urlsplit takes
         return _vsock(text)
+    if text.startswith("nats:"):
+        return _nats(text)
     try:
         parts = urlsplit(text)
     except ValueError:  # brackets without their other half, for example
@@ -85,18 +99,35 @@ def connect(address: Address) -> tuple[socket.socket, subprocess.Popen[bytes] | 
         except OSError as error:
             said = f"cannot reach {address.text}: {error.strerror or error}"
             raise SeraiError(said, address.hint, GONE) from None
-    program = shlex.split(os.environ.get("SERAI_SSH", "ssh"))
-    if not program or shutil.which(program[0]) is None:
-        hint = "install OpenSSH's client, or let SERAI_SSH name another program"
-        raise SeraiError(f"there is no program {' '.join(program) or 'ssh'!r} here", hint, GONE)
     ours, theirs = socket.socketpair()
     with theirs:
+        try:
+            program = _fleet(address) if address.nats else _ssh(address)
+        except SeraiError:
+            ours.close()
+            raise
         child = subprocess.Popen(
-            ["/bin/sh", "-c", _SHELL, "sh", *program, *address.ssh],
+            ["/bin/sh", "-c", _SHELL, "sh", *program],
             stdin=theirs.fileno(),
             stdout=theirs.fileno(),
         )
     return ours, child
+
+
+def _ssh(address: Address) -> list[str]:
+    program = shlex.split(os.environ.get("SERAI_SSH", "ssh"))
+    if not program or shutil.which(program[0]) is None:
+        hint = "install OpenSSH's client, or let SERAI_SSH name another program"
+        raise SeraiError(f"there is no program {' '.join(program) or 'ssh'!r} here", hint, GONE)
+    return [*program, *address.ssh]
+
+
+def _fleet(address: Address) -> list[str]:
+    if not all(map(find_spec, ("nats", "serai.fleet"))):
+        hint = "pip install 'serai[fleet]', on a host"
+        raise SeraiError("an address of a fleet takes the package nats-py", hint, GONE)
+    where = "\n".join(map(os.path.abspath, sys.path))
+    return [sys.executable, "-c", _FLEET, where, address.text]
 
 
 def _connected(family: int, place: str | tuple[int, int]) -> socket.socket:
@@ -119,6 +150,19 @@ def _vsock(text: str) -> Address:
     if not 1 <= port <= _LAST:
         raise _wrong(text, f"its port is no number from 1 to {_LAST}")
     return Address(text, vsock=(cid, port), hint=LISTENS)
+
+
+def _nats(text: str) -> Address:
+    found = re.fullmatch(r"nats://([^/]+)(?:/([a-z0-9][a-z0-9-]{0,62})?)?", text)
+    if not found:
+        raise _wrong(text, "after nats:// come a fleet's servers, and maybe /VM")
+    servers = []
+    for each in found[1].split(","):
+        server = re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?", each)
+        if not server or not 0 < int(server[2] or NATS_PORT) <= _LAST_PORT:
+            raise _wrong(text, f"{each!r} is not HOST[:PORT]")
+        servers.append(f"{server[1]}:{server[2] or NATS_PORT}")
+    return Address(text, nats=tuple(servers), vm=found[2] or "")
 
 
 def _wrong(text: str, why: str) -> SeraiError:

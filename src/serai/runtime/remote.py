@@ -29,7 +29,7 @@ class VmClient(Client):
     def __init__(self, where: str, timeout: float | None = None) -> None:
         """Connect to an address and greet. ``timeout`` is for each wait. Raises SeraiError."""
         place = address.parse(where)
-        self.peer, self._hint = where, place.hint
+        self.peer, self._hint, self._fleet = where, place.hint, bool(place.nats)
         self._child: subprocess.Popen[bytes] | None = None
         try:
             end, self._child = address.connect(place)
@@ -121,6 +121,9 @@ class VmClient(Client):
             status = self._child.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return error
+        if self._fleet:
+            hint = "what it wrote above says why"
+            return SeraiError(f"the way to {self.peer} ended with status {status}", hint, GONE)
         hint = f"'serai stdio' is what it runs there: is Serai {__version__} installed?"
         if status in (125, 255):  # ours, and ssh's own: ssh(1), "EXIT STATUS"
             hint = "what it wrote above says why"

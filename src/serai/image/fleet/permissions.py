@@ -50,7 +50,7 @@ def of_vm(name: str, user: str) -> User:
 
 def of_client(user: str) -> User:
     """A client: it may command every VM, as root may in one. It can pass for no VM."""
-    buckets = ("serai_vms", "serai_alive", "serai_sessions", "serai_claims")
+    buckets = ("serai_vms", "serai_alive", "serai_sessions", "serai_claims", "serai_requests")
     return User(
         user,
         publish=(

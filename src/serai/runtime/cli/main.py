@@ -15,6 +15,7 @@ from serai import __version__
 from serai.common import stdio
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
+from serai.runtime import address
 from serai.runtime.cli import (
     egress,
     exec,
@@ -56,8 +57,8 @@ _RUN = {
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
     top = argparse.ArgumentParser(prog="serai", description="Sessions of a VM.")
-    forms = "ssh://[USER@]HOST[:PORT], vsock://CID:PORT or unix:///PATH"
-    top.add_argument("--vm", metavar="ADDRESS", help=f"a VM elsewhere: {forms} (or SERAI_VM)")
+    where = f"a VM elsewhere: {address.FORMS} (or SERAI_VM)"
+    top.add_argument("--vm", metavar="ADDRESS", help=where)
     shown = "show the version of this command, and of the image in a VM"
     top.add_argument("--version", action="version", version=f"serai {__version__}", help=shown)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     secrets.add_to(commands)
     add("version", "the VM's version of Serai, and what it can do", named=False)
     commands.add_parser("mcp", help="a Model Context Protocol server, on a host", add_help=False)
+    commands.add_parser("fleet", help="the VMs of a fleet, on a host", add_help=False)
     metrics = commands.add_parser("metrics", help="what sessions and daemons use, as OpenMetrics")
     metrics.add_argument("--http", action="store_true", help="answer an HTTP request on stdin")
     add("health", "say whether this VM can do its work; exit status 1 if it cannot", named=False)
@@ -129,8 +131,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     vm, arguments = _named_vm(arguments)
     if arguments[:1] == ["exec"]:
         return exec.main(arguments[1:], vm)
-    if arguments[:1] == ["mcp"]:
-        return _mcp(arguments[1:], vm)
+    if arguments[:1] in (["mcp"], ["fleet"]):
+        return _hosts(arguments[0], arguments[1:], vm)
     if arguments == ["--version"]:
         return _version()
     options = parser().parse_args(arguments)
@@ -209,15 +211,17 @@ def _image(made_of: dict[str, str] | None) -> str:
     return f", image {made_of['id']} {made_of['version']}" if made_of else ""
 
 
-def _mcp(arguments: list[str], vm: str) -> int:
-    """Run the host's server, which no VM has, as a program: nothing here may import it."""
+def _hosts(command: str, arguments: list[str], vm: str) -> int:
+    """Run what only a host has as a program: nothing here may import it."""
     import runpy  # noqa: PLC0415  # of no use to any other
 
-    if not all(map(find_spec, ("mcp", "serai.mcp"))):
-        say("serai: this takes the package mcp: pip install 'serai[mcp]', on a host", sys.stderr)
+    package, module = {"mcp": ("mcp", "serai.mcp"), "fleet": ("nats", "serai.fleet")}[command]
+    if not all(map(find_spec, (package, module))):
+        what = f"this takes the package {package}: pip install 'serai[{command}]', on a host"
+        say(f"serai: {what}", sys.stderr)
         return 1
     sys.argv = ["serai", f"--vm={vm}", *arguments]
-    runpy.run_module("serai.mcp", run_name="__main__")
+    runpy.run_module({"fleet": "serai.fleet.command"}.get(command, module), run_name="__main__")
     return 0
 
 

@@ -1,0 +1,154 @@
+"""``serai fleet``: what VMs there are, and what to do with one. ``serai`` runs it as a program."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from typing import Any
+
+from nats import errors
+from nats.js import JetStreamContext, api
+
+from serai.common import stdio
+from serai.common.errors import GONE, INVALID_PARAMS, WRONG_STATE, SeraiError
+from serai.common.printing import say
+from serai.fleet import settings, subjects
+from serai.fleet.fleet import FleetClient
+from serai.runtime import address
+from serai.runtime.cli.showing import table
+
+LIVES = {subjects.ALIVE: subjects.DEAD, subjects.REQUESTS: subjects.KEPT_REQUESTS}
+"""Seconds after which a bucket forgets."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line may look like."""
+    top = argparse.ArgumentParser(prog="serai fleet", description="The VMs of a fleet.")
+    top.add_argument("--vm", default="", help=argparse.SUPPRESS)
+    top.add_argument("--json", action="store_true", help="print the result as JSON")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in (
+        ("drain", "let no new session into a VM"),
+        ("undrain", "let new sessions into a VM again"),
+        ("forget", "remove what the fleet knows of a VM that is no more"),
+    ):
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.add_argument("name", metavar="VM")
+    text = "make what the servers keep of a fleet, or change how many of them do"
+    init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")
+    init.add_argument("--replicas", type=int, default=1, metavar="N", help="servers; default: 1")
+    return top
+
+
+async def init(client: FleetClient, replicas: int) -> None:
+    """Make the buckets, or keep them on so many servers. Raises SeraiError."""
+    jetstream = JetStreamContext(client.connection.nats, timeout=15)
+    for bucket in subjects.BUCKETS:
+        alive = bucket == subjects.ALIVE
+        config = api.StreamConfig(
+            name=f"KV_{bucket}",
+            subjects=[f"$KV.{bucket}.>"],
+            max_msgs_per_subject=1,
+            max_age=LIVES.get(bucket, 0),
+            duplicate_window=min(LIVES.get(bucket, 120), 120),
+            storage=api.StorageType.MEMORY if alive else api.StorageType.FILE,
+            num_replicas=replicas,
+            allow_rollup_hdrs=True,
+            deny_delete=True,
+            discard=api.DiscardPolicy.NEW,
+        )
+        try:
+            try:
+                await jetstream.add_stream(config)
+            except errors.Error as error:
+                if getattr(error, "err_code", 0) != STREAM_EXISTS:
+                    raise
+                await jetstream.update_stream(config)
+        except (errors.Error, asyncio.TimeoutError) as error:
+            raise SeraiError(f"the servers do not make {bucket}: {error}") from None
+
+
+STREAM_EXISTS = 10058
+
+
+async def forget(client: FleetClient, vm: str) -> dict[str, Any]:
+    """Remove a VM's rows and claims. Raises SeraiError if it is alive."""
+    if vm in await client.alive():
+        raise SeraiError(f"{vm} is alive", "stop serai-fleet.service there", WRONG_STATE)
+    return {"vm": vm, "forgotten": await client.forget(vm)}
+
+
+async def shown(client: FleetClient) -> list[dict[str, Any]]:
+    """Each VM, and how it is."""
+    vms, alive = await asyncio.gather(client.vms(), client.alive())
+    found = []
+    for vm in sorted({*vms, *alive}):
+        what, now = vms.get(vm, {}), alive.get(vm)
+        state = "gone" if now is None else "draining" if what.get("draining") else "up"
+        keys = ("version", "zone", "architecture", "image", "room")
+        news = {key: (now or {}).get(key) for key in ("load", "sessions", "ready", "problem")}
+        found.append({"vm": vm, "state": state, **{key: what.get(key) for key in keys}, **news})
+    return found
+
+
+def show(vms: list[dict[str, Any]]) -> None:
+    """For a person."""
+    rows = [("VM", "STATE", "VERSION", "SESSIONS", "LOAD", "READY", "ZONE", "IMAGE")]
+    for each in vms:
+        load = f"{each['load']:.0%}" if isinstance(each["load"], (int, float)) else None
+        cells = (each["version"], each["sessions"], load, each["ready"], each["zone"])
+        texts = (
+            "-" if cell is None or cell == "" else str(cell) for cell in (*cells, each["image"])
+        )
+        rows.append((each["vm"], each["state"], *texts))
+    table(rows)
+    for each in vms:
+        if each["problem"]:
+            say(f"{each['vm']}: {each['problem']}")
+
+
+async def carry_out(options: argparse.Namespace, where: address.Address) -> Any:
+    """Do what was asked for; what there is to show. Raises SeraiError."""
+    async with FleetClient(where.nats, settings.credentials()) as client:
+        if options.command == "init":
+            return await init(client, options.replicas)
+        if options.command is None:
+            return await shown(client)
+        if not subjects.is_vm(options.name):
+            raise SeraiError(f"{options.name!a} is no VM's name", code=INVALID_PARAMS)
+        if options.command == "forget":
+            return await forget(client, options.name)
+        return await client.asked(options.name, "ask", {"do": options.command})
+
+
+def main(arguments: list[str]) -> int:
+    """Be the command; returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        where = address.parse(options.vm) if options.vm else None
+        if where is None or not where.nats:
+            hint = "--vm or SERAI_VM takes nats://HOST"
+            raise SeraiError("this takes the address of a fleet", hint, INVALID_PARAMS)
+        result = asyncio.run(carry_out(options, where))
+    except SeraiError as error:
+        say(f"serai: {error}", sys.stderr)
+        return 3 if error.code == GONE else 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps({"vms": result} if options.command is None else result))
+    elif options.command is None:
+        show(result)
+    return 0
+
+
+def run() -> None:
+    """Be the program."""
+    stdio.begin()
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

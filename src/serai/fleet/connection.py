@@ -1,0 +1,139 @@
+"""A connection to the servers of a fleet: always by TLS, and both ends show a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from serai.common.errors import GONE, SeraiError
+
+PATIENCE = 10.0
+"""Seconds for the first connection of a client."""
+# asyncio warns that a stream of TLS ends as it does. Nobody can do anything about that.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+FATAL = ("Authorization Violation", "certificate required")
+
+
+class Nats(Client):
+    """nats-py's client, which would go on without TLS if a server said that it has none."""
+
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise errors.Error("it does not ask for TLS")
+        return bytes(super()._connect_command())
+
+
+class Connection:
+    """A connection that is made again when it breaks. ``lost`` is called when it is closed for
+    good, and ``again`` when there is a new one: what was on its way may be lost.
+    """
+
+    def __init__(self, servers: Sequence[str], credentials: Path, name: str, inbox: str) -> None:
+        """``servers`` are HOST:PORT. Raises SeraiError if the credentials cannot be read."""
+        self.nats = Nats()
+        self.closed = asyncio.Event()
+        self.said = ""
+        self.again: Callable[[], object] = lambda: None
+        self._servers = [f"tls://{server}" for server in servers]
+        self._name, self._inbox, self._tls = name, inbox, _context(credentials)
+
+    async def open(self, patience: float | None = PATIENCE) -> None:
+        """Connect, within so many seconds; None: whenever there is a server. Raises SeraiError."""
+        try:
+            await asyncio.wait_for(self._open(), patience)
+        except (asyncio.TimeoutError, errors.Error, OSError) as error:
+            with contextlib.suppress(Exception):
+                await self.nats.close()
+            where = ", ".join(each.removeprefix("tls://") for each in self._servers)
+            why = self.said or str(error) or "no answer"
+            raise SeraiError(f"cannot reach the fleet at {where}: {why}", code=GONE) from None
+
+    async def close(self) -> None:
+        """Hang up; what was sent is sent before."""
+        with contextlib.suppress(errors.Error, OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.nats.flush(), 1)
+        with contextlib.suppress(errors.Error, OSError):
+            await self.nats.close()
+
+    async def publish(self, subject: str, text: bytes) -> None:
+        """Send, or lose it if there is no connection now: frames are sent again."""
+        if self.nats.is_connected:
+            with contextlib.suppress(errors.Error, OSError):
+                await self.nats.publish(subject, text)
+
+    async def request(
+        self, subject: str, text: bytes, timeout: float, headers: dict[str, str] | None = None
+    ) -> bytes | None:
+        """The answer of who is there; None if nobody is, or does not answer in time."""
+        try:
+            answer: Msg = await self.nats.request(subject, text, timeout, headers=headers)
+        except (errors.Error, OSError, asyncio.TimeoutError):
+            return None
+        return bytes(answer.data)
+
+    async def subscribe(
+        self, subject: str, heard: Callable[[Msg], Awaitable[None]], queue: str = ""
+    ) -> Callable[[], Awaitable[None]]:
+        """Have ``heard`` called for what comes there; returns what ends that."""
+        subscription = await self.nats.subscribe(
+            subject, queue, heard, pending_bytes_limit=32 << 20
+        )
+
+        async def end() -> None:
+            with contextlib.suppress(errors.Error, OSError):
+                await subscription.unsubscribe()
+
+        return end
+
+    async def _open(self) -> None:
+        await self.nats.connect(
+            self._servers,
+            error_cb=self._error,
+            closed_cb=self._closed,
+            reconnected_cb=self._again,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            connect_timeout=5,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            name=self._name,
+            inbox_prefix=self._inbox,
+            tls=self._tls,
+        )
+
+    async def _error(self, error: Exception) -> None:
+        text = str(error)
+        if isinstance(error, errors.SlowConsumerError):  # frames are sent again
+            return
+        self.said = text.removeprefix("nats: ") or type(error).__name__
+        if any(each in text for each in FATAL) and not self.nats.is_connected:
+            raise SeraiError(f"the fleet's server refuses the certificate: {self.said}", code=GONE)
+
+    async def _closed(self) -> None:
+        self.closed.set()
+
+    async def _again(self) -> None:
+        self.again()
+
+
+def _context(credentials: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    try:
+        context = ssl.create_default_context(cafile=str(credentials / "ca.pem"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(credentials / "cert.pem", credentials / "key.pem")
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror or str(error)
+        hint = "'invoke fleet-keys' makes ca.pem, cert.pem and key.pem"
+        raise SeraiError(
+            f"cannot read the fleet's credentials in {credentials}: {why}", hint
+        ) from None
+    return context

@@ -1,0 +1,278 @@
+"""A fleet as a client sees it: its VMs, whose a session is, and the links to VMs.
+
+What a VM tells is read with care: whoever stole its certificate may be saying it. It can tell only
+of itself, since the servers see to its subjects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nats import errors
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import (
+    KeyDeletedError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+)
+from nats.js.kv import KeyValue
+
+from serai.common.errors import GONE, SeraiError
+from serai.fleet import subjects
+from serai.fleet.connection import Connection
+from serai.fleet.links import Link, Links
+from serai.runtime.sessions import names
+
+OPENING = 5.0
+FAILING_OVER = 15.0
+"""Seconds for servers to agree on another leader."""
+LISTING = 60.0
+NO_STREAM = 10059
+"""The servers' number for: there is no such bucket."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Whose a key is. ``by`` is of who claimed it, and ``revision`` the servers' number of it."""
+
+    vm: str
+    by: str
+    at: float
+    turn: int = 0
+    revision: int = 0
+
+
+class FleetClient:
+    """The fleet behind a connection, while in ``async with``."""
+
+    def __init__(self, servers: Sequence[str], credentials: Path, client: str = "a client") -> None:
+        """Raises SeraiError if the credentials cannot be read."""
+        self._client = client
+        self.connection = Connection(servers, credentials, client, "_INBOX")
+        self._links = Links(self.connection.publish)
+        self._token, self._numbers = secrets.token_hex(16), itertools.count(1)
+        self.connection.again = self._links.again
+        self._sending: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> FleetClient:
+        await self.connection.open()
+        await self.connection.subscribe(f"serai.up.*.link.{self._token}.*", self._heard)
+        self._sending = asyncio.create_task(self._links.run())
+        self._jetstream = JetStreamContext(self.connection.nats, timeout=5)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+        await self.connection.close()
+
+    async def link(self, vm: str) -> Link:
+        """A new link to a VM. Raises SeraiError."""
+        key = f"{self._token}.{next(self._numbers)}"
+        link = self._links.made(f"serai.up.{vm}.link.{key}", f"serai.down.{vm}.link.{key}", vm)
+        try:
+            said = await self.asked(vm, "open", {"link": key, "client": self._client})
+        except BaseException:
+            self._links.forget(link)
+            raise
+        if said.get("link") != key:
+            self._links.forget(link)
+            raise SeraiError(f"{vm} takes no connection: {_text(said.get('error'))}", code=GONE)
+        return link
+
+    async def asked(self, vm: str, what: str, wish: dict[str, Any]) -> dict[str, Any]:
+        """What a VM's member answers. Raises SeraiError if it is not there."""
+        until = asyncio.get_running_loop().time() + FAILING_OVER
+        subject, text = f"serai.down.{vm}.{what}", json.dumps(wish).encode()
+        while (answer := await self.connection.request(subject, text, OPENING)) is None:
+            late = asyncio.get_running_loop().time() > until
+            if late or vm not in await self.alive():
+                hint = "'serai fleet' shows which VMs there are; its sessions are there when it is"
+                raise SeraiError(f"the VM {vm} is gone", hint, GONE)
+            await asyncio.sleep(0.2)
+        return _object(answer)
+
+    async def _heard(self, message: Msg) -> None:
+        # By the whole subject, which only that VM may use.
+        self._links.hear(message.subject, message.data)
+
+    async def offers(self, zone: str, architecture: str, image: str) -> list[dict[str, Any]]:
+        """What two VMs that have room say, of all that have these labels; maybe it is one."""
+        subject = subjects.place(zone, architecture, image)
+        asked = (self.connection.request(subject, b"", 2) for _ in range(2))
+        found = [_object(each) for each in await asyncio.gather(*asked) if each is not None]
+        return [each for each in found if subjects.is_vm(each.get("vm"))]
+
+    async def alive(self) -> dict[str, dict[str, Any]]:
+        """The VMs that are alive, and what they say."""
+        return {key: value async for key, value in self._all(subjects.ALIVE, ">")}
+
+    async def vms(self) -> dict[str, dict[str, Any]]:
+        """What each VM is."""
+        return {key: value async for key, value in self._all(subjects.VMS, ">")}
+
+    async def sessions(self, name: str = "") -> list[dict[str, Any]]:
+        """The sessions that VMs have told of, each with its ``vm``; of one ``name`` or all."""
+        found = []
+        async for key, row in self._all(subjects.SESSIONS, f"*.{name}" if name else ">"):
+            vm, _, called = key.partition(".")
+            if subjects.is_vm(vm) and names.PATTERN.fullmatch(called):
+                found.append({**_session(row), "name": called, "vm": vm})
+        return found
+
+    async def claim(self, bucket: str, key: str, vm: str, by: str) -> Claim:
+        """Claim a key for a VM; what is returned is by somebody else if it was claimed before.
+
+        Raises SeraiError.
+        """
+        kv = self._bucket(bucket)
+        now = asyncio.get_running_loop().time
+        until = now() + FAILING_OVER
+        while True:
+            fresh = Claim(vm, by, round(time.time(), 3))
+            try:
+                revision = await kv.create(key, _packed(fresh))
+                return replace(fresh, revision=revision)
+            except (KeyWrongLastSequenceError, errors.Error, asyncio.TimeoutError) as error:
+                # Also if it was our own claim, whose answer was lost.
+                if (found := await self.claimed(bucket, key)) is not None:
+                    return found
+                if now() > until:
+                    raise _unwell(error) from None
+            await asyncio.sleep(0.1)
+
+    async def claimed(self, bucket: str, key: str) -> Claim | None:
+        """Whose a key is; None: nobody's. Raises SeraiError."""
+        kv = self._bucket(bucket)
+        try:
+            entry = await _patiently(lambda: kv.get(key))
+        except (KeyNotFoundError, KeyDeletedError):
+            return None
+        found = _object(entry.value or b"")
+        if not subjects.is_vm(found.get("vm")):
+            raise SeraiError(f"the fleet has a wrong claim of {key}: remove it from {bucket}")
+        turn = found.get("turn", 0)
+        at = float(found.get("at", 0))
+        return Claim(found["vm"], str(found.get("by")), at, int(turn), entry.revision or 0)
+
+    async def reclaim(self, bucket: str, key: str, old: Claim, new: Claim) -> bool:
+        """Claim a key that ``old`` has; False if somebody was faster."""
+        kv = self._bucket(bucket)
+        try:
+            await kv.update(key, _packed(new), old.revision)
+        except (KeyWrongLastSequenceError, errors.Error, asyncio.TimeoutError):
+            return False
+        return True
+
+    async def give_back(self, bucket: str, key: str, claim: Claim) -> None:
+        """Let others have a key, unless somebody has claimed it since."""
+        kv = self._bucket(bucket)
+        try:
+            await kv.delete(key, claim.revision)
+        except (errors.Error, asyncio.TimeoutError):
+            return
+
+    async def forget(self, vm: str) -> int:
+        """Remove what is told of a VM, and the claims for it; returns how many keys. Raises
+        SeraiError.
+        """
+        done = 0
+        for bucket in subjects.BUCKETS:
+            kv = self._bucket(bucket)
+            pattern = f"{vm}.*" if bucket == subjects.SESSIONS else ">"
+            async for key, value in self._all(bucket, pattern):
+                claims = bucket in (subjects.CLAIMS, subjects.REQUESTS)
+                if (value.get("vm") if claims else key.partition(".")[0]) == vm:
+                    await _patiently(partial(kv.delete, key))
+                    done += 1
+        return done
+
+    def _bucket(self, name: str) -> KeyValue:
+        return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self._jetstream, direct=False)
+
+    async def _all(self, bucket: str, keys: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Raises SeraiError."""
+        kv = self._bucket(bucket)
+        watcher = await _patiently(
+            lambda: kv.watch(keys, ignore_deletes=True, inactive_threshold=5)
+        )
+        try:
+            while True:
+                entry: Any = await asyncio.wait_for(watcher._updates.get(), LISTING)
+                if entry is None:
+                    return
+                yield entry.key, _object(entry.value or b"")
+        except asyncio.TimeoutError:
+            raise SeraiError(
+                f"the fleet's servers do not tell all of {bucket}", code=GONE
+            ) from None
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it again while the servers have no leader. Raises SeraiError."""
+    until = asyncio.get_running_loop().time() + FAILING_OVER
+    while True:
+        try:
+            return await work()
+        except (KeyNotFoundError, KeyDeletedError):
+            raise
+        except (errors.Error, asyncio.TimeoutError) as error:
+            if (
+                getattr(error, "err_code", 0) == NO_STREAM
+                or asyncio.get_running_loop().time() > until
+            ):
+                raise _unwell(error) from None
+        await asyncio.sleep(0.2)
+
+
+def _unwell(error: Exception) -> SeraiError:
+    if isinstance(error, NoStreamResponseError) or getattr(error, "err_code", 0) == NO_STREAM:
+        return SeraiError("this fleet has no buckets yet", "'serai fleet init' makes them")
+    said = str(error) or "no answer"
+    return SeraiError(f"the fleet's servers are not well: {said}", "try again", GONE)
+
+
+def _packed(claim: Claim) -> bytes:
+    keys = ("vm", "by", "at", "turn")
+    return json.dumps({key: getattr(claim, key) for key in keys}).encode()
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """What somebody says, if it is an object, else an empty one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _session(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with all that a session in a list has, each of its type."""
+    labels = row.get("labels")
+    plain = labels if isinstance(labels, dict) else {}
+    times = {key: row.get(key) for key in ("created_at", "changed_at")}
+    return {
+        "uid": row["uid"] if isinstance(row.get("uid"), int) else 0,
+        "state": _text(row.get("state")),
+        "goal": _text(row.get("goal")) or None,
+        "labels": {str(key): str(value) for key, value in plain.items()},
+        **{key: at if isinstance(at, (int, float)) else 0 for key, at in times.items()},
+    }
+
+
+def _text(said: object) -> str:
+    return said[:200] if isinstance(said, str) else ""

@@ -1,0 +1,153 @@
+"""Where a new session goes, and that none is made twice.
+
+Two VMs that have room are asked, and the less loaded one takes it. Before a VM is told to make a
+session, the request's ID is claimed for it: whoever asks again is sent there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from serai.common.errors import (
+    EXISTS,
+    GONE,
+    INVALID_PARAMS,
+    NO_ROOM,
+    NOT_FOUND,
+    TIMEOUT,
+    SeraiError,
+)
+from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.subjects import CLAIMS, REQUESTS
+from serai.runtime.sessions import names
+
+Call = Callable[[str, str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Calls a method of a VM."""
+YOUNG = 60.0
+"""Seconds for which a claim without a session may be of one that is being made."""
+TRIES = 5
+LABELS = ("fleet.zone", "fleet.architecture", "fleet.image")
+
+
+class Placing:
+    """Makes sessions in a fleet; ``call`` reaches its VMs."""
+
+    def __init__(self, fleet: FleetClient, call: Call) -> None:
+        self._fleet, self._call = fleet, call
+
+    async def create(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Make a session somewhere, or find the one that the same request made. Raises SeraiError.
+
+        If the VM that it was given to is gone, the claims stay, and nothing is made elsewhere.
+        """
+        name, wanted = _checked(params)
+        asked = params.get("request_id")
+        request = hashlib.sha256((asked or uuid.uuid4().hex).encode()).hexdigest()
+        for _ in range(TRIES):
+            claim, fresh = await self._request(request, wanted)
+            turned = f"{request}.{claim.turn}" if claim.turn else asked or request
+            of_name = await self._name(name, claim.vm, request) if name else None
+            try:
+                made = await self._call(claim.vm, "create", {**params, "request_id": turned})
+            except SeraiError as error:
+                if error.code in (GONE, TIMEOUT):
+                    raise _lost(error, claim.vm) from None
+                if of_name is not None:
+                    await self._fleet.give_back(CLAIMS, name, of_name)
+                if fresh:
+                    await self._fleet.give_back(REQUESTS, request, claim)
+                raise
+            if name or await self._is_ours(made["name"], claim.vm, request):
+                return {**made, "vm": claim.vm}
+            # Another VM has one of this name, which was made up: this one is made again.
+            await self._call(claim.vm, "remove", {"name": made["name"]})
+            await self._fleet.reclaim(REQUESTS, request, claim, replace(claim, turn=claim.turn + 1))
+        raise SeraiError("no unused session name was found", "give the session a name")
+
+    async def _request(self, request: str, wanted: tuple[str, str, str]) -> tuple[Claim, bool]:
+        """Which VM a request is given to, and whether it is by this call."""
+        if (claim := await self._fleet.claimed(REQUESTS, request)) is not None:
+            return claim, False
+        by = uuid.uuid4().hex
+        claim = await self._fleet.claim(REQUESTS, request, await self._chosen(wanted), by)
+        return claim, claim.by == by
+
+    async def _chosen(self, wanted: tuple[str, str, str]) -> str:
+        for turn in range(TRIES):
+            offers = await self._fleet.offers(*wanted)
+            if (vm := chosen(offers)) is not None:
+                return vm
+            if not offers and turn:
+                break
+            await asyncio.sleep(0.1 * turn)
+        which = ", ".join(f"{key}={word}" for key, word in zip(LABELS, wanted, strict=True) if word)
+        hint = "'serai fleet' shows which VMs there are, and how full"
+        raise SeraiError(f"no VM{' with ' + which if which else ''} has room", hint, NO_ROOM)
+
+    async def _name(self, name: str, vm: str, request: str) -> Claim | None:
+        """Claim a name for a VM; returns what may be given back. Raises SeraiError."""
+        claim = await self._fleet.claim(CLAIMS, name, vm, request)
+        if claim.by == request and claim.vm == vm:
+            return claim if time.time() - claim.at < YOUNG else None
+        if claim.vm == vm:
+            return None  # whether there is one of that name is the VM's to say
+        if await self._is_used(name, claim) or not await self._fleet.reclaim(
+            CLAIMS, name, claim, Claim(vm, request, time.time())
+        ):
+            raise SeraiError(f"the session {name} exists, on {claim.vm}", code=EXISTS)
+        return None
+
+    async def _is_ours(self, name: str, vm: str, request: str) -> bool:
+        """Whether a name that a VM has made up is no other VM's."""
+        claim = await self._fleet.claim(CLAIMS, name, vm, request)
+        if claim.vm == vm:
+            return True
+        return not await self._is_used(name, claim) and await self._fleet.reclaim(
+            CLAIMS, name, claim, Claim(vm, request, time.time())
+        )
+
+    async def _is_used(self, name: str, claim: Claim) -> bool:
+        """Whether a claimed name is a session's, or may become one's."""
+        if time.time() - claim.at < YOUNG:
+            return True
+        try:
+            await self._call(claim.vm, "show", {"name": name})
+        except SeraiError as error:
+            return error.code != NOT_FOUND  # of a VM that is gone nobody knows
+        return True
+
+
+def chosen(offers: list[dict[str, Any]]) -> str | None:
+    """The VM of the better offer; of two that are equally loaded, the one that has some ready."""
+    good = [each for each in offers if each.get("full") is False and _number(each.get("load")) >= 0]
+    if not good:
+        return None
+    best = min(good, key=lambda each: (_number(each["load"]), -_number(each.get("ready"))))
+    return str(best["vm"])
+
+
+def _number(said: object) -> float:
+    return float(said) if isinstance(said, (int, float)) and 0 <= said < math.inf else -1.0
+
+
+def _lost(error: SeraiError, vm: str) -> SeraiError:
+    hint = f"ask again with the same request ID when {vm} is back: it is made there or nowhere"
+    return SeraiError(error.message, hint, error.code)
+
+
+def _checked(params: dict[str, Any]) -> tuple[str, tuple[str, str, str]]:
+    """The name that is asked for, and the labels of VMs. Raises SeraiError."""
+    name, labels, asked = params.get("name"), params.get("labels") or {}, params.get("request_id")
+    if not isinstance(labels, dict) or not isinstance(asked, (str, type(None))):
+        raise SeraiError("labels must be a table, and request_id a text", code=INVALID_PARAMS)
+    if name is not None:
+        names.check(name if isinstance(name, str) else "")
+    zone, architecture, image = (str(labels.get(key, "")) for key in LABELS)
+    return name or "", (zone, architecture, image)

@@ -1,0 +1,200 @@
+"""The way of one client to one VM of a fleet: what goes there, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from serai.common import jsonrpc
+from serai.common.errors import FAILED, GONE, NOT_FOUND, SeraiError
+from serai.common.jsonrpc import LONGEST_ANSWER, Id, Request
+from serai.fleet.links import Link
+
+if TYPE_CHECKING:
+    from serai.fleet.router import Router
+
+MOST_OUTPUT = 1 << 20
+"""Bytes of one output that a VM may announce."""
+KEPT = 64 << 10
+
+
+@dataclass
+class Asked:
+    """A request that has no answer yet. ``line`` is sent elsewhere if the session is not here."""
+
+    method: str
+    name: str
+    line: dict[str, Any] | None = None
+    forward: str = ""
+    result: asyncio.Future[Any] | None = field(default=None, repr=False)
+
+
+class Way:
+    """To one VM."""
+
+    def __init__(self, router: Router, vm: str, link: Link) -> None:
+        self._router, self.vm, self._link = router, vm, link
+        self._lock = asyncio.Lock()
+        self._asked: dict[Id, Asked] = {}
+        self._forwards: set[str] = set()
+        self._buffer = bytearray()
+        self._seen = 0  # bytes of the buffer in which there is no end of a line
+
+    async def send(
+        self, request: Request, params: dict[str, Any], name: str, *, last: bool = False
+    ) -> None:
+        """Send a request of the client's. Raises SeraiError."""
+        line: dict[str, Any] = {"jsonrpc": "2.0", "method": request.method, "params": params}
+        if request.reply:
+            line["id"] = request.id
+            asked = self._asked[request.id] = Asked(request.method, name)
+            if request.method == "forward.close":
+                asked.forward = str(params.get("forward"))
+        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        if request.reply and name and not last and len(text) < KEPT:
+            asked.line = line
+        try:
+            await self._write(text)
+        except SeraiError:
+            if self._asked.pop(request.id, None) is not None:  # else it was answered by run()
+                raise
+
+    async def call(self, number: str, method: str, params: dict[str, Any]) -> Any:
+        """The result of a request of the router's own. Raises SeraiError."""
+        result = asyncio.get_running_loop().create_future()
+        self._asked[number] = Asked(method, "", result=result)
+        try:
+            await self._write(jsonrpc.call(number, method, params))
+            return jsonrpc.answered(await result)
+        except (KeyError, TypeError, AttributeError):
+            raise SeraiError(f"{self.vm} says what makes no sense", code=FAILED) from None
+        finally:
+            self._asked.pop(number, None)
+
+    async def run(self) -> None:
+        """Pass on what comes, until the VM hangs up; then nothing is left unanswered."""
+        why = SeraiError(f"{self.vm} hung up", code=GONE)
+        try:
+            while data := await self._link.read():
+                self._buffer += data
+                await self._split()
+                self._link.passed(len(data))
+        except SeraiError as error:
+            why = error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            why = SeraiError(f"{self.vm} says what makes no sense", code=GONE)
+        self._router.lost(self)
+        asked, self._asked = self._asked, {}
+        for number, each in asked.items():
+            if each.result is None:
+                await self._router.say(jsonrpc.error(number, why))
+            elif not each.result.done():
+                each.result.set_exception(why)
+        for forward in self._forwards:
+            news = {"forward": self._named(forward), "reason": str(why)}
+            await self._router.say(jsonrpc.notification("forward.closed", news))
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._link.close()
+
+    async def _write(self, text: bytes) -> None:
+        async with self._lock:
+            await self._link.write(text)
+
+    async def _split(self) -> None:
+        """Raises one of many errors if this is no JSON-RPC."""
+        while (end := self._buffer.find(b"\n", self._seen)) >= 0:
+            line = bytes(self._buffer[: end + 1])
+            message = json.loads(line)
+            size = 0
+            if message.get("method") == "exec.output" and "size" in message["params"]:
+                size = message["params"]["size"]
+                if not isinstance(size, int) or not 0 <= size <= MOST_OUTPUT:
+                    raise ValueError
+            if len(self._buffer) < end + 1 + size:
+                self._seen = 0
+                return
+            data = bytes(self._buffer[end + 1 : end + 1 + size])
+            del self._buffer[: end + 1 + size]
+            self._seen = 0
+            await self._pass(message, line, data)
+        self._seen = len(self._buffer)
+        if len(self._buffer) > LONGEST_ANSWER:
+            raise ValueError
+
+    async def _pass(self, message: dict[str, Any], line: bytes, data: bytes) -> None:
+        if "method" in message:
+            news = message["params"]
+            for key in {"exec", "forward"} & news.keys():
+                if message["method"] == "forward.closed":
+                    self._forwards.discard(news[key])
+                news[key] = self._named(news[key])
+                line = _line(message)
+            await self._router.say(line + data)
+            return
+        asked = self._asked.pop(message.get("id"), None)
+        if asked is None:
+            if message.get("id") is None and "error" in message:  # sessiond refused the connection
+                raise _error(message)
+            return
+        if asked.result is not None:
+            if not asked.result.done():
+                asked.result.set_result(message)
+            return
+        if "error" in message:
+            await self._failed(message, line, asked)
+            return
+        self._note(message, asked)
+        result = message["result"]
+        if asked.method in ("exec", "forward.open") and {"exec", "forward"} & result.keys():
+            key = "exec" if "exec" in result else "forward"
+            result[key] = self._named(result[key])
+            line = _line(message)
+        elif asked.method in ("show", "set"):
+            result["vm"] = self.vm
+            line = _line(message)
+        await self._router.say(line)
+
+    def _note(self, message: dict[str, Any], asked: Asked) -> None:
+        if asked.method == "forward.open":
+            self._forwards.add(message["result"]["forward"])
+        elif asked.method == "forward.close":
+            self._forwards.discard(asked.forward)
+        elif asked.method == "remove":
+            self._router.later(self._router.removed(asked.name, self.vm))
+
+    async def _failed(self, message: dict[str, Any], line: bytes, asked: Asked) -> None:
+        if message["error"]["code"] != NOT_FOUND or asked.line is None:
+            await self._router.say(line)
+            return
+
+        async def elsewhere(kept: dict[str, Any]) -> None:
+            other = None
+            with contextlib.suppress(SeraiError):
+                other = await self._router.strayed(asked.name, self.vm)
+            if other is None:
+                await self._router.say(line)
+            else:
+                await self._router.resend(other, kept, asked.name)
+
+        self._router.later(elsewhere(asked.line))
+
+    def _named(self, made_up: object) -> str:
+        return f"{self.vm}:{made_up}"
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _error(message: dict[str, Any]) -> SeraiError:
+    try:
+        jsonrpc.answered(message)
+    except SeraiError as error:
+        return SeraiError(error.message, error.hint, GONE)
+    return SeraiError("no answer", code=GONE)
