@@ -46,14 +46,13 @@ async def init(client: FleetClient, replicas: int) -> None:
     """Make the buckets, or keep them on so many servers. Raises SeraiError."""
     jetstream = JetStreamContext(client.connection.nats, timeout=15)
     for bucket in subjects.BUCKETS:
-        alive = bucket == subjects.ALIVE
         config = api.StreamConfig(
             name=f"KV_{bucket}",
             subjects=[f"$KV.{bucket}.>"],
             max_msgs_per_subject=1,
             max_age=LIVES.get(bucket, 0),
             duplicate_window=min(LIVES.get(bucket, 120), 120),
-            storage=api.StorageType.MEMORY if alive else api.StorageType.FILE,
+            storage=api.StorageType.FILE,  # one in memory is gone with its server, if it is alone
             num_replicas=replicas,
             allow_rollup_hdrs=True,
             deny_delete=True,

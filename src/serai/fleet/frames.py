@@ -72,7 +72,8 @@ class End:
         self._acked = self._sent = self._total = 0
         self._let = WINDOW
         self._last = False
-        self._have = self._taken = self._told = 0  # of what comes
+        self._have = self._taken = 0  # of what comes
+        self._told = (0, 0)  # what the other end was told of both
         self._gap = self._news = self._ping = False  # what is to be said
         self._asked = -1  # what was sent again because the other end asked
         self.ended = False
@@ -134,7 +135,7 @@ class End:
             self._sent, self._moved = self._acked, now
             self._patience = min(2 * self._patience, PING_EVERY)
         self._ping |= now - self._said >= PING_EVERY
-        self._news |= self._told < self._taken
+        self._news |= self._told < (self._have, self._taken)
 
     def frames(self, now: float) -> Iterator[Frame]:
         """What is to be sent now."""
@@ -152,7 +153,8 @@ class End:
             if asked:
                 yield self._frame(kind, self._sent, now)
         self._gap = self._ping = False
-        if self._news or self._taken - self._told >= _TOLD:
+        have, taken = self._told
+        if self._news or max(self._have - have, self._taken - taken) >= _TOLD:
             yield self._frame(NEWS, self._sent, now)
 
     def _answered(self, frame: Frame, now: float) -> None:
@@ -180,7 +182,7 @@ class End:
         return fresh
 
     def _frame(self, kind: int, at: int, now: float, data: bytes = b"") -> Frame:
-        self._said, self._told, self._news = now, self._taken, False
+        self._said, self._told, self._news = now, (self._have, self._taken), False
         return Frame(kind, at, self._have, self._taken, data)
 
 

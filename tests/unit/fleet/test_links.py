@@ -1,0 +1,166 @@
+"""Links through a real server, which is killed: the control socket is one that says all again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serai.common.errors import SeraiError
+from serai.fleet.frames import WINDOW
+from serai.fleet.links import Link
+from tests.support import nats_servers
+from tests.support.fleet_members import asks, client, member, prepare, prepared, started
+from tests.support.nats_servers import Servers
+from tests.support.waiting import wait_for
+
+DEADLINE = 60.0
+LINKS, SIZE = 200, 200 << 10
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with nats_servers.cluster(tmp_path_factory.mktemp("fleet"), 1, ["a"]) as found:
+        asyncio.run(prepared(found))
+        yield found
+
+
+@pytest.fixture
+def pid(servers: Servers, tmp_path: Path) -> Iterator[int]:
+    """The member's."""
+    (tmp_path / "run/serai").mkdir(parents=True)
+    with member(servers, "a", tmp_path) as (found,):
+        yield found
+
+
+async def again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say all that comes once more."""
+    try:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+async def opened(servers: Servers, root: Path) -> asyncio.AbstractServer:
+    return await asyncio.start_unix_server(again, root / "run/serai/control.sock")
+
+
+async def exchange(link: Link, data: bytes, came: list[int] | None = None) -> bytes:
+    """What comes back for ``data``, both at once."""
+    got = bytearray()
+
+    async def take() -> None:
+        while len(got) < len(data):
+            piece = await link.read()
+            assert piece
+            got.extend(piece)
+            link.passed(len(piece))
+            if came is not None:
+                came.append(len(piece))
+
+    await asyncio.gather(link.write(data), take())
+    return hashlib.sha256(got).digest()
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process holds."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) << 10
+
+
+def test_no_byte_is_lost_when_the_server_is_killed(
+    servers: Servers, pid: int, tmp_path: Path
+) -> None:
+    some = random.Random(21)
+    texts = [some.randbytes(SIZE) for _ in range(LINKS)]
+    came: list[int] = []
+
+    async def main() -> None:
+        async with await opened(servers, tmp_path), client(servers) as fleet:
+            links = await asyncio.gather(*(fleet.link("a") for _ in texts))
+            pairs = zip(links, texts, strict=True)
+            work = [asyncio.create_task(exchange(link, text, came)) for link, text in pairs]
+            for part in (1, 2):
+                while sum(came) < part * LINKS * SIZE / 3:
+                    await asyncio.sleep(0.01)
+                (server,) = servers.all
+                servers.kill(server)
+                servers.start(server)
+            done = await asyncio.wait_for(asyncio.gather(*work), DEADLINE)
+            assert done == [hashlib.sha256(text).digest() for text in texts]
+            await asyncio.gather(*(link.close() for link in links))
+
+    asyncio.run(main())
+
+
+def test_who_does_not_read_holds_up_nobody_and_takes_little(
+    servers: Servers, pid: int, tmp_path: Path
+) -> None:
+    """Of eight links nobody reads four; what is in memory stays within the windows."""
+
+    async def main() -> None:
+        async with await opened(servers, tmp_path), client(servers) as fleet:
+            idle = [await fleet.link("a") for _ in range(4)]
+            before = memory(pid)
+            stuck = [asyncio.create_task(each.write(bytes(64 << 20))) for each in idle]
+            for _ in range(4):
+                link = await fleet.link("a")
+                text = bytes(1 << 20)
+                done = await asyncio.wait_for(exchange(link, text), DEADLINE)
+                assert done == hashlib.sha256(text).digest()
+                await link.close()
+            assert not any(each.done() for each in stuck)
+            assert memory(pid) - before < 16 * WINDOW * len(idle)
+            for each in stuck:
+                each.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_member_that_was_killed_ends_its_links_at_once(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "run/serai").mkdir(parents=True)
+    prepare(servers, "a", tmp_path)
+
+    async def there() -> None:
+        while not await asks(servers, "a"):
+            pass
+
+    async def main() -> None:
+        async with await opened(servers, tmp_path), client(servers) as fleet:
+            with started(tmp_path):
+                await asyncio.wait_for(there(), DEADLINE)
+                link = await fleet.link("a")
+                assert await exchange(link, b"x") == hashlib.sha256(b"x").digest()
+            with started(tmp_path):
+                await asyncio.wait_for(there(), DEADLINE)
+                await link.write(b"y")
+                with pytest.raises(SeraiError, match="the VM knows it no longer"):
+                    await link.read()
+
+    asyncio.run(main())
+
+
+def test_a_vm_that_is_gone_is_said_to_be(servers: Servers) -> None:
+    async def main() -> None:
+        async with client(servers) as fleet:
+            with pytest.raises(SeraiError, match="the VM b is gone"):
+                await fleet.link("b")
+
+    asyncio.run(main())
+
+
+def test_a_row_is_told_and_taken_back(servers: Servers, pid: int) -> None:
+    async def alive() -> bool:
+        async with client(servers) as fleet:
+            return "a" in await fleet.alive() and "a" in await fleet.vms()
+
+    wait_for(lambda: asyncio.run(alive()))
