@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serai.fleet import command
+from serai.fleet import command, subjects
 from serai.fleet.fleet import FleetClient
 from serai.image.run import with_pdeathsig
 from serai.runtime import address
@@ -18,7 +18,12 @@ from tests.support.fake_vm import CHECKOUT
 from tests.support.nats_servers import Servers
 from tests.support.waiting import wait_for
 
-MODULE = "serai.fleet.member"
+CODE = """
+import sys
+from serai.fleet import member, subjects
+subjects.BEAT = {}
+sys.exit(member.main(sys.argv[1:]))
+"""
 
 
 @contextmanager
@@ -53,11 +58,11 @@ def prepare(servers: Servers, vm: str, root: Path, settings: str = "") -> None:
 
 
 @contextmanager
-def started(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A member, until the block is left."""
+def started(root: Path, beat: float = subjects.BEAT) -> Iterator[subprocess.Popen[bytes]]:
+    """A member, until the block is left; it says that it lives each ``beat`` seconds."""
     env = {**os.environ, "PYTHONPATH": f"{CHECKOUT}/src"}
     with (root / "member.log").open("ab") as log:
-        argv = with_pdeathsig([sys.executable, "-m", MODULE, root])
+        argv = with_pdeathsig([sys.executable, "-c", CODE.format(beat), root])
         process = subprocess.Popen(argv, env=env, stderr=log)
     try:
         yield process

@@ -11,7 +11,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,8 @@ from serai.runtime.sessions import names
 OPENING = 5.0
 FAILING_OVER = 15.0
 """Seconds for servers to agree on another leader."""
-LISTING = 60.0
+LISTING = 10.0
+"""Seconds for the next of many rows."""
 NO_STREAM = 10059
 """The servers' number for: there is no such bucket."""
 T = TypeVar("T")
@@ -117,16 +118,16 @@ class FleetClient:
 
     async def alive(self) -> dict[str, dict[str, Any]]:
         """The VMs that are alive, and what they say."""
-        return {key: value async for key, value in self._all(subjects.ALIVE, ">")}
+        return dict(await self._all(subjects.ALIVE, ">"))
 
     async def vms(self) -> dict[str, dict[str, Any]]:
         """What each VM is."""
-        return {key: value async for key, value in self._all(subjects.VMS, ">")}
+        return dict(await self._all(subjects.VMS, ">"))
 
     async def sessions(self, name: str = "") -> list[dict[str, Any]]:
         """The sessions that VMs have told of, each with its ``vm``; of one ``name`` or all."""
         found = []
-        async for key, row in self._all(subjects.SESSIONS, f"*.{name}" if name else ">"):
+        for key, row in await self._all(subjects.SESSIONS, f"*.{name}" if name else ">"):
             vm, _, called = key.partition(".")
             if subjects.is_vm(vm) and names.PATTERN.fullmatch(called):
                 found.append({**_session(row), "name": called, "vm": vm})
@@ -192,7 +193,7 @@ class FleetClient:
         for bucket in subjects.BUCKETS:
             kv = self._bucket(bucket)
             pattern = f"{vm}.*" if bucket == subjects.SESSIONS else ">"
-            async for key, value in self._all(bucket, pattern):
+            for key, value in await self._all(bucket, pattern):
                 claims = bucket in (subjects.CLAIMS, subjects.REQUESTS)
                 if (value.get("vm") if claims else key.partition(".")[0]) == vm:
                     await _patiently(partial(kv.delete, key))
@@ -202,24 +203,21 @@ class FleetClient:
     def _bucket(self, name: str) -> KeyValue:
         return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self._jetstream, direct=False)
 
-    async def _all(self, bucket: str, keys: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Raises SeraiError."""
+    async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
+        """What a bucket has. Raises SeraiError."""
+
+        async def read() -> list[tuple[str, dict[str, Any]]]:
+            watcher = await kv.watch(keys, ignore_deletes=True, inactive_threshold=5)
+            found = []
+            try:
+                while (entry := await watcher.updates(LISTING)) is not None:
+                    found.append((entry.key, _object(entry.value or b"")))
+            finally:
+                await watcher.stop()  # type: ignore[no-untyped-call]
+            return found
+
         kv = self._bucket(bucket)
-        watcher = await _patiently(
-            lambda: kv.watch(keys, ignore_deletes=True, inactive_threshold=5)
-        )
-        try:
-            while True:
-                entry: Any = await asyncio.wait_for(watcher._updates.get(), LISTING)
-                if entry is None:
-                    return
-                yield entry.key, _object(entry.value or b"")
-        except asyncio.TimeoutError:
-            raise SeraiError(
-                f"the fleet's servers do not tell all of {bucket}", code=GONE
-            ) from None
-        finally:
-            await watcher.stop()  # type: ignore[no-untyped-call]
+        return await _patiently(read)
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
