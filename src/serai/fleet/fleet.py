@@ -210,7 +210,7 @@ class FleetClient:
             watcher = await kv.watch(keys, ignore_deletes=True, inactive_threshold=5)
             found = []
             try:
-                while (entry := await watcher.updates(LISTING)) is not None:
+                while (entry := await watcher.updates(LISTING)) is not None:  # type: ignore[no-untyped-call]
                     found.append((entry.key, _object(entry.value or b"")))
             finally:
                 await watcher.stop()  # type: ignore[no-untyped-call]

@@ -149,6 +149,9 @@ class Way:
         if "error" in message:
             await self._failed(message, line, asked)
             return
+        if asked.method == "remove":
+            self._router.later(self._removed(asked.name, line))
+            return
         self._note(message, asked)
         result = message["result"]
         if asked.method in ("exec", "forward.open") and {"exec", "forward"} & result.keys():
@@ -165,8 +168,12 @@ class Way:
             self._forwards.add(message["result"]["forward"])
         elif asked.method == "forward.close":
             self._forwards.discard(asked.forward)
-        elif asked.method == "remove":
-            self._router.later(self._router.removed(asked.name, self.vm))
+
+    async def _removed(self, name: str, line: bytes) -> None:
+        """Free the name before it is said: the client may hang up, or take it again, at once."""
+        with contextlib.suppress(SeraiError):  # then it is free a minute later
+            await self._router.removed(name, self.vm)
+        await self._router.say(line)
 
     async def _failed(self, message: dict[str, Any], line: bytes, asked: Asked) -> None:
         if message["error"]["code"] != NOT_FOUND or asked.line is None:
