@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serai.image import cache, console
+from serai.image.bench import fleet
 from serai.image.build.builds import Finished
 from serai.image.container import container, others, peers, roots
 from serai.image.errors import BuildError
@@ -37,6 +38,7 @@ PROGRAMS = {
     "gate": "measure_gate.py",
     "ended": "measure_ended.py",
     "fairness": "measure_fairness.py",
+    "fleet": "../bench/fleet.py",
     "outside": "measure_outside.py",
     "peers": "measure_peers.py",
     "storm": "measure_storm.py",
@@ -94,6 +96,8 @@ BUDGETS = {
     "256 MiB by TLS, ended": 4.0,
     "exec by ssh, less there and back": 1.5,
     "forwarded request": 2.0,
+    "exec, by a fleet": 5.0,
+    f"member, {fleet.LINKS} links": 128.0,
     "256 MiB of output": 1 / 0.3,
     "sessiond, 1,000 idle jobs": 4.0,
     **dict.fromkeys(
@@ -190,6 +194,8 @@ def _booted(
     with container.booted(root, work) as inside:
 
         def in_container(program: Path) -> str:
+            if group == "fleet":  # a client's, from outside
+                return json.dumps(fleet.measured(Path(f"/proc/{inside.pid}/root"), work))
             inside.copy([program])
             argv = ["/usr/bin/python3", f"/root/{program.name}", group]
             return inside.run(*argv, timeout=DEADLINE).stdout

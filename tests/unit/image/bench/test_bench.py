@@ -50,7 +50,7 @@ def test_a_budget_is_a_ratio_or_without_a_baseline_a_value(
 
 def test_every_budget_is_measured_by_that_name() -> None:
     others = {"density", "ended", "fairness", "folders", "gate", "outside", "peers", "storm"}
-    others.add("switch")
+    others |= {"fleet", "switch"}
     assert set(bench.GROUPS) == {*measure.GROUPS, *others}
     assert f"create, {measure.ARCHIVED:,} archived" in bench.BUDGETS
     assert f"archive, {measure.MANY:,} files" in bench.BUDGETS
