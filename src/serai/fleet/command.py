@@ -46,18 +46,7 @@ async def init(client: FleetClient, replicas: int) -> None:
     """Make the buckets, or keep them on so many servers. Raises SeraiError."""
     jetstream = JetStreamContext(client.connection.nats, timeout=15)
     for bucket in subjects.BUCKETS:
-        config = api.StreamConfig(
-            name=f"KV_{bucket}",
-            subjects=[f"$KV.{bucket}.>"],
-            max_msgs_per_subject=1,
-            max_age=LIVES.get(bucket, 0),
-            duplicate_window=min(LIVES.get(bucket, 120), 120),
-            storage=api.StorageType.FILE,  # one in memory is gone with its server, if it is alone
-            num_replicas=replicas,
-            allow_rollup_hdrs=True,
-            deny_delete=True,
-            discard=api.DiscardPolicy.NEW,
-        )
+        config = configuration(bucket, replicas)
         try:
             try:
                 await jetstream.add_stream(config)
@@ -70,6 +59,26 @@ async def init(client: FleetClient, replicas: int) -> None:
 
 
 STREAM_EXISTS = 10058
+
+
+def configuration(bucket: str, replicas: int) -> api.StreamConfig:
+    """A bucket, as its stream. No message may replace other keys' (rollup)."""
+    kept = api.RePublish(src=f"$KV.{bucket}.>", dest=f"{subjects.KEPT}.{bucket}.>")
+    by_vms = bucket in subjects.BY_VMS
+    return api.StreamConfig(
+        name=f"KV_{bucket}",
+        subjects=[f"$KV.{bucket}.>"],
+        max_msgs_per_subject=1,
+        max_age=LIVES.get(bucket, 0),
+        duplicate_window=min(LIVES.get(bucket, 120), 120),
+        storage=api.StorageType.FILE,  # one in memory is gone with its server, if it is alone
+        num_replicas=replicas,
+        no_ack=by_vms,
+        republish=kept if by_vms else None,
+        allow_rollup_hdrs=False,
+        deny_delete=True,
+        discard=api.DiscardPolicy.NEW,
+    )
 
 
 async def forget(client: FleetClient, vm: str) -> dict[str, Any]:

@@ -63,18 +63,18 @@ class Connection:
         with contextlib.suppress(errors.Error, OSError):
             await self.nats.close()
 
-    async def publish(self, subject: str, text: bytes) -> None:
+    async def publish(
+        self, subject: str, text: bytes, headers: dict[str, str] | None = None
+    ) -> None:
         """Send, or lose it if there is no connection now: frames are sent again."""
         if self.nats.is_connected:
             with contextlib.suppress(errors.Error, OSError):
-                await self.nats.publish(subject, text)
+                await self.nats.publish(subject, text, headers=headers)
 
-    async def request(
-        self, subject: str, text: bytes, timeout: float, headers: dict[str, str] | None = None
-    ) -> bytes | None:
+    async def request(self, subject: str, text: bytes, timeout: float) -> bytes | None:
         """The answer of who is there; None if nobody is, or does not answer in time."""
         try:
-            answer: Msg = await self.nats.request(subject, text, timeout, headers=headers)
+            answer: Msg = await self.nats.request(subject, text, timeout)
         except (errors.Error, OSError, asyncio.TimeoutError):
             return None
         return bytes(answer.data)

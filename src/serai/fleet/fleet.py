@@ -190,14 +190,17 @@ class FleetClient:
         SeraiError.
         """
         done = 0
-        for bucket in subjects.BUCKETS:
+        for bucket in (subjects.CLAIMS, subjects.REQUESTS):
             kv = self._bucket(bucket)
-            pattern = f"{vm}.*" if bucket == subjects.SESSIONS else ">"
-            for key, value in await self._all(bucket, pattern):
-                claims = bucket in (subjects.CLAIMS, subjects.REQUESTS)
-                if (value.get("vm") if claims else key.partition(".")[0]) == vm:
+            for key, value in await self._all(bucket, ">"):
+                if value.get("vm") == vm:
                     await _patiently(partial(kv.delete, key))
                     done += 1
+        for bucket in subjects.BY_VMS:
+            keys = f"{vm}.>" if bucket == subjects.SESSIONS else vm
+            done += len(await self._all(bucket, keys))
+            purge = partial(self._jetstream.purge_stream, subject=f"$KV.{bucket}.{keys}")
+            await _patiently(partial(purge, f"KV_{bucket}"))
         return done
 
     def _bucket(self, name: str) -> KeyValue:

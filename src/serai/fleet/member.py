@@ -64,6 +64,7 @@ class Member:
         self._image = (image() or {}).get("id", "")
         self._labels = (rules.labels.zone, platform.machine(), self._image)
         self._told: bytes | None = None
+        self._kept: dict[str, tuple[bytes, asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -73,6 +74,8 @@ class Member:
         await self._connection.subscribe(f"{down}.link.*.*", self._frame)
         await self._connection.subscribe(f"{down}.open", self._open)
         await self._connection.subscribe(f"{down}.ask", self._ask)
+        for keys in (self.vm, f"{self.vm}.>"):
+            await self._connection.subscribe(f"{subjects.KEPT}.*.{keys}", self._is_kept)
         notify("READY=1")
         parts = (self._links.run(), self._rows.run(), self._sessiond.run(), self._beat())
         running: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in parts]
@@ -141,12 +144,23 @@ class Member:
         return await self._put(f"{subjects.SESSIONS}.{self.vm}.{name}", row)
 
     async def _put(self, key: str, text: bytes | None) -> bool:
+        """Put a key, or with None delete it; false if no server tells that it has kept it."""
         headers = None if text is not None else {"KV-Operation": "DEL"}
-        answer = await self._connection.request(f"$KV.{key}", text or b"", ANSWER, headers)
-        done = answer is not None and b'"seq"' in answer
-        if not done:
-            log.warning("%s is not told: %s", key, (answer or b"no answer")[:200])
-        return done
+        _, kept = self._kept[key] = (text or b"", asyncio.Event())
+        try:
+            await self._connection.publish(f"$KV.{key}", text or b"", headers)
+            await asyncio.wait_for(kept.wait(), ANSWER)
+        except asyncio.TimeoutError:
+            log.warning("%s is not told: no server has kept it", key)
+        finally:
+            if self._kept[key][1] is kept:
+                del self._kept[key]
+        return kept.is_set()
+
+    async def _is_kept(self, message: Msg) -> None:
+        text, kept = self._kept.get(message.subject[len(subjects.KEPT) + 1 :], (None, None))
+        if kept is not None and message.data == text:
+            kept.set()
 
     async def _offer(self, message: Msg) -> None:
         self._room.count(self._rows.sessions)

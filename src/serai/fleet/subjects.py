@@ -17,6 +17,12 @@ VMS, ALIVE, SESSIONS, CLAIMS, REQUESTS = (
 """The buckets: what each VM is, which are alive, which sessions they have, whose a name is, and
 which VM a request went to."""
 BUCKETS = (VMS, ALIVE, SESSIONS, CLAIMS, REQUESTS)
+BY_VMS = (VMS, ALIVE, SESSIONS)
+"""What VMs write. A server's answer goes to whatever subject the writer names, with the server's
+own rights, and a VM's certificate may be stolen. So these buckets answer nobody, and tell at a
+subject of the VM's own what they have kept."""
+KEPT = "serai.kept"
+"""``serai.kept.BUCKET.KEY`` has what was kept."""
 KEPT_REQUESTS = 7 * 86400.0
 """Seconds, as sessiond keeps them."""
 BEAT = 5.0

@@ -4,7 +4,7 @@ A VM that somebody took over has its own certificate and nothing else. So a VM's
 what keeps it from the other VMs and their sessions; docs/security.md says what attacks meet.
 
 JetStream answers to whatever subject a writer names, with the servers' own rights. So the buckets
-that VMs write must not answer (no_ack), nor let one message replace others' (no rollup).
+that VMs write answer nobody, and tell at serai.kept.BUCKET.KEY what they have kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def of_vm(name: str, user: str) -> User:
     return User(
         user,
         publish=(*own, f"$KV.serai_sessions.{name}.>"),
-        subscribe=(f"serai.down.{name}.>", f"serai.place.*.*.* {QUEUE}", f"_INBOX.{name}.>"),
+        subscribe=(
+            *(f"serai.down.{name}.>", f"serai.place.*.*.* {QUEUE}", f"_INBOX.{name}.>"),
+            *(f"serai.kept.*.{name}", f"serai.kept.*.{name}.>"),
+        ),
         answers=True,
     )
 

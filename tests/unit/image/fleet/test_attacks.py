@@ -18,16 +18,16 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import DiscardPolicy, StreamConfig
 
+from serai.fleet import subjects
+from serai.fleet.command import configuration
 from serai.image.fleet import certificates, permissions
 from tests.support.nats_servers import PROGRAM, Servers, cluster, context
 from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 DEADLINE = 10.0
-VMS = ("serai_vms", "serai_alive", "serai_sessions")
-CLAIMS = "serai_claims"
+CLAIMS = subjects.CLAIMS
 ROW, CLAIM = b"b's own row", b'{"vm": "b"}'
 
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="'make setup' brings nats-server")
@@ -45,20 +45,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 async def _buckets(servers: Servers) -> None:
     alice = await servers.connect("client", "alice")
     jetstream = alice.jetstream(timeout=DEADLINE)
-    for bucket in (*VMS, CLAIMS):
-        written_by_vms = bucket != CLAIMS
-        await jetstream.add_stream(
-            StreamConfig(
-                name=f"KV_{bucket}",
-                subjects=[f"$KV.{bucket}.>"],
-                max_msgs_per_subject=1,
-                discard=DiscardPolicy.NEW,
-                num_replicas=3,
-                no_ack=written_by_vms,
-                allow_rollup_hdrs=not written_by_vms,
-                allow_direct=True,
-            )
-        )
+    for bucket in subjects.BUCKETS:
+        await jetstream.add_stream(configuration(bucket, 3))
     await (await jetstream.key_value(CLAIMS)).create("name.one", CLAIM)
     await alice.close()
     b = await servers.connect("vm", "b")
@@ -102,7 +90,17 @@ NOT_HEARD = [
     *("serai.down.>", "serai.down.*.open", "serai.down.b.>", "serai.up.>", "serai.up.b.s.1"),
     *("$KV.>", "$KV.serai_sessions.>", "$KV.serai_sessions.b.one", "$KV.serai_claims.>"),
     *("$JS.>", "$JS.API.>", "$JS.EVENT.>", "$JS.ACK.>", "$JSC.>", "$NRG.>", "$SYS.>"),
-    *("_INBOX.>", "_INBOX.*", "_INBOX.b.>", "_INBOX.*.>", "_R_.>", "_GR_.>"),
+    *(
+        "_INBOX.>",
+        "_INBOX.*",
+        "_INBOX.b.>",
+        "_INBOX.*.>",
+        "serai.kept.>",
+        "serai.kept.*.b",
+        "serai.kept.*.b.>",
+        "_R_.>",
+        "_GR_.>",
+    ),
     # As one of the queue group only: otherwise it would hear who makes how many sessions, and when.
     *("serai.place.>", "serai.place.*.*.*", "serai.place.any.any.any"),
 ]
@@ -138,7 +136,13 @@ def test_a_stolen_vm_hears_nothing_that_is_not_its(servers: Servers) -> None:
 
 NOT_SAID = [
     *("serai.down.b.open", "serai.down.b.s.1", "serai.down.b.ask", "serai.down.a.open"),
-    *("serai.up.b.s.1", "serai.place.any.any.any", "serai.other", "other"),
+    *(
+        "serai.up.b.s.1",
+        "serai.place.any.any.any",
+        "serai.other",
+        "other",
+        "serai.kept.serai_vms.b",
+    ),
     # Wildcards mean nothing where one publishes, and must not match what is its own either.
     *("serai.up.*.s.1", "serai.*.a.s.1", "$KV.serai_vms.*", "$KV.serai_sessions.*.one"),
     *("$KV.serai_vms.b", "$KV.serai_alive.b", "$KV.serai_sessions.b.one", "$KV.serai_vms.a.b"),
@@ -214,10 +218,14 @@ def test_no_server_speaks_for_a_stolen_vm(servers: Servers) -> None:
     async def attack() -> None:
         thief, arrived = Thief(), Thief()
         await thief.connect(servers)
+        await thief.connection.subscribe("serai.kept.*.a", cb=thief.hear)
         alice = await servers.connect("client", "alice")
+        b = await servers.connect("vm", "b")
         for subject in ("serai.up.b.>", "_INBOX.bob.>"):
             await alice.subscribe(subject, cb=arrived.hear)
-        await alice.flush()
+        for subject in ("serai.down.b.>", "serai.kept.*.b", "serai.kept.*.b.>"):
+            await b.subscribe(subject, cb=arrived.hear)
+        await asyncio.gather(alice.flush(), b.flush())
         for headers in HEADERS:
             for reply in ELSEWHERE:
                 for subject in ("$KV.serai_vms.a", "$KV.serai_sessions.a.x"):
@@ -226,12 +234,20 @@ def test_no_server_speaks_for_a_stolen_vm(servers: Servers) -> None:
         await thief.connection.flush()
         vms = await alice.jetstream(timeout=DEADLINE).key_value("serai_vms")
         await _eventually(lambda: _value(vms, "a"), b"last")
+        await asyncio.gather(alice.flush(), b.flush())
         assert arrived.heard == []
+        # What is kept is told to it alone, and with nowhere to answer to.
+        await _eventually(lambda: _last(thief.heard), ("serai.kept.serai_vms.a", b"last", ""))
         await alice.close()
+        await b.close()
         await thief.connection.close()
 
     run(attack())
     run(_intact(servers))
+
+
+async def _last(heard: list[Msg]) -> tuple[str, bytes, str]:
+    return (heard[-1].subject, heard[-1].data, heard[-1].reply) if heard else ("", b"", "")
 
 
 async def _value(bucket: Any, key: str) -> bytes:
