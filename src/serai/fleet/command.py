@@ -53,7 +53,8 @@ async def init(client: FleetClient, replicas: int) -> None:
             except errors.Error as error:
                 if getattr(error, "err_code", 0) != STREAM_EXISTS:
                     raise
-                await jetstream.update_stream(config)
+                there = await jetstream.stream_info(f"KV_{bucket}")
+                await jetstream.update_stream(config, storage=there.config.storage)
         except (errors.Error, asyncio.TimeoutError) as error:
             raise SeraiError(f"the servers do not make {bucket}: {error}") from None
 
@@ -64,14 +65,15 @@ STREAM_EXISTS = 10058
 def configuration(bucket: str, replicas: int) -> api.StreamConfig:
     """A bucket, as its stream. No message may replace other keys' (rollup)."""
     kept = api.RePublish(src=f"$KV.{bucket}.>", dest=f"{subjects.KEPT}.{bucket}.>")
-    by_vms = bucket in subjects.BY_VMS
+    by_vms, in_memory = bucket in subjects.BY_VMS, bucket == subjects.ALIVE and replicas > 1
     return api.StreamConfig(
         name=f"KV_{bucket}",
         subjects=[f"$KV.{bucket}.>"],
         max_msgs_per_subject=1,
         max_age=LIVES.get(bucket, 0),
         duplicate_window=min(LIVES.get(bucket, 120), 120),
-        storage=api.StorageType.FILE,  # one in memory is gone with its server, if it is alone
+        # One in memory is gone with its server, if that is alone. Else it spares the disks.
+        storage=api.StorageType.MEMORY if in_memory else api.StorageType.FILE,
         num_replicas=replicas,
         no_ack=by_vms,
         republish=kept if by_vms else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -99,9 +100,10 @@ class Connection:
             error_cb=self._error,
             closed_cb=self._closed,
             reconnected_cb=self._again,
+            disconnected_cb=self._spread,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
-            connect_timeout=5,
+            connect_timeout=20,  # when thousands come at once, a server needs its time
             ping_interval=5,
             max_outstanding_pings=2,
             name=self._name,
@@ -116,6 +118,10 @@ class Connection:
         self.said = text.removeprefix("nats: ") or type(error).__name__
         if any(each in text for each in FATAL) and not self.nats.is_connected:
             raise SeraiError(f"the fleet's server refuses the certificate: {self.said}", code=GONE)
+
+    async def _spread(self) -> None:
+        """All of a server's come back when it died: not in the same moment."""
+        await asyncio.sleep(random.random())  # noqa: S311  # no secret
 
     async def _closed(self) -> None:
         self.closed.set()

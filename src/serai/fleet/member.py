@@ -39,8 +39,10 @@ from serai.runtime.image import image
 log = logging.getLogger("serai")
 MOST_LINKS = 500
 """sessiond takes 512 clients."""
-ANSWER = 5.0
+ANSWER = 2.0
 """Seconds for a server to say that it has a row."""
+AGAIN = 1.0
+"""Seconds after which it is told again if nobody said so."""
 TELL_AGAIN = 3600.0
 """Seconds after which all is told once more, should the servers have lost it."""
 
@@ -107,9 +109,10 @@ class Member:
                 "sessions": self._room.sessions,
             }
             news |= {"ready": self._sessiond.ready, "problem": self._sessiond.problem}
-            await self._put(f"{subjects.ALIVE}.{self.vm}", json.dumps(news).encode())
+            told = await self._put(f"{subjects.ALIVE}.{self.vm}", json.dumps(news).encode())
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._sessiond.turned.wait(), subjects.BEAT)
+                pause = subjects.BEAT if told else AGAIN
+                await asyncio.wait_for(self._sessiond.turned.wait(), pause)
             self._sessiond.turned.clear()
 
     async def _take_part(self) -> None:

@@ -26,8 +26,9 @@ KEPT = "serai.kept"
 KEPT_REQUESTS = 7 * 86400.0
 """Seconds, as sessiond keeps them."""
 BEAT = 5.0
-DEAD = 15.0
-"""Seconds between two signs of life, and after which a VM is gone."""
+DEAD = 30.0
+"""Seconds between two signs of life, and after which a VM is gone. When the server that leads a
+bucket dies, no other takes a sign for up to 9 s."""
 ANY = "any"
 
 _VM = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
