@@ -60,7 +60,7 @@ class Frame:
         return frame
 
 
-class End:
+class LinkEnd:
     """One end of a link: what it has sent and heard. Times are seconds of any clock.
 
     Of the bytes that go, ``_total`` were given, and their end if ``_last``; the other end has those

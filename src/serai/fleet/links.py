@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from serai.common.errors import GONE, SeraiError
-from serai.fleet.frames import BROKEN, BrokenLinkError, End, Frame, broken
+from serai.fleet.frames import BROKEN, BrokenLinkError, Frame, LinkEnd, broken
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 TICK = 0.25
@@ -24,7 +24,7 @@ class Link:
     def __init__(self, links: Links, key: str, subject: str, peer: str) -> None:
         self._links = links
         self._loop = asyncio.get_running_loop()
-        self._end = End(self._loop.time())
+        self._end = LinkEnd(self._loop.time())
         self.key, self._subject, self._peer = key, subject, peer
         self._input = bytearray()
         self._why: str | None = None

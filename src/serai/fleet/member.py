@@ -63,8 +63,8 @@ class Member:
         self._room = Occupancy(rules.room.sessions, root, asyncio.get_running_loop().time)
         self._sessiond = Sessiond(self._control, self._rows)
         self._answers: list[Callable[[], Awaitable[None]]] = []
-        self._image = (image() or {}).get("id", "")
-        self._labels = (rules.labels.zone, platform.machine(), self._image)
+        made_of = "/".join((image() or {}).values())
+        self._labels = (rules.labels.zone, platform.machine(), made_of)
         self._told: bytes | None = None
         self._kept: dict[str, tuple[bytes, asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -137,37 +137,39 @@ class Way:
                 line = _line(message)
             await self._router.say(line + data)
             return
-        asked = self._asked.pop(message.get("id"), None)
-        if asked is None:
-            if message.get("id") is None and "error" in message:  # sessiond refused the connection
+        if (asked := self._asked.get(number := message.get("id"))) is None:
+            if number is None and "error" in message:  # sessiond refused the connection
                 raise _error(message)
             return
+        failed = "error" in message and message["error"]["code"]
+        if not failed and asked.result is None:
+            line = self._answer(message, line, asked)
+        del self._asked[number]  # what made no sense is not answered by it
         if asked.result is not None:
             if not asked.result.done():
                 asked.result.set_result(message)
-            return
-        if "error" in message:
-            await self._failed(message, line, asked)
-            return
-        if asked.method == "remove":
+        elif failed == NOT_FOUND and asked.line is not None:
+            self._router.later(self._elsewhere(asked.line, asked.name, line))
+        elif asked.method == "remove" and not failed:
             self._router.later(self._removed(asked.name, line))
-            return
-        self._note(message, asked)
-        result = message["result"]
-        if asked.method in ("exec", "forward.open") and {"exec", "forward"} & result.keys():
-            key = "exec" if "exec" in result else "forward"
-            result[key] = self._named(result[key])
-            line = _line(message)
-        elif asked.method in ("show", "set"):
-            result["vm"] = self.vm
-            line = _line(message)
-        await self._router.say(line)
+        else:
+            await self._router.say(line)
 
-    def _note(self, message: dict[str, Any], asked: Asked) -> None:
-        if asked.method == "forward.open":
-            self._forwards.add(message["result"]["forward"])
+    def _answer(self, message: dict[str, Any], line: bytes, asked: Asked) -> bytes:
+        """The line of an answer, as the client gets it."""
+        result = message["result"]
+        if asked.method in ("exec", "forward.open"):
+            for key in {"exec", "forward"} & result.keys():
+                if key == "forward":
+                    self._forwards.add(result[key])
+                result[key] = self._named(result[key])
         elif asked.method == "forward.close":
             self._forwards.discard(asked.forward)
+        elif asked.method in ("show", "set"):
+            result["vm"] = self.vm
+        else:
+            return line
+        return _line(message)
 
     async def _removed(self, name: str, line: bytes) -> None:
         """Free the name before it is said: the client may hang up, or take it again, at once."""
@@ -175,21 +177,15 @@ class Way:
             await self._router.removed(name, self.vm)
         await self._router.say(line)
 
-    async def _failed(self, message: dict[str, Any], line: bytes, asked: Asked) -> None:
-        if message["error"]["code"] != NOT_FOUND or asked.line is None:
-            await self._router.say(line)
-            return
-
-        async def elsewhere(kept: dict[str, Any]) -> None:
-            other = None
-            with contextlib.suppress(SeraiError):
-                other = await self._router.strayed(asked.name, self.vm)
-            if other is None:
-                await self._router.say(line)
-            else:
-                await self._router.resend(other, kept, asked.name)
-
-        self._router.later(elsewhere(asked.line))
+    async def _elsewhere(self, request: dict[str, Any], name: str, answer: bytes) -> None:
+        """Send a request to where its session is, if that is not here; else pass on the answer."""
+        other = None
+        with contextlib.suppress(SeraiError):
+            other = await self._router.strayed(name, self.vm)
+        if other is None:
+            await self._router.say(answer)
+        else:
+            await self._router.resend(other, request, name)
 
     def _named(self, made_up: object) -> str:
         return f"{self.vm}:{made_up}"

@@ -25,8 +25,8 @@ from serai.install.previous import LINK, Previous
 from serai.install.services import FailedError, Services, Daemons
 
 HERE = "serai/install"
-HOSTS = "serai/mcp/"
-"""What only a host can use, as it takes a package that no VM has."""
+HOSTS = ("serai/mcp/", "serai/fleet/")
+"""What takes packages that VMs do not have: a host uses it, or a VM with an environment for it."""
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,8 @@ def _texts(limits: Mapping[str, object] | None) -> dict[str, str | None]:
 def connect(address: str = "", timeout: float | None = None) -> Vm:
     """Connect to a VM by its address, SERAI_VM's, or to the one that this program runs in.
 
-    An address is ``ssh://[USER@]HOST[:PORT]``, ``vsock://CID:PORT`` or ``unix:///PATH``.
+    An address is ``ssh://[USER@]HOST[:PORT]``, ``vsock://CID:PORT``, ``unix:///PATH``, or
+    ``nats://HOST[:PORT][/VM]`` for a fleet or one of its VMs.
     ``timeout`` (seconds) is for each wait on the connection. Raises SeraiError.
     """
     return Vm(address, timeout)

@@ -18,8 +18,8 @@ from serai.fleet.frames import (
     SILENCE,
     WINDOW,
     BrokenLinkError,
-    End,
     Frame,
+    LinkEnd,
     broken,
 )
 
@@ -31,7 +31,7 @@ class Way:
         self.random = random.Random(seed)
         self.loss, self.double, self.reorder = loss, double, reorder
         self.now = 0.0
-        self.ends = (End(0.0), End(0.0))
+        self.ends = (LinkEnd(0.0), LinkEnd(0.0))
         self.given, self.got = (bytearray(), bytearray()), (bytearray(), bytearray())
         self.waiting = [0, 0]
         self.flying: tuple[list[bytes], list[bytes]] = ([], [])
@@ -114,7 +114,7 @@ def test_all_bytes_come_once_and_in_order(
 
 
 def test_who_does_not_take_stops_the_sender() -> None:
-    a, b = End(0.0), End(0.0)
+    a, b = LinkEnd(0.0), LinkEnd(0.0)
     sent = 0
     for _ in range(100):
         if a.room:
@@ -132,7 +132,7 @@ def test_who_does_not_take_stops_the_sender() -> None:
 
 
 def test_silence_breaks_it_and_pings_keep_it() -> None:
-    a, b = End(0.0), End(0.0)
+    a, b = LinkEnd(0.0), LinkEnd(0.0)
     now = 0.0
     while now < 3 * SILENCE:
         now += 0.25
@@ -145,7 +145,7 @@ def test_silence_breaks_it_and_pings_keep_it() -> None:
 
 
 def test_nothing_is_said_while_there_is_nothing_to_say() -> None:
-    end = End(0.0)
+    end = LinkEnd(0.0)
     end.tick(PING_EVERY / 2)
     assert list(end.frames(PING_EVERY / 2)) == []
 
@@ -162,7 +162,7 @@ def test_nothing_is_said_while_there_is_nothing_to_say() -> None:
 )
 def test_what_makes_no_sense_breaks_it(frame: Frame) -> None:
     with pytest.raises(BrokenLinkError):
-        End(0.0).hear(frame, 0.0)
+        LinkEnd(0.0).hear(frame, 0.0)
 
 
 @pytest.mark.parametrize("text", [b"", b"\0" * 25, b"\x07" + b"\0" * 24, b"\1" * (26 + CHUNK)])
@@ -173,7 +173,7 @@ def test_what_is_no_frame_is_refused(text: bytes) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 1 << 32))
 def test_no_frame_harms_an_end(text: bytes, seed: int) -> None:
-    end = End(0.0)
+    end = LinkEnd(0.0)
     end.give(b"some")
     list(end.frames(0.0))
     rest = random.Random(seed)
@@ -187,7 +187,7 @@ def test_no_frame_harms_an_end(text: bytes, seed: int) -> None:
 
 
 def test_after_the_end_nothing_comes() -> None:
-    end = End(0.0)
+    end = LinkEnd(0.0)
     assert end.hear(Frame(DATA, 0, 0, 0, b"all"), 0.0) == b"all"
     end.hear(Frame(END, 3, 0, 0), 0.0)
     assert end.ended

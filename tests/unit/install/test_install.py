@@ -70,9 +70,10 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
 
 def test_a_vm_gets_nothing_that_only_a_host_can_use(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert "serai/mcp/server.py" in archive.namelist()
+        assert {"serai/mcp/server.py", "serai/fleet/member.py"} <= set(archive.namelist())
     installed(wheel, tmp_path)
-    assert not (tmp_path / "usr/lib/serai/python/serai/mcp").exists()
+    for name in ("mcp", "fleet"):
+        assert not (tmp_path / "usr/lib/serai/python/serai" / name).exists()
     assert (tmp_path / "usr/lib/serai/python/serai/runtime/metrics.py").exists()
 
 

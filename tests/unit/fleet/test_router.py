@@ -1,0 +1,168 @@
+"""Which requests go to a VM, and which are for none; what a VM may say."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from typing import Any, cast
+
+import pytest
+
+from serai.common.errors import NOT_FOUND, SeraiError
+from serai.common.jsonrpc import Request
+from serai.fleet import router, subjects
+from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.links import Link
+from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
+from serai.fleet.way import MOST_OUTPUT, Way
+from tests.unit.docs.test_reference import METHODS
+
+NO_SESSION = {"create", "import", "secret.set", "secret.remove"}
+"""Their ``name`` is another's, or of one that is not there yet."""
+WHOLE = {"gc", "pool", "subscribe", "egress", "secret.list", "audit", "audit.verify"} | NO_SESSION
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_somewhere_or_is_known_to_be_a_whole_vms(method: str) -> None:
+    kind: Any = METHODS[method][0]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if "job" in fields:
+        assert method in BY_JOB
+    elif "name" in fields and method not in NO_SESSION:
+        assert method in BY_NAME
+    elif method in BY_ID:
+        assert BY_ID[method] in fields
+    elif method not in BY_STREAM | OWN:
+        with pytest.raises(SeraiError, match="is not for a whole fleet"):
+            router._name(Request(1, method, {}))
+        assert method not in BY_NAME
+
+
+class Told(FleetClient):
+    """A fleet whose rows and claims are given."""
+
+    def __init__(self, rows: dict[str, list[str]], claims: dict[str, str]) -> None:
+        self.rows, self.claims = rows, claims
+
+    async def sessions(self, name: str = "") -> list[dict[str, Any]]:
+        return [{"name": name, "vm": vm} for vm in self.rows.get(name, [])]
+
+    async def claimed(self, bucket: str, key: str) -> Claim | None:
+        assert bucket == subjects.CLAIMS
+        return Claim(self.claims[key], "x", 0.0) if key in self.claims else None
+
+    async def reclaim(self, bucket: str, key: str, old: Claim, new: Claim) -> bool:
+        assert (bucket, old.vm) == (subjects.CLAIMS, self.claims[key])
+        self.claims[key] = new.vm
+        return True
+
+
+class Heard:
+    """A client's connection, to which a router writes."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def write(self, text: bytes) -> None:
+        self.text += text
+
+    async def drain(self) -> None:
+        pass
+
+
+class Far:
+    """A VM at the end of a link; ``says`` is what comes of it."""
+
+    def __init__(self, says: bytes) -> None:
+        self.says = [says, b""]
+        self.sent = b""
+
+    async def read(self) -> bytes:
+        return self.says.pop(0)
+
+    async def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def passed(self, size: int) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def routed(rows: dict[str, list[str]], claims: dict[str, str]) -> tuple[Router, Heard]:
+    heard = Heard()
+    fleet = Told(rows, claims)
+    return Router(fleet, cast("Any", None), cast("Any", heard)), heard
+
+
+def test_the_claim_decides_where_a_session_is() -> None:
+    async def main() -> None:
+        made, _ = routed({"one": ["a", "thief"], "two": ["a", "b"], "three": ["b"]}, {"one": "a"})
+        assert await made.where("one") == "a"
+        with pytest.raises(SeraiError, match="a and b both have a session two"):
+            await made.where("two")
+        assert await made.where("three") == "b"
+        with pytest.raises(SeraiError) as caught:
+            await made.where("none")
+        assert caught.value.code == NOT_FOUND
+
+    asyncio.run(main())
+
+
+def test_a_session_that_moved_is_found_when_its_vm_says_so() -> None:
+    async def main() -> None:
+        made, _ = routed({"one": ["b"], "two": ["a", "b"], "three": ["b", "c"]}, {"one": "a"})
+        assert await made.strayed("one", "a") == "b"
+        assert await made.where("one") == "b"  # also for others: the claim is another
+        assert await made.strayed("two", "a") is None  # it still tells of it
+        assert await made.strayed("three", "a") is None  # who knows
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\n",
+        b"[]\n",
+        b"{}\nnonsense",
+        b'{"jsonrpc":"2.0","id":1,"result":7,"method":7}\n',
+        b'{"method":"exec.output","params":{"size":-1}}\n',
+        b'{"method":"exec.output","params":{"size":%d}}\n' % (MOST_OUTPUT + 1),
+        b'{"method":"exec.output","params":7}\n',
+        b'{"method":"exec.started"}\n',
+        b'{"id":1,"error":7}\n',
+        b'{"id":1}\n',
+        b'{"id":[],"result":{}}\n',
+        b"[" * 100_000 + b"\n",
+        b"\xff\n",
+    ],
+)
+def test_nothing_that_a_vm_says_leaves_a_request_without_an_answer(said: bytes) -> None:
+    async def main() -> None:
+        made, heard = routed({}, {})
+        way = Way(made, "a", cast("Link", Far(said)))
+        await way.send(Request(1, "exec", {"name": "one"}), {"name": "one"}, "one")
+        await asyncio.wait_for(way.run(), 5)
+        answers = [line for line in heard.text.splitlines() if b'"id":1' in line]
+        assert len(answers) == 1
+        assert "error" in json.loads(answers[0])
+
+    asyncio.run(main())
+
+
+def test_ids_that_a_vm_makes_up_are_told_apart() -> None:
+    async def main() -> None:
+        said = b'{"method":"exec.started","params":{"request":1,"exec":"7","pid":1}}\n'
+        said += b'{"method":"exec.output","params":{"exec":"7","stream":"stdout","size":3}}\na\nb'
+        said += b'{"jsonrpc":"2.0","id":1,"result":{"status":0}}\n'
+        made, heard = routed({}, {})
+        way = Way(made, "a", cast("Link", Far(said)))
+        await way.send(Request(1, "exec", {"name": "one"}), {"name": "one"}, "one")
+        await asyncio.wait_for(way.run(), 5)
+        assert heard.text.count(b'"exec":"a:7"') == 2
+        assert b"}}\na\nb{" in heard.text
+
+    asyncio.run(main())
