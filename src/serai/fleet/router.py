@@ -28,7 +28,7 @@ from serai.common.jsonrpc import BYTES, EARLY, MAX_LINE, PROTOCOL, Request
 from serai.fleet.fleet import FleetClient
 from serai.fleet.placing import Placing
 from serai.fleet.subjects import CLAIMS
-from serai.fleet.way import Way
+from serai.fleet.way import WayToVm
 from serai.runtime.sessions import names
 
 BY_NAME = frozenset(
@@ -59,7 +59,7 @@ class Router:
     ) -> None:
         self._fleet, self._reader, self._writer = fleet, reader, writer
         self._out = asyncio.Lock()
-        self._ways: dict[str, asyncio.Task[Way]] = {}
+        self._ways: dict[str, asyncio.Task[WayToVm]] = {}
         self._where: dict[str, str] = {}
         self._streams: dict[object, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,7 +218,7 @@ class Router:
         except SeraiError as error:
             await self._refuse(request, error)
 
-    def lost(self, way: Way) -> None:
+    def lost(self, way: WayToVm) -> None:
         """A way is over."""
         self._ways.pop(way.vm, None)
         self._where = {name: vm for name, vm in self._where.items() if vm != way.vm}
@@ -230,20 +230,26 @@ class Router:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _way(self, vm: str) -> Way:
+    async def _way(self, vm: str) -> WayToVm:
         """The way to a VM, opened if there is none. Raises SeraiError."""
         task = self._ways.get(vm)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = self._ways[vm] = asyncio.create_task(self._opened(vm))
         return await asyncio.shield(task)
 
-    async def _opened(self, vm: str) -> Way:
-        way = Way(self, vm, await self._fleet.link(vm))
+    async def _opened(self, vm: str) -> WayToVm:
+        way = WayToVm(self, vm, await self._fleet.link(vm))
         self.later(way.run())
         return way
 
     async def _send(
-        self, way: Way, request: Request, params: dict[str, Any], name: str, *, last: bool = False
+        self,
+        way: WayToVm,
+        request: Request,
+        params: dict[str, Any],
+        name: str,
+        *,
+        last: bool = False,
     ) -> None:
         await way.send(request, params, name, last=last)
 

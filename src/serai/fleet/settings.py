@@ -38,7 +38,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Room:
+class RoomSettings:
     """How much the VM takes of what the fleet places."""
 
     sessions: int = setting(
@@ -53,7 +53,7 @@ class MemberSettings:
     servers: list[str] = setting(list, "the fleet's NATS servers, as HOST:PORT", parse=_server)
     name: str = setting("", "what the VM is called in the fleet; empty: its host name", parse=_name)
     labels: Labels = field(default_factory=Labels)
-    room: Room = field(default_factory=Room)
+    room: RoomSettings = field(default_factory=RoomSettings)
 
 
 @dataclass(frozen=True)

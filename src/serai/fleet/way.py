@@ -5,24 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from serai.common import jsonrpc
 from serai.common.errors import FAILED, GONE, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import LONGEST_ANSWER, Id, Request
 from serai.fleet.links import Link
 
-if TYPE_CHECKING:
-    from serai.fleet.router import Router
-
 MOST_OUTPUT = 1 << 20
 """Bytes of one output that a VM may announce."""
 KEPT = 64 << 10
 
 
+class Routes(Protocol):
+    """Whose way it is: the router, for its one client."""
+
+    async def say(self, text: bytes) -> None:
+        """Send to the client, when it reads."""
+
+    def lost(self, way: WayToVm) -> None:
+        """The way is over."""
+
+    def later(self, work: Awaitable[None]) -> None:
+        """Have something done beside all else."""
+
+    async def removed(self, name: str, vm: str) -> None:
+        """A session is gone for good."""
+
+    async def strayed(self, name: str, vm: str) -> str | None:
+        """Where a session is that a VM says it has not."""
+
+    async def resend(self, vm: str, line: dict[str, Any], name: str) -> None:
+        """Send a request to another VM than it was sent to."""
+
+
 @dataclass
-class Asked:
+class Unanswered:
     """A request that has no answer yet. ``line`` is sent elsewhere if the session is not here."""
 
     method: str
@@ -32,13 +52,13 @@ class Asked:
     result: asyncio.Future[Any] | None = field(default=None, repr=False)
 
 
-class Way:
+class WayToVm:
     """To one VM."""
 
-    def __init__(self, router: Router, vm: str, link: Link) -> None:
-        self._router, self.vm, self._link = router, vm, link
+    def __init__(self, routes: Routes, vm: str, link: Link) -> None:
+        self._routes, self.vm, self._link = routes, vm, link
         self._lock = asyncio.Lock()
-        self._asked: dict[Id, Asked] = {}
+        self._asked: dict[Id, Unanswered] = {}
         self._forwards: set[str] = set()
         self._buffer = bytearray()
         self._seen = 0  # bytes of the buffer in which there is no end of a line
@@ -50,7 +70,7 @@ class Way:
         line: dict[str, Any] = {"jsonrpc": "2.0", "method": request.method, "params": params}
         if request.reply:
             line["id"] = request.id
-            asked = self._asked[request.id] = Asked(request.method, name)
+            asked = self._asked[request.id] = Unanswered(request.method, name)
             if request.method == "forward.close":
                 asked.forward = str(params.get("forward"))
         text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -65,7 +85,7 @@ class Way:
     async def call(self, number: str, method: str, params: dict[str, Any]) -> Any:
         """The result of a request of the router's own. Raises SeraiError."""
         result = asyncio.get_running_loop().create_future()
-        self._asked[number] = Asked(method, "", result=result)
+        self._asked[number] = Unanswered(method, "", result=result)
         try:
             await self._write(jsonrpc.call(number, method, params))
             return jsonrpc.answered(await result)
@@ -86,16 +106,16 @@ class Way:
             why = error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             why = SeraiError(f"{self.vm} says what makes no sense", code=GONE)
-        self._router.lost(self)
+        self._routes.lost(self)
         asked, self._asked = self._asked, {}
         for number, each in asked.items():
             if each.result is None:
-                await self._router.say(jsonrpc.error(number, why))
+                await self._routes.say(jsonrpc.error(number, why))
             elif not each.result.done():
                 each.result.set_exception(why)
         for forward in self._forwards:
             news = {"forward": self._named(forward), "reason": str(why)}
-            await self._router.say(jsonrpc.notification("forward.closed", news))
+            await self._routes.say(jsonrpc.notification("forward.closed", news))
         await self.close()
 
     async def close(self) -> None:
@@ -135,7 +155,7 @@ class Way:
                     self._forwards.discard(news[key])
                 news[key] = self._named(news[key])
                 line = _line(message)
-            await self._router.say(line + data)
+            await self._routes.say(line + data)
             return
         if (asked := self._asked.get(number := message.get("id"))) is None:
             if number is None and "error" in message:  # sessiond refused the connection
@@ -149,13 +169,13 @@ class Way:
             if not asked.result.done():
                 asked.result.set_result(message)
         elif failed == NOT_FOUND and asked.line is not None:
-            self._router.later(self._elsewhere(asked.line, asked.name, line))
+            self._routes.later(self._elsewhere(asked.line, asked.name, line))
         elif asked.method == "remove" and not failed:
-            self._router.later(self._removed(asked.name, line))
+            self._routes.later(self._removed(asked.name, line))
         else:
-            await self._router.say(line)
+            await self._routes.say(line)
 
-    def _answer(self, message: dict[str, Any], line: bytes, asked: Asked) -> bytes:
+    def _answer(self, message: dict[str, Any], line: bytes, asked: Unanswered) -> bytes:
         """The line of an answer, as the client gets it."""
         result = message["result"]
         if asked.method in ("exec", "forward.open"):
@@ -174,18 +194,18 @@ class Way:
     async def _removed(self, name: str, line: bytes) -> None:
         """Free the name before it is said: the client may hang up, or take it again, at once."""
         with contextlib.suppress(SeraiError):  # then it is free a minute later
-            await self._router.removed(name, self.vm)
-        await self._router.say(line)
+            await self._routes.removed(name, self.vm)
+        await self._routes.say(line)
 
     async def _elsewhere(self, request: dict[str, Any], name: str, answer: bytes) -> None:
         """Send a request to where its session is, if that is not here; else pass on the answer."""
         other = None
         with contextlib.suppress(SeraiError):
-            other = await self._router.strayed(name, self.vm)
+            other = await self._routes.strayed(name, self.vm)
         if other is None:
-            await self._router.say(answer)
+            await self._routes.say(answer)
         else:
-            await self._router.resend(other, request, name)
+            await self._routes.resend(other, request, name)
 
     def _named(self, made_up: object) -> str:
         return f"{self.vm}:{made_up}"

@@ -15,7 +15,7 @@ from serai.fleet import router, subjects
 from serai.fleet.fleet import Claim, FleetClient
 from serai.fleet.links import Link
 from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
-from serai.fleet.way import MOST_OUTPUT, Way
+from serai.fleet.way import MOST_OUTPUT, WayToVm
 from tests.unit.docs.test_reference import METHODS
 
 NO_SESSION = {"create", "import", "secret.set", "secret.remove"}
@@ -143,7 +143,7 @@ def test_a_session_that_moved_is_found_when_its_vm_says_so() -> None:
 def test_nothing_that_a_vm_says_leaves_a_request_without_an_answer(said: bytes) -> None:
     async def main() -> None:
         made, heard = routed({}, {})
-        way = Way(made, "a", cast("Link", Far(said)))
+        way = WayToVm(made, "a", cast("Link", Far(said)))
         await way.send(Request(1, "exec", {"name": "one"}), {"name": "one"}, "one")
         await asyncio.wait_for(way.run(), 5)
         answers = [line for line in heard.text.splitlines() if b'"id":1' in line]
@@ -159,7 +159,7 @@ def test_ids_that_a_vm_makes_up_are_told_apart() -> None:
         said += b'{"method":"exec.output","params":{"exec":"7","stream":"stdout","size":3}}\na\nb'
         said += b'{"jsonrpc":"2.0","id":1,"result":{"status":0}}\n'
         made, heard = routed({}, {})
-        way = Way(made, "a", cast("Link", Far(said)))
+        way = WayToVm(made, "a", cast("Link", Far(said)))
         await way.send(Request(1, "exec", {"name": "one"}), {"name": "one"}, "one")
         await asyncio.wait_for(way.run(), 5)
         assert heard.text.count(b'"exec":"a:7"') == 2
