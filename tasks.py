@@ -32,6 +32,7 @@ from serai.image.commands.options import command
 from serai.image.container import throwaway
 from serai.image.definition import definition
 from serai.image.errors import BuildError
+from serai.image.fleet import campaign
 from serai.image.fleet import command as fleet
 from serai.image.provision import provision
 from serai.image.rehearsal import rehearsal, ubuntu_report
@@ -301,6 +302,12 @@ def make_fleet_keys(
         revoke=revoke or (),
         renew=renew,
     )
+
+
+@command(name="fleet")
+def try_fleet(_c: Context, sessions: int = 300, kills: int = 20, seed: str = "1") -> int:
+    """Place sessions in a fleet of containers while VMs and servers are killed at random."""
+    return campaign.campaign(SETTINGS, sessions, kills, seed)
 
 
 @command(name="rehearse")

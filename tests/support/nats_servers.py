@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 
 from serai.image.fleet import keys
-from serai.image.fleet.servers import ROUTE_STEP, Server
+from serai.image.fleet.servers import ROUTE_STEP, NatsServer
 from serai.image.run import with_pdeathsig
 from tests.support.waiting import wait_for
 
@@ -34,7 +34,7 @@ class Servers:
     """``folder`` is a fleet's, as ``invoke fleet-keys`` makes it; each of ``all`` may run."""
 
     folder: Path
-    all: list[Server]
+    all: list[NatsServer]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -50,14 +50,14 @@ class Servers:
         """Change the fleet's folder; see keys.make."""
         return keys.make(self.folder, added=self.all, **changes)[1]
 
-    def start(self, server: Server) -> None:
+    def start(self, server: NatsServer) -> None:
         log = self.folder / f"{server.name}.log"
         configuration = self.folder / "servers" / server.name / "nats.conf"
         with log.open("ab") as output:
             argv = with_pdeathsig([PROGRAM, "--config", configuration])
             self.running[server.name] = subprocess.Popen(argv, stdout=output, stderr=output)
 
-    def kill(self, server: Server) -> None:
+    def kill(self, server: NatsServer) -> None:
         """As a power cut does."""
         process = self.running.pop(server.name)
         process.kill()
@@ -67,7 +67,7 @@ class Servers:
         for process in self.running.values():
             process.send_signal(signal.SIGHUP)
 
-    def log(self, server: Server) -> str:
+    def log(self, server: NatsServer) -> str:
         return (self.folder / f"{server.name}.log").read_text(errors="replace")
 
     def context(self, kind: str, name: str) -> ssl.SSLContext:
@@ -141,9 +141,9 @@ async def _answers(found: Servers, client: str, url: str) -> bool:
     return True
 
 
-def _server(folder: Path, port: int) -> Server:
+def _server(folder: Path, port: int) -> NatsServer:
     place = folder / "servers" / f"127.0.0.1-{port}"
-    return Server("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
+    return NatsServer("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
 
 
 def _ports(count: int) -> list[int]:

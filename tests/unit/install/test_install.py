@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.install import install
+from serai.install import fleet, install
 from tests.conftest import ROOT
 from tests.support.no_services import NoServices
 
@@ -60,6 +60,7 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
         for path in (HERE / folder).rglob("*")
         if path.is_file()
     }
+    shipped.remove(str(Path(fleet.SOURCE).relative_to("serai/install")))
     assert {file.source for file in install.FILES} == shipped
     code = "import sys; sys.path.insert(0, sys.argv[1]); import serai.runtime as m"
     code += "; print(m.__cached__)"

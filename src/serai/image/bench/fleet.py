@@ -24,7 +24,7 @@ from serai.fleet.fleet import FleetClient
 from serai.fleet.settings import credentials
 from serai.image.errors import BuildError
 from serai.image.fleet import keys
-from serai.image.fleet.servers import Server
+from serai.image.fleet.servers import NatsServer
 from serai.image.run import with_pdeathsig
 from serai.runtime import address
 from serai.runtime.library import Session, connect
@@ -90,7 +90,7 @@ def _creates(near: Callable[[], Session], far: Callable[[], Session]) -> list[di
 def joined(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
     """The address of a fleet of this VM alone, and its member's PID."""
     port = _free()
-    server = Server("127.0.0.1", port, folder / f"servers/127.0.0.1-{port}", folder / "store")
+    server = NatsServer("127.0.0.1", port, folder / f"servers/127.0.0.1-{port}", folder / "store")
     keys.make(folder, added=[server], vms=[VM], clients=[CLIENT])
     (root / "etc/serai/fleet.toml").write_text(
         f'name = "{VM}"\nservers = ["127.0.0.1:{server.port}"]\n'

@@ -69,6 +69,11 @@ OWN: dict[str, dict[str, str]] = {
         "share": "TAG=DIR[:ro|:virtiofs], a directory of the host for /mnt/host/TAG (libvirt)",
     },
     "docs": {"site": "make their site too, dist/site/"},
+    "fleet": {
+        "sessions": "how many sessions are placed",
+        "kills": "how often a VM or a server is killed",
+        "seed": "what is killed and when: the same again with the same seed",
+    },
     "fleet-keys": {
         "folder": "where the fleet's keys are kept; keep it as a password of root's",
         "server": "HOST[:PORT] of a NATS server to add; may be repeated",

@@ -123,11 +123,13 @@ def booted(
     keep_changes: bool = False,
     sessions: bool = True,
     settled: bool = True,
+    again: bool = False,
 ) -> Iterator[Container]:
     """Boot the root folder ``root`` until its systemd has started everything; see ``provisioned``.
 
     Its changes go to a folder in ``work`` that is removed afterwards, or with ``keep_changes`` into
-    ``root`` itself, where the container then is on the host's network and can be logged in to. With
+    ``root`` itself, where the container then is on the host's network and can be logged in to. To
+    be booted ``again`` they stay in ``work``, and it is on the host's network too. With
     ``sessions`` a folder of ``work`` is mounted at /sessions, as a sessions disk is. Unless it has
     to be ``settled``, it is there as soon as its systemd begins.
 
@@ -150,7 +152,8 @@ def booted(
     settings = work / "sysctl.conf"
     settings.write_text("[Unit]\nConditionVirtualization=!container\n")
     options += [f"--bind-ro={settings.absolute()}:{_SETTINGS}"]
-    options += ["--drop-capability=CAP_NET_ADMIN"] if keep_changes else ["--private-network"]
+    on_host = ["--drop-capability=CAP_NET_ADMIN"]
+    options += on_host if keep_changes or again else ["--private-network"]
     places = [cgroup, root, "" if keep_changes else writable, disk if sessions else ""]
     start = ["sh", "-c", _START, "sh", *places, *options]
     # A PID namespace ends with its first process: killed at once or not, we leave nothing running.
@@ -177,8 +180,8 @@ def booted(
                     process.wait(_POWER_OFF)
     finally:
         _remove_cgroup(cgroup)
-        shutil.rmtree(writable, ignore_errors=True)
-        shutil.rmtree(disk, ignore_errors=True)
+        for folder in () if again else (writable, disk):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_process(process: subprocess.Popen[bytes], log: Path, *, settled: bool) -> int:

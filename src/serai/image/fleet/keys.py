@@ -27,7 +27,7 @@ from serai.image.errors import BuildError
 from serai.image.fleet import certificates, permissions, servers
 from serai.image.fleet.certificates import CLIENT, SERVER, Pair
 from serai.image.fleet.permissions import User
-from serai.image.fleet.servers import Server
+from serai.image.fleet.servers import NatsServer
 
 FILE = "fleet.json"
 SOON = timedelta(days=60)
@@ -38,7 +38,7 @@ _KINDS = ("vm", "client")
 
 
 @dataclass
-class Fleet:
+class Roster:
     """Who belongs to a fleet.
 
     ``vms`` and ``clients`` have the number of each one's identity. A name that is withdrawn and
@@ -69,12 +69,12 @@ def user(kind: str, name: str, number: int) -> str:
 def make(
     folder: Path,
     *,
-    added: Sequence[Server] = (),
+    added: Sequence[NatsServer] = (),
     vms: Sequence[str] = (),
     clients: Sequence[str] = (),
     revoke: Sequence[str] = (),
     renew: bool = False,
-) -> tuple[Fleet, list[str]]:
+) -> tuple[Roster, list[str]]:
     """Bring the folder to what is asked for; the fleet, and what is to be told of it, a line each.
 
     ``renew`` makes all certificates anew, but for the authorities'. Raises BuildError.
@@ -100,28 +100,28 @@ def make(
         return fleet, list(_endings(folder))
 
 
-def read(folder: Path) -> Fleet:
+def read(folder: Path) -> Roster:
     """The fleet of a folder, an empty one for a new folder. Raises BuildError."""
     path = folder / FILE
     if not path.exists():
-        return Fleet()
+        return Roster()
     try:
         table: dict[str, Any] = json.loads(path.read_text())
-        return Fleet(**table)
+        return Roster(**table)
     except (OSError, ValueError, TypeError) as error:
         raise BuildError(f"{path} cannot be read: {error}", hint="restore it from a copy") from None
 
 
-def _write(folder: Path, fleet: Fleet) -> None:
+def _write(folder: Path, fleet: Roster) -> None:
     content = json.dumps(vars(fleet), indent=2, sort_keys=True) + "\n"
     files.write(folder / FILE, content.encode(), 0o600)
 
 
-def _told(server: Server) -> str:
+def _told(server: NatsServer) -> str:
     return f"{server.host}:{server.port}"
 
 
-def _withdraw(fleet: Fleet, name: str) -> None:
+def _withdraw(fleet: Roster, name: str) -> None:
     """``name`` is a VM's or a client's, or vm/NAME or client/NAME."""
     kind, _, plain = name.rpartition("/")
     kinds = [each for each in _KINDS if kind in ("", each) and plain in fleet.of(each)]
@@ -134,14 +134,14 @@ def _withdraw(fleet: Fleet, name: str) -> None:
     fleet.withdrawn[f"{kinds[0]}/{plain}"] = fleet.of(kinds[0]).pop(plain)
 
 
-def _keys(folder: Path, fleet: Fleet, *, renew: bool) -> None:
+def _keys(folder: Path, fleet: Roster, *, renew: bool) -> None:
     ca, routes = authorities(folder)
     for pair, name in ((ca, "Serai fleet"), (routes, "Serai fleet: servers")):
         if pair.missing():
             if any(folder.glob("*/*/cert.pem")):
                 raise BuildError(
                     f"{pair.key} is missing, and there are certificates of it",
-                    hint="restore it from a copy, or begin a fleet in a new folder",
+                    hint="restore it from a copy, or begin a fleet in a new directory",
                 )
             certificates.authority(pair, name)
     for text in fleet.servers:
@@ -174,7 +174,7 @@ def _leaf(home: Path, prefix: str, issuer: Pair, name: str, purposes: Any, *, re
         certificates.leaf(pair, issuer, name, purposes)
 
 
-def _configure(folder: Path, fleet: Fleet, places: dict[str, Server]) -> None:
+def _configure(folder: Path, fleet: Roster, places: dict[str, NatsServer]) -> None:
     """The servers' files. ``places`` are servers that are not at the usual place of a host."""
     users = permissions.text(fleet.users()).encode()
     known = [servers.parse(text) for text in fleet.servers]
@@ -185,7 +185,7 @@ def _configure(folder: Path, fleet: Fleet, places: dict[str, Server]) -> None:
         files.write(home / "nats.conf", servers.text(server, known).encode(), 0o644)
 
 
-def _remove_others(folder: Path, fleet: Fleet) -> None:
+def _remove_others(folder: Path, fleet: Roster) -> None:
     """Keys of who is withdrawn."""
     for kind in _KINDS:
         for home in (folder / f"{kind}s").glob("*"):

@@ -20,7 +20,7 @@ _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\]"
 
 
 @dataclass(frozen=True)
-class Server:
+class NatsServer:
     """A server as VMs and clients know it. ``place`` is where its folder is on its host, ``store``
     where it keeps JetStream's data, ``listen`` the address that it listens on."""
 
@@ -41,15 +41,15 @@ class Server:
         return self.port + ROUTE_STEP
 
 
-def parse(text: str) -> Server:
+def parse(text: str) -> NatsServer:
     """A server from HOST or HOST:PORT. Raises BuildError."""
     whole = re.fullmatch(rf"({_HOST.pattern})(?::([0-9]{{1,5}}))?", text)
     if not whole or not 1 <= int(whole.group(3) or PORT) <= 65535 - ROUTE_STEP:
         raise BuildError(f"'{text}' is no server", hint="HOST or HOST:PORT, in small letters")
-    return Server(whole.group(1), int(whole.group(3) or PORT))
+    return NatsServer(whole.group(1), int(whole.group(3) or PORT))
 
 
-def text(server: Server, servers: Sequence[Server]) -> str:
+def text(server: NatsServer, servers: Sequence[NatsServer]) -> str:
     """The file nats.conf of ``server``, one of ``servers``.
 
     Who the servers are is said by keys of their own: were it the authority of VMs and clients, each
@@ -69,7 +69,7 @@ cluster {{
     key_file: "{place}/route-key.pem"
     ca_file: "{place}/route-ca.pem"
     verify: true
-    timeout: 5
+    timeout: 20
   }}
   routes: [
 {routes}  ]
@@ -95,9 +95,9 @@ tls {{
   key_file: "{place}/key.pem"
   ca_file: "{place}/ca.pem"
   verify_and_map: true
-  timeout: 5
+  timeout: 20 # when thousands come at once
 }}
-authorization {{ timeout: 5 }}
+authorization {{ timeout: 30 }}
 
 jetstream {{
   store_dir: "{server.store}"

@@ -1,4 +1,4 @@
-"""What roles find on the controller in a rehearsal: a release of Node.js, and an agent's files."""
+"""What roles find on the controller in a rehearsal: Node.js, an agent's files, a fleet's keys."""
 
 from __future__ import annotations
 
@@ -17,11 +17,22 @@ import yaml
 
 from serai.image import cache, digest
 from serai.image.definition import arch, pins
+from serai.image.fleet import keys
+from serai.image.fleet.servers import NatsServer
 from serai.image.run import run
 from serai.image.settings import Settings
 
 AGENT = "/srv/agent/standin-agent-1.0.0.tgz"
 """Where the container has the one package of the agent."""
+VM = "rehearsal"
+"""What it is called in a fleet."""
+
+
+def fleet(work: Path) -> dict[str, Any]:
+    """Variables with the keys of a fleet whose servers nobody has."""
+    servers = [NatsServer("127.0.0.1")]
+    keys.make(work / "fleet", added=servers, vms=[VM], clients=["operator"])
+    return {"fleet_keys": str(work / "fleet")}
 
 
 def node(settings: Settings) -> dict[str, Any]:

@@ -103,3 +103,12 @@ SEALED_BY_RELEASE = {
         "grep -v '^#' etc/apt/sources.list": "",
     },
 }
+
+# Of a VM that belongs to a fleet whose servers are not there: it goes on trying.
+FLEET = {
+    "systemctl is-enabled serai-fleet; systemctl is-active serai-fleet": "enabled\nactive",
+    "stat -c '%a %U %G' /etc/serai/fleet /etc/serai/fleet/key.pem": (
+        "750 root serai-fleet\n640 root serai-fleet"
+    ),
+    "systemd-analyze verify serai-fleet.service 2>&1": "",
+}

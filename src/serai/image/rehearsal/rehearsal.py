@@ -64,6 +64,7 @@ _FEW = {
 }
 _ONE = {"default": {"summary": "Nothing", "allow": [], "deny": []}}
 _SMALL = {"toolchain_profile": "minimal"}
+_FLEET = {"fleet_servers": ["127.0.0.1:4222"], "fleet_name": controller.VM}
 _DATA = Path(__file__).parent / "data/project"
 _PROJECT = {
     "base_certificates": str(_DATA / "certificates"),
@@ -121,7 +122,13 @@ RUNS = (
         {**looks.ALWAYS, **looks.PROJECT},
         sealed=looks.SEALED,
     ),
-    Run("debian-12 VM", provision.PLAYBOOK, _SMALL, {**looks.ALWAYS, **looks.VM}),
+    Run(
+        "debian-12 VM",
+        provision.PLAYBOOK,
+        {**_SMALL, **_FLEET},
+        {**looks.ALWAYS, **looks.VM, **looks.FLEET},
+        others={"fleet_servers": []},
+    ),
 )
 
 
@@ -168,7 +175,8 @@ def _run(settings: Settings, each: Run) -> dict[str, str]:
 def _variables(settings: Settings, each: Run, host: AnsibleHost) -> dict[str, Any]:
     """What the run chooses; on the stand-in as the product does, with what we have instead."""
     if not each.release:
-        return each.variables
+        keys = controller.fleet(host.work) if "fleet_servers" in each.variables else {}
+        return {**each.variables, **keys}
     _seed(host)
     if not each.is_image:
         return each.variables

@@ -13,10 +13,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from serai.image.errors import BuildError
 from serai.image.fleet import certificates, command, keys, permissions, servers
-from serai.image.fleet.servers import Server
+from serai.image.fleet.servers import NatsServer
 
-ONE = Server("nats-1.example")
-THREE = [Server(f"nats-{number}.example") for number in (1, 2, 3)]
+ONE = NatsServer("nats-1.example")
+THREE = [NatsServer(f"nats-{number}.example") for number in (1, 2, 3)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
