@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime.cli.connect import connected
+from serai.runtime.cli.exec_core import control
 
 PATIENCE = 3.0
 """Seconds for sessiond, which waits one for the gate."""
@@ -33,10 +36,12 @@ def asked(vm: str = "", patience: float = 0.0) -> dict[str, Any]:
             answer: dict[str, Any] = client.call("health")
             return answer
     except SeraiError as error:
-        if error.code != GONE:
+        place = Path(control())
+        if error.code != GONE or (not vm and place.exists() and not os.access(place, os.W_OK)):
             raise
         name = "connection" if vm else "sessiond"
-        found = {"name": name, "status": UNHEALTHY, "detail": error.message, "hint": error.hint}
+        hint = error.hint or ("" if vm else "a restart of serai-sessiond ends no session")
+        found = {"name": name, "status": UNHEALTHY, "detail": error.message, "hint": hint}
         return {"status": UNHEALTHY, "version": None, "image": None, "checks": [found]}
 
 

@@ -27,6 +27,8 @@ LONGEST = 16 << 10
 """Bytes of a request's head."""
 PATIENCE = 5.0
 """Seconds for a client to send it."""
+FOR_SESSIOND = 8.0
+"""Seconds for each of its answers: Prometheus waits for ten."""
 PATHS = ("/", "/metrics")
 HEALTH = "/health"
 
@@ -49,7 +51,7 @@ def main(vm: str, *, http: bool) -> int:
 
 def current() -> str:
     """The metrics of this VM. Raises SeraiError."""
-    with connected("") as client:
+    with connected("", FOR_SESSIOND) as client:
         return metrics.text(metrics.collect(client, Paths().sessions))
 
 
