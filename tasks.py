@@ -195,6 +195,8 @@ def describe_image(  # noqa: PLR0917 - Invoke makes an option of each
     name: str = "",
     key: str = "",
     share: list[str] | None = None,
+    seed: bool = False,
+    count: int = 1,
 ) -> None:
     """Print what another host needs to run the image."""
     known = builds.find(SETTINGS, image, build).image if build else None
@@ -207,6 +209,8 @@ def describe_image(  # noqa: PLR0917 - Invoke makes an option of each
         memory_mib=mebibytes,
         name=name,
         shares=parse_shares(share or ()),
+        seed=seed,
+        count=count,
         **({"key": describe.public_key(Path(key))} if key else {}),
     )
     print(text, end="")
@@ -308,6 +312,21 @@ def make_fleet_keys(
 def try_fleet(_c: Context, sessions: int = 300, kills: int = 20, seed: str = "1") -> int:
     """Place sessions in a fleet of containers while VMs and servers are killed at random."""
     return campaign.campaign(SETTINGS, sessions, kills, seed)
+
+
+@command(name="fleet-seed", iterable=["vm"])
+def make_fleet_seeds(
+    _c: Context,
+    folder: str,
+    *,
+    vm: list[str] | None = None,
+    zone: str = "",
+    sessions: int = 0,
+    key: str = "",
+) -> None:
+    """Write what cloud-init gives VMs so that they join a fleet, with their keys in it."""
+    public = describe.public_key(Path(key)) if key else ""
+    fleet.seeds_of(Path(folder), vm or (), zone=zone, sessions=sessions, key=public)
 
 
 @command(name="rehearse")

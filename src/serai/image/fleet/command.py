@@ -1,4 +1,4 @@
-"""What ``invoke fleet-keys`` says."""
+"""What ``invoke fleet-keys`` and ``invoke fleet-seed`` say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serai.image import console
 from serai.image.errors import BuildError
-from serai.image.fleet import keys
+from serai.image.fleet import keys, seeds
 from serai.image.fleet import servers as nats
 
 
@@ -40,3 +40,11 @@ def keys_of(
             console.say(f"{kind} {name}: {kind}s/{name}")
     if revoke:
         console.warn("who was withdrawn is cut off when each server has its new users.conf")
+
+
+def seeds_of(folder: Path, vms: Sequence[str], *, zone: str, sessions: int, key: str) -> None:
+    """Write VMs' seeds, and say where they are. Raises BuildError."""
+    if sessions < 0:
+        raise BuildError(f"--sessions {sessions} is less than none", hint="0: as there is room")
+    for home in seeds.make(folder, vms, zone=zone, sessions=sessions, key=key):
+        console.say(f"vm {home.name}: {home}/seed.img, or its user-data; both have its key")

@@ -16,6 +16,7 @@ from serai.image.vm import qemu
 from serai.image.vm.qemu import Share
 
 TEMPLATES = {
+    "kubevirt": "kubevirt.yaml.j2",
     "libvirt": "libvirt.xml.j2",
     "proxmox": "proxmox.sh.j2",
     "cloud-init": "cloud-init.yaml.j2",
@@ -24,6 +25,7 @@ TEMPLATES = {
     "vfkit": "vfkit.sh.j2",
 }
 CPUS, MEMORY = 4, 3891  # the reference's: 4 cores, 3.8 GiB
+MOST = 100  # VMs of a pool: each has a line of its own in what is printed
 VSOCK_PORT = 9777  # of serai-vsock.socket, which the role's variable runtime_vsock turns on
 
 _FOLDER = Path(__file__).parent / "data" / "describe"
@@ -52,14 +54,17 @@ def describe(
     key: str = _KEY,
     name: str = "",
     shares: Sequence[Share] = (),
+    seed: bool = False,
+    count: int = 1,
     cpus: int = CPUS,
     memory_mib: int = MEMORY,
 ) -> str:
     """What ``to`` (a key of ``TEMPLATES``) needs to run ``image``, as text.
 
     ``folder`` is where the disks lie on the host, ``key`` a public key that may log in, ``name``
-    the VM's ('': the image's, and with Lima serai), ``shares`` the directories that it is given.
-    Raises BuildError for a host that there is no template for, or that has no place for shares.
+    the VM's ('': the image's, and with Lima or KubeVirt serai), ``shares`` the directories that it
+    is given. With ``seed`` it has a disk for cloud-init, and a pool has ``count`` VMs. Raises
+    BuildError for a host that there is no template for, or that has no place for these.
     """
     if name and not _NAME.fullmatch(name):
         raise BuildError(
@@ -67,6 +72,12 @@ def describe(
         )
     if shares and to != "libvirt":
         raise BuildError(f"{to} is given no --share by us", hint="only libvirt is")
+    if seed and to != "libvirt":
+        raise BuildError(f"{to} is given no --seed by us", hint="only libvirt is")
+    if not 1 <= count <= MOST or (count > 1 and to != "kubevirt"):
+        raise BuildError(f"--count {count} is wrong for {to}", hint=f"kubevirt has 1 to {MOST}")
+    if to == "kubevirt" and "." in name:
+        raise BuildError(f"--name {name}: a host name has no dot", hint="take '-' instead")
     if to not in TEMPLATES:
         raise BuildError(
             f"there is no description for {to!r}", hint=f"one of {', '.join(TEMPLATES)}"
@@ -81,6 +92,9 @@ def describe(
         image=image,
         name=name or image.name,
         lima=name or "serai",
+        pool=(name or "serai").lower(),
+        count=count,
+        seed=seed,
         # Locally administered, and another one for each name.
         mac=f"52:54:00:{':'.join(re.findall('..', digest.of_value(name)[:6]))}",
         shares=shares,

@@ -22,7 +22,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serai.common import tables
-from serai.common.errors import BUSY, CONFLICT, EXISTS, NO_ROOM, NOT_FOUND, SeraiError
+from serai.common.errors import (
+    BUSY,
+    CONFLICT,
+    EXISTS,
+    NO_ROOM,
+    NOT_FOUND,
+    NOT_PERMITTED,
+    SeraiError,
+)
+from serai.common.labels import DOCTOR
 from serai.common.paths import Paths
 from serai.runtime.folders import exports
 from serai.runtime.sessions import names, own, quota, staging, transits
@@ -224,6 +233,10 @@ class Arrivals:
         settings = self._settings()
         own.check_sandbox(said.sandbox, settings)
         own.check_labels(said.labels)
+        if DOCTOR in said.labels:  # what such sessions do is counted nowhere
+            raise SeraiError(
+                f"a session with the label {DOCTOR} is not taken in", code=NOT_PERMITTED
+            )
         own.check_env(said.env)
         disk = os.statvfs(self._paths.sessions)
         own.check_limits(said.limits, settings, disk.f_frsize * disk.f_blocks)

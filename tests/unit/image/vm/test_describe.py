@@ -17,7 +17,9 @@ from serai.image.vm import describe
 from serai.image.vm.qemu import Share
 from tests.support import known_options
 
-LIMA, VFKIT, QM = (known_options.read(name) for name in ("lima", "vfkit", "qm"))
+LIMA, VFKIT, QM, KUBEVIRT = (
+    known_options.read(name) for name in ("lima", "vfkit", "qm", "kubevirt")
+)
 HERE = Settings.of({})
 IMAGES = definition.names(HERE)
 
@@ -241,3 +243,68 @@ def test_a_key_is_a_public_one(tmp_path: Path) -> None:
             describe.public_key(file)
     with pytest.raises(BuildError, match="No such file"):
         describe.public_key(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_kubevirts_pool_has_keys_that_it_knows(name: str) -> None:
+    image = definition.load(HERE, name, ["disk.sessions=20G"])
+    text = describe.describe(image, "kubevirt", count=3)
+    pool = yaml.safe_load(text)
+    assert _unknown_to_kubevirt(pool) == []
+    spec = pool["spec"]["virtualMachineTemplate"]["spec"]
+    vm = spec["template"]["spec"]
+    assert vm["architecture"] == image.arch
+    assert pool["spec"]["replicas"] == 3
+    assert [disk["name"] for disk in vm["domain"]["devices"]["disks"]] == [
+        each["name"] for each in vm["volumes"]
+    ]
+    claims = {each["dataVolume"]["name"] for each in vm["volumes"] if "dataVolume" in each}
+    assert claims == {each["metadata"]["name"] for each in spec["dataVolumeTemplates"]}
+    assert "storage: 20480Mi" in text
+
+
+def test_no_key_is_in_a_manifest() -> None:
+    """Each VM has a Secret of its own, by its number."""
+    image = definition.load(HERE, "debian-12-amd64", [])
+    text = describe.describe(image, "kubevirt", count=2, name="pool")
+    pool = yaml.safe_load(text)
+    assert pool["spec"]["nameGeneration"] == {"appendIndexToSecretRefs": True}
+    volumes = pool["spec"]["virtualMachineTemplate"]["spec"]["template"]["spec"]["volumes"]
+    assert volumes[-1]["cloudInitNoCloud"] == {"secretRef": {"name": "pool-user-data"}}
+    assert "--vm pool-0 --vm pool-1" in text
+    assert "pool-user-data-$n --from-file=userdata=F/vms/pool-$n/user-data" in text
+
+
+def test_a_libvirt_domain_gets_its_seed() -> None:
+    image = definition.load(HERE, "debian-12-amd64", [])
+    domain = ElementTree.fromstring(describe.describe(image, "libvirt", seed=True, name="a"))  # noqa: S314
+    disks = domain.findall("devices/disk")
+    assert disks[2].find("source").attrib["file"].endswith("/a-seed.img")  # type: ignore[union-attr]
+    assert disks[2].find("readonly") is not None
+
+
+@pytest.mark.parametrize(
+    ("to", "wrong"),
+    [
+        ("proxmox", {"seed": True}),
+        ("libvirt", {"count": 2}),
+        ("kubevirt", {"count": 0}),
+        ("kubevirt", {"name": "a.b"}),
+    ],
+)
+def test_what_a_host_has_no_place_for_is_an_error(to: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BuildError):
+        describe.describe(definition.load(HERE, "debian-12-amd64", []), to, **wrong)
+
+
+def _unknown_to_kubevirt(found: Any, place: str = "") -> list[str]:
+    """The keys that are not KubeVirt's; labels and amounts may have any."""
+    if isinstance(found, list):
+        return [odd for each in found for odd in _unknown_to_kubevirt(each, place)]
+    if not isinstance(found, dict) or place.endswith(("abels", "requests")):
+        return []
+    known = KUBEVIRT.get(place or ".", set())
+    odd = [f"{place}.{key}" for key in found.keys() - known]
+    for key, value in found.items():
+        odd += _unknown_to_kubevirt(value, f"{place}.{key}".strip("."))
+    return odd
