@@ -24,7 +24,6 @@ from serai.runtime.sessions import health
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.health import Sign
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.states import RUNNING
 
 PATIENCE = 1.0
 """Seconds for the gate."""
@@ -42,7 +41,11 @@ class HealthMethods:
 
     async def health(self, _c: Connection, _r: Request, _p: Nothing) -> Any:
         """Every sign, and what they come to."""
-        signs = [self._sign("sessiond", self._registry), *await self._of_gate()]
+
+        def sessions() -> Sign:
+            return health.sessiond(list(self._sessions.registry.all()), time.time())
+
+        signs = [self._sign("sessiond", sessions), *await self._of_gate()]
         paths, rules = self._sessions.paths, self._sessions.settings.disk
         looks: dict[str, Callable[[], Sign]] = {
             "disk": lambda: health.disk(paths.sessions, rules),
@@ -67,11 +70,6 @@ class HealthMethods:
             return look()
         except (OSError, sqlite3.Error, SeraiError) as error:
             return Sign(name, health.UNHEALTHY, str(error))
-
-    def _registry(self) -> Sign:
-        found = self._sessions.registry.all()
-        running = sum(each.state in RUNNING for each in found)
-        return Sign("sessiond", detail=f"{len(found)} sessions, {running} of them running")
 
     async def _of_gate(self) -> list[Sign]:
         files = health.installed(self._sessions.paths)

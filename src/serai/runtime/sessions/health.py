@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from typing import Any
 from serai.common import proc
 from serai.common.paths import Paths
 from serai.runtime.sessions import quota
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.states import RUNNING
 from serai.runtime.settings import Disk
 
 HEALTHY, DEGRADED, UNHEALTHY = WORDS = ("healthy", "degraded", "unhealthy")
 """From well to ill."""
 LITTLE, NONE = 10.0, 2.0
 """Percent of memory, of the root disk and of /run: below that it is degraded, and unhealthy."""
+STUCK = 60.0
+"""Seconds for an operation on a session; the doctor waits as long."""
 EARLIEST = 1_700_000_000
 """A clock before that, in 2023, was never set."""
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
@@ -40,6 +44,17 @@ class Sign:
 def worst(signs: Iterable[Sign]) -> str:
     """What all of them come to."""
     return max((each.status for each in signs), key=WORDS.index, default=HEALTHY)
+
+
+def sessiond(records: Sequence[Record], now: float) -> Sign:
+    """By its sessions: one that is long on its way to another state has something in its way."""
+    running = sum(each.state in RUNNING for each in records)
+    said = f"{len(records)} sessions, {running} of them running"
+    stuck = [each.name for each in records if each.goal and now - each.changed_at > STUCK]
+    if stuck:
+        hint = "its journal says what each waits for"
+        return Sign("sessiond", DEGRADED, f"{said}, {len(stuck)} stuck: {stuck[0]}", hint)
+    return Sign("sessiond", detail=said)
 
 
 def gate(problem: str) -> Sign:

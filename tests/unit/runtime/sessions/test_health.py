@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +13,8 @@ from serai.common import linux
 from serai.common.paths import Paths
 from serai.runtime.sessions import health, quota
 from serai.runtime.sessions.health import DEGRADED, HEALTHY, UNHEALTHY
+from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.states import State
 from serai.runtime.settings import Disk
 
 NOW = health.EARLIEST + 1.0
@@ -49,6 +52,19 @@ def meminfo(available: int) -> str:
 def test_each_sign_is_judged(sign: health.Sign, status: str) -> None:
     assert sign.status == status, sign
     assert sign.detail
+
+
+def test_an_operation_that_takes_too_long_is_told() -> None:
+    quick = record(goal=State.STOPPED, changed_at=NOW - 1)
+    slow = record(goal=State.STOPPED, changed_at=NOW - health.STUCK - 1)
+    done = record(goal=None, changed_at=0)
+    assert health.sessiond([quick, done], NOW).status == HEALTHY
+    assert health.sessiond([quick, slow], NOW).status == DEGRADED
+    assert health.sessiond([], NOW).detail == "0 sessions, 0 of them running"
+
+
+def record(**facts: Any) -> Record:
+    return cast(Record, SimpleNamespace(name="s", state=State.READY, **facts))
 
 
 @pytest.mark.parametrize(
