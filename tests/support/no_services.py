@@ -12,8 +12,8 @@ class NoServices:
     def start(self) -> None:
         """Nor to start."""
 
-    def wrong(self, *, whole: bool, patience: float = 0) -> str:
+    def wrong(self, *, whole: bool, patience: float = 0) -> str:  # noqa: ARG002
         return ""
 
-    def run(self, modules: str, *arguments: str) -> None:
+    def run(self, modules: str, *arguments: str) -> None:  # noqa: ARG002
         raise AssertionError(arguments)

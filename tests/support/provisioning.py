@@ -25,8 +25,7 @@ from tests.support import chosen
 
 MARKER = "/var/lib/serai/provisioning"
 DAEMONS = "systemctl show -P MainPID serai-sessiond serai-gate"
-# Decision 14 names it for machines that are emulated. Runs here have it to be quick, unless they
-# show what Ansible's own strategy does: who cannot be reached, who goes away, and batches.
+# What `invoke provision` does by itself; 0.1 did not.
 MITOGEN = {
     name: value
     for name, value in ansible.build_environment(ROOT).items()
@@ -63,14 +62,12 @@ class Target:
         return f"plain@127.0.0.1:{self.guest.port}"
 
     def know(self) -> None:
-        """Note the container's host key, which Mitogen's connection does not ask about."""
+        """Note the container's host key, which 0.1 does not ask about with mitogen."""
         (key,) = (self.guest.root / "etc/ssh").glob("ssh_host_ed25519_key.pub")
         name = f"[127.0.0.1]:{self.guest.port}"
         (self.work / "known_hosts").write_text(f"{name} {key.read_text()}")
 
-    def start(
-        self, arguments: Sequence[str], *, key: Path | None = None, mitogen: bool = False
-    ) -> subprocess.Popen[str]:
+    def start(self, arguments: Sequence[str], *, key: Path | None = None) -> subprocess.Popen[str]:
         known = self.work / "known_hosts"
         report = self.work / "report.json"
         report.unlink(missing_ok=True)
@@ -85,7 +82,7 @@ class Target:
                 "PYTHONPATH": str(self.checkout / "src"),
                 "ANSIBLE_SSH_COMMON_ARGS": ssh,
                 "SERAI_CACHE": str(self.work / "cache"),
-                **(MITOGEN if mitogen else {}),
+                **({} if self.checkout == ROOT else MITOGEN),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,11 +95,9 @@ class Target:
         rows = json.loads(report.read_text())["hosts"] if report.exists() else []
         return Done(process.returncode, out, err, {row["host"]: row for row in rows})
 
-    def provision(
-        self, *arguments: str, key: Path | None = None, host: str = "", mitogen: bool = False
-    ) -> Done:
+    def provision(self, *arguments: str, key: Path | None = None, host: str = "") -> Done:
         words = ["--host", host or self.host, *arguments]
-        return self.end(self.start(words, key=key, mitogen=mitogen))
+        return self.end(self.start(words, key=key))
 
 
 @contextmanager

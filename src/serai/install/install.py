@@ -22,7 +22,7 @@ from pathlib import Path
 from serai.common import files
 from serai.install import back
 from serai.install.previous import LINK, Previous
-from serai.install.services import FailedError, Services, Daemons
+from serai.install.services import Daemons, FailedError, Services
 
 HERE = "serai/install"
 HOSTS = ("serai/mcp/", "serai/fleet/")

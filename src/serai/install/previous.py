@@ -54,7 +54,7 @@ class Previous:
 
     @property
     def proven(self) -> Path:
-        """There once the version that replaced it was well: from then on only a person goes back."""
+        """There once what replaced it was well: from then on only a person goes back."""
         return self.folder / "proven"
 
     @property

@@ -15,6 +15,7 @@ ANSWERS = ("/usr/bin/serai", "list", "--json")
 """For a version that has no ``serai health`` yet."""
 DEADLINE = 30.0
 PAUSE = 0.3
+OFTEN = 10
 _ONE = 20.0
 _JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat", "--unit")
 
@@ -58,7 +59,7 @@ class Daemons:
         """
         end = time.monotonic() + patience
         while why := _wrong(whole):
-            if time.monotonic() > end:
+            if time.monotonic() > end or _gives_up():
                 return why
             time.sleep(PAUSE)
         return ""
@@ -68,6 +69,12 @@ class Daemons:
         code = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
         code += "sys.argv[0] = ''; runpy.run_module(sys.argv.pop(1), run_name='__main__')"
         _run(["/usr/bin/python3", "-IBc", code, modules, *arguments], DEADLINE)
+
+
+def _gives_up() -> bool:
+    """Whether a daemon has been started so often that it will not do better."""
+    told = _said(["systemctl", "show", "-P", "NRestarts", *DAEMONS])[1].split()
+    return any(int(number) >= OFTEN for number in told if number.isdigit())
 
 
 def _wrong(whole: bool) -> str:

@@ -100,14 +100,14 @@ def test_check_converge_verify(target: Target, tmp_path: Path) -> None:
     sudo = ["--sudo-password", str(password)]
     limit = ["--set", "runtime_memory_max=40%"]
     words = ["--check", "--diff", *TOOLS, *limit, *sudo]
-    checked = target.provision(*words, host=target.plain, mitogen=True)
+    checked = target.provision(*words, host=target.plain)
     assert checked.status == 2, checked.out + checked.err
     assert checked.hosts[target.plain]["changed"] > 0
     assert "+memory_max" in checked.out, "--diff shows files"
     for path in ("usr/lib/serai", "etc/serai", "var/lib/serai", "usr/bin/bwrap"):
         assert not (target.guest.root / path).exists(), "check mode changed the container"
 
-    done = target.provision(*TOOLS, mitogen=True)
+    done = target.provision(*TOOLS)
     assert done.status == 0, done.out + done.err
     assert "runtime : Install Serai from the wheel (changed" in done.out
 

@@ -1,4 +1,8 @@
-"""`invoke provision` over a machine with Serai 0.1 and running sessions, cut off once."""
+"""`invoke provision` over a machine with Serai 0.1 and running sessions, cut off once; and back.
+
+The tests follow one another: upgraded, looked at, gone back, upgraded again, to a version that is
+not well.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ from tests.support.waiting import wait_for
 # The last commit of 0.1: its rooms, units, settings and the way it installs itself are others.
 FIRST = "7c36c8e9ec448cb0"
 SANDBOX = "systemctl show -P MainPID serai-session@kept"
-PAYLOAD = "pgrep --full --oldest 'sleep 7654321'"
+PAYLOADS = "pgrep --full '^sleep 7654321'"
+COMMANDS = 50
 INSTALLED = "readlink /usr/lib/serai/python"
 SMALL = ("--set", "toolchain_profile=none")
 
@@ -36,12 +41,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     run(["tar", "-C", first, "-xf", f"{work}/first.tar"])
     with fresh(work) as machine:
         machine.know()
-        done = replace(machine, checkout=first).provision(*SMALL, mitogen=True)
+        done = replace(machine, checkout=first).provision(*SMALL)
         assert done.status == 0, done.out + done.err
         machine.container.shell(
             "serai create kept; serai exec kept -- sh -c 'echo precious >file';"
             "serai policy allow kept 127.0.0.1:8000;"
-            "serai exec --detach kept -- sleep 7654321 </dev/null >/dev/null 2>&1;"
+            f"for _ in $(seq {COMMANDS}); do"
+            " serai exec --detach kept -- sleep 7654321 </dev/null >/dev/null 2>&1; done;"
             "serai create old; serai exec old -- sh -c 'echo kept for long >file';"
             "serai archive old; cp -a /etc/serai /root/first"
         )
@@ -50,9 +56,14 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 def test_no_session_is_lost_though_the_machine_goes_away_in_the_middle(target: Target) -> None:
     container = target.container
-    seen = (INSTALLED, SANDBOX, PAYLOAD, DAEMONS)
-    before, session, payload, daemons = map(container.shell, seen)
-    assert payload
+    seen = (INSTALLED, SANDBOX, PAYLOADS, DAEMONS)
+    before, session, payloads, daemons = map(container.shell, seen)
+    assert len(payloads.split()) == COMMANDS
+    container.shell("serai exec kept -- sleep 1234567 </dev/null >/dev/null 2>&1 &")
+    container.shell("until pgrep --full '^sleep 1234567'; do sleep 0.1; done")
+    refused = target.provision(*SMALL, "--keep-connected")
+    assert "1 connected command will end; wait for them" in one_line(refused)
+    assert refused.hosts[target.host]["changed"] == 0
     process = target.start(["--host", target.host, *SMALL])
     wait_for(lambda: container.shell(INSTALLED) != before or process.poll() is not None, DEADLINE)
     container.shell("systemctl stop ssh.service ssh.socket; loginctl terminate-user serai-build")
@@ -64,11 +75,11 @@ def test_no_session_is_lost_though_the_machine_goes_away_in_the_middle(target: T
     assert container.shell("serai exec kept -- cat file") == "precious"
 
     container.shell("systemctl start ssh.service")
-    done = target.provision(*SMALL, mitogen=True)
+    done = target.provision(*SMALL)
     assert done.status == 0, done.out + done.err
     assert not set(daemons.split()) & set(container.shell(DAEMONS).split()), "both are the new ones"
     assert container.run("test", "-e", MARKER, check=False).returncode == 1
-    assert (container.shell(SANDBOX), container.shell(PAYLOAD)) == (session, payload)
+    assert (container.shell(SANDBOX), container.shell(PAYLOADS)) == (session, payloads)
     assert container.shell("serai exec kept -- cat file") == "precious"
     assert container.shell("serai reopen old; serai exec old -- cat file") == "kept for long"
 
@@ -86,8 +97,49 @@ def test_what_0_1_wrote_is_read(target: Target) -> None:
     container.run("/usr/bin/python3", "-c", load)
 
 
-def test_the_new_version_is_whole(target: Target) -> None:
-    """Nothing of 0.1 is left where the new one looks."""
-    modules = target.container.shell("ls -d /usr/lib/serai/python-*").split()
-    assert len(modules) == 1
-    assert Path(modules[0]).name == target.container.shell(INSTALLED)
+def test_one_step_back_and_on_again(target: Target) -> None:
+    """Sessions that the newer one made stay, and no command ends."""
+    container = target.container
+    session, payloads, newer = map(container.shell, (SANDBOX, PAYLOADS, INSTALLED))
+    checked = target.provision("--rollback", "--check")
+    assert checked.status == 2, checked.out + checked.err
+    done = target.provision("--rollback")
+    assert done.status == 0, done.out + done.err
+    (said,) = done.hosts[target.host]["said"][1:]
+    assert said.startswith("went back to Serai 0.1.0 (")
+    older = container.shell(INSTALLED)
+    assert older != newer
+    assert container.run("test", "-e", "/usr/lib/serai/install", check=False).returncode == 1
+    assert container.shell("serai exec fresh -- id -un; serai exec kept -- cat file") == (
+        "fresh\nprecious"
+    )
+    assert (container.shell(SANDBOX), container.shell(PAYLOADS)) == (session, payloads)
+    assert container.shell("serai create between")
+    assert container.shell("systemctl --failed --no-legend") == ""
+    again = target.provision("--rollback")
+    assert (again.status, again.hosts[target.host]["changed"]) == (0, 0), "it is back already"
+
+    done = target.provision(*SMALL)
+    assert done.status == 0, done.out + done.err
+    assert container.shell(INSTALLED) == newer
+    assert container.shell("serai exec between -- id -un") == "between"
+    assert (container.shell(SANDBOX), container.shell(PAYLOADS)) == (session, payloads)
+    assert container.shell("serai audit --verify")
+
+
+def test_a_version_that_is_not_well_goes_back_by_itself(target: Target, tmp_path: Path) -> None:
+    container = target.container
+    before, payloads = map(container.shell, (INSTALLED, PAYLOADS))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    parts = ("src", "playbooks", "roles", "images", "tasks.py", "pyproject.toml", "ansible.cfg")
+    run(["cp", "--archive", *(ROOT / part for part in parts), broken])
+    server = broken / "src/serai/runtime/api/server.py"
+    server.write_text(server.read_text().replace('log.info("ready")', 'sys.exit("worn out")'))
+    done = replace(target, checkout=broken).provision("--only", "runtime")
+    said = one_line(done)
+    assert "is not well: serai-sessiond.service is " in said
+    assert "; went back to Serai 0.1.0 (" in said
+    assert container.shell(INSTALLED) == before
+    assert container.shell("serai exec kept -- cat file") == "precious"
+    assert container.shell(PAYLOADS) == payloads

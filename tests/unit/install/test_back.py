@@ -44,7 +44,7 @@ class _Services:
     def start(self) -> None:
         self.runs = True
 
-    def wrong(self, *, whole: bool, patience: float = 0) -> str:
+    def wrong(self, *, whole: bool, patience: float = 0) -> str:  # noqa: ARG002
         now = Previous(self.root).current
         if not self.runs:
             return "it does not run"
@@ -76,9 +76,9 @@ def wheel(folder: Path, version: str) -> Path:
     """A wheel that has no more than the installer looks for."""
     path = folder / f"{version}.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("serai/__init__.py", f'__version__ = "{version}"\n')
+        archive.writestr(zipfile.ZipInfo("serai/__init__.py"), f'__version__ = "{version}"\n')
         for file in install.FILES:
-            archive.writestr(f"{install.HERE}/{file.source}", f"{version}\n")
+            archive.writestr(zipfile.ZipInfo(f"{install.HERE}/{file.source}"), f"{version}\n")
     return path
 
 

@@ -6,7 +6,6 @@ events that our callback writes (fleet.py).
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -29,14 +28,12 @@ from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
 from serai.image.definition import brought, definition, variables
 from serai.image.errors import BuildError
+from serai.image.provision.chosen import PLAYBOOK, played
 from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News, Said
 from serai.image.run import Argument, last_lines, search_path, started
 from serai.image.settings import Settings
 
-PLAYBOOK = Path("playbooks/provision.yml")
 ROLLBACK = Path("playbooks/rollback.yml")
-TOGETHER = {"runtime": ("gate", "seccomp")}
-"""Roles that are played with another one: what they write has to be of the same version."""
 _CALLBACKS = Path(__file__).with_name("callbacks")
 _KEEP = 20  # logs of earlier runs
 _GRACE = 20.0  # seconds for Ansible to end after Ctrl-C
@@ -129,12 +126,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
 
     Raises BuildError if the options contradict each other or name what is not there.
     """
-    if bool(options.hosts) == bool(options.inventory):
-        raise BuildError("say which VMs: either --host USER@ADDRESS[:PORT] or --inventory FILE")
-    if options.rollback and (options.only or options.image or options.values):
-        raise BuildError("--rollback plays no role: it goes without --only, --image and --set")
-    if options.forks < 0 or options.serial < 0:
-        raise BuildError("--forks and --serial are numbers from 1 on")
+    _check(options)
     known = variables.options(settings)
     inventory = work / "inventory.yml"
     if options.hosts:
@@ -144,17 +136,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
         inventory = _existing("--inventory", options.inventory)
     argv: list[Argument] = ["ansible-playbook"]
     if options.image:
-        chosen = work / "image.yml"
-        image = definition.load(settings, options.image)
-        if image.roles != definition.Additions():
-            raise BuildError(
-                f"{image.name} has roles of its own, which 'provision' does not play",
-                hint="provision with a flavour without them, and play them yourself",
-            )
-        every = {each.role for each in known.values()}
-        found = variables.of_roles(settings, image.variables, every)
-        brought.check(found)
-        chosen.write_text(yaml.safe_dump({"all": {"vars": found}}))
+        chosen = _of_image(settings, options.image, work / "image.yml")
         argv += ["--inventory", chosen]
     argv += ["--inventory", inventory]
     if options.limit:
@@ -178,17 +160,29 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     return [*argv, settings.root / PLAYBOOK]
 
 
-def played(settings: Settings, only: Sequence[str]) -> list[str]:
-    """The roles of ``only`` and those that go with them. Raises BuildError for one there is not."""
-    (play,) = yaml.safe_load((settings.root / PLAYBOOK).read_text())
-    known = [role["role"] for role in play["roles"]]
-    for name in only:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise BuildError(f"--only {name}: no role of that name is provisioned", hint=hint)
-    wanted = {*only, *(also for name in only for also in TOGETHER.get(name, ()))}
-    return [name for name in known if name in wanted]
+def _check(options: Options) -> None:
+    """Raise BuildError if the options contradict each other."""
+    if bool(options.hosts) == bool(options.inventory):
+        raise BuildError("say which VMs: either --host USER@ADDRESS[:PORT] or --inventory FILE")
+    if options.rollback and (options.only or options.image or options.values):
+        raise BuildError("--rollback plays no role: it goes without --only, --image and --set")
+    if options.forks < 0 or options.serial < 0:
+        raise BuildError("--forks and --serial are numbers from 1 on")
+
+
+def _of_image(settings: Settings, name: str, target: Path) -> Path:
+    """Write what an image chooses as an inventory of variables. Raises BuildError."""
+    image = definition.load(settings, name)
+    if image.roles != definition.Additions():
+        raise BuildError(
+            f"{image.name} has roles of its own, which 'provision' does not play",
+            hint="provision with a flavour without them, and play them yourself",
+        )
+    every = {each.role for each in variables.options(settings).values()}
+    found = variables.of_roles(settings, image.variables, every)
+    brought.check(found)
+    target.write_text(yaml.safe_dump({"all": {"vars": found}}))
+    return target
 
 
 def address(text: str) -> tuple[str, dict[str, Any]]:

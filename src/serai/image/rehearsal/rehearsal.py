@@ -21,7 +21,7 @@ from serai.image.container.ansible_host import PLAYBOOK, AnsibleHost
 from serai.image.container.container import DEADLINE
 from serai.image.definition import arch, definition
 from serai.image.errors import BuildError
-from serai.image.provision import provision
+from serai.image.provision import chosen, provision
 from serai.image.rehearsal import controller, looks, record, standin
 from serai.image.rehearsal.releases import JAMMY, NOBLE, Ubuntu
 from serai.image.run import run
@@ -103,7 +103,7 @@ def _image(release: Ubuntu) -> Run:
 def _vm(release: Ubuntu) -> Run:
     return Run(
         f"{release.name} VM",
-        provision.PLAYBOOK,
+        chosen.PLAYBOOK,
         {"toolchain_profile": "none"},
         {**_looks(release), **looks.UBUNTU_VM},
         release,
@@ -124,7 +124,7 @@ RUNS = (
     ),
     Run(
         "debian-12 VM",
-        provision.PLAYBOOK,
+        chosen.PLAYBOOK,
         {**_SMALL, **_FLEET},
         {**looks.ALWAYS, **looks.VM, **looks.FLEET},
         others={"fleet_servers": []},

@@ -70,3 +70,14 @@ def test_no_name_that_roles_use_among_themselves_is_taken_for_a_mistake() -> Non
     words = {word for text in texts for word in re.findall(r"\b[a-z]+_\w+\b", text)}
     assert "gate_former" in words
     assert preflight.misspelt(words) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [("no", "Serai is not there yet; provision it first"), ("cut", "the run before was cut off")],
+)
+def test_some_roles_alone_want_a_machine_that_is_provisioned(there: str, words: str) -> None:
+    (sentence,) = preflight.problems(f"{GOOD} serai={there}", has_password=False, only=["gate"])
+    assert sentence.startswith(words)
+    assert preflight.problems(f"{GOOD} serai={there}", has_password=False) == []
+    assert preflight.problems(f"{GOOD} serai=yes", has_password=False, only=["gate"]) == []

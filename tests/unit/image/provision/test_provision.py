@@ -5,6 +5,7 @@ The play is the checkout's, but for its roles: a few small tasks are in their pl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import yaml
 
 from serai.image.definition import variables
 from serai.image.errors import BuildError
-from serai.image.provision import fleet, provision
+from serai.image.provision import chosen, fleet, look, provision, upgrade
 from serai.image.provision.provision import Options
 from serai.image.settings import Settings
 from tests.conftest import ROOT
@@ -44,7 +46,7 @@ def fleet_of(settings: Settings, hosts: dict[str, Any], tasks: object = TASKS) -
     """Have the checkout's playbook be ``tasks``; the options for provisioning ``hosts`` with it."""
     play = {**PLAYS[0], "become": False, "roles": [], "post_tasks": tasks}
     play["pre_tasks"] = play["pre_tasks"][:1]
-    (settings.root / provision.PLAYBOOK).write_text(yaml.safe_dump([play]))
+    (settings.root / chosen.PLAYBOOK).write_text(yaml.safe_dump([play]))
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory = settings.root / "inventory.yml"
     inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": local}}))
@@ -266,7 +268,7 @@ def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
 def test_provision_applies_the_roles_of_an_image_but_for_the_seal() -> None:
     image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
     roles = [role for play in image for role in play["roles"]]
-    assert ROLES == [role for role in roles if role != "seal"]
+    assert [role for role in roles if role != "seal"] == ROLES
     assert all(role["tags"] == [role["role"]] for role in PLAYS[0]["roles"])
     others = [*PLAYS[0]["pre_tasks"], *PLAYS[0]["post_tasks"]]
     assert all(task["tags"] == "always" for task in others), "--only leaves none of them out"
@@ -407,7 +409,7 @@ def test_the_play_asks_before_its_first_change(
     checkout: Settings, look: str, variables: dict[str, Any], words: str
 ) -> None:
     options = fleet_of(checkout, {"a": variables})
-    playbook = checkout.root / provision.PLAYBOOK
+    playbook = checkout.root / chosen.PLAYBOOK
     shutil.copytree(ROOT / "playbooks/filter_plugins", playbook.parent / "filter_plugins")
     (play,) = yaml.safe_load(playbook.read_text())
     seen, asked = PLAYS[0]["pre_tasks"][1:3]
@@ -421,3 +423,72 @@ def test_the_play_asks_before_its_first_change(
         assert provision.provision(checkout, options).ok
     (row,) = report(checkout)["hosts"]
     assert row["changed"] == (0 if words else 1)
+
+
+# --- versions
+
+
+def looked(**values: object) -> str:
+    found = {"version": "0.1.0", "modules": "python-0123456789abcdef", "kept": "", "sessions": 2}
+    found |= {"connected": 1, "detached": 3, "jobs": 0, "cut_off": False}
+    return json.dumps({**found, **values})
+
+
+def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
+    wheel = tmp_path / "serai.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("serai/__init__.py", '__version__ = "0.2.0"\n')
+    modules = "python-" + hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    goes = "2 sessions, 0 jobs, 3 detached commands go on; 1 connected command will end"
+    assert upgrade.plan(looked(), str(tmp_path)) == {
+        "upgrades": True,
+        "ends": 1,
+        "words": f"Serai 0.1.0 (01234567) becomes 0.2.0 ({modules[7:15]}); {goes}",
+    }
+    same = upgrade.plan(looked(modules=modules), str(tmp_path))
+    assert same == {"upgrades": False, "ends": 0, "words": ""}
+    cut = upgrade.plan(looked(modules=modules, cut_off=True), str(tmp_path))
+    assert cut["ends"] == 1
+    assert upgrade.plan(looked(modules=""), str(tmp_path))["words"] == ""
+    back = upgrade.plan_back(looked(kept="0.0.9 (76543210)"))
+    assert back["words"] == f"Serai 0.1.0 (01234567) becomes 0.0.9 (76543210); {goes}"
+    assert not upgrade.plan_back(looked())["upgrades"]
+
+
+def test_what_runs_is_read_from_cgroups(tmp_path: Path) -> None:
+    assert look.look(tmp_path) == json.loads(
+        looked(version="", modules="", sessions=0, connected=0, detached=0)
+    )
+    unit = tmp_path / "sys/fs/cgroup/serai.slice/serai-session@a.service"
+    for name in ("exec-1-1", "detached-1-2", "job-0123", "other"):
+        (unit / name).mkdir(parents=True)
+    package = tmp_path / "usr/lib/serai/python-01/serai"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "1.2"\n')
+    (tmp_path / "usr/lib/serai/python").symlink_to("python-01")
+    found = look.look(tmp_path)
+    assert found == json.loads(
+        looked(version="1.2", modules="python-01", sessions=1, connected=1, detached=1, jobs=1)
+    )
+
+
+def test_only_some_roles_are_played_and_what_goes_with_them(tmp_path: Path) -> None:
+    settings = Settings.of({}, ROOT)
+    options = Options(hosts=("a",), only=("runtime", "shares"))
+    argv = list(map(str, provision.command(settings, options, tmp_path)))
+    assert argv[argv.index("--tags") + 1] == "runtime,gate,shares,seccomp"
+    with pytest.raises(BuildError, match=r"no role of that name is provisioned; did you mean gate"):
+        provision.command(settings, changed(options, only=("gat",)), tmp_path)
+    with pytest.raises(BuildError, match="--rollback plays no role"):
+        provision.command(settings, changed(options, rollback=True), tmp_path)
+    back = provision.command(settings, Options(hosts=("a",), rollback=True), tmp_path)
+    assert back[-1] == ROOT / "playbooks/rollback.yml"
+
+
+def test_each_task_of_a_host_is_in_the_report_and_what_was_said(checkout: Settings) -> None:
+    say = {"name": "Say what was done", "ansible.builtin.debug": {"msg": "words"}}
+    assert provision.provision(checkout, fleet_of(checkout, {"a": {}}, [*TASKS, say])).ok
+    (row,) = report(checkout)["hosts"]
+    told = [(task["name"], task["status"]) for task in row["tasks"]][-3:]
+    assert told == [("Break", "skipped"), ("Change", "changed"), ("Say what was done", "ok")]
+    assert row["said"] == ["words"]
