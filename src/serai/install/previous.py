@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from serai.common import files
@@ -72,8 +72,9 @@ class Previous:
     def about(self) -> About | None:
         """What is kept; None if nothing is."""
         try:
-            found = About(**json.loads((self.folder / "about.json").read_text()))
-        except FileNotFoundError:
+            told = json.loads((self.folder / "about.json").read_text())
+            found = About(**{each.name: told[each.name] for each in fields(About)})
+        except (FileNotFoundError, KeyError):
             return None
         return found if (self.root / LINK).with_name(found.modules).is_dir() else None
 
