@@ -46,7 +46,7 @@ class Transfer:
 
 
 TAKES = frozenset({"put", "tree.put", "file.batch", "import"})
-GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch", "export"})
+GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch", "export", "backup"})
 """The methods that have an input, and those that have an output."""
 CLEARS = 60.0
 """Seconds in which a transfer that is cut off removes what it has unpacked."""

@@ -38,7 +38,7 @@ PATIENCE = 1.0
 """Seconds for a gate that does not answer."""
 DESCRIPTORS = frozenset(
     {"exec", "put", "get", "ls", "tree.put", "tree.get", "file.batch", "file.watch"}
-    | {"export", "import"}
+    | {"export", "import", "backup"}
 )
 """The methods whose requests come with descriptors."""
 

@@ -96,7 +96,13 @@ class Noting:
     ) -> AsyncIterator[None]:
         """Have an operation noted before it is done here, and that it failed. Raises SeraiError."""
         told = {key: value for key, value in more.items() if value not in (None, "")}
-        entry = {"operation": operation, **notes.of(record), **told, "by": self._peer(c)}
+        async with self.noted_of_all(c, operation, **notes.of(record), **told):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def noted_of_all(self, c: Connection, operation: str, **more: Any) -> AsyncIterator[None]:
+        """The same of what is done with the VM. Raises SeraiError."""
+        entry = {"operation": operation, **more, "by": self._peer(c)}
         await self._now(entry)
         try:
             yield

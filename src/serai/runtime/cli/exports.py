@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from serai.common import stdio
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.printing import say
 from serai.runtime.client import Client
@@ -43,9 +44,14 @@ def run(client: Client, options: argparse.Namespace) -> int:
     if options.command == "move":
         return _move(options)
     if options.command == "export":
-        _export(client, options.name, plain=options.plain)
+        if os.isatty(1):
+            text = "an export is nothing for a terminal"
+            raise SeraiError(text, "send it to a file", INVALID_PARAMS)
+        export(client, options.name, 1, plain=options.plain)
         return 0
-    with _source() as source:
+    if os.isatty(0):
+        raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
+    with unpacked(0) as source:
         params = {"name": options.name} if options.name else {}
         made = client.send("import", source, **params)
     if options.json:
@@ -55,17 +61,16 @@ def run(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
-def _export(client: Client, name: str, *, plain: bool) -> None:
-    if os.isatty(1):
-        raise SeraiError("an export is nothing for a terminal", "send it to a file", INVALID_PARAMS)
+def export(client: Client, name: str, target: int, *, plain: bool) -> None:
+    """Write an export to a descriptor, compressed unless it is to be plain. Raises SeraiError."""
     if plain:
-        client.send("export", 1, name=name)
+        client.send("export", target, name=name)
         return
     program = [_zstd(), "-q", "-T0", "-c"]
     read, write = os.pipe2(os.O_CLOEXEC)
     with os.fdopen(write, "wb") as end:
         with os.fdopen(read, "rb") as source:
-            packer = subprocess.Popen(program, stdin=source)
+            packer = subprocess.Popen(program, stdin=source, stdout=target)
         try:
             client.send("export", end.fileno(), name=name)
         except BaseException:
@@ -84,20 +89,18 @@ def _zstd() -> str:
 
 
 @contextlib.contextmanager
-def _source() -> Iterator[int]:
-    """What standard input has, without its compression."""
-    if os.isatty(0):
-        raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
+def unpacked(packed: int) -> Iterator[int]:
+    """What a descriptor gives, without its compression. Raises SeraiError."""
     begin = b""
-    while len(begin) < len(MAGIC) and (data := os.read(0, len(MAGIC) - len(begin))):
+    while len(begin) < len(MAGIC) and (data := os.read(packed, len(MAGIC) - len(begin))):
         begin += data
     read, write = os.pipe2(os.O_CLOEXEC)
-    feeding = threading.Thread(target=_feed, args=(begin, write), daemon=True)
+    feeding = threading.Thread(target=_feed, args=(os.dup(packed), begin, write), daemon=True)
     unpacker = None
     try:
         if begin == MAGIC:
-            packed, (read, unpacked) = read, os.pipe2(os.O_CLOEXEC)
-            with os.fdopen(packed, "rb") as source, os.fdopen(unpacked, "wb") as target:
+            fed, (read, end) = read, os.pipe2(os.O_CLOEXEC)
+            with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
                 program = [_zstd(), "-d", "-q", "-c"]
                 unpacker = subprocess.Popen(program, stdin=source, stdout=target)
         feeding.start()
@@ -109,11 +112,14 @@ def _source() -> Iterator[int]:
             unpacker.wait()
 
 
-def _feed(begin: bytes, write: int) -> None:
-    with contextlib.suppress(OSError), os.fdopen(write, "wb", buffering=0) as end:
-        end.write(begin)
-        while data := os.read(0, CHUNK):
-            end.write(data)
+def _feed(packed: int, begin: bytes, write: int) -> None:
+    source, end = (
+        os.fdopen(each, mode, buffering=0) for each, mode in ((packed, "rb"), (write, "wb"))
+    )
+    with contextlib.suppress(OSError), source, end:
+        stdio.write_all(write, begin)
+        while data := os.read(packed, CHUNK):
+            stdio.write_all(write, data)
 
 
 def _move(options: argparse.Namespace) -> int:

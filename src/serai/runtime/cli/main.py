@@ -17,6 +17,7 @@ from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime import address
 from serai.runtime.cli import (
+    backup,
     egress,
     exec,
     exec_core,
@@ -45,6 +46,7 @@ Show = Callable[[Any], None]
 _RUN = {
     "audit": egress.audit,
     **dict.fromkeys(exports.COMMANDS, exports.run),
+    "backup": backup.run,
     "forward": forward.run,
     "run": run.run,
     "secret": secrets.run,
@@ -115,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add("pool", "how many sessions are held ready, for creates without a name", named=False)
     folders.add_to(add)
     exports.add_to(add)
+    backup.add_to(add)
     jobs.add_to(commands)
     forward.add_to(add)
     return top
@@ -146,6 +149,8 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
     try:
         if options.command in ("doctor", "health", "metrics"):
             return _flushed(_examined(options, vm))
+        if options.command == "restore":
+            return backup.restore(options, vm)
         with connected(vm) as client:
             if (does := _RUN.get(options.command)) is not None:
                 return _flushed(does(client, options))

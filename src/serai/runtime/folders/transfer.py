@@ -62,8 +62,8 @@ class Plan(NamedTuple):
 
 def run(plan: Plan) -> None:
     """Carry it out. Raises SeraiError or OSError."""
-    if plan.operation == "export":
-        _export(plan)
+    if plan.operation in ("export", "backup"):
+        (_export if plan.operation == "export" else _backup)(plan)
         return
     base, uid, gid = _open(plan)
     _become(uid, gid)
@@ -166,6 +166,17 @@ def _export(plan: Plan) -> None:
     linux.read_anything()
     _become(plan.uid, plan.uid, linux.keep_reading)
     exporting.export(home, jobs, plan.uid, first, 1)
+
+
+def _backup(plan: Plan) -> None:
+    """Of the registry's copy and the audit log, whose owners are others."""
+    from serai.runtime.folders import backing  # noqa: PLC0415
+
+    copy = os.open(plan.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    audit = os.open(plan.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    linux.read_anything()
+    _become(plan.uid, plan.uid, linux.keep_reading)
+    backing.write(copy, audit, 1)
 
 
 def _operate(plan: Plan, base: int) -> None:

@@ -104,21 +104,24 @@ class Arrivals:
         if name is not None:
             self._check_name(name)
         with self._alone(token):
-            record = self._begin(token)
+            before = self._awaited(token)
+            record = self._begin(token) if before is None else self._moves.current(before.uid)
             async with self._moves.locked(record.uid):
                 try:
                     with self._moves.steps.arriving(record.uid):
                         self._moves.fault("import:stage")
+                        await staging.clear(self._paths, record.uid)
                         staging.make(self._paths, record.uid)
                         await unpack(record)
-                        wanted = await self._described(record, name)
+                        chosen = name if before is None else record.name
+                        wanted = await self._described(record, chosen)
                         await noted(wanted)
                         self._moves.fault("import:become")
-                        self._become(wanted, token)
+                        self._become(wanted, token, before)
                 except BaseException:
                     await self._drop(record.uid)
                     raise
-                if token is None:
+                if token is None or before is not None:
                     await self._settle(record.uid)
                 return self._moves.current(record.uid)
 
@@ -187,7 +190,7 @@ class Arrivals:
         found = self._transits.arrival(record.uid)
         if found is not None and found.stage == transits.COMMITTED:
             await self._moves.go({record.uid: State.STOPPED})
-        elif found is None or found.stage != transits.ARRIVED:
+        elif found is None or found.stage not in (transits.ARRIVED, transits.AWAITED):
             await self._drop(record.uid)
 
     @contextlib.contextmanager
@@ -198,7 +201,8 @@ class Arrivals:
         if token in self._under_way:
             raise SeraiError("the session of this move is arriving just now", "wait", BUSY)
         found = self._transits.get(token, transits.IN)
-        if found and found.stage != transits.ARRIVING and not self._is_gone(found):
+        free = (transits.ARRIVING, transits.AWAITED)
+        if found and found.stage not in free and not self._is_gone(found):
             # One that somebody else has sent is no reason to end the move.
             code = CONFLICT if found.stage == transits.CANCELLED else BUSY
             raise SeraiError(f"the move is {found.stage} here already", code=code)
@@ -207,6 +211,11 @@ class Arrivals:
             yield
         finally:
             self._under_way.discard(token)
+
+    def _awaited(self, token: str | None) -> Transit | None:
+        """The session of a backup that is to come with that token."""
+        found = None if token is None else self._transits.get(token, transits.IN)
+        return found if found is not None and found.stage == transits.AWAITED else None
 
     def _begin(self, token: str | None) -> Record:
         """A session that is not there yet, with a name that nobody has."""
@@ -241,7 +250,9 @@ class Arrivals:
         disk = os.statvfs(self._paths.sessions)
         own.check_limits(said.limits, settings, disk.f_frsize * disk.f_blocks)
         self._check_quota(record.uid, said.limits.get("quota", ""))
-        self._check_name(wanted := said.name if name is None else name)
+        wanted = said.name if name is None else name
+        if wanted != record.name:
+            self._check_name(wanted)
         policy = await self._gate.call("check", policy=said.policy) if said.policy else {}
         created = min(said.created_at, record.created_at)
         mine = Own(said.limits, said.env, said.sandbox)
@@ -270,12 +281,15 @@ class Arrivals:
                 NO_ROOM,
             )
 
-    def _become(self, wanted: Record, token: str | None) -> None:
+    def _become(self, wanted: Record, token: str | None, before: Transit | None) -> None:
         """Make it what it is to be, in one transaction."""
+        goal = State.STOPPED if token is None or before is not None else None
+        if before is not None and before.was == State.ARCHIVED.value:
+            goal = State.ARCHIVED
         values = (
             *(wanted.name, json.dumps(dict(wanted.labels)), wanted.created_at),
             *(json.dumps(dict(wanted.policy)), json.dumps(wanted.own.stored())),
-            None if token is not None else State.STOPPED.value,
+            goal and goal.value,
         )
         change = "name = ?, labels = ?, created_at = ?, policy = ?, own = ?, goal = ?"
 
@@ -285,7 +299,9 @@ class Arrivals:
             except sqlite3.IntegrityError:
                 raise SeraiError(f"there is a session {wanted.name} already", code=EXISTS) from None
             db.execute("INSERT OR IGNORE INTO names VALUES (?)", (wanted.name,))
-            if token is not None:
+            if before is not None:
+                transits.write(db, before.at(transits.COMMITTED))
+            elif token is not None:
                 there = (wanted.uid, wanted.name, transits.ARRIVED)
                 transits.write(db, Transit(token, transits.IN, *there))
 
@@ -293,12 +309,14 @@ class Arrivals:
 
     async def _settle(self, uid: int) -> None:
         try:
-            await self._moves.go({uid: State.STOPPED})
+            await self._moves.go({uid: self._moves.current(uid).goal or State.STOPPED})
         except BaseException:
             await self._drop(uid)
             raise
 
     async def _drop(self, uid: int) -> None:
-        record = self._registry.by_uid(uid)
-        if record is not None and record.state is State.ARRIVING:
+        record, found = self._registry.by_uid(uid), self._transits.arrival(uid)
+        if found is not None and found.stage == transits.AWAITED:
+            await staging.clear(self._paths, uid)  # it may be sent again
+        elif record is not None and record.state is State.ARRIVING:
             await self._moves.go({uid: State.REMOVING})

@@ -14,7 +14,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,10 @@ class Registry:
         with self._transaction():
             return does(self._db)
 
+    def copy(self, path: Path) -> None:
+        """A whole copy of it as of now, in a file that is not there yet; VACUUM INTO."""
+        self._db.execute("VACUUM INTO ?", (str(path),))
+
     def add_pooled(self, policy: Mapping[str, Any], own: Own, now: float) -> Record:
         """A session to be made for the pool: in state creating with the goal ready."""
         with self._transaction():
@@ -153,6 +157,11 @@ class Registry:
         """Take in a session of which only the home is left, from a registry that was lost."""
         with self._transaction():
             self._insert(Record(uid, name, state, None, {}, now, now, now))
+
+    def restore(self, record: Record) -> None:
+        """Have one of a backup again, which is not there yet."""
+        with self._transaction():
+            self._insert(replace(record, state=State.ARRIVING, goal=None))
 
     def reserve_uids(self, up_to: int) -> None:
         """See to it that no UID up to and including ``up_to`` is given out any more."""

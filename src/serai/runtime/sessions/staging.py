@@ -12,11 +12,12 @@ import json
 import math
 import os
 import stat
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serai.common import files, linux
+from serai.common import files, linux, wait
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.folders import exports
@@ -34,6 +35,17 @@ def make(paths: Paths, uid: int) -> Path:
     stage.mkdir(mode=0o700)
     os.chown(stage, uid, uid)
     return stage
+
+
+async def clear(paths: Paths, uid: int) -> None:
+    """Remove what an arrival that was cut off has left."""
+    if not os.path.lexists(stage := paths.arriving / str(uid)):
+        return
+    program = ["/usr/bin/rm", "-rf", "--one-file-system", "--", str(stage)]
+    child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    await wait.exited(child.pid)
+    if child.wait() != 0:
+        raise SeraiError(f"{stage} is not removed", "look what is there")
 
 
 def told(paths: Paths, uid: int) -> dict[str, Any]:

@@ -76,19 +76,17 @@ GOALS = {
     State.STOPPED: set(State) - _BEGINNINGS - {State.FROZEN},
     State.ARCHIVED: set(State) - _BEGINNINGS - {State.FROZEN},
     State.REMOVING: {State.REMOVING},
-    State.ARRIVING: {State.STOPPED, State.REMOVING},
+    State.ARRIVING: {State.STOPPED, State.ARCHIVED, State.REMOVING},
     State.MOVING: {State.STOPPED, State.ARCHIVED, State.REMOVING},
 }
 
 _HOME_STEPS = {
-    ("absent", "open"): Step.MAKE_HOME,
-    ("locked", "open"): Step.UNLOCK_HOME,
-    ("open", "locked"): Step.LOCK_HOME,
-    ("staged", "open"): Step.PLACE_HOME,
-    ("absent", "gone"): Step.MOVE_HOME_AWAY,
-    ("staged", "gone"): Step.MOVE_HOME_AWAY,
-    ("open", "gone"): Step.MOVE_HOME_AWAY,
-    ("locked", "gone"): Step.MOVE_HOME_AWAY,
+    ("absent", "open"): [Step.MAKE_HOME],
+    ("locked", "open"): [Step.UNLOCK_HOME],
+    ("open", "locked"): [Step.LOCK_HOME],
+    ("staged", "open"): [Step.PLACE_HOME],
+    ("staged", "locked"): [Step.PLACE_HOME, Step.LOCK_HOME],
+    **{(home, "gone"): [Step.MOVE_HOME_AWAY] for home in ("absent", "staged", "open", "locked")},
 }
 
 STARTED = (Step.LIMIT_UNIT, Step.LIMIT_DISK, Step.MOUNT_FOLDERS)
@@ -132,8 +130,7 @@ def _steps(state: State, before: Facts, after: Facts) -> tuple[Step, ...]:
     # A session that is still being created may already have a unit when that is cut off.
     if (before.running or state is State.CREATING) and not after.running:
         steps.append(Step.STOP)
-    if (before.home, after.home) in _HOME_STEPS:
-        steps.append(_HOME_STEPS[before.home, after.home])
+    steps += _HOME_STEPS.get((before.home, after.home), [])
     if after.running and not before.running:
         steps += [Step.START, *STARTED]
     if after.frozen and not before.frozen:

@@ -5,6 +5,8 @@ session cannot be started, and at ``left`` it is gone. At the target (``in``) it
 while bytes come, ``arrived`` when all of it is there and verified, and ``committed`` when the
 target has it for good. A target that was told ``cancelled`` never takes it any more. What has ended
 is kept for ever: else somebody who is late would have a session twice.
+
+A session of a backup is ``awaited`` from when its registry is restored until its export comes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 OUT, IN = "out", "in"
 LEAVING, LEFT = "leaving", "left"
 ARRIVING, ARRIVED, COMMITTED, CANCELLED = "arriving", "arrived", "committed", "cancelled"
+AWAITED = "awaited"
 
 # A table of its own: a Serai of before knows nothing of it, and goes on.
 TABLE = """
@@ -30,6 +33,7 @@ CREATE TABLE IF NOT EXISTS transits (
     PRIMARY KEY (token, side)
 ) WITHOUT ROWID
 """
+COLUMNS = "token, side, uid, name, stage, peer, was"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,17 @@ class Transits:
         """The move that a session came with."""
         return self._one("uid = ? AND side = ?", uid, IN)
 
+    def awaited(self) -> list[Transit]:
+        """The sessions of a backup whose exports have not come yet."""
+        query = f"SELECT {COLUMNS} FROM transits WHERE stage = ? ORDER BY uid"  # noqa: S608  # ours
+
+        def read(db: sqlite3.Connection) -> list[Transit]:
+            with closing(db.execute(query, (AWAITED,))) as rows:
+                return [Transit(*row) for row in rows]
+
+        found: list[Transit] = self._registry.change(read)
+        return found
+
     def note(self, transit: Transit) -> None:
         """Have the registry know that, durably."""
         self._registry.change(lambda db: write(db, transit))
@@ -84,8 +99,7 @@ class Transits:
         self._registry.change(lambda db: db.execute(where, (transit.token, transit.side)))
 
     def _one(self, where: str, *values: object) -> Transit | None:
-        columns = "token, side, uid, name, stage, peer, was"
-        query = f"SELECT {columns} FROM transits WHERE {where} ORDER BY at DESC LIMIT 1"  # noqa: S608  # ours
+        query = f"SELECT {COLUMNS} FROM transits WHERE {where} ORDER BY at DESC LIMIT 1"  # noqa: S608  # ours
 
         def read(db: sqlite3.Connection) -> Transit | None:
             with closing(db.execute(query, values)) as rows:

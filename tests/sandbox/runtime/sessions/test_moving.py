@@ -101,7 +101,7 @@ def test_an_export_is_the_same_session_again(pair: tuple[Vm, Vm]) -> None:
         with pytest.raises(SeraiError, match="there is a session one already"):
             there.import_(io.BytesIO(spool.getvalue()))
         for broken in (spool.getvalue()[:-20000], b"x" * 20000, b""):
-            with pytest.raises(SeraiError, match="cannot be used|cut off"):
+            with pytest.raises(SeraiError, match=r"cannot be used|cut off"):
                 there.import_(io.BytesIO(broken), "two")
         turned = bytearray(spool.getvalue())
         turned[turned.index(b"said\n")] ^= 1
@@ -249,7 +249,7 @@ def test_what_leaves_is_not_used_and_comes_back(pair: tuple[Vm, Vm]) -> None:
     before = filled(source, "one")
     begun = source.call("move.begin", name="one", to=address(target))
     for way in ("reopen", "switch", "stop", "archive", "remove"):
-        with pytest.raises(SeraiError, match="moving|being moved"):
+        with pytest.raises(SeraiError, match=r"moving|being moved"):
             source.call(way, name="one")
     with pytest.raises(SeraiError, match="is moving"):
         source.call("set", name="one", labels={"a": "b"})
@@ -354,7 +354,7 @@ def test_a_reader_who_does_not_read_is_not_waited_for(pair: tuple[Vm, Vm]) -> No
 def _exports(vm: Vm) -> list[str]:
     assert vm.daemon is not None
     found = subprocess.run(
-        ["pgrep", "-P", str(vm.daemon.pid), "-f", "transfer.py"],
+        ["/usr/bin/pgrep", "-P", str(vm.daemon.pid), "-f", "transfer.py"],
         capture_output=True,
         text=True,
         check=False,
