@@ -57,7 +57,7 @@ class Backup:
 
 
 @dataclass(frozen=True)
-class Begin:
+class BeginMove:
     """``to`` is the target's address, as a person gave it."""
 
     name: str
@@ -72,7 +72,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class End:
+class EndMove:
     """``moved``: the target has it for good. Else it comes back."""
 
     name: str
@@ -94,12 +94,12 @@ class ExportMethods:
             "export": (Export, self.export),
             "import": (Import, self.import_),
             "backup": (Backup, self.backup),
-            "move.begin": (Begin, self.begin),
+            "move.begin": (BeginMove, self.begin),
             "move.show": (Name, self.show),
             "move.status": (Token, self.status),
             "move.commit": (Token, self.commit),
             "move.cancel": (Token, self.cancel),
-            "move.end": (End, self.end),
+            "move.end": (EndMove, self.end),
         }
 
     async def export(self, c: Connection, r: Request, p: Export) -> Any:
@@ -171,7 +171,7 @@ class ExportMethods:
             copy.unlink(missing_ok=True)
         return {}
 
-    async def begin(self, c: Connection, _r: Request, p: Begin) -> Any:
+    async def begin(self, c: Connection, _r: Request, p: BeginMove) -> Any:
         """Stop a session, which from now on can only leave; the same again: the same move."""
 
         async def noted(record: Record, token: str) -> None:
@@ -201,7 +201,7 @@ class ExportMethods:
             await self._sessions.arrivals.cancel(p.token)
         return {}
 
-    async def end(self, c: Connection, _r: Request, p: End) -> Any:
+    async def end(self, c: Connection, _r: Request, p: EndMove) -> Any:
         """Remove a session that has left, or have it back."""
         record = self._sessions.departures.record(p.token)
         async with self._noted(c, "move.end", record, p.token, moved=p.moved):

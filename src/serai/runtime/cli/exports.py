@@ -6,21 +6,15 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from serai.common import stdio
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.printing import say
+from serai.runtime import packing
 from serai.runtime.client import Client
 
 COMMANDS = frozenset({"export", "import", "move"})
-MAGIC = b"\x28\xb5\x2f\xfd"
-"""What zstd's output begins with: RFC 8878, 3.1.1."""
-CHUNK = 128 << 10
 
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -47,11 +41,11 @@ def run(client: Client, options: argparse.Namespace) -> int:
         if os.isatty(1):
             text = "an export is nothing for a terminal"
             raise SeraiError(text, "send it to a file", INVALID_PARAMS)
-        export(client, options.name, 1, plain=options.plain)
+        packing.export(client, options.name, 1, plain=options.plain)
         return 0
     if os.isatty(0):
         raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
-    with unpacked(0) as source:
+    with packing.unpacked(0) as source:
         params = {"name": options.name} if options.name else {}
         made = client.send("import", source, **params)
     if options.json:
@@ -59,67 +53,6 @@ def run(client: Client, options: argparse.Namespace) -> int:
     else:
         say(made["name"])
     return 0
-
-
-def export(client: Client, name: str, target: int, *, plain: bool) -> None:
-    """Write an export to a descriptor, compressed unless it is to be plain. Raises SeraiError."""
-    if plain:
-        client.send("export", target, name=name)
-        return
-    program = [_zstd(), "-q", "-T0", "-c"]
-    read, write = os.pipe2(os.O_CLOEXEC)
-    with os.fdopen(write, "wb") as end:
-        with os.fdopen(read, "rb") as source:
-            packer = subprocess.Popen(program, stdin=source, stdout=target)
-        try:
-            client.send("export", end.fileno(), name=name)
-        except BaseException:
-            packer.kill()  # so that nobody takes a part for all of it
-            packer.wait()
-            raise
-    if packer.wait() != 0:
-        raise SeraiError(f"zstd ended with status {packer.returncode}; there is no export")
-
-
-def _zstd() -> str:
-    if (found := shutil.which("zstd")) is None:
-        hint = "install the package zstd, or export with --plain"
-        raise SeraiError("there is no zstd here", hint)
-    return found
-
-
-@contextlib.contextmanager
-def unpacked(packed: int) -> Iterator[int]:
-    """What a descriptor gives, without its compression. Raises SeraiError."""
-    begin = b""
-    while len(begin) < len(MAGIC) and (data := os.read(packed, len(MAGIC) - len(begin))):
-        begin += data
-    read, write = os.pipe2(os.O_CLOEXEC)
-    feeding = threading.Thread(target=_feed, args=(os.dup(packed), begin, write), daemon=True)
-    unpacker = None
-    try:
-        if begin == MAGIC:
-            fed, (read, end) = read, os.pipe2(os.O_CLOEXEC)
-            with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
-                program = [_zstd(), "-d", "-q", "-c"]
-                unpacker = subprocess.Popen(program, stdin=source, stdout=target)
-        feeding.start()
-        yield read
-    finally:
-        os.close(read)
-        if unpacker is not None:
-            unpacker.kill()
-            unpacker.wait()
-
-
-def _feed(packed: int, begin: bytes, write: int) -> None:
-    source, end = (
-        os.fdopen(each, mode, buffering=0) for each, mode in ((packed, "rb"), (write, "wb"))
-    )
-    with contextlib.suppress(OSError), source, end:
-        stdio.write_all(write, begin)
-        while data := os.read(packed, CHUNK):
-            stdio.write_all(write, data)
 
 
 def _move(options: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:  # noqa: PLR0911  # an end a command
         if options.command in ("doctor", "health", "metrics"):
             return _flushed(_examined(options, vm))
         if options.command == "restore":
-            return backup.restore(options, vm)
+            return _restore(options, vm)
         with connected(vm) as client:
             if (does := _RUN.get(options.command)) is not None:
                 return _flushed(does(client, options))
@@ -202,6 +202,17 @@ def _examined(options: argparse.Namespace, vm: str) -> int:
     from serai.runtime.doctor import report  # noqa: PLC0415  # see above
 
     return report.main(options.json, options.sandbox)
+
+
+def _restore(options: argparse.Namespace, vm: str) -> int:
+    from serai.runtime import restore  # noqa: PLC0415  # of no use to any other
+
+    come = restore.main(options.directory, vm)
+    if options.json:
+        print(json.dumps({"restored": come}))
+    else:
+        say(f"{len(come)} sessions are restored; they are stopped, or archived as they were")
+    return _flushed(0)
 
 
 def _version() -> int:

@@ -44,7 +44,7 @@ class _Source:
         return data
 
 
-class Content:
+class EntryContent:
     """What is in a file of an archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -91,7 +91,7 @@ def header(name: str, info: tuple[int, int, float], link: str = "") -> tarfile.T
 
 def reading(
     file: Readable, *, whole: bool = False
-) -> Iterator[tuple[tarfile.TarInfo, Content | None]]:
+) -> Iterator[tuple[tarfile.TarInfo, EntryContent | None]]:
     """The entries of an archive, a file's with what it is read from. Raises SeraiError.
 
     That is read before the next entry is asked for. A cut off archive is no archive. With ``whole``
@@ -114,7 +114,7 @@ def reading(
         if not (whole and (member.isreg() or member.islnk())):
             _check(member)
         content = archive.extractfile(member) if member.isreg() else None
-        yield member, None if content is None else Content(content)
+        yield member, None if content is None else EntryContent(content)
     if source.ended:
         raise _unusable("it is cut off")
 

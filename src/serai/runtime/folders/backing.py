@@ -80,7 +80,7 @@ def _pieces(source: int, size: int) -> Iterator[bytes]:
         yield data
 
 
-def _whole(content: archives.Content) -> bytes:
+def _whole(content: archives.EntryContent) -> bytes:
     return b"".join(iter(lambda: content.read(CHUNK), b""))
 
 

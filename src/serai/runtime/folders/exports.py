@@ -77,9 +77,7 @@ def text(name: str, content: Any) -> tuple[tarfile.TarInfo, bytes]:
 
 def time_of(member: tarfile.TarInfo) -> int:
     """The time of the last change, in ns. Raises SeraiError."""
-    if (raw := member.pax_headers.get("mtime")) is None:
-        return int(member.mtime) * 10**9
-    found = _TIME.fullmatch(raw)
+    found = _TIME.fullmatch(member.pax_headers.get("mtime") or str(int(member.mtime)))
     if found is None or abs(int(found[1])) > _MOST_TIME:
         raise wrong(f"{ascii(member.name)[:200]} has no time")
     return int(found[1]) * 10**9 + int((found[2] or "0").ljust(9, "0"))

@@ -92,7 +92,7 @@ class _Stage:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def take(self, member: tarfile.TarInfo, content: archives.Content | None) -> None:
+    def take(self, member: tarfile.TarInfo, content: archives.EntryContent | None) -> None:
         """Make an entry. Raises SeraiError or OSError."""
         if self._last is not None:
             raise exports.wrong("something comes behind its end")
@@ -129,7 +129,7 @@ class _Stage:
         others = self._digests[exports.HOME].others
         self._write(exports.FIRST, exports.text("", {**self._first, "others": others})[1])
 
-    def _text(self, member: tarfile.TarInfo, content: archives.Content | None) -> None:
+    def _text(self, member: tarfile.TarInfo, content: archives.EntryContent | None) -> None:
         if content is None or member.issparse() or member.size > exports.MOST_TEXT:
             raise exports.wrong(f"its {member.name} is too large, or no file")
         raw = _read(content, member.size)
@@ -140,7 +140,9 @@ class _Stage:
         exports.check_format(self._first)
         self._digests["session"].add(member, sha256(raw).hexdigest(), len(raw))
 
-    def _job(self, member: tarfile.TarInfo, content: archives.Content | None, path: str) -> None:
+    def _job(
+        self, member: tarfile.TarInfo, content: archives.EntryContent | None, path: str
+    ) -> None:
         job, _, name = path.partition("/")
         most = MOST_LOG if name == "log" else exports.MOST_TEXT
         known = _JOB.fullmatch(job) and name in exporting.JOB_FILES
@@ -154,7 +156,9 @@ class _Stage:
         with scope.folder(self._parts[exports.JOBS], job) as folder:
             self._file(folder, name, member, content, exports.JOBS)
 
-    def _home(self, member: tarfile.TarInfo, content: archives.Content | None, path: str) -> None:
+    def _home(
+        self, member: tarfile.TarInfo, content: archives.EntryContent | None, path: str
+    ) -> None:
         above, _, name = path.rpartition("/")
         directory = self._opened(above)
         if member.isdir():
@@ -198,7 +202,7 @@ class _Stage:
         directory: int,
         name: str,
         member: tarfile.TarInfo,
-        content: archives.Content,
+        content: archives.EntryContent,
         part: str,
     ) -> None:
         segments = exports.segments_of(member)
@@ -235,7 +239,7 @@ class _Stage:
             os.close(made)
 
 
-def _read(content: archives.Content, size: int) -> bytes:
+def _read(content: archives.EntryContent, size: int) -> bytes:
     parts = []
     while size and (data := content.read(size)):
         parts.append(data)

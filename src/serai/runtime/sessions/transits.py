@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from serai.runtime.sessions.registry import Registry
+from typing import Any, Protocol
 
 OUT, IN = "out", "in"
 LEAVING, LEFT = "leaving", "left"
@@ -56,10 +54,17 @@ class Transit:
         return replace(self, stage=stage)
 
 
+class Changeable(Protocol):
+    """A registry; which cannot be imported here, since it makes the table."""
+
+    def change(self, does: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Carry out changes in one transaction."""
+
+
 class Transits:
     """The moves that a registry knows."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Changeable) -> None:
         self._registry = registry
 
     def get(self, token: str, side: str) -> Transit | None:

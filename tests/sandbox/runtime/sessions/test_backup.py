@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
+from serai.runtime import restore
 from serai.runtime.cli import backup
 from serai.runtime.sessions import restoring
 from tests.support.fake_vm import Vm, opened
@@ -61,11 +62,11 @@ def test_all_comes_back_on_a_blank_vm(tmp_path: Path) -> None:
         # It is cut off after the first session, while the second one is written.
         after.start(fatal=5)
         with pytest.raises(SeraiError):
-            backup.bring(after.client, tmp_path / "b", parts)
+            restore.bring(after.client, tmp_path / "b", parts)
         assert after.daemon is not None and after.daemon.wait(30) == -9
         assert put(after, tmp_path / "b") == 2
         after.start()
-        assert len(backup.bring(after.client, tmp_path / "b", parts)) == 2
+        assert len(restore.bring(after.client, tmp_path / "b", parts)) == 2
         new = after.sessions()
         assert {name: each["state"] for name, each in new.items()} == {
             "runs": "stopped",
@@ -106,7 +107,7 @@ def test_what_is_not_whole_is_not_restored(tmp_path: Path) -> None:
         with pytest.raises(SeraiError, match="no whole backup"):
             put(vm, tmp_path / "b")
         with pytest.raises(SeraiError, match="is not as it was backed up"):
-            backup._checked(tmp_path / "b")  # what restore does first
+            restore._checked(tmp_path / "b")  # what restore does first
         (tmp_path / "b" / "backup.json").unlink()
         with pytest.raises(SeraiError, match="no complete backup"):
-            backup._checked(tmp_path / "b")  # what restore does first
+            restore._checked(tmp_path / "b")  # what restore does first

@@ -42,20 +42,17 @@ def address(vm: Vm) -> str:
 def content(root: Path) -> dict[str, Any]:
     """All that is below a directory, and what is kept of it."""
     found: dict[str, Any] = {}
-    for above, folders, files in os.walk(os.fsencode(root)):
-        for name in (*folders, *files):
-            path = os.path.join(above, name)
-            info = os.lstat(path)
-            facts: tuple[Any, ...] = (info.st_mode, info.st_mtime_ns)
-            if os.path.islink(path):
-                facts = (info.st_mode, os.readlink(path))
-            elif os.path.isfile(path):
-                with open(path, "rb") as file:
-                    data = file.read()
-                names = sorted(os.listxattr(path))
-                marks = [os.getxattr(path, each) for each in names]
-                facts = (*facts, info.st_nlink, info.st_blocks < 8192, data, names, marks)
-            found[os.fsdecode(os.path.relpath(path, os.fsencode(root)))] = facts
+    for path in root.rglob("*"):
+        info = path.lstat()
+        facts: tuple[Any, ...] = (info.st_mode, info.st_mtime_ns)
+        if path.is_symlink():
+            facts = (info.st_mode, path.readlink())
+        elif path.is_file():
+            names = sorted(os.listxattr(path))
+            marks = [os.getxattr(path, each) for each in names]
+            data = path.read_bytes()
+            facts = (*facts, info.st_nlink, info.st_blocks < 8192, data, names, marks)
+        found[str(path.relative_to(root))] = facts
     return found
 
 

@@ -21,6 +21,7 @@ from serai.runtime.sessions.states import (
 EFFECTS: dict[Step, dict[str, Any]] = {
     Step.MAKE_HOME: {"home": "open"},
     Step.UNLOCK_HOME: {"home": "open"},
+    Step.PLACE_HOME: {"home": "open"},
     Step.LOCK_HOME: {"home": "locked"},
     Step.MOVE_HOME_AWAY: {"home": "gone"},
     Step.START: {"running": True},

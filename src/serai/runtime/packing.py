@@ -1,0 +1,83 @@
+"""Exports are compressed where they are kept: by the program zstd(1), on whichever side that is.
+
+The VM neither packs nor unpacks: so it takes no program there, and no file makes it unpack more
+than it can be told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+
+from serai.common import stdio
+from serai.common.errors import SeraiError
+from serai.runtime.client import Client
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+"""What zstd's output begins with: RFC 8878, 3.1.1."""
+CHUNK = 128 << 10
+
+
+def export(client: Client, name: str, target: int, *, plain: bool) -> None:
+    """Write an export to a descriptor, compressed unless it is to be plain. Raises SeraiError."""
+    if plain:
+        client.send("export", target, name=name)
+        return
+    program = [_zstd(), "-q", "-T0", "-c"]
+    read, write = os.pipe2(os.O_CLOEXEC)
+    with os.fdopen(write, "wb") as end:
+        with os.fdopen(read, "rb") as source:
+            packer = subprocess.Popen(program, stdin=source, stdout=target)
+        try:
+            client.send("export", end.fileno(), name=name)
+        except BaseException:
+            packer.kill()  # so that nobody takes a part for all of it
+            packer.wait()
+            raise
+    if packer.wait() != 0:
+        raise SeraiError(f"zstd ended with status {packer.returncode}; there is no export")
+
+
+def _zstd() -> str:
+    if (found := shutil.which("zstd")) is None:
+        hint = "install the package zstd, or export with --plain"
+        raise SeraiError("there is no zstd here", hint)
+    return found
+
+
+@contextlib.contextmanager
+def unpacked(packed: int) -> Iterator[int]:
+    """What a descriptor gives, without its compression. Raises SeraiError."""
+    begin = b""
+    while len(begin) < len(MAGIC) and (data := os.read(packed, len(MAGIC) - len(begin))):
+        begin += data
+    read, write = os.pipe2(os.O_CLOEXEC)
+    feeding = threading.Thread(target=_feed, args=(os.dup(packed), begin, write), daemon=True)
+    unpacker = None
+    try:
+        if begin == MAGIC:
+            fed, (read, end) = read, os.pipe2(os.O_CLOEXEC)
+            with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
+                program = [_zstd(), "-d", "-q", "-c"]
+                unpacker = subprocess.Popen(program, stdin=source, stdout=target)
+        feeding.start()
+        yield read
+    finally:
+        os.close(read)
+        if unpacker is not None:
+            unpacker.kill()
+            unpacker.wait()
+
+
+def _feed(packed: int, begin: bytes, write: int) -> None:
+    source, end = (
+        os.fdopen(each, mode, buffering=0) for each, mode in ((packed, "rb"), (write, "wb"))
+    )
+    with contextlib.suppress(OSError), source, end:
+        stdio.write_all(write, begin)
+        while data := os.read(packed, CHUNK):
+            stdio.write_all(write, data)
