@@ -30,7 +30,7 @@ MOST = 1 << 62
 RAN = ("ready", "active", "frozen")
 
 
-class Side(Protocol):
+class MovingVm(Protocol):
     """A VM, as the library has it."""
 
     address: str
@@ -42,7 +42,9 @@ class Side(Protocol):
         """A connection of its own. Raises SeraiError."""
 
 
-def move(source: Side, target: Side, name: str, *, new_name: str | None = None) -> dict[str, Any]:
+def move(
+    source: MovingVm, target: MovingVm, name: str, *, new_name: str | None = None
+) -> dict[str, Any]:
     """Move a session; returns it as the target has it. May be repeated. Raises SeraiError."""
     for end in (source, target):
         _check(end)
@@ -67,7 +69,7 @@ def move(source: Side, target: Side, name: str, *, new_name: str | None = None) 
     return dict(target.call("show", name=moved["name"]))
 
 
-def cancel(source: Side, target: Side | None, name: str) -> None:
+def cancel(source: MovingVm, target: MovingVm | None, name: str) -> None:
     """Have a session back, if the target says that it never takes it. Raises SeraiError.
 
     Without a target nobody is asked: it may be there, too.
@@ -80,7 +82,7 @@ def cancel(source: Side, target: Side | None, name: str) -> None:
         source.call("reopen", name=name)
 
 
-def _check(end: Side) -> None:
+def _check(end: MovingVm) -> None:
     met = end.call("version")
     if not set(met.get("capabilities", ())) >= NEEDED:
         raise SeraiError(
@@ -90,7 +92,7 @@ def _check(end: Side) -> None:
         )
 
 
-def _send(source: Side, target: Side, name: str, token: str, new_name: str | None) -> None:
+def _send(source: MovingVm, target: MovingVm, name: str, token: str, new_name: str | None) -> None:
     """Have the target get it, unless it has it already."""
     stage = target.call("move.status", token=token)["stage"]
     if stage in ("arrived", "committed"):
