@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from serai.fleet import settings
+from serai.fleet.settings import MemberPaths
 from serai.image.errors import BuildError
 from serai.image.fleet import keys, seeds, servers
 
@@ -47,6 +49,18 @@ def test_a_vm_is_given_its_own_keys_and_no_other(fleet: Path) -> None:
         assert "sessions = 9\n" in toml
         assert config(home)["hostname"] == home.name
     assert (fleet / "vms/b/key.pem").read_text() not in (homes[0] / "user-data").read_text()
+
+
+def test_the_member_reads_the_settings(fleet: Path, tmp_path: Path) -> None:
+    [home] = seeds.make(fleet, ["a"], zone="eu\\1 é", sessions=7)
+    paths = MemberPaths(tmp_path)
+    paths.settings.parent.mkdir(parents=True)
+    for each in config(home)["write_files"]:
+        if each["path"] == "/etc/serai/fleet.toml":
+            paths.settings.write_text(each["content"])
+    found = settings.load(paths)
+    assert (found.name, found.servers) == ("a", ["nats.example:4222"])
+    assert (found.labels.zone, found.room.sessions) == ("eu\\1 é", 7)
 
 
 def test_who_may_not_read_the_key_may_not_read_the_seed(fleet: Path) -> None:
