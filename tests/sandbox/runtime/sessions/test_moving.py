@@ -15,6 +15,7 @@ import pytest
 
 from serai import connect
 from serai.common.errors import BUSY, CONFLICT, GONE, SeraiError
+from serai.common.labels import DOCTOR
 from serai.runtime import moving
 from serai.runtime.client import Client
 from serai.runtime.library import Vm as End
@@ -110,6 +111,19 @@ def test_an_export_is_the_same_session_again(pair: tuple[Vm, Vm]) -> None:
     source.call("remove", name="one")
     wait_for(lambda: not source.sessions() and not target.sessions())
     verified(source)
+
+
+def test_no_session_comes_in_with_the_doctors_label(pair: tuple[Vm, Vm]) -> None:
+    source, target = pair
+    source.call("create", name="one", labels={DOCTOR: ""})
+    with connect(address(source)) as here, connect(address(target)) as there:
+        spool = io.BytesIO()
+        here.session("one").export(spool)
+        spool.seek(0)
+        with pytest.raises(SeraiError, match=f"the label {DOCTOR} is not taken in"):
+            there.import_(spool)
+        here.session("one").remove()
+    wait_for(lambda: not source.sessions() and not target.sessions())
 
 
 def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
