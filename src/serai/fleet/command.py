@@ -14,10 +14,11 @@ from nats.js import JetStreamContext, api
 from serai.common import stdio
 from serai.common.errors import GONE, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.printing import say
-from serai.fleet import settings, subjects
+from serai.fleet import placing, settings, subjects
 from serai.fleet.fleet import FleetClient
 from serai.runtime import address
 from serai.runtime.cli.showing import table
+from serai.runtime.library import Session, connect
 
 LIVES = {subjects.ALIVE: subjects.DEAD, subjects.REQUESTS: subjects.KEPT_REQUESTS}
 """Seconds after which a bucket forgets."""
@@ -36,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         made.add_argument("name", metavar="VM")
+        if name == "drain":
+            also = "also move each of its sessions to another VM, one after another"
+            made.add_argument("--move", action="store_true", help=also)
     text = "make what the servers keep of a fleet, or change how many of them do"
     init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")
     init.add_argument("--replicas", type=int, default=1, metavar="N", help="servers; default: 1")
@@ -90,6 +94,28 @@ async def forget(client: FleetClient, vm: str) -> dict[str, Any]:
     return {"vm": vm, "forgotten": await client.forget(vm)}
 
 
+async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[str, Any]:
+    """Move the sessions of a VM to others that have room; again, it goes on. Raises SeraiError."""
+    servers = f"nats://{','.join(where.nats)}"
+    moved: list[str] = []
+    left: dict[str, str] = {}
+    with connect(f"{servers}/{vm}") as source:
+        for session in await asyncio.to_thread(source.sessions):
+            name = session["name"]
+            try:
+                to = await placing.found(client, placing.wanted(session["labels"]))
+                with connect(f"{servers}/{to}") as target:
+                    await asyncio.to_thread(Session(source, name).move, target)
+                await placing.follow(client, name, to)
+            except SeraiError as error:
+                left[name] = str(error)
+                say(f"serai: {name} stays: {error}", sys.stderr)
+                continue
+            moved.append(name)
+            say(f"{name} is on {to}", sys.stderr)
+    return {"vm": vm, "moved": moved, "left": left}
+
+
 async def shown(client: FleetClient) -> list[dict[str, Any]]:
     """Each VM, and how it is."""
     vms, alive = await asyncio.gather(client.vms(), client.alive())
@@ -130,7 +156,10 @@ async def carry_out(options: argparse.Namespace, where: address.Address) -> Any:
             raise SeraiError(f"{options.name!a} is no VM's name", code=INVALID_PARAMS)
         if options.command == "forget":
             return await forget(client, options.name)
-        return await client.asked(options.name, "ask", {"do": options.command})
+        done = await client.asked(options.name, "ask", {"do": options.command})
+        if options.command == "drain" and options.move:
+            return await emptied(client, where, options.name)
+        return done
 
 
 def main(arguments: list[str]) -> int:
@@ -151,7 +180,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps({"vms": result} if options.command is None else result))
     elif options.command is None:
         show(result)
-    return 0
+    return 1 if options.command == "drain" and result.get("left") else 0
 
 
 def run() -> None:

@@ -47,11 +47,11 @@ class Placing:
 
         If the VM that it was given to is gone, the claims stay, and nothing is made elsewhere.
         """
-        name, wanted = _checked(params)
+        name, labels = _checked(params)
         asked = params.get("request_id")
         request = hashlib.sha256((asked or uuid.uuid4().hex).encode()).hexdigest()
         for _ in range(TRIES):
-            claim, fresh = await self._request(request, wanted)
+            claim, fresh = await self._request(request, labels)
             turned = f"{request}.{claim.turn}" if claim.turn else asked or request
             of_name = await self._name(name, claim.vm, request) if name else None
             try:
@@ -71,25 +71,13 @@ class Placing:
             await self._fleet.reclaim(REQUESTS, request, claim, replace(claim, turn=claim.turn + 1))
         raise SeraiError("no unused session name was found", "give the session a name")
 
-    async def _request(self, request: str, wanted: tuple[str, str, str]) -> tuple[Claim, bool]:
+    async def _request(self, request: str, labels: tuple[str, str, str]) -> tuple[Claim, bool]:
         """Which VM a request is given to, and whether it is by this call."""
         if (claim := await self._fleet.claimed(REQUESTS, request)) is not None:
             return claim, False
         by = uuid.uuid4().hex
-        claim = await self._fleet.claim(REQUESTS, request, await self._chosen(wanted), by)
+        claim = await self._fleet.claim(REQUESTS, request, await found(self._fleet, labels), by)
         return claim, claim.by == by
-
-    async def _chosen(self, wanted: tuple[str, str, str]) -> str:
-        for turn in range(TRIES):
-            offers = await self._fleet.offers(*wanted)
-            if (vm := chosen(offers)) is not None:
-                return vm
-            if not offers and turn:
-                break
-            await asyncio.sleep(0.1 * turn)
-        which = ", ".join(f"{key}={word}" for key, word in zip(LABELS, wanted, strict=True) if word)
-        hint = "'serai fleet' shows which VMs there are, and how full"
-        raise SeraiError(f"no VM{' with ' + which if which else ''} has room", hint, NO_ROOM)
 
     async def _name(self, name: str, vm: str, request: str) -> Claim | None:
         """Claim a name for a VM; returns what may be given back. Raises SeraiError."""
@@ -124,6 +112,27 @@ class Placing:
         return True
 
 
+async def found(fleet: FleetClient, wanted: tuple[str, str, str]) -> str:
+    """A VM that has room, and what is wanted. Raises SeraiError."""
+    for turn in range(TRIES):
+        offers = await fleet.offers(*wanted)
+        if (vm := chosen(offers)) is not None:
+            return vm
+        if not offers and turn:
+            break
+        await asyncio.sleep(0.1 * turn)
+    which = ", ".join(f"{key}={word}" for key, word in zip(LABELS, wanted, strict=True) if word)
+    hint = "'serai fleet' shows which VMs there are, and how full"
+    raise SeraiError(f"no VM{' with ' + which if which else ''} has room", hint, NO_ROOM)
+
+
+async def follow(fleet: FleetClient, name: str, vm: str) -> None:
+    """Have the claim of a session's name say where it has moved. Raises SeraiError."""
+    claim = await fleet.claim(CLAIMS, name, vm, uuid.uuid4().hex)
+    if claim.vm != vm:
+        await fleet.reclaim(CLAIMS, name, claim, replace(claim, vm=vm))
+
+
 def chosen(offers: list[dict[str, Any]]) -> str | None:
     """The VM of the better offer; of two that are equally loaded, the one that has some ready."""
     good = [each for each in offers if each.get("full") is False and _number(each.get("load")) >= 0]
@@ -149,5 +158,10 @@ def _checked(params: dict[str, Any]) -> tuple[str, tuple[str, str, str]]:
         raise SeraiError("labels must be a table, and request_id a text", code=INVALID_PARAMS)
     if name is not None:
         names.check(name if isinstance(name, str) else "")
+    return name or "", wanted(labels)
+
+
+def wanted(labels: dict[str, Any]) -> tuple[str, str, str]:
+    """What a session's labels say of its VM: zone, architecture and image; "": any."""
     zone, architecture, image = (str(labels.get(key, "")) for key in LABELS)
-    return name or "", (zone, architecture, image)
+    return zone, architecture, image

@@ -224,6 +224,10 @@ class Router:
         self._where = {name: vm for name, vm in self._where.items() if vm != way.vm}
         self._streams = {each: vm for each, vm in self._streams.items() if vm != way.vm}
 
+    def ended(self, stream: object) -> None:
+        """A stream of a forward is over."""
+        self._streams.pop(_key(stream), None)
+
     def later(self, work: Awaitable[None]) -> None:
         """Have something done beside all else."""
         task = asyncio.ensure_future(work)

@@ -28,6 +28,9 @@ class Routes(Protocol):
     def lost(self, way: WayToVm) -> None:
         """The way is over."""
 
+    def ended(self, stream: object) -> None:
+        """A stream of a forward is over."""
+
     def later(self, work: Awaitable[None]) -> None:
         """Have something done beside all else."""
 
@@ -155,6 +158,8 @@ class WayToVm:
                     self._forwards.discard(news[key])
                 news[key] = self._named(news[key])
                 line = _line(message)
+            if message["method"] == "forward.ended":
+                self._routes.ended(news["stream"])
             await self._routes.say(line + data)
             return
         if (asked := self._asked.get(number := message.get("id"))) is None:

@@ -252,6 +252,24 @@ def test_a_vm_that_drains_gets_no_new_session(rig: Rig) -> None:
         rig.serai("remove", each)
 
 
+def test_a_vm_is_emptied(rig: Rig) -> None:
+    name = rig.serai("create", "moves", "--label", "fleet.zone=a-side").strip()
+    other = rig.serai("create", "--label", "fleet.zone=a-side").strip()
+    rig.serai("exec", name, "--", "sh", "-c", "echo kept > kept")
+    rig.serai("set", name, "--label", "fleet.zone=b-side")
+    try:
+        done = rig.run("fleet", "drain", "a", "--move")
+        assert done.returncode == 1  # the other one may be nowhere else
+        assert f"{name} is on b\n" in done.stderr
+        assert f"{other} stays: no VM with fleet.zone=a-side has room" in done.stderr
+        assert (rig.where(name), rig.where(other)) == ("b", "a")
+        assert rig.serai("exec", name, "--", "cat", "kept") == "kept\n"
+    finally:
+        rig.serai("fleet", "undrain", "a")
+    for each in (name, other):
+        rig.serai("remove", each)
+
+
 def test_a_claim_decides_and_no_row_of_another_vm_does(rig: Rig) -> None:
     """A stolen VM says that it has a session of everybody's: no byte goes there."""
     name = rig.serai("create").strip()
