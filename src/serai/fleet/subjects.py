@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 QUEUE = "serai"
 """The queue group of the members that have room."""
@@ -61,10 +60,10 @@ def place(zone: str, architecture: str, image: str) -> str:
     return ".".join(("serai.place", token(zone), token(architecture), token(image)))
 
 
-def places(zone: str, architecture: str, image: str) -> Iterator[str]:
-    """All that a member of these labels answers."""
-    for bits in range(8):
-        chosen = [
-            each if bits >> at & 1 else "" for at, each in enumerate((zone, architecture, image))
-        ]
-        yield place(*chosen)
+def places(zone: str, architecture: str, image: str) -> list[str]:
+    """All that a member of these labels answers, each once: twice would be asked twice as often."""
+    words = (zone, architecture, image)
+    chosen = (
+        [word if bits >> at & 1 else "" for at, word in enumerate(words)] for bits in range(8)
+    )
+    return sorted({place(*each) for each in chosen})

@@ -1,0 +1,115 @@
+"""Placing by two offers: how even it is, and what an offer may be."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serai.fleet import room
+from serai.fleet.placing import chosen
+from serai.fleet.room import Occupancy
+from serai.fleet.subjects import ANY, place, places, token
+
+
+class Vms:
+    """Equal VMs that place sessions as members do; a create takes some time to be counted."""
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.vms = {
+            f"vm-{at}": Occupancy(1000, Path("/"), lambda: self.now) for at in range(number)
+        }
+        self.made: Counter[str] = Counter()
+        self.coming: list[tuple[float, str]] = []
+
+    def offer(self) -> dict[str, Any]:
+        name = self.random.choice(list(self.vms))
+        vm = self.vms[name]
+        said = {"vm": name, "load": vm.load, "ready": 0, "full": False}
+        vm.offered()
+        return said
+
+    def create(self, every: float, takes: float) -> None:
+        self.now += every
+        while self.coming and self.coming[0][0] <= self.now:
+            _, name = self.coming.pop(0)
+            self.vms[name].sessions += 1
+        taken = chosen([self.offer(), self.offer()])
+        assert taken is not None
+        self.made[taken] += 1
+        self.coming.append((self.now + takes, taken))
+
+
+@pytest.mark.parametrize("number", [3, 20, 100])
+@pytest.mark.parametrize("every", [0.02, 0.2])  # also 25 creates at once: 0.5 s until counted
+def test_equal_vms_are_loaded_within_ten_percent(number: int, every: float) -> None:
+    vms = Vms(number, seed=21)
+    for _ in range(100 * number):
+        vms.create(every, takes=0.5)
+    assert max(vms.made.values()) <= 110
+    assert min(vms.made[name] for name in vms.vms) >= 90
+
+
+@pytest.mark.parametrize(
+    ("offers", "vm"),
+    [
+        ([], None),
+        ([{"vm": "a", "load": 0.5, "full": True}], None),
+        ([{"vm": "a", "load": 0.5, "full": False}, {"vm": "b", "load": 0.4, "full": False}], "b"),
+        ([{"vm": "a", "load": 0.1, "full": True}, {"vm": "b", "load": 0.4, "full": False}], "b"),
+        (
+            [
+                {"vm": "a", "load": 0, "full": False, "ready": 0},
+                {"vm": "b", "load": 0, "full": False, "ready": 3},
+            ],
+            "b",
+        ),
+        ([{"vm": "a", "load": -1, "full": False}, {"vm": "b", "load": 9, "full": False}], "b"),
+        ([{"vm": "a", "load": float("nan"), "full": False}], None),
+        ([{"vm": "a", "load": "0", "full": False}, {"vm": "b", "full": 0}], None),
+    ],
+)
+def test_the_better_offer_is_taken(offers: list[dict[str, Any]], vm: str | None) -> None:
+    assert chosen(offers) == vm
+
+
+def test_a_label_is_one_token_of_a_subject() -> None:
+    texts = ["", "any", "=any", "a.b", "a b", "*", ">", "ä", "debian-12-amd64/2026.11", "=2e="]
+    made = [token(text) for text in texts]
+    assert made[0] == ANY
+    assert len(set(made)) == len(texts)
+    assert not any(set(each) & set(" .*>\t\r\n") for each in made)
+
+
+def test_a_member_answers_each_label_and_any() -> None:
+    answers = set(places("north", "x86_64", "i/1"))
+    assert len(answers) == 8
+    assert place("", "", "") in answers
+    assert place("north", "", "i/1") in answers
+    assert place("south", "", "") not in answers
+    assert len(places("", "x86_64", "")) == 2
+
+
+def test_what_there_is_no_room_of(tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "sessions").mkdir()
+
+    def full(most: int = 0, sessions: int = 0, free: int = 5000, tasks: int = 100) -> str:
+        memory = f"MemTotal:       10000 kB\nMemFree: 1 kB\nMemAvailable:  {free} kB\n"
+        (tmp_path / "proc/meminfo").write_text(memory)
+        (tmp_path / "proc/loadavg").write_text(f"0.1 0.1 0.1 1/{tasks} 4242\n")
+        (tmp_path / "proc/sys/kernel/pid_max").write_text("1000\n")
+        found = Occupancy(most, tmp_path, lambda: 0.0)
+        found.sessions = sessions
+        return found.full
+
+    assert full() == ""
+    assert full(free=900) == "there is little memory"
+    assert full(tasks=950) == "there are too many tasks"
+    assert full(most=3, sessions=3) == "it has 3 sessions, and may have 3"
+    assert room.memory(tmp_path) == (10000 << 10, 5000 << 10)
