@@ -7,12 +7,14 @@ of itself, since the servers see to its subjects.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +41,10 @@ FAILING_OVER = 15.0
 """Seconds for servers to agree on another leader."""
 LISTING = 10.0
 """Seconds for the next of many rows."""
+MOST_ENDS, TIDIED, AT_ONCE = 200, 200, 16
+"""Marks of sessions that have ended: with more of them a list removes some."""
+OLD = 600.0
+"""Seconds after which one is removed: its VM tells of it no more."""
 NO_STREAM = 10059
 """The servers' number for: there is no such bucket."""
 T = TypeVar("T")
@@ -126,12 +132,35 @@ class FleetClient:
 
     async def sessions(self, name: str = "") -> list[dict[str, Any]]:
         """The sessions that VMs have told of, each with its ``vm``; of one ``name`` or all."""
-        found = []
-        for key, row in await self._all(subjects.SESSIONS, f"*.{name}" if name else ">"):
-            vm, _, called = key.partition(".")
-            if subjects.is_vm(vm) and names.PATTERN.fullmatch(called):
-                found.append({**_session(row), "name": called, "vm": vm})
+        found, ends = [], []
+        for each in await self._entries(subjects.SESSIONS, f"*.{name}" if name else ">"):
+            vm, _, called = str(each.key).partition(".")
+            if each.operation is not None:
+                ends.append(each)
+            elif subjects.is_vm(vm) and names.PATTERN.fullmatch(called):
+                found.append({**_session(_object(each.value or b"")), "name": called, "vm": vm})
+        if len(ends) > MOST_ENDS:
+            await self.tidy(ends)
         return found
+
+    async def tidy(self, ends: Sequence[Any]) -> None:
+        """Remove some marks of sessions that have ended, and claims that they have left.
+
+        The servers keep them for ever, and each list would read them all. VMs cannot do it.
+        """
+        long_ago = datetime.now(timezone.utc) - timedelta(seconds=OLD)
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def remove(end: Any) -> None:
+            vm, _, name = str(end.key).partition(".")
+            async with limit:
+                claim = await self.claimed(subjects.CLAIMS, name)
+                if claim is not None and claim.vm == vm and claim.at < end.created.timestamp():
+                    await self.give_back(subjects.CLAIMS, name, claim)
+                await self._remove(subjects.SESSIONS, end.key, end.revision)
+
+        old = [each for each in ends if each.created < long_ago]
+        await asyncio.gather(*map(remove, old[:TIDIED]))
 
     async def claim(self, bucket: str, key: str, vm: str, by: str) -> Claim:
         """Claim a key for a VM; what is returned is by somebody else if it was claimed before.
@@ -179,11 +208,19 @@ class FleetClient:
 
     async def give_back(self, bucket: str, key: str, claim: Claim) -> None:
         """Let others have a key, unless somebody has claimed it since."""
-        kv = self._bucket(bucket)
-        try:
-            await kv.delete(key, claim.revision)
-        except (errors.Error, asyncio.TimeoutError):
-            return
+        headers = {
+            "KV-Operation": "DEL",
+            "Nats-Expected-Last-Subject-Sequence": str(claim.revision),
+        }
+        with contextlib.suppress(errors.Error, asyncio.TimeoutError):
+            mark = await self._jetstream.publish(f"$KV.{bucket}.{key}", headers=headers)
+            await self._remove(bucket, key, mark.seq)
+
+    async def _remove(self, bucket: str, key: str, revision: int) -> None:
+        """Remove a key as it was then: what has come since stays."""
+        subject = f"$KV.{bucket}.{key}"
+        with contextlib.suppress(errors.Error, asyncio.TimeoutError):
+            await self._jetstream.purge_stream(f"KV_{bucket}", seq=revision + 1, subject=subject)
 
     async def forget(self, vm: str) -> int:
         """Remove what is told of a VM, and the claims for it; returns how many keys. Raises
@@ -208,13 +245,18 @@ class FleetClient:
 
     async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
         """What a bucket has. Raises SeraiError."""
+        found = await self._entries(bucket, keys)
+        return [(e.key, _object(e.value or b"")) for e in found if e.operation is None]
 
-        async def read() -> list[tuple[str, dict[str, Any]]]:
-            watcher = await kv.watch(keys, ignore_deletes=True, inactive_threshold=5)
+    async def _entries(self, bucket: str, keys: str) -> list[Any]:
+        """The same with marks of what was there, as nats-py has them. Raises SeraiError."""
+
+        async def read() -> list[Any]:
+            watcher = await kv.watch(keys, inactive_threshold=5)
             found = []
             try:
                 while (entry := await watcher.updates(LISTING)) is not None:  # type: ignore[no-untyped-call]
-                    found.append((entry.key, _object(entry.value or b"")))
+                    found.append(entry)
             finally:
                 await watcher.stop()  # type: ignore[no-untyped-call]
             return found

@@ -22,8 +22,8 @@ own rights, and a VM's certificate may be stolen. So these buckets answer nobody
 subject of the VM's own what they have kept."""
 KEPT = "serai.kept"
 """``serai.kept.BUCKET.KEY`` has what was kept."""
-KEPT_REQUESTS = 7 * 86400.0
-"""Seconds, as sessiond keeps them."""
+KEPT_REQUESTS = 86400.0
+"""Seconds: each create leaves one."""
 BEAT = 5.0
 DEAD = 30.0
 """Seconds between two signs of life, and after which a VM is gone. When the server that leads a

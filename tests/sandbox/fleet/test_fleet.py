@@ -270,6 +270,33 @@ def test_a_vm_is_emptied(rig: Rig) -> None:
         rig.serai("remove", each)
 
 
+def test_marks_of_sessions_that_have_ended_are_removed(rig: Rig) -> None:
+    """With them a claim that nobody gave back, as of a session that the VM removed by itself."""
+    name = rig.serai("create", "ended").strip()
+    wait_for(lambda: told(rig, name))
+    rig.vms[rig.where(name)].call("remove", name=name)
+    wait_for(lambda: not told(rig, name))
+
+    async def marks() -> list[Any]:
+        async with client(rig.servers) as fleet:
+            entries = await fleet._entries(subjects.SESSIONS, ">")
+            return [each for each in entries if each.operation is not None]
+
+    async def tidy() -> bool:
+        async with client(rig.servers) as fleet:
+            assert await fleet.claimed(CLAIMS, name) is not None
+            await fleet.tidy(await marks())
+            assert await fleet.claimed(CLAIMS, name) is not None  # it is too young
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("serai.fleet.fleet.OLD", 0.0)
+                await fleet.tidy(await marks())
+            return await fleet.claimed(CLAIMS, name) is None
+
+    assert asyncio.run(marks())
+    assert asyncio.run(tidy())
+    assert asyncio.run(marks()) == []
+
+
 def test_a_claim_decides_and_no_row_of_another_vm_does(rig: Rig) -> None:
     """A stolen VM says that it has a session of everybody's: no byte goes there."""
     name = rig.serai("create").strip()
