@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -181,6 +182,28 @@ def reached(url: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def test_a_client_that_does_not_read_takes_little_and_holds_up_nobody(rig: Rig) -> None:
+    def held(pid: int) -> int:
+        (line,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(line) << 10
+
+    with rig.connect() as fleet:
+        session = fleet.create()
+        member = rig.members[rig.where(session.name)].pid
+        with session.stream(["true"]) as process:  # the way is open
+            assert process.wait().status == 0
+        before = held(member)
+        with session.stream(["cat", "/dev/zero"]) as process:
+            helper = process._client._child  # type: ignore[attr-defined]
+            next(iter(process))
+            first = held(helper.pid)
+            for _ in range(20):
+                assert session.run(["echo", "1"]).stdout == b"1\n"
+            assert held(helper.pid) - first < 8 << 20
+            assert held(member) - before < 8 << 20
+        session.remove()
 
 
 def test_what_is_for_one_vm_says_how_to_name_it(rig: Rig) -> None:
