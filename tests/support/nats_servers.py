@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -102,7 +103,7 @@ def cluster(
     folder: Path, count: int, vms: Sequence[str], clients: Sequence[str] = ("alice",)
 ) -> Iterator[Servers]:
     """``count`` servers with JetStream, as soon as it answers."""
-    found = Servers(folder, [_server(folder, port) for port in _ports(count)])
+    found = Servers(folder, [_server(folder, port) for port in unused(count)])
     found.make(vms=vms, clients=clients)
     try:
         for server in found.all:
@@ -146,7 +147,7 @@ def _server(folder: Path, port: int) -> NatsServer:
     return NatsServer("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
 
 
-def _ports(count: int) -> list[int]:
+def unused(count: int) -> list[int]:
     """Free ports, that of the routes too; from a range that no client's own ports are in."""
     found: list[int] = []
     port = 15000 + os.getpid() % 1000
@@ -165,3 +166,26 @@ def _free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def placed(folder: Path, ports: Sequence[int], etc: Path) -> Iterator[None]:
+    """Servers as on hosts of their own, with what ``invoke fleet-keys`` says for /etc/nats."""
+    started = []
+    try:
+        for port in ports:
+            home = etc / str(port)
+            shutil.copytree(folder / "servers" / f"127.0.0.1-{port}", home)
+            text = (home / "nats.conf").read_text().replace("/etc/nats", str(home))
+            text = text.replace("/var/lib/nats", str(home / "store")).replace(
+                "0.0.0.0", "127.0.0.1"
+            )
+            (home / "nats.conf").write_text(text)
+            with (home / "log").open("ab") as log:
+                argv = with_pdeathsig([PROGRAM, "--config", home / "nats.conf"])
+                started.append(subprocess.Popen(argv, stdout=log, stderr=log))
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import Container
 from serai.image.run import run
 from serai.image.settings import Settings
+from serai.image.vm import seed
 from tests.conftest import ROOT
-from tests.support import tutorials
+from tests.support import nats_servers, tutorials
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -47,18 +49,23 @@ def host(tmp_path: Path) -> Iterator[AnsibleHost]:
 
 
 def test_the_operators_tutorial(host: AnsibleHost, tmp_path: Path) -> None:
-    # What the reader's own ~/.ssh/config would say.
-    ssh = tmp_path / "bin/ssh"
+    place = f"{BUILD_USER}@127.0.0.1:{host.port}"
+    shell = reader(tmp_path, HOST=place, KEY=str(host.key.private))
+    tutorials.follow("operator.md", "operator", shell)
+
+
+def reader(work: Path, **variables: str) -> Callable[[str], str]:
+    """A shell with what the reader's own ~/.ssh/config would say."""
+    ssh = work / "bin/ssh"
     ssh.parent.mkdir()
-    options = f"-o UserKnownHostsFile={tmp_path}/known_hosts -o GlobalKnownHostsFile=none"
+    options = f"-o UserKnownHostsFile={work}/known_hosts -o GlobalKnownHostsFile=none"
     ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh {options} -o IdentitiesOnly=yes "$@"\n')
     ssh.chmod(0o755)
     environment = {
         **os.environ,
-        "HOST": f"{BUILD_USER}@127.0.0.1:{host.port}",
-        "KEY": str(host.key.private),
+        **variables,
         "PATH": f"{ssh.parent}:{sys.prefix}/bin:{os.environ['PATH']}",
-        "SERAI_CACHE": str(tmp_path / "cache"),
+        "SERAI_CACHE": str(work / "cache"),
     }
 
     def shell(commands: str) -> str:
@@ -73,4 +80,33 @@ def test_the_operators_tutorial(host: AnsibleHost, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    tutorials.follow("operator.md", "operator", shell)
+    return shell
+
+
+def test_the_fleets_tutorial(tmp_path: Path) -> None:
+    """The servers are started between its boxes: they take hosts of their own, as in the page."""
+    servers = nats_servers.unused(3)
+    key = seed.new_key(tmp_path)
+    folder = tmp_path / "fleet"
+    chosen = {"LOGIN": BUILD_USER}
+    chosen |= {f"NATS_{number}": f"127.0.0.1:{port}" for number, port in enumerate(servers, 1)}
+    with ExitStack() as stack:
+        for number in (1, 2, 3):
+            root = tmp_path / f"vm-{number}/root"
+            root.parent.mkdir()
+            run(["cp", "--archive", "--reflink=auto", roots.provisioned(Settings.of()), root])
+            host = AnsibleHost(root, root.parent, ROOT)
+            host.key = key
+            host.prepare()
+            stack.callback(shutil.rmtree, root)
+            stack.enter_context(host.booted())
+            chosen |= {f"HOST_{number}": "127.0.0.1", f"PORT_{number}": str(host.port)}
+        shell = reader(tmp_path, KEY=str(key.private), FLEET=str(folder), **chosen)
+
+        def with_servers(commands: str) -> str:
+            said = shell(commands)
+            if "--server" in commands:
+                stack.enter_context(nats_servers.placed(folder, servers, tmp_path / "etc"))
+            return said
+
+        tutorials.follow("operator-fleet.md", "fleet", with_servers)
