@@ -178,7 +178,8 @@ def placed(folder: Path, ports: Sequence[int], etc: Path) -> Iterator[None]:
             shutil.copytree(folder / "servers" / f"127.0.0.1-{port}", home)
             text = (home / "nats.conf").read_text().replace("/etc/nats", str(home))
             text = text.replace("/var/lib/nats", str(home / "store")).replace(
-                "0.0.0.0", "127.0.0.1"
+                "0.0.0.0",  # noqa: S104 - it is what is not wanted here
+                "127.0.0.1",
             )
             (home / "nats.conf").write_text(text)
             with (home / "log").open("ab") as log:

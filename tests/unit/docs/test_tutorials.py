@@ -19,6 +19,7 @@ from tests.support import tutorials
 PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
 WHERE = {
     "operator.md": "operator",
+    "operator-fleet.md": "fleet",
     "platform-engineer.md": "unit",
     "product-engineer.md": "container",
 }
@@ -48,7 +49,7 @@ def test_the_platform_engineers_tutorial(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_each_tutorial_is_run_somewhere(page: Path) -> None:
-    """The other two in tests/container/docs/test_tutorials.py."""
+    """The others in tests/container/docs/test_tutorials.py."""
     assert {block.where for block in tutorials.blocks(page.name)} == {WHERE[page.name]}
     assert any(block.shows for block in tutorials.blocks(page.name))
 
