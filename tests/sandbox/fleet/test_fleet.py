@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -450,3 +452,34 @@ def test_modules_of_the_working_directory_are_not_the_fleets(rig: Rig, tmp_path:
     argv = [sys.executable, "-Ic", code, "list"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+OFFERS: list[Any] = [
+    *({"vm": vm, "load": 0, "full": False} for vm in ("b", "../a", "a.b", ">", "", 7, None)),
+    *({"vm": "thief", "load": load, "full": False} for load in (-1, "0", None, [], 1e400)),
+    *({"vm": "thief", "load": 0, "full": full} for full in (True, None, "no")),
+    *([], 7, "thief", None),
+]
+
+
+def test_a_lying_offer_gets_no_session_for_another_vm(rig: Rig) -> None:
+    """A stolen VM answers each request for a place with nonsense, or in another VM's name."""
+
+    async def lie() -> list[str]:
+        thief = await rig.servers.connect("vm", "thief")
+        lies = itertools.cycle(OFFERS)
+
+        async def answer(message: Any) -> None:
+            await thief.publish(message.reply, json.dumps(next(lies)).encode())
+
+        await thief.subscribe("serai.place.any.any.any", queue=subjects.QUEUE, cb=answer)
+        await thief.flush()
+        done = await asyncio.to_thread(lambda: [rig.serai("create").strip() for _ in range(6)])
+        await thief.close()
+        return done
+
+    made = asyncio.run(lie())
+    assert len(set(made)) == len(made)
+    assert {rig.where(name) for name in made} <= {"a", "b"}
+    for each in made:
+        rig.serai("remove", each)
