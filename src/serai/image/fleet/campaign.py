@@ -122,8 +122,8 @@ def kill(made: Rig, chosen: random.Random) -> dict[str, Any]:
     """Kill a VM or a server and start it again; what it was, and how long until it was there."""
     since = time.monotonic()
     target = chosen.choice([*made.vms, *made.servers])
-    # Half of them come back at once, the others when all have noticed.
-    noticed = chosen.choice([True, False])
+    # Some come back when all have noticed, the others at once.
+    noticed = chosen.choice([True, False, False, False])
     if target in made.vms:
         made.cut(target)
         if noticed:
