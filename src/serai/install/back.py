@@ -83,9 +83,13 @@ def back(root: Path, services: Services, fault: Callable[[str], None] = lambda _
 
 
 def _lower(previous: Previous, about: About, newer: str, services: Services) -> None:
-    """Let the older version read the registry."""
+    """Let the older version read the registry; where it cannot, all goes on as it was."""
     registry = Paths(previous.root).registry
     if about.schema and registry.exists():
         folder = str((previous.root / LINK).with_name(newer))
         module = "serai.runtime.sessions.schema"
-        services.run(folder, module, str(registry), str(about.schema))
+        try:
+            services.run(folder, module, str(registry), str(about.schema))
+        except FailedError:
+            services.start()
+            raise

@@ -37,6 +37,7 @@ class _Services:
         self.runs = True
         self.bad: set[str] = set()
         self.knows: dict[str, str] = {}
+        self.refuses = False
 
     def stop(self) -> None:
         self.runs = False
@@ -55,6 +56,8 @@ class _Services:
         return ""
 
     def run(self, modules: str, *arguments: str) -> None:
+        if self.refuses:
+            raise FailedError("a session is on its way")
         assert Path(modules).is_dir()
         argv = [sys.executable, "-m", *arguments]
         subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=True)
@@ -124,6 +127,19 @@ def test_one_step_back_and_all_is_as_it_was(root: Path, tmp_path: Path) -> None:
 def test_no_version_before_is_an_error(root: Path) -> None:
     with pytest.raises(FailedError, match=r"no version before Serai one \("):
         back.back(root, _Services(root))
+
+
+def test_a_registry_that_cannot_be_lowered_leaves_all_as_it_is(root: Path, tmp_path: Path) -> None:
+    services = _Services(root)
+    install.install(wheel(tmp_path, "two"), root, services)
+    newer = state(root)
+    services.refuses = True
+    with pytest.raises(FailedError, match="on its way"):
+        back.back(root, services)
+    assert state(root) == newer
+    assert services.runs
+    services.refuses = False
+    assert back.back(root, services)
 
 
 def test_a_version_that_is_not_well_goes_back_by_itself(root: Path, tmp_path: Path) -> None:
