@@ -61,7 +61,7 @@ def test_what_is_made_on_the_controller_is_made_for_each_machine_apart_or_once()
         known = yaml.safe_load(variables.read_text()) if variables.exists() else {}
         own = [name for name, value in known.items() if apart in str(value)]
         for task in yaml.safe_load(path.read_text()):
-            if task.get("delegate_to") == "localhost":
+            if task.get("delegate_to") == "localhost" and "ansible.builtin.find" not in task:
                 here += 1
                 is_apart = any(word in str(task) for word in (apart, *own))
                 assert is_apart or task.get("run_once"), task["name"]

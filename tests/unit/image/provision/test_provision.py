@@ -378,18 +378,25 @@ def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> 
     (skills / "hello/SKILL.md").chmod(0o644)
     (skills / "run").symlink_to("hello/run.sh")
     role = (ROOT / "roles/agent/tasks/folders.yml").read_text()
-    (_, task) = yaml.safe_load(role.replace("/usr/local/share/serai", str(target)))
+    (_, *tasks) = yaml.safe_load(role.replace("/usr/local/share/serai", str(target)))
     for key in ("owner", "group"):
-        task["ansible.builtin.copy"].pop(key)
+        tasks[0]["ansible.builtin.copy"].pop(key)
     target.mkdir()
-    variables = {"agent_skills": str(skills), "agent_claude": ""}
-    options = fleet_of(checkout, {"a": variables}, [task])
+    variables = {"agent_skills": f"{skills}/", "agent_claude": ""}
+    options = fleet_of(checkout, {"a": variables}, tasks)
     for times in (1, 0):
         assert provision.provision(checkout, options).ok
         assert [row["changed"] for row in report(checkout)["hosts"]] == [times]
     assert (target / "skills/hello/run.sh").stat().st_mode & 0o777 == 0o755
     assert (target / "skills/hello/SKILL.md").stat().st_mode & 0o777 == 0o644
     assert (target / "skills/run").readlink() == Path("hello/run.sh")
+    (skills / "hello/SKILL.md").unlink()
+    assert provision.provision(checkout, options).ok
+    assert not (target / "skills/hello/SKILL.md").exists(), "what is taken out is withdrawn"
+    assert (target / "skills/hello/run.sh").exists()
+    options = fleet_of(checkout, {"a": {"agent_skills": "", "agent_claude": ""}}, tasks)
+    assert provision.provision(checkout, options).ok
+    assert list((target / "skills").iterdir()) == []
 
 
 # --- what it looks at first
