@@ -47,7 +47,8 @@ def test_who_cannot_be_provisioned_is_told_why(target: Target, tmp_path: Path) -
     target.container.shell("echo 'plain ALL=(ALL) ALL' >/etc/sudoers.d/plain")
     target.container.shell("echo plain:right | chpasswd")
     said = one_line(target.provision("--sudo-password", str(password), host=target.plain))
-    assert "Incorrect sudo password" in said
+    assert "plain@" in said
+    assert "failed: sudo password is incorrect" in said
 
     target.container.shell("mv /usr/bin/python3 /usr/bin/python3.away")
     target.container.shell("rm /etc/os-release && echo ID=slackware >/etc/os-release")

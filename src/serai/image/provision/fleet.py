@@ -20,6 +20,7 @@ UNDER_WAY, INTERRUPTED, NOT_REACHED = "under way", "interrupted", "not reached"
 # A task's results, the best one first: of several hosts the worst one counts.
 _RANK = ("skipped", "ok", "changed", "ignored", "failed", "unreachable")
 
+_OF_MITOGEN = "error occurred on host machine: "
 _NO_LOGIN = "Failed to connect to the host via ssh: "
 
 # What ssh(1) says, and what a person can do about it.
@@ -230,7 +231,8 @@ class Fleet:
         if status not in (FAILED, UNREACHABLE):
             return []
         host.state, host.task = status, self._task
-        host.why = login(event["why"]) if status == UNREACHABLE else reason(event["why"])
+        why = login(event["why"]) if status == UNREACHABLE else reason(event["why"])
+        host.why = why.removeprefix(_OF_MITOGEN)
         return [HostLost(host)]
 
     def _ended(self) -> list[News]:
