@@ -23,7 +23,9 @@ from serai.common.errors import BUSY, CONFLICT, GONE, OTHER_VERSION, TIMEOUT, Se
 from serai.common.jsonrpc import CHUNK
 from serai.runtime.client import Client
 
-NEEDED = frozenset({"export", "import", "move.begin", "move.commit"})
+GIVES = frozenset({"export", "move.begin"})
+TAKES = frozenset({"import", "move.commit"})
+"""What the Serai of the source has to know, and that of the target."""
 OPEN = frozenset({GONE, BUSY, TIMEOUT})
 """Errors after which nobody knows what became of it, or somebody else is at it."""
 MOST = 1 << 62
@@ -46,8 +48,8 @@ def move(
     source: MovingVm, target: MovingVm, name: str, *, new_name: str | None = None
 ) -> dict[str, Any]:
     """Move a session; returns it as the target has it. May be repeated. Raises SeraiError."""
-    for end in (source, target):
-        _check(end)
+    _check(source, GIVES)
+    _check(target, TAKES)
     begun = source.call("move.begin", name=name, to=target.address or "this VM")
     token = begun["token"]
     try:
@@ -82,9 +84,9 @@ def cancel(source: MovingVm, target: MovingVm | None, name: str) -> None:
         source.call("reopen", name=name)
 
 
-def _check(end: MovingVm) -> None:
+def _check(end: MovingVm, needed: frozenset[str]) -> None:
     met = end.call("version")
-    if not set(met.get("capabilities", ())) >= NEEDED:
+    if not set(met.get("capabilities", ())) >= needed:
         raise SeraiError(
             f"the Serai {met['version']} at {end.address or 'this VM'} cannot move sessions",
             "upgrade it",

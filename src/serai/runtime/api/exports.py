@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from serai import __version__
@@ -27,8 +28,24 @@ STDIO = setting(
     "fds: one descriptor comes with the message. bytes: as stream, output not in base64",
     choices=("fds", "stream", "bytes"),
 )
+TOKEN = re.compile(r"[0-9a-z-]{1,64}")
+MOST_ADDRESS = 1000
 NOBODY = 65534
 """As whom the registry is read: any user whose rights are not needed."""
+
+
+def token(text: str) -> str:
+    """One of a move. Raises ValueError."""
+    if not TOKEN.fullmatch(text):
+        raise ValueError("this is no token of a move")
+    return text
+
+
+def address(text: str) -> str:
+    """One of a VM, for people. Raises ValueError."""
+    if not text.isprintable() or not text.isascii() or not 0 < len(text) <= MOST_ADDRESS:
+        raise ValueError("this is no address of a VM")
+    return text
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Import:
     """``name`` is another one than the export's. With the ``token`` of a move it waits."""
 
     name: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, metadata={"parse": token})
     stdio: str = STDIO
 
 
@@ -61,14 +78,14 @@ class BeginMove:
     """``to`` is the target's address, as a person gave it."""
 
     name: str
-    to: str
+    to: str = field(metadata={"parse": address})
 
 
 @dataclass(frozen=True)
 class Token:
     """The move that is meant."""
 
-    token: str
+    token: str = field(metadata={"parse": token})
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class EndMove:
     """``moved``: the target has it for good. Else it comes back."""
 
     name: str
-    token: str
+    token: str = field(metadata={"parse": token})
     moved: bool
 
 

@@ -53,6 +53,8 @@ def prepare(paths: Paths) -> None:
     for folder in (paths.state, paths.making, paths.arriving, paths.removing, paths.jobs):
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
+    for copy in paths.state.glob("backup-*.sqlite"):  # of a backup that was cut off
+        copy.unlink(missing_ok=True)
     for name, (uid, _) in found(paths).items():
         if paths.home(name).lstat().st_uid == FORMER:
             lock(paths, name, uid)
