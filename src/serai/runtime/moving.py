@@ -21,6 +21,7 @@ from typing import IO, Any, Protocol
 
 from serai.common.errors import BUSY, CONFLICT, GONE, OTHER_VERSION, TIMEOUT, SeraiError
 from serai.common.jsonrpc import CHUNK
+from serai.common.paths import Paths
 from serai.runtime.client import Client
 
 GIVES = frozenset({"export", "move.begin"})
@@ -29,6 +30,8 @@ TAKES = frozenset({"import", "move.commit"})
 OPEN = frozenset({GONE, BUSY, TIMEOUT})
 """Errors after which nobody knows what became of it, or somebody else is at it."""
 MOST = 1 << 62
+HERE = f"unix://{Paths().control}"
+"""How a move names the VM of this program."""
 RAN = ("ready", "active", "frozen")
 
 
@@ -50,7 +53,7 @@ def move(
     """Move a session; returns it as the target has it. May be repeated. Raises SeraiError."""
     _check(source, GIVES)
     _check(target, TAKES)
-    begun = source.call("move.begin", name=name, to=target.address or "this VM")
+    begun = source.call("move.begin", name=name, to=target.address or HERE)
     token = begun["token"]
     try:
         if begun["stage"] != "left":
