@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serai.common import files
+from serai.common import files, labels
 from serai.common.errors import EXISTS, NOT_FOUND, SeraiError
 from serai.common.printing import say
 from serai.runtime import packing
@@ -46,6 +46,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
     suffix = "tar" if options.plain else "tar.zst"
     left: list[str] = []
     for session in client.call("list")["sessions"]:
+        if labels.DOCTOR in session["labels"]:
+            continue  # it is gone in a moment
         name = str(session["name"])
         where = f"{SESSIONS}/{name}.{suffix}"
         if session["state"] in TRAVEL:
