@@ -209,7 +209,8 @@ class _Stage:
         total = sha256()
         made = os.open(name, _NEW, 0o600, dir_fd=directory)
         try:
-            os.ftruncate(made, member.size)
+            if member.issparse():
+                os.ftruncate(made, member.size)
             for offset, size in segments:
                 if member.issparse():
                     content.at(offset)

@@ -294,33 +294,32 @@ def test_the_daemon_dies_before_every_step_of_a_move(monkeypatch: pytest.MonkeyP
         vm.call("create", name="one")
         with vm.client() as client:
             client.exec("one", ["sh", "-c", "echo kept >file"])
-        steps: list[str] = []
-        for fatal in range(1, 80):
+        name, other, fatal = "one", "two", 0
+        while True:
+            fatal += 1
             assert vm.stop() == 0
             vm.start(fatal)
             with contextlib.suppress(SeraiError):
-                move_to_itself(vm)
+                move_to_itself(vm, name, other)
             assert vm.daemon is not None
-            point = (vm.root / "faults").read_text().split()
-            if vm.daemon.poll() is None and len(point) < fatal:
-                steps = point
+            steps = (vm.root / "faults").read_text().split()
+            if through := len(steps) < fatal:
+                assert vm.daemon.poll() is None
             else:
                 assert vm.daemon.wait(30) == -9
                 vm.start()
-                assert vm.daemon.poll() is None, f"no start after {point[-1]}"
-                whole(vm, point[-1])
-                if "one" in vm.sessions():
-                    move_to_itself(vm)
-            wait_for(lambda: list(vm.sessions()) == ["two"])
-            vm.call("reopen", name="two")
+                assert vm.daemon.poll() is None, f"no start after {steps[-1]}"
+                whole(vm, steps[-1])
+                if name in vm.sessions():
+                    move_to_itself(vm, name, other)
+            wait_for(lambda left=other: list(vm.sessions()) == [left])  # type: ignore[misc]
+            vm.call("reopen", name=other)
             with vm.client() as client:
-                assert client.exec("two", ["cat", "file"]).stdout == b"kept\n", point[-1]
+                assert client.exec(other, ["cat", "file"]).stdout == b"kept\n", steps[-1]
             verified(vm)
-            if steps:
+            if through:
                 break
-            with connect(address(vm)) as end:
-                moving.move(end, end, "two", new_name="one")
-            wait_for(lambda: list(vm.sessions()) == ["one"])
+            name, other = other, name
         assert {step.partition(":")[2] for step in steps} >= {
             *("token", "journal", "stop", "lock-home", "arrive", "stage", "become"),
             *("place-home", "left", "move-home-away", "forget"),
@@ -328,9 +327,9 @@ def test_the_daemon_dies_before_every_step_of_a_move(monkeypatch: pytest.MonkeyP
         assert not list(vm.paths.arriving.iterdir())
 
 
-def move_to_itself(vm: Vm) -> None:
+def move_to_itself(vm: Vm, name: str, other: str) -> None:
     with connect(address(vm)) as end:
-        moving.move(end, end, "one", new_name="two")
+        moving.move(end, end, name, new_name=other)
 
 
 def whole(vm: Vm, point: str) -> None:
