@@ -22,11 +22,13 @@ from typing import Any, TypeVar
 from nats import errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
 from nats.js.errors import (
     KeyDeletedError,
     KeyNotFoundError,
     KeyWrongLastSequenceError,
     NoStreamResponseError,
+    NotFoundError,
 )
 from nats.js.kv import KeyValue
 
@@ -59,6 +61,18 @@ class Claim:
     at: float
     turn: int = 0
     revision: int = 0
+
+
+@dataclass(frozen=True)
+class BucketEntry:
+    """A key of a bucket, or with ``ended`` the mark that it was there; ``left`` more follow."""
+
+    key: str
+    value: dict[str, Any]
+    ended: bool
+    revision: int
+    created: datetime
+    left: int
 
 
 class FleetClient:
@@ -134,16 +148,16 @@ class FleetClient:
         """The sessions that VMs have told of, each with its ``vm``; of one ``name`` or all."""
         found, ends = [], []
         for each in await self._entries(subjects.SESSIONS, f"*.{name}" if name else ">"):
-            vm, _, called = str(each.key).partition(".")
-            if each.operation is not None:
+            vm, _, called = each.key.partition(".")
+            if each.ended:
                 ends.append(each)
             elif subjects.is_vm(vm) and names.PATTERN.fullmatch(called):
-                found.append({**_session(_object(each.value or b"")), "name": called, "vm": vm})
+                found.append({**_session(each.value), "name": called, "vm": vm})
         if len(ends) > MOST_ENDS:
             await self.tidy(ends)
         return found
 
-    async def tidy(self, ends: Sequence[Any]) -> None:
+    async def tidy(self, ends: Sequence[BucketEntry]) -> None:
         """Remove some marks of sessions that have ended, and claims that they have left.
 
         The servers keep them for ever, and each list would read them all. VMs cannot do it.
@@ -151,8 +165,8 @@ class FleetClient:
         long_ago = datetime.now(timezone.utc) - timedelta(seconds=OLD)
         limit = asyncio.Semaphore(AT_ONCE)
 
-        async def remove(end: Any) -> None:
-            vm, _, name = str(end.key).partition(".")
+        async def remove(end: BucketEntry) -> None:
+            vm, _, name = end.key.partition(".")
             async with limit:
                 claim = await self.claimed(subjects.CLAIMS, name)
                 if claim is not None and claim.vm == vm and claim.at < end.created.timestamp():
@@ -246,23 +260,50 @@ class FleetClient:
     async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
         """What a bucket has. Raises SeraiError."""
         found = await self._entries(bucket, keys)
-        return [(e.key, _object(e.value or b"")) for e in found if e.operation is None]
+        return [(each.key, each.value) for each in found if not each.ended]
 
-    async def _entries(self, bucket: str, keys: str) -> list[Any]:
-        """The same with marks of what was there, as nats-py has them. Raises SeraiError."""
+    async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
+        """The same with marks of what was there. Raises SeraiError."""
+        return await _patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
 
-        async def read() -> list[Any]:
-            watcher = await kv.watch(keys, inactive_threshold=5)
-            found = []
-            try:
-                while (entry := await watcher.updates(LISTING)) is not None:  # type: ignore[no-untyped-call]
-                    found.append(entry)
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
-            return found
+    async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
+        subscription = await self._jetstream.subscribe(
+            head + keys,
+            stream=stream,
+            ordered_consumer=True,
+            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            inactive_threshold=5,
+        )
+        found: list[BucketEntry] = []
+        try:
+            info = await subscription.consumer_info()
+            sent = info.delivered.consumer_seq if info.delivered else 0
+            if sent or info.num_pending:
+                while not found or found[-1].left:
+                    found.append(_entry(await subscription.next_msg(LISTING), len(head)))
+        finally:
+            await subscription.unsubscribe()
+        if not found and await self._has(stream, head + keys):
+            raise errors.Error("the servers were not ready to read")
+        return found
 
-        kv = self._bucket(bucket)
-        return await _patiently(read)
+    async def _has(self, stream: str, keys: str) -> bool:
+        """Whether there is anything. A new reader may be told for a moment that there is not."""
+        try:
+            await self._jetstream.get_last_msg(stream, keys)
+        except NotFoundError as error:
+            if error.err_code == NO_STREAM:
+                raise
+            return False
+        return True
+
+
+def _entry(message: Msg, head: int) -> BucketEntry:
+    ended = (message.headers or {}).get("KV-Operation") is not None
+    meta = message.metadata
+    revision, left = meta.sequence.stream, meta.num_pending
+    value = _object(message.data)
+    return BucketEntry(message.subject[head:], value, ended, revision, meta.timestamp, left)
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:

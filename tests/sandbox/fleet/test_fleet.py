@@ -25,6 +25,7 @@ import pytest
 from serai import connect
 from serai.common.errors import EXISTS, NO_ROOM, NOT_FOUND, SeraiError
 from serai.fleet import command, placing, subjects
+from serai.fleet.fleet import BucketEntry
 from serai.fleet.subjects import CLAIMS, REQUESTS
 from serai.runtime.client import Client
 from serai.runtime.library import Vm as Library
@@ -302,10 +303,10 @@ def test_marks_of_sessions_that_have_ended_are_removed(rig: Rig) -> None:
     rig.vms[rig.where(name)].call("remove", name=name)
     wait_for(lambda: not told(rig, name))
 
-    async def marks() -> list[Any]:
+    async def marks() -> list[BucketEntry]:
         async with client(rig.servers) as fleet:
             entries = await fleet._entries(subjects.SESSIONS, ">")
-            return [each for each in entries if each.operation is not None]
+            return [each for each in entries if each.ended]
 
     async def tidy() -> bool:
         async with client(rig.servers) as fleet:
