@@ -53,14 +53,11 @@ def of_vm(name: str, user: str) -> User:
 
 def of_client(user: str) -> User:
     """A client: it may command every VM, as root may in one. It can pass for no VM."""
-    buckets = ("serai_vms", "serai_alive", "serai_sessions", "serai_claims", "serai_requests")
+    own = ("$KV.serai_claims.>", "$KV.serai_requests.>")
     return User(
         user,
-        publish=(
-            *("serai.down.>", "serai.place.*.*.*", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>"),
-            *(f"$KV.{bucket}.>" for bucket in buckets),
-        ),
-        subscribe=("serai.up.>", "_INBOX.>", *(f"$KV.{bucket}.>" for bucket in buckets)),
+        publish=("serai.down.>", "serai.place.*.*.*", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", *own),
+        subscribe=("serai.up.>", "_INBOX.>", *own),
     )
 
 

@@ -167,7 +167,7 @@ def test_a_stolen_vm_says_nothing_that_is_not_its(servers: Servers) -> None:
         await thief.connect(servers)
         alice = await servers.connect("client", "alice")
         b = await servers.connect("vm", "b")
-        for subject in ("serai.up.>", "_INBOX.>", "$KV.serai_claims.>", "$KV.serai_vms.>"):
+        for subject in ("serai.up.>", "_INBOX.>", "$KV.serai_claims.>"):
             await alice.subscribe(subject, cb=arrived.hear)
         await b.subscribe("serai.down.b.>", cb=arrived.hear)
         await asyncio.gather(alice.flush(), b.flush())

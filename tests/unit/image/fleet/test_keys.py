@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from serai.fleet.subjects import BY_VMS
 from serai.image.errors import BuildError
 from serai.image.fleet import certificates, command, keys, permissions, servers
 from serai.image.fleet.servers import NatsServer
@@ -167,4 +168,5 @@ def test_a_client_passes_for_no_vm_and_a_vm_for_no_other() -> None:
     assert not set(a.publish) & set(b.publish)
     assert not any(subject.startswith("serai.up.") for subject in client.publish)
     assert not any(subject.startswith(("serai.down.", "$SYS")) for subject in client.subscribe)
+    assert not any(f"$KV.{bucket}." in word for bucket in BY_VMS for word in client.publish)
     assert not any(subject.startswith("$JS") for subject in (*a.publish, *a.subscribe))
