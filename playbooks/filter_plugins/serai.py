@@ -17,5 +17,8 @@ class FilterModule:
             "serai_problems": preflight.problems,
             "serai_look": lambda _: upgrade.PROGRAM.read_text(),
             "serai_upgrade": upgrade.plan,
+            "serai_inputs": upgrade.inputs,
+            "serai_is_right": upgrade.is_right,
+            "serai_right": upgrade.right,
             "serai_rollback": upgrade.plan_back,
         }

@@ -28,6 +28,7 @@ from serai.image import ansible, cache, console
 from serai.image.build.packer_program import fence
 from serai.image.definition import brought, definition, variables
 from serai.image.errors import BuildError
+from serai.image.provision import upgrade
 from serai.image.provision.chosen import PLAYBOOK, played
 from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News, Said
 from serai.image.run import Argument, last_lines, search_path, started
@@ -51,6 +52,7 @@ class Options:
     at a time (0: all), ``forks`` of them at once (0: Ansible's own number). ``values`` are role
     variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
     these and below the inventory. ``only`` are the roles that are played (none: all).
+    ``full`` looks at each thing also where nothing has changed since it was right.
     ``keep_connected`` refuses VMs where the run would end a connected command. ``rollback`` goes
     back to the version before, and plays no role. ``report`` is where the JSON goes ('': beside
     the log).
@@ -69,6 +71,7 @@ class Options:
     new_host_keys: bool = False
     values: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    full: bool = False
     keep_connected: bool = False
     rollback: bool = False
     report: str = ""
@@ -149,7 +152,7 @@ def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
     if options.forks:
         argv += ["--forks", str(options.forks)]
     argv += ["--check"] * options.check + ["--diff"] * options.diff
-    if extra := _values(options, known):
+    if extra := _values(settings, options, known):
         argv += ["--extra-vars", json.dumps(extra)]
     if options.new_host_keys:
         argv += ["--ssh-extra-args=-o StrictHostKeyChecking=accept-new"]
@@ -221,7 +224,9 @@ def summary(fleet: Fleet) -> Table:
     return table
 
 
-def _values(options: Options, known: Mapping[str, variables.Option]) -> dict[str, Any]:
+def _values(
+    settings: Settings, options: Options, known: Mapping[str, variables.Option]
+) -> dict[str, Any]:
     """The variables of --set, checked as those of an image are, and our own for the playbook."""
     values: dict[str, Any] = {}
     for text in options.values:
@@ -234,6 +239,9 @@ def _values(options: Options, known: Mapping[str, variables.Option]) -> dict[str
             raise BuildError(f"--set {name}: {value!r} is not YAML") from None
         if not name.startswith("ansible_"):  # how to connect
             variables.check_one(known, name, values[name], f"--set {name}")
+    if not options.rollback:
+        values["provision_sources"] = upgrade.sources(settings)
+        values["provision_full"] = options.full
     if options.only:
         values["provision_only"] = list(options.only)
     if options.keep_connected:

@@ -6,12 +6,52 @@ import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serai.image import digest
+from serai.image.definition import variables
+from serai.image.errors import BuildError
 from serai.image.provision import look
+from serai.image.provision.chosen import PLAYBOOK
+from serai.image.settings import Settings
 
 PROGRAM = Path(look.__file__)
+
+
+def sources(settings: Settings) -> str:
+    """A digest of the roles and the playbook."""
+    roles = digest.of_tree(settings.root / "roles")
+    return digest.of_value([roles, digest.of_file(settings.root / PLAYBOOK)])
+
+
+def inputs(found: Mapping[str, Any], folder: str, source: str) -> str:
+    """A digest of all that a run makes a VM of; '' where that cannot be told.
+
+    ``found`` are the variables of the VM, ``folder`` has the wheel, ``source`` is of ``sources``.
+    """
+    known = variables.options(Settings.of())
+    chosen = {name: found[name] for name in sorted(known) if name in found}
+    if not source or chosen.get("project_files"):
+        return ""
+    try:
+        contents = variables.contents(Settings.of(), chosen)
+    except (BuildError, OSError):
+        return ""
+    (wheel,) = Path(folder).glob("*.whl")
+    return digest.of_value([source, digest.of_file(wheel), repr(contents)])
+
+
+def is_right(looked: str, given: str) -> bool:
+    """Whether a VM was found right, and nothing has changed there since, nor here."""
+    there = json.loads(looked)
+    return bool(given) and not there["cut_off"] and there["right"] == right(looked, given)
+
+
+def right(looked: str, given: str) -> str:
+    """What is written down of a VM that is right."""
+    return f"{given} {json.loads(looked)['witness']}"
 
 
 def plan(looked: str, folder: str) -> dict[str, Any]:

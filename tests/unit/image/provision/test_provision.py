@@ -463,9 +463,11 @@ def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
 
 
 def test_what_runs_is_read_from_cgroups(tmp_path: Path) -> None:
-    assert look.look(tmp_path) == json.loads(
-        looked(version="", modules="", sessions=0, connected=0, detached=0)
-    )
+    rest = {"right": "", "witness": look.look(tmp_path)["witness"]}
+    assert look.look(tmp_path) == {
+        **json.loads(looked(version="", modules="", sessions=0, connected=0, detached=0)),
+        **rest,
+    }
     unit = tmp_path / "sys/fs/cgroup/serai.slice/serai-session@a.service"
     for name in ("exec-1-1", "detached-1-2", "job-0123", "other"):
         (unit / name).mkdir(parents=True)
@@ -474,7 +476,8 @@ def test_what_runs_is_read_from_cgroups(tmp_path: Path) -> None:
     (package / "__init__.py").write_text('__version__ = "1.2"\n')
     (tmp_path / "usr/lib/serai/python").symlink_to("python-01")
     found = look.look(tmp_path)
-    assert found == json.loads(
+    rest["witness"] = found["witness"]
+    assert {**found, **rest} == rest | json.loads(
         looked(version="1.2", modules="python-01", sessions=1, connected=1, detached=1, jobs=1)
     )
 
@@ -499,3 +502,58 @@ def test_each_task_of_a_host_is_in_the_report_and_what_was_said(checkout: Settin
     told = [(task["name"], task["status"]) for task in row["tasks"]][-3:]
     assert told == [("Break", "skipped"), ("Change", "changed"), ("Say what was done", "ok")]
     assert row["said"] == ["words"]
+
+
+# --- what was found right
+
+
+def test_a_machine_that_is_right_is_left_alone_until_something_changes(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc/serai").mkdir(parents=True)
+    (root / "etc/serai/gate.toml").write_text("a\n")
+    (root / "usr/local/bin").mkdir(parents=True)
+
+    def seen() -> str:
+        return json.dumps(look.look(root))
+
+    note = root / "var/lib/serai/right"
+    note.parent.mkdir(parents=True)
+    assert not upgrade.is_right(seen(), "inputs")
+    note.write_text(upgrade.right(seen(), "inputs"))
+    assert upgrade.is_right(seen(), "inputs")
+    assert not upgrade.is_right(seen(), "others"), "the roles or the variables have changed"
+    assert not upgrade.is_right(seen(), "")
+    marker = root / "var/lib/serai/provisioning"
+    marker.touch()
+    assert not upgrade.is_right(seen(), "inputs"), "a run was cut off"
+    marker.unlink()
+    for change in (
+        lambda: (root / "etc/serai/gate.toml").write_text("a\n"),
+        lambda: (root / "etc/serai/gate.toml").chmod(0o600),
+        lambda: (root / "usr/local/bin/tool").symlink_to("x"),
+        (root / "usr/local/bin/tool").unlink,
+    ):
+        note.write_text(upgrade.right(seen(), "inputs"))
+        assert upgrade.is_right(seen(), "inputs")
+        change()
+        assert not upgrade.is_right(seen(), "inputs")
+
+
+def test_what_a_machine_is_made_of(tmp_path: Path) -> None:
+    wheel, skills = tmp_path / "serai.whl", tmp_path / "skills"
+    wheel.write_bytes(b"wheel")
+    skills.mkdir()
+    given = {"agent_skills": str(skills), "runtime_tasks_max": 7, "ansible_port": 22}
+
+    def made(**values: object) -> str:
+        return upgrade.inputs({**given, **values}, str(tmp_path), "roles")
+
+    first = made()
+    assert first
+    assert made(ansible_port=23) == first, "that is how to get there"
+    assert made(runtime_tasks_max=8) != first
+    assert made(project_files=[str(skills)]) == "", "these may be anywhere"
+    assert made(agent_skills="/nonexistent") == ""
+    (skills / "new").touch()
+    assert made() != first
+    assert upgrade.inputs(given, str(tmp_path), "") == ""
