@@ -455,9 +455,10 @@ def test_modules_of_the_working_directory_are_not_the_fleets(rig: Rig, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+LOADS: list[Any] = [-1, "0", None, [], 1e400]
 OFFERS: list[Any] = [
     *({"vm": vm, "load": 0, "full": False} for vm in ("b", "../a", "a.b", ">", "", 7, None)),
-    *({"vm": "thief", "load": load, "full": False} for load in (-1, "0", None, [], 1e400)),
+    *({"vm": "thief", "load": load, "full": False} for load in LOADS),
     *({"vm": "thief", "load": 0, "full": full} for full in (True, None, "no")),
     *([], 7, "thief", None),
 ]

@@ -20,8 +20,9 @@ def wheel(path: Path, version: str) -> Path:
 
 def said(place: Path) -> str:
     code = "import thing; print(thing.VERSION)"
-    argv = [place / "venv/bin/python", "-I", "-c", code]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    argv = [str(place / "venv/bin/python"), "-I", "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_it_changes_in_one_step_and_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:

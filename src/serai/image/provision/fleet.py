@@ -7,6 +7,7 @@ clock in seconds. Nothing here does I/O.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ UNDER_WAY, INTERRUPTED, NOT_REACHED = "under way", "interrupted", "not reached"
 # A task's results, the best one first: of several hosts the worst one counts.
 _RANK = ("skipped", "ok", "changed", "ignored", "failed", "unreachable")
 
-_OF_MITOGEN = "error occurred on host machine: "
+_OF_MITOGEN = re.compile(r"^error occurred on host \w+: ")
 _NO_LOGIN = "Failed to connect to the host via ssh: "
 
 # What ssh(1) says, and what a person can do about it.
@@ -232,7 +233,7 @@ class Fleet:
             return []
         host.state, host.task = status, self._task
         why = login(event["why"]) if status == UNREACHABLE else reason(event["why"])
-        host.why = why.removeprefix(_OF_MITOGEN)
+        host.why = _OF_MITOGEN.sub("", why)
         return [HostLost(host)]
 
     def _ended(self) -> list[News]:

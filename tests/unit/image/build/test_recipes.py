@@ -15,7 +15,7 @@ from serai.image.vm import seed
 # By module with a RECIPE: that number, and the digest of the code that decides what a disk holds.
 KNOWN: dict[ModuleType, tuple[int, str]] = {
     base_bootstrap: (4, "284f635545017deb"),
-    layer: (1, "ec998ceae0366756"),
+    layer: (1, "14a8aaa4303c1629"),
 }
 DECIDING: dict[ModuleType, tuple[object, ...]] = {
     base_bootstrap: (

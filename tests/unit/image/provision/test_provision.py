@@ -313,7 +313,7 @@ def test_the_playbooks_say_once_whether_the_machine_runs() -> None:
         for path in files
         if "serai_live" in path.read_text()
     }
-    assert using == {"base", "gate", "hardening", "runtime", "session_disk", "shares"}
+    assert using == {"base", "fleet", "gate", "hardening", "runtime", "session_disk", "shares"}
     for name in variables.FORMER_LIVE:
         assert not any(name in path.read_text() for path in files), name
 
