@@ -45,6 +45,7 @@ from serai.image.release import (
     reproduce,
     verify_release,
 )
+from serai.image.scale import scale
 from serai.image.settings import Settings
 from serai.image.verify.verdict import content
 from serai.image.verify.verify import verify
@@ -352,6 +353,12 @@ def run_bench(
         raise BuildError("--build is the version of an image: name that with --image")
     found = builds.find(SETTINGS, image, build) if image else None
     return bench.bench(SETTINGS, only=only, check=check, image=found)
+
+
+@command(name="scale")
+def measure_scale(_c: Context, only: str = "") -> None:
+    """Measure a fleet's NATS servers, play fleets of many VMs, and write docs/scale.md."""
+    scale.scale(SETTINGS, only)
 
 
 @command(name="compare", positional=["old", "new"])

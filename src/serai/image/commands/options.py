@@ -133,6 +133,9 @@ OWN: dict[str, dict[str, str]] = {
         "sign_key": "an SSH key's file; with a public one the agent is asked",
         "formats_": f"a list as of `invoke formats` (default: {','.join(release.FORMATS)})",
     },
+    "scale": {
+        "only": "one group of measurements, or 'simulation': play with the figures that there are"
+    },
     "rehearse": {"only": "a part of a run's name; the record of the others stays"},
     "secrets": {"directory": "where the clients are installed"},
     "test": {

@@ -1,0 +1,103 @@
+"""Where is a session: by its claim, by its row with a wildcard, and all rows at once."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from nats import errors
+
+from serai.fleet.fleet import FleetClient
+from serai.fleet.subjects import CLAIMS, SESSIONS
+from serai.image.scale.cluster import Cluster, member
+from serai.image.scale.spent import Figures, costs, repeated, spent
+
+ROWS = (1_000, 10_000, 100_000)
+SESSIONS_A_VM = 100
+STEP = 256
+ROW = json.dumps(
+    {
+        "name": "brave-quiet-otter",
+        "uid": 100123,
+        "state": "active",
+        "goal": None,
+        "labels": {"team": "payments", "task": "issue-1234", "fleet.zone": "north"},
+        "created_at": 1764500000.123,
+        "changed_at": 1764500000.123,
+    }
+).encode()
+
+
+async def lookups(cluster: Cluster, fleet: FleetClient) -> Figures:
+    """Of ever more rows."""
+    nats = fleet.connection.nats
+    jetstream = nats.jetstream(timeout=60)
+    found: Figures = {}
+    before, have = sum(each.memory() for each in cluster.found), 0
+    files = cluster.found[0].disk()
+    for rows in ROWS:
+
+        async def fill(number: int, have: int = have) -> None:
+            await nats.publish(f"$KV.{SESSIONS}.{_key(have + number)}", ROW)
+            if number % STEP == STEP - 1:  # nobody answers: wait until they are taken
+                await _taken(have + number - 8 * STEP)
+
+        async def _taken(least: int) -> None:
+            while (await jetstream.stream_info(f"KV_{SESSIONS}")).state.messages < least:
+                pass
+
+        await repeated(fill, rows - have, 1)
+        await _taken(rows)
+        have = rows
+        if rows == ROWS[-1]:
+            grown = sum(each.memory() for each in cluster.found) - before
+            found["row kept: bytes of memory of all servers"] = grown / rows
+            found["row kept: bytes on the disk of each server"] = (
+                cluster.found[0].disk() - files
+            ) / rows
+        found |= await _one(cluster, fleet, rows)
+        found |= await _all(cluster, fleet, rows)
+    return found
+
+
+def _key(number: int) -> str:
+    return f"{member(number // SESSIONS_A_VM)}.session-{number}"
+
+
+async def _one(cluster: Cluster, fleet: FleetClient, rows: int) -> Figures:
+    """How one session is found among so many rows, in three ways."""
+    jetstream = fleet.connection.nats.jetstream(timeout=60)
+    for number in range(10):
+        await fleet.claim(CLAIMS, f"session-{number}", member(0), "scale")
+
+    async def claim(turn: int) -> None:
+        await fleet.claimed(CLAIMS, f"session-{turn % 10}")
+
+    async def wildcard(turn: int) -> None:
+        subject = f"$KV.{SESSIONS}.*.session-{turn * 7919 % rows}"
+        await jetstream.get_last_msg(f"KV_{SESSIONS}", subject)
+
+    async def consumer(turn: int) -> None:
+        if len(await fleet.sessions(f"session-{turn * 7919 % rows}")) != 1:
+            raise errors.Error("a row was not found")
+
+    found: Figures = {}
+    for what, work in (("claim", claim), ("wildcard", wildcard), ("consumer", consumer)):
+        begun = time.monotonic()
+        await work(1)
+        count = max(20, min(2000, int(2 / (time.monotonic() - begun + 1e-4))))
+        found |= await costs(cluster, f"lookup by {what}, {rows} rows", work, count, 8)
+    return found
+
+
+async def _all(cluster: Cluster, fleet: FleetClient, rows: int) -> Figures:
+    """As a client's `list` reads them."""
+    with spent(cluster) as cost:
+        count = len(await fleet.sessions())
+    if count != rows:
+        raise errors.Error(f"a list had {count} of {rows} rows")
+    return {
+        f"list, {rows} rows: s": cost.seconds,
+        f"list, {rows} rows: CPU of all servers, s": sum(cost.cpu),
+        f"list, {rows} rows: MB on all wires": cost.wire / 1e6,
+    }

@@ -1,0 +1,81 @@
+"""What `invoke scale` does: measure a fleet's servers, play a large fleet, write docs/scale.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from serai.common import files
+from serai.image import console
+from serai.image.errors import BuildError
+from serai.image.run import run
+from serai.image.scale import page, simulation
+from serai.image.settings import Settings
+
+MEASURED = ("connections", "deaths", "links", "lookups", "offers", "puts", "reloads")
+SIMULATION = "simulation"
+GROUPS = (*MEASURED, SIMULATION)
+COMMAND = ".venv/bin/invoke scale"
+
+
+def scale(settings: Settings, only: str = "") -> None:
+    """Measure the groups, or one; then simulate, if that was not left out. Raises BuildError."""
+    if only and only not in GROUPS:
+        raise BuildError(f"there is no group '{only}'", hint=f"take one of {', '.join(GROUPS)}")
+    path = settings.root / page.FILE
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for group in MEASURED:
+        if only in ("", group):
+            console.say(f"measuring {group}")
+            kept["measured"] = {**kept.get("measured", {}), **measured(settings, group)}
+    if only != SIMULATION:
+        kept |= {"command": COMMAND, "host": host(), "nats-server": version()}
+    if only in ("", SIMULATION):
+        console.say("simulating")
+        kept |= simulated(kept.get("measured", {}))
+    files.write(path, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode(), 0o644)
+    if only in ("", SIMULATION):
+        tables = settings.root / page.PAGE
+        tables.write_text(page.written(tables.read_text(), kept))
+
+
+def measured(settings: Settings, group: str) -> dict[str, float]:
+    """The figures of a group, which a program with a network of its own prints."""
+    if os.geteuid() != 0:
+        raise BuildError("this makes a network of its own, and needs root", hint="use sudo")
+    program = [sys.executable, "-m", "serai.image.scale.measure", group]
+    with_loopback = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *program]
+    source = {"PYTHONPATH": str(settings.root / "src")}
+    found: dict[str, float] = json.loads(
+        run(["unshare", "--net", *with_loopback], env=source, timeout=900).stdout
+    )
+    return found
+
+
+def simulated(figures: dict[str, float]) -> dict[str, Any]:
+    """What comes of placing, and of a server's death."""
+    if not figures:
+        raise BuildError(f"{page.FILE} has no figures", hint=f"measure first: {COMMAND}")
+    return {
+        "placement": {
+            what: page.kept(simulation.placed(of)) for what, of in page.PLACEMENTS.items()
+        },
+        "deaths": {
+            what: page.kept(simulation.died(of)) for what, of in page.deaths(figures).items()
+        },
+    }
+
+
+def host() -> str:
+    """Where this was measured."""
+    lines = Path("/proc/meminfo").read_text().split()
+    return f"{os.cpu_count()} processors, {platform.machine()}, {int(lines[1]) >> 20} GiB"
+
+
+def version() -> str:
+    """The version of the servers."""
+    return run(["nats-server", "--version"]).stdout.split("v")[-1].strip()
