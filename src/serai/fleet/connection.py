@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 
 from serai.common.errors import GONE, SeraiError
 
+log = logging.getLogger("serai")
 PATIENCE = 10.0
 """Seconds for the first connection of a client."""
 # asyncio warns that a stream of TLS ends as it does. Nobody can do anything about that.
@@ -115,7 +116,9 @@ class Connection:
         text = str(error)
         if isinstance(error, errors.SlowConsumerError):  # frames are sent again
             return
-        self.said = text.removeprefix("nats: ") or type(error).__name__
+        before, self.said = self.said, text.removeprefix("nats: ") or type(error).__name__
+        if self.said != before:
+            log.info("%s", self.said)
         if any(each in text for each in FATAL) and not self.nats.is_connected:
             raise SeraiError(f"the fleet's server refuses the certificate: {self.said}", code=GONE)
 

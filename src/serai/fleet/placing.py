@@ -30,6 +30,7 @@ from serai.runtime.sessions import names
 
 Call = Callable[[str, str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Calls a method of a VM."""
+Reach = Callable[[str], Awaitable[object]]
 YOUNG = 60.0
 """Seconds for which a claim without a session may be of one that is being made."""
 TRIES = 5
@@ -37,10 +38,10 @@ LABELS = ("fleet.zone", "fleet.architecture", "fleet.image")
 
 
 class Placing:
-    """Makes sessions in a fleet; ``call`` reaches its VMs."""
+    """Makes sessions in a fleet; ``call`` asks its VMs, to which ``reach`` opens the way."""
 
-    def __init__(self, fleet: FleetClient, call: Call) -> None:
-        self._fleet, self._call = fleet, call
+    def __init__(self, fleet: FleetClient, call: Call, reach: Reach) -> None:
+        self._fleet, self._call, self._reach = fleet, call, reach
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """Make a session somewhere, or find the one that the same request made. Raises SeraiError.
@@ -76,8 +77,21 @@ class Placing:
         if (claim := await self._fleet.claimed(REQUESTS, request)) is not None:
             return claim, False
         by = uuid.uuid4().hex
-        claim = await self._fleet.claim(REQUESTS, request, await found(self._fleet, labels), by)
+        claim = await self._fleet.claim(REQUESTS, request, await self._reached(labels), by)
         return claim, claim.by == by
+
+    async def _reached(self, labels: tuple[str, str, str]) -> str:
+        """A VM to which there is a way: nothing was given to it yet, so another will do as well."""
+        left = TRIES
+        while True:
+            vm, left = await found(self._fleet, labels), left - 1
+            try:
+                await self._reach(vm)
+            except SeraiError:
+                if not left:
+                    raise
+            else:
+                return vm
 
     async def _name(self, name: str, vm: str, request: str) -> Claim | None:
         """Claim a name for a VM; returns what may be given back. Raises SeraiError."""

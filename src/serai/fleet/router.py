@@ -65,7 +65,7 @@ class Router:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._nonce = secrets.token_hex(8)
-        self._placing = Placing(fleet, self.call)
+        self._placing = Placing(fleet, self.call, self._way)
 
     async def run(self) -> None:
         """Carry on until the client hangs up."""

@@ -48,6 +48,14 @@ class Rig:
     servers: Servers
     vms: dict[str, Vm]
     members: dict[str, subprocess.Popen[bytes]]
+    stack: ExitStack
+
+    def kill(self, vm: str) -> None:
+        self.members[vm].kill()
+        self.members[vm].wait()
+
+    def start(self, vm: str) -> None:
+        self.members[vm] = self.stack.enter_context(started(self.vms[vm].root, QUICK))
 
     def serai(self, *arguments: str, vm: str = "", **options: Any) -> str:
         """What the command says; it must succeed."""
@@ -88,12 +96,12 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         patch.setenv("SERAI_FLEET", str(folder / "clients/alice"))
         patch.setitem(command.LIVES, subjects.ALIVE, QUICK * 6)
         asyncio.run(prepared(servers))
-        made = Rig(servers, {}, {})
+        made = Rig(servers, {}, {}, stack)
         for name in ("a", "b"):
             vm = made.vms[name] = stack.enter_context(opened())
             vm.start()
             prepare(servers, name, vm.root, f'[labels]\nzone = "{name}-side"\n')
-            made.members[name] = stack.enter_context(started(vm.root, QUICK))
+            made.start(name)
         for name in made.vms:
             answers(servers, name)
         wait_for(lambda: shown(made).count("up") == 2 and not any(problems(made)))
@@ -367,9 +375,12 @@ def test_a_client_that_died_between_claim_and_create_does_no_harm(rig: Rig) -> N
         async def call(*_: object) -> Any:
             raise asyncio.CancelledError
 
+        async def reach(_: str) -> None:
+            pass
+
         async with client(rig.servers) as fleet:
             with pytest.raises(asyncio.CancelledError):
-                made = placing.Placing(fleet, call)
+                made = placing.Placing(fleet, call, reach)
                 await made.create({"name": "half", "request_id": request, "labels": here})
 
     async def age() -> None:
@@ -396,7 +407,7 @@ def test_a_client_that_died_between_claim_and_create_does_no_harm(rig: Rig) -> N
         fleet.session("half").remove()
 
 
-def test_a_vm_that_is_gone_and_comes_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vm_that_is_gone_and_comes_back(rig: Rig) -> None:
     name = rig.serai("create", "--label", "fleet.zone=b-side").strip()
     wait_for(lambda: told(rig, name))
     request = uuid.uuid4().hex
@@ -407,8 +418,7 @@ def test_a_vm_that_is_gone_and_comes_back(rig: Rig, monkeypatch: pytest.MonkeyPa
             await fleet.claim(REQUESTS, key, "b", "somebody")
 
     asyncio.run(claim())
-    rig.members["b"].kill()
-    rig.members["b"].wait()
+    rig.kill("b")
     wait_for(lambda: "gone" in shown(rig))
     assert f"{name} " in rig.serai("list") and "gone" in rig.serai("list")
     done = rig.run("exec", name, "--", "true")
@@ -416,14 +426,14 @@ def test_a_vm_that_is_gone_and_comes_back(rig: Rig, monkeypatch: pytest.MonkeyPa
     done = rig.run("create", "--request-id", request)  # it was given to b
     assert done.returncode == GONE_STATUS
     assert "the VM b is gone; ask again with the same request ID when b is back" in done.stderr
-    with started(rig.vms["b"].root, QUICK):
-        wait_for(lambda: "gone" not in shown(rig))
-        assert rig.serai("exec", name, "--", "echo", "back") == "back\n"
-        with rig.connect() as fleet:
-            made = fleet.create(request_id=request).name
-            assert rig.where(made) == "b"
-        for each in (name, made):
-            rig.serai("remove", each)
+    rig.start("b")
+    wait_for(lambda: "gone" not in shown(rig))
+    assert rig.serai("exec", name, "--", "echo", "back") == "back\n"
+    with rig.connect() as fleet:
+        made = fleet.create(request_id=request).name
+        assert rig.where(made) == "b"
+    for each in (name, made):
+        rig.serai("remove", each)
 
 
 def test_a_session_that_was_removed_meanwhile_is_no_longer_told(rig: Rig) -> None:
@@ -431,15 +441,14 @@ def test_a_session_that_was_removed_meanwhile_is_no_longer_told(rig: Rig) -> Non
     rig.serai("create", "stays", vm="a")
     rig.serai("create", "goes", vm="a")
     wait_for(lambda: told(rig, "goes") and told(rig, "stays"))
-    rig.members["a"].kill()
-    rig.members["a"].wait()
+    rig.kill("a")
     rig.vms["a"].call("remove", name="goes")
-    with started(rig.vms["a"].root, QUICK):
-        wait_for(lambda: not told(rig, "goes"))
-        assert told(rig, "stays")
-        with rig.connect("a") as vm, pytest.raises(SeraiError) as caught:
-            vm.session("goes")
-        assert caught.value.code == NOT_FOUND
+    rig.start("a")
+    wait_for(lambda: not told(rig, "goes"))
+    assert told(rig, "stays")
+    with rig.connect("a") as vm, pytest.raises(SeraiError) as caught:
+        vm.session("goes")
+    assert caught.value.code == NOT_FOUND
 
 
 def test_modules_of_the_working_directory_are_not_the_fleets(rig: Rig, tmp_path: Path) -> None:
