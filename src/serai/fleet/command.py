@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+from functools import partial
 from typing import Any
 
 from nats import errors
@@ -103,8 +104,14 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
         for session in await asyncio.to_thread(source.sessions):
             name = session["name"]
             try:
-                to = await placing.found(client, placing.wanted(session["labels"]))
-                with connect(f"{servers}/{to}") as target:
+                if session["state"] == "moving":  # it goes where it began to go
+                    begun = await asyncio.to_thread(partial(source.call, "move.show", name=name))
+                    there = str(begun["peer"])
+                else:
+                    to = await placing.found(client, placing.wanted(session["labels"]))
+                    there = f"{servers}/{to}"
+                to = there.rpartition("/")[2]
+                with connect(there) as target:
                     await asyncio.to_thread(Session(source, name).move, target)
                 await placing.follow(client, name, to)
             except SeraiError as error:

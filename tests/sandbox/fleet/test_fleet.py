@@ -291,16 +291,20 @@ def test_a_vm_is_emptied(rig: Rig) -> None:
     other = rig.serai("create", "--label", "fleet.zone=a-side").strip()
     rig.serai("exec", name, "--", "sh", "-c", "echo kept > kept")
     rig.serai("set", name, "--label", "fleet.zone=b-side")
+    # A third one has begun to move, by somebody who died: it goes where it began to go.
+    begun = rig.serai("create", "begun", "--label", "fleet.zone=a-side").strip()
+    with rig.connect("a") as vm:
+        vm.call("move.begin", name=begun, to=f"{rig.servers.address}/b")
     try:
         done = rig.run("fleet", "drain", "a", "--move")
         assert done.returncode == 1  # the other one may be nowhere else
         assert f"{name} is on b\n" in done.stderr
         assert f"{other} stays: no VM with fleet.zone=a-side has room" in done.stderr
-        assert (rig.where(name), rig.where(other)) == ("b", "a")
+        assert (rig.where(name), rig.where(other), rig.where(begun)) == ("b", "a", "b")
         assert rig.serai("exec", name, "--", "cat", "kept") == "kept\n"
     finally:
         rig.serai("fleet", "undrain", "a")
-    for each in (name, other):
+    for each in (name, other, begun):
         rig.serai("remove", each)
 
 
