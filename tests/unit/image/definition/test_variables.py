@@ -170,7 +170,7 @@ def test_every_path_on_the_build_host_has_the_type_by_which_it_is_found() -> Non
     for path in HERE.root.glob("roles/*/meta/argument_specs.yml"):
         main = yaml.safe_load(path.read_text())["argument_specs"]["main"]
         for name, spec in main.get("options", {}).items():
-            host = "on the controller" in spec["description"]
+            host = "on the controller" in "".join(spec["description"])  # a text, or several
             assert host == ("path" in (spec.get("type"), spec.get("elements"))), name
 
 
