@@ -100,7 +100,7 @@ def _files(root: Path) -> Iterator[str]:
 
 
 def _kernel(root: Path) -> Iterator[str]:
-    """The kernel, its name of the machine, and the settings that we give it."""
+    """The kernel, its name for the VM, and the settings that we give it."""
     told = os.uname()
     yield f"{told.release} {told.nodename} {os.path.ismount(root / 'sessions')}"
     for path in sorted((root / "etc/sysctl.d").glob("*serai*")):
