@@ -24,6 +24,15 @@ _RANK = ("skipped", "ok", "changed", "ignored", "failed", "unreachable")
 _OF_MITOGEN = re.compile(r"^error occurred on host \w+: ")
 _NO_LOGIN = "Failed to connect to the host via ssh: "
 
+_LOST = (
+    _NO_LOGIN,
+    "EOF on stream; ",
+    "Mitogen was disconnected from the remote environment",
+    "the respondent Context has disconnected",
+    "Connection timed out.",
+)
+"""How Ansible and mitogen begin to say that a VM is not there any more."""
+
 # What ssh(1) says, and what a person can do about it.
 _LOGIN = (
     ("Host key verification failed", "its host key is not the one in known_hosts, or not in it; log"
@@ -41,6 +50,7 @@ _LOGIN = (
     ("Connection closed", "it hung up"),
     ("closed.", "it hung up"),
     ("Broken pipe", "it hung up"),
+    ("disconnected", "it hung up"),
 )  # fmt: skip
 
 
@@ -221,7 +231,7 @@ class Fleet:
         host, status = self.hosts[event["host"]], event["status"]
         if host.state != UNDER_WAY:
             return []
-        if status == FAILED and reason(event["why"]).startswith(_NO_LOGIN):
+        if status == FAILED and reason(event["why"]).startswith(_LOST):
             status = UNREACHABLE  # so Ansible calls it, but not while it copies a module there
         host.counts[status] += 1
         role, name = self._place

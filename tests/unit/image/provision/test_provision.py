@@ -248,6 +248,31 @@ def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(statu
     assert row["why"] == "it does not answer (Connection to a port 22 timed out)"
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "EOF on stream; last 100 lines received:\nssh: connect to host a port 22: Connection"
+            " refused\r",
+            "nothing listens on that port; is its sshd running? (ssh: connect to host",
+        ),
+        (
+            "Mitogen was disconnected from the remote environment while a call was in-progress. "
+            "Original error was: the respondent Context has disconnected",
+            "it hung up (",
+        ),
+    ],
+)
+def test_nor_does_it_matter_what_mitogen_calls_it(said: str, words: str) -> None:
+    found = fleet.Fleet()
+    found.feed(event("batch", all=["a"], hosts=["a"]))
+    found.feed(event("task", role="", name="One"))
+    found.feed(event("result", host="a", status="failed", why="=> " + json.dumps({"msg": said})))
+    (row,) = found.report()["hosts"]
+    assert (row["state"], row["unreachable"], row["failed"]) == ("unreachable", 1, 0)
+    assert row["why"].startswith(words)
+
+
 def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
     batch = event("batch", all=["[::1]"], hosts=["[::1]"])
     result = event("result", host="[::1]", status="ok", why="")
