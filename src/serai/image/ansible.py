@@ -7,6 +7,8 @@ from pathlib import Path
 
 import ansible_mitogen
 
+FORKS = "20"
+"""VMs at once: most of the time each waits for its own."""
 _STRATEGIES = Path(str(ansible_mitogen.__file__)).parent / "plugins" / "strategy"
 
 
@@ -22,7 +24,8 @@ def fleet_environment(root: Path) -> dict[str, str]:
     Ansible" in mitogen's documentation. Who sets ANSIBLE_STRATEGY has that instead. A connection
     that mitogen does not know is Ansible's own.
     """
-    own = {} if "ANSIBLE_STRATEGY" in os.environ else {"ANSIBLE_STRATEGY": "mitogen_linear"}
+    chosen = {"ANSIBLE_STRATEGY": "mitogen_linear", "ANSIBLE_FORKS": FORKS}
+    own = {name: value for name, value in chosen.items() if name not in os.environ}
     return {**environment(root), "ANSIBLE_STRATEGY_PLUGINS": str(_STRATEGIES), **own}
 
 

@@ -49,7 +49,7 @@ class Options:
 
     Either ``hosts`` ('[user@]address[:port]', an IPv6 address in brackets) or ``inventory`` (a file
     or a folder of Ansible's), of which ``limit`` is a pattern. ``serial`` VMs are provisioned
-    at a time (0: all), ``forks`` of them at once (0: Ansible's own number). ``values`` are role
+    at a time (0: all), ``forks`` of them at once (0: 20). ``values`` are role
     variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
     these and below the inventory. ``only`` are the roles that are played (none: all).
     ``full`` looks at each thing also where nothing has changed since it was right.
