@@ -23,6 +23,7 @@ from pathlib import Path
 
 from serai.common import files
 from serai.common.paths import Paths
+from serai.install.table import FILES
 
 LINK = "usr/lib/serai/python"
 STATE = "var/lib/serai"
@@ -112,10 +113,10 @@ class Previous:
                 (self.root / path).unlink()
 
     def remove_newer(self) -> None:
-        """Programs and units that the version that is kept did not have."""
-        for path in self._programs():
-            if not (self.folder / "files" / path).is_file():
-                (self.root / path).unlink()
+        """Programs and units of this version that the one that is kept did not have."""
+        for file in FILES:
+            if not (self.folder / "files" / file.target).is_file():
+                (self.root / file.target).unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Keep nothing any more."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from serai.common.paths import Paths
-from serai.install import back, install
+from serai.install import back, install, table
 from serai.install.previous import Previous
 from serai.install.services import FailedError
 from serai.runtime.sessions import schema
@@ -80,7 +80,7 @@ def wheel(folder: Path, version: str) -> Path:
     path = folder / f"{version}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo("serai/__init__.py"), f'__version__ = "{version}"\n')
-        for file in install.FILES:
+        for file in table.FILES:
             archive.writestr(zipfile.ZipInfo(f"{install.HERE}/{file.source}"), f"{version}\n")
     return path
 
@@ -112,7 +112,6 @@ def test_one_step_back_and_all_is_as_it_was(root: Path, tmp_path: Path) -> None:
     before = state(root)
     services = _Services(root)
     install.install(wheel(tmp_path, "two"), root, services)
-    (root / "usr/lib/serai/newer").touch()
     assert back.settle(root, services) == ""
     assert len(list((root / "usr/lib/serai").glob("python-*"))) == 2
     assert back.back(root, services).startswith("went back to Serai one (")
@@ -200,7 +199,6 @@ def test_an_upgrade_that_is_killed_is_finished_and_leads_back(
 def test_a_step_back_that_is_killed_is_finished(root: Path, tmp_path: Path, at: int) -> None:
     before, services = state(root), _Services(root)
     install.install(wheel(tmp_path, "two"), root, services)
-    (root / "usr/lib/serai/newer").touch()
     with pytest.raises(_Killed):
         back.back(root, services, killing_at(at))
     assert back.back(root, services)

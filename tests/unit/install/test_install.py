@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.install import fleet, install
+from serai.install import fleet, install, table
 from tests.conftest import ROOT
 from tests.support.no_services import NoServices
 
@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_runtime_alone_and_is_the_same_bytes_again(
 
 def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) -> None:
     assert installed(wheel, tmp_path)
-    for file in install.FILES:
+    for file in table.FILES:
         target = tmp_path / file.target
         assert target.stat().st_mode & 0o7777 == file.mode
         assert target.read_bytes() == (HERE / file.source).read_bytes()
@@ -61,7 +61,7 @@ def test_everything_is_where_the_units_expect_it(wheel: Path, tmp_path: Path) ->
         if path.is_file()
     }
     shipped.remove(str(Path(fleet.SOURCE).relative_to("serai/install")))
-    assert {file.source for file in install.FILES} == shipped
+    assert {file.source for file in table.FILES} == shipped
     code = "import sys; sys.path.insert(0, sys.argv[1]); import serai.runtime as m"
     code += "; print(m.__cached__)"
     argv = ["/usr/bin/python3", "-ISc", code, str(tmp_path / "usr/lib/serai/python")]

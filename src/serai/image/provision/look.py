@@ -23,7 +23,15 @@ SLICES = ("sys/fs/cgroup", "sys/fs/cgroup/systemd", "sys/fs/cgroup/unified")
 """Where cgroup v2 may be, or v1's name=systemd."""
 
 PLACES = (
-    *("etc", "usr/local", "usr/lib/serai", "usr/bin/serai", "usr/bin/bwrap", "usr/bin/snap"),
+    *(
+        "etc",
+        "usr/local",
+        "usr/lib/serai",
+        "usr/lib/serai-fleet",
+        "usr/bin/serai",
+        "usr/bin/bwrap",
+        "usr/bin/snap",
+    ),
     *("var/lib/dpkg/status", "var/lib/extrausers", "lib/systemd/systemd-resolved"),
 )
 """Where all is that roles read, write or remove, but for what a project lays elsewhere."""
@@ -31,7 +39,8 @@ NOT_OURS = frozenset({"etc/resolv.conf", "etc/adjtime"})
 """What a machine writes by itself, and no role."""
 UNITS = (
     *("serai-gate.service", "serai-sessiond.service", "sessions.mount", "serai-metrics.socket"),
-    *("serai-vsock.socket", "serai-audit-syslog.service", "systemd-journald.service"),
+    *("serai-vsock.socket", "serai-audit-syslog.service", "serai-fleet.service"),
+    "systemd-journald.service",
     *("apt-daily.timer", "apt-daily-upgrade.timer", "swap.target", "ssh.service", "ssh.socket"),
 )
 STATES = ("Id", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")

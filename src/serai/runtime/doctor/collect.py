@@ -21,7 +21,7 @@ from typing import Any
 from serai.common import linux, proc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.install import install
+from serai.install import install, table
 from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
@@ -128,7 +128,7 @@ def installed(paths: Paths) -> Part:
     """What the wheel put beside its modules; the drop-in that sessiond wrote."""
     folder = ROOT / install.HERE
     different = []
-    for file in install.FILES:
+    for file in table.FILES:
         target = paths.root / file.target
         try:
             same = target.read_bytes() == (folder / file.source).read_bytes()
@@ -141,7 +141,7 @@ def installed(paths: Paths) -> Part:
     wanted = supervisor.drop_in(settings.load(paths.settings))
     return {
         "different": different,
-        "count": len(install.FILES),
+        "count": len(table.FILES),
         "drop_in": text(supervisor.DROP_IN) == wanted.strip(),
     }
 
