@@ -62,7 +62,7 @@ def test_no_session_is_lost_though_the_machine_goes_away_in_the_middle(target: T
     container.shell("serai exec kept -- sleep 1234567 </dev/null >/dev/null 2>&1 &")
     container.shell("until pgrep --full '^sleep 1234567'; do sleep 0.1; done")
     refused = target.provision(*SMALL, "--keep-connected")
-    assert "1 connected command will end; wait for them" in one_line(refused)
+    assert "1 connected command and connections through the gate end; wait" in one_line(refused)
     assert refused.hosts[target.host]["changed"] == 0
     process = target.start(["--host", target.host, *SMALL])
     wait_for(lambda: container.shell(INSTALLED) != before or process.poll() is not None, DEADLINE)

@@ -94,7 +94,8 @@ def ended(there: dict[str, Any]) -> str:
         _count(there["detached"], "detached command"),
     ]
     kept = ", ".join(stays)
-    return f"{kept} go on; {_count(there['connected'], 'connected command')} will end"
+    ends = f"{_count(there['connected'], 'connected command')} and connections through the gate"
+    return f"{kept} go on; {ends} end"
 
 
 def label(version: str, modules: str) -> str:

@@ -471,7 +471,8 @@ def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("serai/__init__.py", '__version__ = "0.2.0"\n')
     modules = "python-" + hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
-    goes = "2 sessions, 0 jobs, 3 detached commands go on; 1 connected command will end"
+    goes = "2 sessions, 0 jobs, 3 detached commands go on; "
+    goes += "1 connected command and connections through the gate end"
     assert upgrade.plan(looked(), str(tmp_path)) == {
         "upgrades": True,
         "ends": 1,
