@@ -25,10 +25,38 @@ def test_a_vsock_is_a_cid_and_a_port() -> None:
     assert address.parse(f"vsock://{largest}:{largest}/").vsock == (largest, largest)
 
 
+def test_a_fleet_is_its_servers_and_maybe_one_vm() -> None:
+    found = address.parse("nats://one.example,10.0.0.2:5000,[::1]/vm-7")
+    assert found.nats == ("one.example:4222", "10.0.0.2:5000", "[::1]:4222")
+    assert found.vm == "vm-7"
+    assert address.parse("nats://one/").vm == address.parse("nats://one").vm == ""
+
+
+def test_a_host_without_the_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "find_spec", lambda _: None)
+    with pytest.raises(SeraiError, match="takes the package nats-py; pip install 'serai"):
+        address.connect(address.parse("nats://one"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        "nats:",
+        "nats://",
+        "nats:///vm",
+        "nats://one,",
+        "nats://one/a/b",
+        "nats://one/-a",
+        "nats://one/A",
+        "nats://one:0",
+        "nats://one:65536",
+        "nats://one:x",
+        "nats://me:secret@one",
+        "nats://one?x",
+        "nats://one\n",
+        "nats://o ne",
+        "nats://one/*",
         "vm",
         "root@vm",
         "http://vm",

@@ -1,0 +1,82 @@
+"""A connection to a fleet's servers is by TLS, whatever a server says, and by both certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serai.common.errors import SeraiError
+from serai.fleet.connection import Connection
+from tests.support import nats_servers
+from tests.support.nats_servers import Servers
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with nats_servers.cluster(
+        tmp_path_factory.mktemp("fleet"), 1, ["a"], ["alice", "bob"]
+    ) as found:
+        yield found
+
+
+def refused(place: str, credentials: Path, patience: float) -> str:
+    """Why no connection comes of it."""
+
+    async def main() -> str:
+        made = Connection([place], credentials, "me", "_INBOX")
+        with pytest.raises(SeraiError) as caught:
+            await made.open(patience)
+        return str(caught.value)
+
+    return asyncio.run(main())
+
+
+def test_nothing_is_said_to_a_server_that_asks_for_no_tls(servers: Servers) -> None:
+    heard: list[bytes] = []
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.9.10","max_payload":131072}\r\n')
+        heard.append(await reader.read())
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            folder = servers.folder / "clients/alice"
+            made = Connection([f"127.0.0.1:{port}"], folder, "me", "_INBOX")
+            with pytest.raises(SeraiError, match="it does not ask for TLS"):
+                await made.open(1)
+
+    asyncio.run(main())
+    assert set(heard) == {b""}
+
+
+def test_a_server_of_another_authority_is_refused(servers: Servers, tmp_path: Path) -> None:
+    folder = tmp_path / "alice"
+    shutil.copytree(servers.folder / "clients/alice", folder)
+    shutil.copy(servers.folder / "route-ca.pem", folder / "ca.pem")
+    (server,) = servers.all
+    assert "certificate verify failed" in refused(f"127.0.0.1:{server.port}", folder, 1)
+
+
+def test_another_server_than_the_certificate_names_is_refused(servers: Servers) -> None:
+    (server,) = servers.all
+    said = refused(f"localhost:{server.port}", servers.folder / "clients/alice", 1)
+    assert "certificate verify failed" in said
+
+
+def test_a_certificate_that_was_withdrawn_is_refused_at_once(
+    servers: Servers, tmp_path: Path
+) -> None:
+    (server,) = servers.all
+    shutil.copytree(servers.folder / "clients/bob", tmp_path / "bob")
+    servers.make(revoke=["bob"])
+    servers.reload()
+    wait_for(lambda: "Reloaded" in servers.log(server))
+    said = refused(f"127.0.0.1:{server.port}", tmp_path / "bob", 20)
+    assert "the fleet's server refuses the certificate" in said
