@@ -324,8 +324,11 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def _unwell(error: Exception) -> SeraiError:
-    if isinstance(error, NoStreamResponseError) or getattr(error, "err_code", 0) == NO_STREAM:
+    if getattr(error, "err_code", 0) == NO_STREAM:
         return SeraiError("this fleet has no buckets yet", "'serai fleet init' makes them")
+    if isinstance(error, NoStreamResponseError):  # they do not say why
+        hint = "their logs say why; if the fleet is new, 'serai fleet init' makes its buckets"
+        return SeraiError("the fleet's servers take nothing now", hint, GONE)
     said = str(error) or "no answer"
     return SeraiError(f"the fleet's servers are not well: {said}", "try again", GONE)
 
