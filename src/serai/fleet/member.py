@@ -62,6 +62,7 @@ class Member:
         self._rows = Rows(paths.rows, self._put_row)
         self._room = Occupancy(rules.room.sessions, root, asyncio.get_running_loop().time)
         self._sessiond = Sessiond(self._control, self._rows)
+        self._taking_part = asyncio.Lock()
         self._answers: list[Callable[[], Awaitable[None]]] = []
         made_of = "/".join((image() or {}).values())
         self._labels = (rules.labels.zone, platform.machine(), made_of)
@@ -108,21 +109,31 @@ class Member:
                 "load": round(self._room.load, 4),
                 "sessions": self._room.sessions,
             }
-            news |= {"ready": self._sessiond.ready, "problem": self._sessiond.problem}
+            news |= {"ready": self._sessiond.ready, "problem": self._problem}
             told = await self._put(f"{subjects.ALIVE}.{self.vm}", json.dumps(news).encode())
             with contextlib.suppress(asyncio.TimeoutError):
                 pause = subjects.BEAT if told else AGAIN
                 await asyncio.wait_for(self._sessiond.turned.wait(), pause)
             self._sessiond.turned.clear()
 
+    @property
+    def _problem(self) -> str:
+        """Why it takes no session, though it does not drain."""
+        return self._sessiond.problem or self._room.full
+
     async def _take_part(self) -> None:
-        wanted = not (self._draining or self._sessiond.problem or self._room.full)
-        if wanted and not self._answers:
-            for subject in subjects.places(*self._labels):
-                end = await self._connection.subscribe(subject, self._offer, subjects.QUEUE)
-                self._answers.append(end)
-        while not wanted and self._answers:
-            await self._answers.pop()()
+        """Be among those who are asked for a place, or not: wholly, and one change at a time."""
+        async with self._taking_part:
+            why = "it drains" if self._draining else self._problem
+            if not why and not self._answers:
+                for subject in subjects.places(*self._labels):
+                    end = await self._connection.subscribe(subject, self._offer, subjects.QUEUE)
+                    self._answers.append(end)
+                log.info("takes new sessions")
+            elif why and self._answers:
+                while self._answers:
+                    await self._answers.pop()()
+                log.info("takes no new session: %s", why)
 
     async def _tell_what_it_is(self) -> None:
         zone, architecture, made_of = self._labels
