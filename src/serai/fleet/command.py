@@ -49,22 +49,33 @@ def parser() -> argparse.ArgumentParser:
 
 async def init(client: FleetClient, replicas: int) -> None:
     """Make the buckets, or keep them on so many servers. Raises SeraiError."""
-    jetstream = JetStreamContext(client.connection.nats, timeout=15)
+    jetstream = JetStreamContext(client.connection.nats, timeout=5)
+    until = asyncio.get_running_loop().time() + STARTING
     for bucket in subjects.BUCKETS:
-        config = configuration(bucket, replicas)
-        try:
+        while True:
             try:
-                await jetstream.add_stream(config)
-            except errors.Error as error:
-                if getattr(error, "err_code", 0) != STREAM_EXISTS:
-                    raise
-                there = await jetstream.stream_info(f"KV_{bucket}")
-                await jetstream.update_stream(config, storage=there.config.storage)
-        except (errors.Error, asyncio.TimeoutError) as error:
-            raise SeraiError(f"the servers do not make {bucket}: {error}") from None
+                await _make(jetstream, bucket, replicas)
+                break
+            except (errors.Error, asyncio.TimeoutError) as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise SeraiError(f"the servers do not make {bucket}: {error}") from None
+            await asyncio.sleep(0.5)
+
+
+async def _make(jetstream: JetStreamContext, bucket: str, replicas: int) -> None:
+    config = configuration(bucket, replicas)
+    try:
+        await jetstream.add_stream(config)
+    except errors.Error as error:
+        if getattr(error, "err_code", 0) != STREAM_EXISTS:
+            raise
+        there = await jetstream.stream_info(f"KV_{bucket}")
+        await jetstream.update_stream(config, storage=there.config.storage)
 
 
 STREAM_EXISTS = 10058
+STARTING = 20.0
+"""Seconds for servers that have just started to find each other, and agree on who leads."""
 
 
 def configuration(bucket: str, replicas: int) -> api.StreamConfig:

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import tempfile
-import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from serai.image.container import roots
 from serai.image.errors import BuildError
 from serai.image.fleet.rig import Rig, rig, wait
 from serai.image.settings import Settings
+from serai.runtime.library import Vm
 
 VMS = ("one", "two", "three")
 CLIENTS = 8
@@ -39,7 +39,6 @@ class Ledger:
 
     made: dict[str, tuple[str, str]] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True)
@@ -59,26 +58,30 @@ class CampaignResult:
 
 def place(made: Rig, requests: list[str], placed: Ledger, clients: int = CLIENTS) -> None:
     """Make a session for each request, by so many clients at once. Raises SeraiError."""
+    waiting = iter(requests)
 
-    def create(request: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with made.connect() as fleet:
-                    params = {"labels": {LABEL: request}, "request_id": request}
-                    told = fleet.call("create", **params)
-                with placed.lock:
+    def client(_: int) -> None:
+        fleet: Vm | None = None
+        for request in waiting:
+            end = time.monotonic() + PATIENCE
+            while request not in placed.made:
+                try:
+                    fleet = fleet or made.connect()
+                    told = fleet.call("create", labels={LABEL: request}, request_id=request)
                     placed.made[request] = (told["name"], told["vm"])
-                return
-            except SeraiError as error:
-                with placed.lock:
+                except SeraiError as error:
                     placed.failed[error.message.partition(":")[0]] += 1
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.5)  # as a client would: nothing here says when to try again
+                    if fleet is not None:
+                        fleet.close()
+                    fleet = None
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.5)  # as a client would: nothing here says when to try again
+        if fleet is not None:
+            fleet.close()
 
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(create, requests))
+        list(pool.map(client, range(clients)))
 
 
 def check(made: Rig, requests: list[str], placed: Ledger) -> CampaignResult:
@@ -99,16 +102,12 @@ def check(made: Rig, requests: list[str], placed: Ledger) -> CampaignResult:
     told = dict(placed.made.values())
     wait(lambda: told.items() <= seen().items(), "every session is listed where it is")
 
-    def is_elsewhere(request: str) -> bool:
-        name, vm = placed.made[request]
-        with made.connect() as fleet:
-            found = fleet.session(name).show()
-        return bool(found["labels"].get(LABEL) != request or found.get("vm", vm) != vm)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        known = [each for each in requests if each in placed.made]
-        wrong = list(pool.map(is_elsewhere, known))
-    elsewhere = [each for each, is_wrong in zip(known, wrong, strict=True) if is_wrong]
+    known = [each for each in requests if each in placed.made]
+    with made.connect() as fleet:
+        shown = [fleet.session(placed.made[each][0]).show() for each in known]
+    elsewhere = [
+        each for each, found in zip(known, shown, strict=True) if found["labels"].get(LABEL) != each
+    ]
     return CampaignResult(
         twice=[each for each, sessions in there.items() if len(sessions) > 1],
         lost=lost,

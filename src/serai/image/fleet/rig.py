@@ -38,6 +38,7 @@ DEADLINE = 120.0
 
 _JOIN = """
 set -eu
+systemctl is-system-running --wait >/dev/null || :
 cd /root/join
 useradd --system --groups serai --home-dir /nonexistent --no-create-home serai-fleet
 PYTHONPATH=/usr/lib/serai/serai.whl python3 -m serai.install.fleet \\
@@ -91,15 +92,11 @@ class Rig:
         process.wait()
 
     def boot(self, vm: str) -> None:
-        """Start a VM; the first time it joins the fleet. Raises BuildError."""
+        """Start a VM, and do not wait for all that it starts. Raises BuildError."""
         machine = self.vms[vm]
-        new = not machine.work.exists()
         machine.work.mkdir(exist_ok=True)
-        # It is not waited for all that it starts: of sessions there may be many.
-        there = booted(self.root, machine.work, again=True, settled=new)
+        there = booted(self.root, machine.work, again=True, settled=False)
         machine.container = machine.running.enter_context(there)
-        if new:
-            self._join(machine)
 
     def cut(self, vm: str) -> None:
         """Switch a VM off, at once."""
@@ -140,7 +137,9 @@ class Rig:
     def credentials(self) -> Path:
         return self.folder / "keys/clients" / CLIENT
 
-    def _join(self, machine: RigVm) -> None:
+    def join(self, vm: str) -> None:
+        """Make a new VM a member. Raises BuildError."""
+        machine = self.vms[vm]
         join = machine.work / "join"
         join.mkdir()
         _wheel(join / "nats_py.whl")
@@ -172,6 +171,8 @@ def rig(root: Path, folder: Path, vms: Sequence[str], count: int = 3) -> Iterato
         wait(lambda: _init(made, count), "the servers answer")
         for name in vms:
             made.boot(name)
+        for name in vms:
+            made.join(name)
         made.ready()
         yield made
     finally:
