@@ -18,14 +18,12 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from nats.aio.msg import Msg
-
 from serai.fleet import command, subjects
-from serai.fleet.connection import Connection
 from serai.fleet.fleet import FleetClient
 from serai.image.scale.cluster import CLIENT, SERVERS, Cluster, cluster, member
 from serai.image.scale.measure_rows import ROW, lookups
-from serai.image.scale.spent import Figures, costs, repeated, spent
+from serai.image.scale.speaker import ALIVE, Speaker, closed, joined
+from serai.image.scale.spent import Figures, costs, spent
 
 VMS = 1000
 PUTS = 8000
@@ -35,64 +33,6 @@ DEATHS = 6
 USERS = (1_000, 10_000)
 FRAME, FRAMES, LINKS = bytes(32 << 10), 4000, 4000
 IDLE = 20.0
-ALIVE = json.dumps({"load": 0.1234, "sessions": 100, "ready": 8, "problem": ""}).encode()
-OFFER = json.dumps(
-    {"vm": "vm-1", "load": 0.25, "sessions": 100, "ready": 8, "full": False}
-).encode()
-
-
-class Speaker:
-    """Speaks with the servers as the member of one VM does."""
-
-    def __init__(self, of: Cluster, number: int) -> None:
-        self.name = member(number)
-        keys, inbox = of.folder / "vms" / self.name, f"_INBOX.{self.name}"
-        self.connection = Connection(of.addresses, keys, self.name, inbox)
-        self._labels = (f"zone-{number % 3}", "x86_64", "debian-12-amd64")
-        self._waiting: dict[str, asyncio.Event] = {}
-        self.beating = asyncio.Lock()
-        self.heard = 0
-
-    async def open(self) -> None:
-        """Connect, and subscribe to what a member does."""
-        await self.connection.open(120)
-        down = f"serai.down.{self.name}"
-        for subject in (f"{down}.link.*.*", f"{down}.open", f"{down}.ask"):
-            await self.connection.subscribe(subject, self._hear)
-        for keys in (self.name, f"{self.name}.>"):
-            await self.connection.subscribe(f"{subjects.KEPT}.*.{keys}", self._kept)
-        for place in subjects.places(*self._labels):
-            await self.connection.subscribe(place, self._offer, subjects.QUEUE)
-        await self.connection.nats.flush(60)
-
-    def server(self) -> str:
-        """Which server it is connected to; that is random."""
-        return str(self.connection.nats.connected_url)
-
-    async def put(self, key: str, text: bytes) -> None:
-        """Put a row, and wait until the servers have it."""
-        kept = self._waiting[key] = asyncio.Event()
-        await self.connection.publish(f"$KV.{key}", text)
-        await asyncio.wait_for(kept.wait(), 30)
-
-    async def _kept(self, message: Msg) -> None:
-        if (kept := self._waiting.pop(message.subject[len(subjects.KEPT) + 1 :], None)) is not None:
-            kept.set()
-
-    async def _hear(self, message: Msg) -> None:
-        self.heard += len(message.data)
-        if message.reply:
-            await message.respond(OFFER)
-
-    async def _offer(self, message: Msg) -> None:
-        await message.respond(OFFER)
-
-
-async def joined(of: Cluster, count: int, begin: int = 0) -> list[Speaker]:
-    """So many VMs that are connected."""
-    vms = [Speaker(of, begin + number) for number in range(count)]
-    await repeated(lambda number: vms[number].open(), count, 8)
-    return vms
 
 
 async def puts(of: Cluster, fleet: FleetClient) -> Figures:
@@ -125,7 +65,7 @@ async def puts(of: Cluster, fleet: FleetClient) -> Figures:
                 await each.connection.publish(f"serai.up.{each.name}.alive", ALIVE)
             await asyncio.sleep(0.01)
     found |= cost.each("heartbeat that is not kept", PUTS // WRITERS * WRITERS)
-    await _closed(vms)
+    await closed(vms)
     return found
 
 
@@ -144,7 +84,7 @@ async def offers(of: Cluster, fleet: FleetClient) -> Figures:
 
     found = await costs(of, "two offers", ask, PUTS // 2)
     found |= await costs(of, "message to a VM, and its answer", say, PUTS // 2)
-    await _closed(vms)
+    await closed(vms)
     return found
 
 
@@ -166,7 +106,7 @@ async def connections(of: Cluster, _fleet: FleetClient) -> Figures:
         1e6 * sum(cost.cpu) / cost.seconds / VMS
     )
     found["VM connected: bytes a second on all wires"] = cost.wire / cost.seconds / VMS
-    await _closed(vms)
+    await closed(vms)
     return found
 
 
@@ -199,7 +139,7 @@ async def links(of: Cluster, fleet: FleetClient) -> Figures:
     found |= cost.each("client subscribes", LINKS)
     grown = sum(each.memory() for each in of.found) - before
     found["client subscribes: KiB of all servers"] = grown / 1024 / LINKS
-    await _closed(vms)
+    await closed(vms)
     return found
 
 
@@ -240,7 +180,7 @@ async def deaths(of: Cluster, fleet: FleetClient) -> Figures:
         while not await _current(fleet):
             await asyncio.sleep(0.1)
         returns.append(time.monotonic() - begun)
-    await _closed([vm])
+    await closed([vm])
     return {
         "death of a leader: s without heartbeats, median": statistics.median(without),
         "death of a leader: s without heartbeats, longest": max(without),
@@ -262,10 +202,6 @@ async def _current(fleet: FleetClient) -> bool:
     info = await fleet.connection.nats.jetstream(timeout=30).stream_info(f"KV_{subjects.ALIVE}")
     replicas = (info.cluster and info.cluster.replicas) or []
     return len(replicas) == SERVERS - 1 and all(each.current for each in replicas)
-
-
-async def _closed(vms: list[Speaker]) -> None:
-    await repeated(lambda number: vms[number].connection.close(), len(vms), 16)
 
 
 Measurement = Callable[[Cluster, FleetClient], Awaitable[Figures]]

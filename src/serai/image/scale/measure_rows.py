@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
 from nats import errors
+from nats.js import JetStreamContext
 
 from serai.fleet.fleet import FleetClient
 from serai.fleet.subjects import CLAIMS, SESSIONS
 from serai.image.scale.cluster import Cluster, member
-from serai.image.scale.spent import Figures, costs, repeated, spent
+from serai.image.scale.speaker import closed, joined
+from serai.image.scale.spent import Figures, costs, spent
 
 ROWS = (1_000, 10_000, 100_000)
-SESSIONS_A_VM = 100
+VMS = 10
 STEP = 256
 ROW = json.dumps(
     {
@@ -30,24 +33,18 @@ ROW = json.dumps(
 
 async def lookups(cluster: Cluster, fleet: FleetClient) -> Figures:
     """Of ever more rows."""
-    nats = fleet.connection.nats
-    jetstream = nats.jetstream(timeout=60)
+    jetstream = fleet.connection.nats.jetstream(timeout=60)
     found: Figures = {}
     before, have = sum(each.memory() for each in cluster.found), 0
     files = cluster.found[0].disk()
+    vms = await joined(cluster, VMS)
     for rows in ROWS:
-
-        async def fill(number: int, have: int = have) -> None:
-            await nats.publish(f"$KV.{SESSIONS}.{_key(have + number)}", ROW)
-            if number % STEP == STEP - 1:  # nobody answers: wait until they are taken
-                await _taken(have + number - 8 * STEP)
-
-        async def _taken(least: int) -> None:
-            while (await jetstream.stream_info(f"KV_{SESSIONS}")).state.messages < least:
-                pass
-
-        await repeated(fill, rows - have, 1)
-        await _taken(rows)
+        for number in range(have, rows):
+            vm = vms[number % VMS]
+            await vm.connection.publish(f"$KV.{SESSIONS}.{vm.name}.session-{number}", ROW)
+            if number % STEP == 0:  # nobody says when it is too fast
+                await _taken(jetstream, number - 8 * STEP)
+        await _taken(jetstream, rows)
         have = rows
         if rows == ROWS[-1]:
             grown = sum(each.memory() for each in cluster.found) - before
@@ -57,11 +54,14 @@ async def lookups(cluster: Cluster, fleet: FleetClient) -> Figures:
             ) / rows
         found |= await _one(cluster, fleet, rows)
         found |= await _all(cluster, fleet, rows)
+    await closed(vms)
     return found
 
 
-def _key(number: int) -> str:
-    return f"{member(number // SESSIONS_A_VM)}.session-{number}"
+async def _taken(jetstream: JetStreamContext, least: int) -> None:
+    """Wait until so many rows are kept."""
+    while (await jetstream.stream_info(f"KV_{SESSIONS}")).state.messages < least:
+        await asyncio.sleep(0.01)
 
 
 async def _one(cluster: Cluster, fleet: FleetClient, rows: int) -> Figures:

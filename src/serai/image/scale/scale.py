@@ -23,7 +23,10 @@ COMMAND = ".venv/bin/invoke scale"
 
 
 def scale(settings: Settings, only: str = "") -> None:
-    """Measure the groups, or one; then simulate, if that was not left out. Raises BuildError."""
+    """Measure the groups, or one, and simulate; what was not asked for stays. Raises BuildError.
+
+    A server's death is always played: it depends on what was measured, and takes a second.
+    """
     if only and only not in GROUPS:
         raise BuildError(f"there is no group '{only}'", hint=f"take one of {', '.join(GROUPS)}")
     path = settings.root / page.FILE
@@ -32,15 +35,26 @@ def scale(settings: Settings, only: str = "") -> None:
         if only in ("", group):
             console.say(f"measuring {group}")
             kept["measured"] = {**kept.get("measured", {}), **measured(settings, group)}
-    if only != SIMULATION:
-        kept |= {"command": COMMAND, "host": host(), "nats-server": version()}
+            kept |= {"command": COMMAND, "host": host(), "nats-server": version()}
+            _keep(path, kept)
     if only in ("", SIMULATION):
         console.say("simulating")
-        kept |= simulated(kept.get("measured", {}))
+        kept["placement"] = {
+            what: page.kept(simulation.placed(of)) for what, of in page.PLACEMENTS.items()
+        }
+        _keep(path, kept)
+    if not kept.get("measured") or not kept.get("placement"):
+        raise BuildError(f"{page.FILE} does not have all figures yet", hint=f"run {COMMAND}")
+    kept["deaths"] = {
+        what: page.kept(simulation.died(of)) for what, of in page.deaths(kept["measured"]).items()
+    }
+    _keep(path, kept)
+    tables = settings.root / page.PAGE
+    tables.write_text(page.written(tables.read_text(), kept))
+
+
+def _keep(path: Path, kept: dict[str, Any]) -> None:
     files.write(path, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode(), 0o644)
-    if only in ("", SIMULATION):
-        tables = settings.root / page.PAGE
-        tables.write_text(page.written(tables.read_text(), kept))
 
 
 def measured(settings: Settings, group: str) -> dict[str, float]:
@@ -54,20 +68,6 @@ def measured(settings: Settings, group: str) -> dict[str, float]:
         run(["unshare", "--net", *with_loopback], env=source, timeout=900).stdout
     )
     return found
-
-
-def simulated(figures: dict[str, float]) -> dict[str, Any]:
-    """What comes of placing, and of a server's death."""
-    if not figures:
-        raise BuildError(f"{page.FILE} has no figures", hint=f"measure first: {COMMAND}")
-    return {
-        "placement": {
-            what: page.kept(simulation.placed(of)) for what, of in page.PLACEMENTS.items()
-        },
-        "deaths": {
-            what: page.kept(simulation.died(of)) for what, of in page.deaths(figures).items()
-        },
-    }
 
 
 def host() -> str:
