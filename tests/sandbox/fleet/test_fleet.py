@@ -108,7 +108,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         servers = stack.enter_context(nats_servers.cluster(folder, 1, ["a", "b", "thief"]))
         patch.setenv("SERAI_FLEET", str(folder / "clients/alice"))
-        patch.setitem(command.LIVES, subjects.ALIVE, QUICK * 6)
+        patch.setitem(command.LIVES, subjects.ALIVE, QUICK * 10)
         asyncio.run(prepared(servers))
         made = Rig(servers, {}, {}, stack)
         for name in ("a", "b"):
