@@ -42,8 +42,10 @@ class Connection:
         """``servers`` are HOST:PORT. Raises SeraiError if the credentials cannot be read."""
         self.nats = Nats()
         self.closed = asyncio.Event()
+        self._was_open = False
         self.said = ""
         self.again: Callable[[], object] = lambda: None
+        self.lost: Callable[[str], object] = lambda _: None
         self._servers = [f"tls://{server}" for server in servers]
         self._name, self._inbox, self._tls = name, inbox, _context(credentials)
 
@@ -51,6 +53,7 @@ class Connection:
         """Connect, within so many seconds; None: whenever there is a server. Raises SeraiError."""
         try:
             await asyncio.wait_for(self._open(), patience)
+            self._was_open = True
         except (asyncio.TimeoutError, errors.Error, OSError) as error:
             with contextlib.suppress(Exception):
                 await self.nats.close()
@@ -120,7 +123,11 @@ class Connection:
         if self.said != before:
             log.info("%s", self.said)
         if any(each in text for each in FATAL) and not self.nats.is_connected:
-            raise SeraiError(f"the fleet's server refuses the certificate: {self.said}", code=GONE)
+            why = f"the fleet's server refuses the certificate: {self.said}"
+            if not self._was_open:
+                raise SeraiError(why, code=GONE)  # and nats-py tries no more
+            self.said = why
+            await self._closed()
 
     async def _spread(self) -> None:
         """All of a server's come back when it died: not in the same moment."""
@@ -128,6 +135,7 @@ class Connection:
 
     async def _closed(self) -> None:
         self.closed.set()
+        self.lost(self.said or "the fleet's server ended the connection")
 
     async def _again(self) -> None:
         self.again()

@@ -84,7 +84,7 @@ class FleetClient:
         self.connection = Connection(servers, credentials, client, "_INBOX")
         self._links = Links(self.connection.publish)
         self._token, self._numbers = secrets.token_hex(16), itertools.count(1)
-        self.connection.again = self._links.again
+        self.connection.again, self.connection.lost = self._links.again, self._links.cut
         self._sending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> FleetClient:
@@ -315,10 +315,9 @@ async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
         except (KeyNotFoundError, KeyDeletedError):
             raise
         except (errors.Error, asyncio.TimeoutError) as error:
-            if (
-                getattr(error, "err_code", 0) == NO_STREAM
-                or asyncio.get_running_loop().time() > until
-            ):
+            late = asyncio.get_running_loop().time() > until
+            closed = isinstance(error, errors.ConnectionClosedError)
+            if late or closed or getattr(error, "err_code", 0) == NO_STREAM:
                 raise _unwell(error) from None
         await asyncio.sleep(0.2)
 

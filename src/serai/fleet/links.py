@@ -170,6 +170,11 @@ class Links:
         for link in list(self._links.values()):
             link.again()
 
+    def cut(self, why: str) -> None:
+        """There will be no connection any more."""
+        for link in list(self._links.values()):
+            link.cut(why)
+
     def forget(self, link: Link) -> None:
         """It is over."""
         if self._links.get(link.key) is link:

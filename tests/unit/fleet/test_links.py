@@ -24,7 +24,9 @@ LINKS, SIZE = 200, 200 << 10
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with nats_servers.cluster(tmp_path_factory.mktemp("fleet"), 1, ["a"]) as found:
+    with nats_servers.cluster(
+        tmp_path_factory.mktemp("fleet"), 1, ["a"], ["alice", "bob"]
+    ) as found:
         asyncio.run(prepared(found))
         yield found
 
@@ -145,6 +147,20 @@ def test_a_member_that_was_killed_ends_its_links_at_once(servers: Servers, tmp_p
                 await link.write(b"y")
                 with pytest.raises(SeraiError, match="the VM knows it no longer"):
                     await link.read()
+
+    asyncio.run(main())
+
+
+def test_a_key_that_is_withdrawn_ends_its_links_at_once(
+    servers: Servers, pid: int, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with await opened(servers, tmp_path), client(servers, "bob") as fleet:
+            link = await fleet.link("a")
+            await asyncio.to_thread(servers.make, revoke=["bob"])
+            servers.reload()
+            with pytest.raises(SeraiError, match="refuses the certificate"):
+                await asyncio.wait_for(link.read(), DEADLINE)
 
     asyncio.run(main())
 
