@@ -58,6 +58,7 @@ def checkout(tmp_path: Path) -> Settings:
     root = tmp_path / "checkout"
     for name in ("images", "playbooks", "roles"):
         (root / name).mkdir(parents=True)
+    (root / "pins.yml").write_text("{}\n")
     return Settings.of(
         {"SERAI_CACHE": str(tmp_path / "cache"), "SERAI_DIST": str(tmp_path / "dist")}, root
     )

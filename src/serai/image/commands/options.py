@@ -112,7 +112,7 @@ OWN: dict[str, dict[str, str]] = {
         "new_host_keys": "trust host keys that are not in known_hosts",
         "set_": "a role's variable, NAME=VALUE; may be repeated",
         "only": "a role that is played instead of all; may be repeated",
-        "full": "look at each thing, also where nothing has changed since it was found right",
+        "fast": "skip VMs that seem unchanged since all was right there (docs/provision.md)",
         "keep_connected": "refuse VMs where connected commands would end",
         "rollback": "go back to the version of Serai that each VM had before",
         "json": "the file for the report (docs/json.md)",

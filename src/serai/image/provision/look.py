@@ -4,8 +4,9 @@ It is sent to the VM and run there by the Python that it has, so it imports noth
 reads of Serai has been the same since 0.1.
 
 A VM that was found right is witnessed: by when each file that roles may have to do with was changed
-last (its ctime, which nobody can set), by units and by the kernel's settings. The next run of the
-same roles with the same variables has nothing to look at there while its witness is the same.
+last (its ctime, which nobody can set), by units and by the kernel's settings. ``--fast`` leaves it
+alone while its witness is the same. These lists are kept by hand, and roles look at more: so that
+is less than a run of the roles, and nobody gets it who has not asked for it.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ PLACES = (
 )
 """Where all is that roles read, write or remove, but for what a project lays elsewhere."""
 NOT_OURS = frozenset({"etc/resolv.conf", "etc/adjtime"})
-"""What a machine writes by itself, and no role."""
+"""What a VM writes by itself, and no role."""
 UNITS = (
     *("serai-gate.service", "serai-sessiond.service", "sessions.mount", "serai-metrics.socket"),
     *("serai-vsock.socket", "serai-audit-syslog.service", "serai-fleet.service"),
     "systemd-journald.service",
     *("apt-daily.timer", "apt-daily-upgrade.timer", "swap.target", "ssh.service", "ssh.socket"),
+    "serai-fleet.service",
 )
 STATES = ("Id", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
 

@@ -52,7 +52,7 @@ class Options:
     at a time (0: all), ``forks`` of them at once (0: 20). ``values`` are role
     variables, 'name=value' with the value in YAML; what ``image`` chooses of them stands below
     these and below the inventory. ``only`` are the roles that are played (none: all).
-    ``full`` looks at each thing also where nothing has changed since it was right.
+    ``fast`` leaves a VM alone where what look.py sees is as it was when all was right.
     ``keep_connected`` refuses VMs where the run would end a connected command. ``rollback`` goes
     back to the version before, and plays no role. ``report`` is where the JSON goes ('': beside
     the log).
@@ -71,7 +71,7 @@ class Options:
     new_host_keys: bool = False
     values: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    full: bool = False
+    fast: bool = False
     keep_connected: bool = False
     rollback: bool = False
     report: str = ""
@@ -241,7 +241,7 @@ def _values(
             variables.check_one(known, name, values[name], f"--set {name}")
     if not options.rollback:
         values["provision_sources"] = upgrade.sources(settings)
-        values["provision_full"] = options.full
+        values["provision_fast"] = options.fast
     if options.only:
         values["provision_only"] = list(options.only)
     if options.keep_connected:

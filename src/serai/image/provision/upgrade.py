@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.image import digest
-from serai.image.definition import variables
+from serai.image.definition import pins, variables
 from serai.image.errors import BuildError
 from serai.image.provision import look
 from serai.image.provision.chosen import PLAYBOOK
@@ -21,9 +21,10 @@ PROGRAM = Path(look.__file__)
 
 
 def sources(settings: Settings) -> str:
-    """A digest of the roles and the playbook."""
+    """A digest of the roles, the playbook, and the versions that roles read."""
+    files = [settings.root / PLAYBOOK, settings.root / pins.FILE]
     roles = digest.of_tree(settings.root / "roles")
-    return digest.of_value([roles, digest.of_file(settings.root / PLAYBOOK)])
+    return digest.of_value([roles, *map(digest.of_file, files)])
 
 
 def inputs(found: Mapping[str, Any], folder: str, source: str) -> str:
@@ -44,7 +45,7 @@ def inputs(found: Mapping[str, Any], folder: str, source: str) -> str:
 
 
 def is_right(looked: str, given: str) -> bool:
-    """Whether a VM was found right, and nothing has changed there since, nor here."""
+    """Whether a VM was found right, and looks the same since, and so does what is here."""
     there = json.loads(looked)
     return bool(given) and not there["cut_off"] and there["right"] == right(looked, given)
 

@@ -42,7 +42,8 @@ _NPM = re.compile(r"(?:.*/)?node_modules/(?:@[^/]+/)?[^/]+/package\.json")
 _COPYRIGHT = re.compile(r"usr/share/doc/([^/]+)/copyright")
 # Where roles/toolchain puts the program that a pin is for; {} is the pin's version.
 _PINNED = {
-    "nats_py": "usr/lib/serai-fleet/[^/]+/lib/python3[^/]*/site-packages/nats_py-{}.dist-info/RECORD",
+    "nats_py": "usr/lib/serai-fleet/[^/]+/lib/python3[^/]*/site-packages/"
+    "nats_py-{}.dist-info/RECORD",
     "node": "usr/local/lib/nodejs/{}-official/[^/]+/bin/node",
     "node_wheel": "usr/local/lib/nodejs/{}-wheel/[^/]+/bin/node",
     "python_pptx": "usr/local/lib/python3[^/]*/dist-packages/python_pptx-{}.dist-info/RECORD",

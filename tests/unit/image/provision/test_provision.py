@@ -533,7 +533,7 @@ def test_each_task_of_a_host_is_in_the_report_and_what_was_said(checkout: Settin
 # --- what was found right
 
 
-def test_a_machine_that_is_right_is_left_alone_until_something_changes(tmp_path: Path) -> None:
+def test_a_vm_that_was_right_looks_so_until_something_changes(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc/serai").mkdir(parents=True)
     (root / "etc/serai/gate.toml").write_text("a\n")
@@ -565,7 +565,25 @@ def test_a_machine_that_is_right_is_left_alone_until_something_changes(tmp_path:
         assert not upgrade.is_right(seen(), "inputs")
 
 
-def test_what_a_machine_is_made_of(tmp_path: Path) -> None:
+def test_a_vm_is_skipped_only_if_somebody_asks_for_it(checkout: Settings, tmp_path: Path) -> None:
+    options = fleet_of(checkout, {"a": {}})
+    (leaves,) = [task for task in PLAYS[0]["pre_tasks"] if "end_host" in str(task)]
+    assert leaves["when"].startswith("provision_fast | default(false) and ")
+    for fast in (False, True):
+        argv = provision.command(checkout, changed(options, fast=fast), tmp_path)
+        given = json.loads(str(argv[argv.index("--extra-vars") + 1]))
+        assert given["provision_fast"] is fast
+
+
+def test_versions_that_roles_read_are_sources_too(checkout: Settings) -> None:
+    pins = checkout.root / "pins.yml"
+    (checkout.root / chosen.PLAYBOOK).write_text("[]\n")
+    first = upgrade.sources(checkout)
+    pins.write_text("nats_py: {version: 99}\n")
+    assert upgrade.sources(checkout) != first
+
+
+def test_what_a_vm_is_made_of(tmp_path: Path) -> None:
     wheel, skills = tmp_path / "serai.whl", tmp_path / "skills"
     wheel.write_bytes(b"wheel")
     skills.mkdir()
