@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from serai.common.errors import GONE, SeraiError
-from serai.fleet.frames import BROKEN, BrokenLinkError, Frame, LinkEnd, broken
+from serai.fleet.frames import BROKEN, CHUNK, BrokenLinkError, Frame, LinkEnd, broken
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 TICK = 0.25
@@ -129,6 +129,33 @@ class Link:
     async def _arrived(self) -> None:
         while self._end.waits:
             await self._change()
+
+
+async def carry(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes between a link and a connection, until one of them ends.
+
+    Raises SeraiError or OSError if it broke.
+    """
+    writer.transport.set_write_buffer_limits(high=CHUNK)
+
+    async def out() -> None:
+        while data := await link.read():
+            writer.write(data)
+            await writer.drain()
+            link.passed(len(data))
+
+    async def back() -> None:
+        while data := await reader.read(CHUNK):
+            await link.write(data)
+
+    running = {asyncio.create_task(out()), asyncio.create_task(back())}
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in running:
+            each.cancel()
+    for each in done:
+        each.result()
 
 
 class Links:

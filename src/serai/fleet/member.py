@@ -29,7 +29,7 @@ from serai.common.paths import Paths
 from serai.fleet import settings, subjects
 from serai.fleet.connection import Connection
 from serai.fleet.frames import CHUNK, broken
-from serai.fleet.links import Link, Links
+from serai.fleet.links import Links, carry
 from serai.fleet.room import Occupancy
 from serai.fleet.rows import Rows
 from serai.fleet.sessiond import Sessiond
@@ -236,7 +236,13 @@ class Member:
             return
         log.info("link %s of %s", key[:8], ascii(client))
         await _answer(message, {"link": key})
-        await _carry(link, reader, writer)
+        try:
+            await carry(link, reader, writer)
+        except (SeraiError, OSError):  # whoever hung up knows
+            pass
+        finally:
+            writer.close()
+            await link.close()
 
     def _up(self, key: str) -> str:
         return f"serai.up.{self.vm}.link.{key}"
@@ -246,33 +252,6 @@ async def _answer(message: Msg, said: dict[str, Any]) -> None:
     if message.reply:
         with contextlib.suppress(Exception):  # nobody hears it any more
             await message.respond(json.dumps(said).encode())
-
-
-async def _carry(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes between a link and a connection to sessiond, until one of them ends."""
-    writer.transport.set_write_buffer_limits(high=CHUNK)
-
-    async def down() -> None:
-        while data := await link.read():
-            writer.write(data)
-            await writer.drain()
-            link.passed(len(data))
-
-    async def up() -> None:
-        while data := await reader.read(CHUNK):
-            await link.write(data)
-
-    running = {asyncio.create_task(down()), asyncio.create_task(up())}
-    try:
-        done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        for each in rest:
-            each.cancel()
-        for each in done:
-            with contextlib.suppress(SeraiError, OSError):
-                each.result()
-    finally:
-        writer.close()
-        await link.close()
 
 
 async def _main(root: Path) -> None:

@@ -119,7 +119,7 @@ class Router:
                 vm = self._streams.get(_key(params.get("stream")), "")
                 await self._pass(vm, request, params)
             elif (vm := self._where.get(name := _name(request), "")) and method not in OWN:
-                await self._send(await self._way(vm), request, params, name)
+                await (await self._way(vm)).send(request, params, name)
             else:
                 self._start(request, name)
         except SeraiError as error:
@@ -131,7 +131,7 @@ class Router:
             if request.method in BY_STREAM and not request.reply:
                 return
             raise SeraiError("no such payload or forward is on this connection", code=NOT_FOUND)
-        await self._send(task.result(), request, params, "")
+        await task.result().send(request, params, "")
 
     def _start(self, request: Request, name: str) -> None:
         if len(self._tasks) >= MOST_PENDING:
@@ -148,7 +148,7 @@ class Router:
                     await self.say(jsonrpc.result(request.id, work))
                 return
             vm = await self.where(name)
-            await self._send(await self._way(vm), request, request.params, name)
+            await (await self._way(vm)).send(request, request.params, name)
         except SeraiError as error:
             await self._refuse(request, error)
 
@@ -214,7 +214,8 @@ class Router:
         """Send a request to another VM than it was sent to."""
         request = Request(line["id"], line["method"], line["params"])
         try:
-            await self._send(await self._way(vm), request, request.params, name, last=True)
+            way = await self._way(vm)
+            await way.send(request, request.params, name, last=True)
         except SeraiError as error:
             await self._refuse(request, error)
 
@@ -245,17 +246,6 @@ class Router:
         way = WayToVm(self, vm, await self._fleet.link(vm))
         self.later(way.run())
         return way
-
-    async def _send(
-        self,
-        way: WayToVm,
-        request: Request,
-        params: dict[str, Any],
-        name: str,
-        *,
-        last: bool = False,
-    ) -> None:
-        await way.send(request, params, name, last=last)
 
     async def _refuse(self, request: Request, error: SeraiError) -> None:
         if request.reply:

@@ -17,7 +17,7 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc import MAX_LINE
 from serai.fleet import settings
 from serai.fleet.fleet import FleetClient
-from serai.fleet.links import Link
+from serai.fleet.links import carry
 from serai.fleet.router import Router
 from serai.runtime import address
 
@@ -31,33 +31,17 @@ async def serve(where: address.Address, end: socket.socket) -> None:
     try:
         async with FleetClient(where.nats, settings.credentials(), _client()) as fleet:
             if where.vm:
-                await _carry(await fleet.link(where.vm), reader, writer)
+                link = await fleet.link(where.vm)
+                try:
+                    await carry(link, reader, writer)
+                finally:
+                    await link.close()
             else:
                 await Router(fleet, reader, writer).run()
     except SeraiError as error:
         writer.write(jsonrpc.error(None, error))
     finally:
         writer.close()
-
-
-async def _carry(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    async def up() -> None:
-        while data := await link.read():
-            writer.write(data)
-            await writer.drain()
-            link.passed(len(data))
-
-    async def down() -> None:
-        while data := await reader.read(CHUNK):
-            await link.write(data)
-
-    running = {asyncio.create_task(up()), asyncio.create_task(down())}
-    done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    for each in rest:
-        each.cancel()
-    await link.close()
-    for each in done:
-        each.result()
 
 
 def _client() -> str:

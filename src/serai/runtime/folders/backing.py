@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -65,19 +64,11 @@ def _file(out: exporting.Out, source: int, name: str, size: int, digest: exports
     made.size = size
     out.header(made)
     total = sha256()
-    for data in _pieces(source, size):
+    for data in exporting.pieces(source, 0, size):
         total.update(data)
         out.write(data)
     out.pad(size)
     digest.add(made, total.hexdigest(), size)
-
-
-def _pieces(source: int, size: int) -> Iterator[bytes]:
-    at = 0
-    while at < size:
-        data = os.pread(source, min(CHUNK, size - at), at) or bytes(min(CHUNK, size - at))
-        at += len(data)
-        yield data
 
 
 def _whole(content: archives.EntryContent) -> bytes:

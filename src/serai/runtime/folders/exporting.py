@@ -182,16 +182,22 @@ def _file(out: Out, source: int, made: tarfile.TarInfo, digest: exports.Digest) 
         out.write(table)
         total = sha256()
         for offset, size in segments:
-            at, end = offset, offset + size
-            while at < end:
-                data = os.pread(source, min(CHUNK, end - at), at) or bytes(min(CHUNK, end - at))
+            for data in pieces(source, offset, size):
                 total.update(data)
                 out.write(data)
-                at += len(data)
         out.pad(made.size)
         digest.add(made, total.hexdigest(), info.st_size)
     finally:
         os.close(source)
+
+
+def pieces(source: int, offset: int, size: int) -> Iterator[bytes]:
+    """So many bytes of a file from there on; zeros where it has become shorter."""
+    at, end = offset, offset + size
+    while at < end:
+        data = os.pread(source, min(CHUNK, end - at), at) or bytes(min(CHUNK, end - at))
+        at += len(data)
+        yield data
 
 
 def _segments(source: int, size: int, name: str) -> Iterator[tuple[int, int]]:
