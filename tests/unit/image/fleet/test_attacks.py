@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 from serai.fleet import subjects
 from serai.fleet.command import configuration
 from serai.image.fleet import certificates, permissions
+from tests.support.fleet_members import client
 from tests.support.nats_servers import PROGRAM, Servers, cluster, context
 from tests.support.waiting import wait_for
 
@@ -240,6 +241,52 @@ def test_no_server_speaks_for_a_stolen_vm(servers: Servers) -> None:
         await _eventually(lambda: _last(thief.heard), ("serai.kept.serai_vms.a", b"last", ""))
         await alice.close()
         await b.close()
+        await thief.connection.close()
+
+    run(attack())
+    run(_intact(servers))
+
+
+STALLED = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Consumer-Stalled: $JS.API.STREAM.%s\r\n\r\n"
+HOSTILE_ROWS = [
+    (b"$KV.serai_sessions.a.one", STALLED % b"PURGE.KV_serai_claims"),
+    (b"$KV.serai_sessions.a.two", STALLED % b"DELETE.KV_serai_claims"),
+    (b"$KV.serai_alive.a", STALLED % b"PURGE.KV_serai_sessions"),
+    (b"$KV.serai_vms.a", b"NATS/1.0 \xff\xff\xff\r\n\r\n"),
+    (b"$KV.serai_sessions.a.three", b"NATS/1.0"),
+    (b"$KV.serai_sessions.a.\xff", b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"),
+    (b"$KV.serai_sessions.a.>", b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"),
+]
+
+
+def test_no_client_speaks_for_a_stolen_vm(servers: Servers) -> None:
+    """The library answers what it takes for the server's own, wherever that says; see Nats."""
+
+    async def attack() -> None:
+        thief = Thief()
+        await thief.connect(servers)
+        for subject, headers in HOSTILE_ROWS:
+            sizes = (len(headers), len(headers))
+            raw = b"HPUB %s %d %d\r\n%s\r\n" % (subject, *sizes, headers)
+            await thief.connection._send_command(raw)  # it writes no such headers
+        await thief.connection.publish("$KV.serai_sessions.a.last", b"{}")
+        await thief.connection.flush()
+        async with client(servers) as alice:
+
+            async def told() -> bool:
+                return "last" in [each["name"] for each in await alice.sessions()]
+
+            await _eventually(told, True)
+            told_of = {(each["vm"], each["name"]) for each in await alice.sessions()}
+            assert ("b", "one") in told_of
+            assert "a" in await alice.alive()
+            assert {"a", "b"} <= (await alice.vms()).keys()
+            ends = [each for each in await alice._entries(subjects.SESSIONS, ">") if each.ended]
+            assert len(ends) == 2
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("serai.fleet.fleet.OLD", 0.0)
+                await alice.tidy(ends)
+            await alice.forget("a")
         await thief.connection.close()
 
     run(attack())
