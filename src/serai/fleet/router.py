@@ -151,6 +151,9 @@ class Router:
             await (await self._way(vm)).send(request, request.params, name)
         except SeraiError as error:
             await self._refuse(request, error)
+        except Exception as error:  # whatever a VM's words may lead to
+            problem = SeraiError(f"{request.method} failed: {type(error).__name__}")
+            await self._refuse(request, problem)
 
     async def _own(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if method == "version":
@@ -224,6 +227,10 @@ class Router:
         self._ways.pop(way.vm, None)
         self._where = {name: vm for name, vm in self._where.items() if vm != way.vm}
         self._streams = {each: vm for each, vm in self._streams.items() if vm != way.vm}
+
+    def leads(self, stream: object, vm: str) -> bool:
+        """Whether a stream of a forward is one to that VM."""
+        return self._streams.get(_key(stream)) == vm
 
     def ended(self, stream: object) -> None:
         """A stream of a forward is over."""

@@ -28,6 +28,9 @@ class Routes(Protocol):
     def lost(self, way: WayToVm) -> None:
         """The way is over."""
 
+    def leads(self, stream: object, vm: str) -> bool:
+        """Whether a stream of a forward is one to that VM."""
+
     def ended(self, stream: object) -> None:
         """A stream of a forward is over."""
 
@@ -132,12 +135,12 @@ class WayToVm:
     async def _split(self) -> None:
         """Raises one of many errors if this is no JSON-RPC."""
         while (end := self._buffer.find(b"\n", self._seen)) >= 0:
-            line = bytes(self._buffer[: end + 1])
-            message = json.loads(line)
+            message = json.loads(bytes(self._buffer[:end]))
             size = 0
             if message.get("method") == "exec.output" and "size" in message["params"]:
                 size = message["params"]["size"]
-                if not isinstance(size, int) or not 0 <= size <= MOST_OUTPUT:
+                # Until all of it has come, its line is read again and again.
+                if not isinstance(size, int) or not 0 <= size <= MOST_OUTPUT or end > KEPT:
                     raise ValueError
             if len(self._buffer) < end + 1 + size:
                 self._seen = 0
@@ -145,22 +148,16 @@ class WayToVm:
             data = bytes(self._buffer[end + 1 : end + 1 + size])
             del self._buffer[: end + 1 + size]
             self._seen = 0
-            await self._pass(message, line, data)
+            await self._pass(message, data)
         self._seen = len(self._buffer)
         if len(self._buffer) > LONGEST_ANSWER:
             raise ValueError
 
-    async def _pass(self, message: dict[str, Any], line: bytes, data: bytes) -> None:
+    async def _pass(self, message: dict[str, Any], data: bytes) -> None:
         if "method" in message:
-            news = message["params"]
-            for key in {"exec", "forward"} & news.keys():
-                if message["method"] == "forward.closed":
-                    self._forwards.discard(news[key])
-                news[key] = self._named(news[key])
-                line = _line(message)
-            if message["method"] == "forward.ended":
-                self._routes.ended(news["stream"])
-            await self._routes.say(line + data)
+            event, news = message["method"], message["params"]
+            if self._is_its(event, news):
+                await self._routes.say(self._told(event, news) + data)
             return
         if (asked := self._asked.get(number := message.get("id"))) is None:
             if number is None and "error" in message:  # sessiond refused the connection
@@ -168,7 +165,9 @@ class WayToVm:
             return
         failed = "error" in message and message["error"]["code"]
         if not failed and asked.result is None:
-            line = self._answer(message, line, asked)
+            self._answer(message["result"], asked)
+        what = "error" if failed else "result"
+        line = _line({"jsonrpc": "2.0", "id": number, what: message[what]})
         del self._asked[number]  # what made no sense is not answered by it
         if asked.result is not None:
             if not asked.result.done():
@@ -180,9 +179,30 @@ class WayToVm:
         else:
             await self._routes.say(line)
 
-    def _answer(self, message: dict[str, Any], line: bytes, asked: Unanswered) -> bytes:
-        """The line of an answer, as the client gets it."""
-        result = message["result"]
+    def _is_its(self, event: object, news: dict[str, Any]) -> bool:
+        """Whether it is for the VM to tell: of one's requests, or streams, to another VM it is not.
+
+        It would get what one sends there.
+        """
+        if event == "exec.started":
+            return news["request"] in self._asked
+        if event in ("exec.output", "forward.closed"):
+            return True
+        streams = ("forward.data", "forward.taken", "forward.ended")
+        return event in streams and self._routes.leads(news["stream"], self.vm)
+
+    def _told(self, event: str, news: dict[str, Any]) -> bytes:
+        """A notification as the client gets it, and nothing else: not an answer to boot."""
+        for key in {"exec", "forward"} & news.keys():
+            if event == "forward.closed":
+                self._forwards.discard(news[key])
+            news[key] = self._named(news[key])
+        if event == "forward.ended":
+            self._routes.ended(news["stream"])
+        return jsonrpc.notification(event, news)
+
+    def _answer(self, result: dict[str, Any], asked: Unanswered) -> None:
+        """Make a result what the client gets."""
         if asked.method in ("exec", "forward.open"):
             for key in {"exec", "forward"} & result.keys():
                 if key == "forward":
@@ -192,9 +212,6 @@ class WayToVm:
             self._forwards.discard(asked.forward)
         elif asked.method in ("show", "set"):
             result["vm"] = self.vm
-        else:
-            return line
-        return _line(message)
 
     async def _removed(self, name: str, line: bytes) -> None:
         """Free the name before it is said: the client may hang up, or take it again, at once."""

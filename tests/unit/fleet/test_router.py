@@ -15,7 +15,7 @@ from serai.fleet import router, subjects
 from serai.fleet.fleet import Claim, FleetClient
 from serai.fleet.links import Link
 from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
-from serai.fleet.way import MOST_OUTPUT, WayToVm
+from serai.fleet.way import KEPT, MOST_OUTPUT, WayToVm
 from tests.unit.docs.test_reference import METHODS
 
 NO_SESSION = {"create", "import", "secret.set", "secret.remove"}
@@ -164,5 +164,66 @@ def test_ids_that_a_vm_makes_up_are_told_apart() -> None:
         await asyncio.wait_for(way.run(), 5)
         assert heard.text.count(b'"exec":"a:7"') == 2
         assert b"}}\na\nb{" in heard.text
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # A request or a stream that is another VM's.
+        {"method": "exec.started", "params": {"request": 2, "exec": "7", "pid": 1}},
+        {"method": "forward.data", "params": {"stream": 1, "data": "AA==", "eof": False}},
+        {"method": "forward.taken", "params": {"stream": 1, "bytes": 1}},
+        {"method": "forward.ended", "params": {"stream": 1, "reset": True}},
+        # What nobody has asked this VM for, and answers to what another was asked.
+        {"method": "session.changed", "params": {"name": "one", "state": "ready"}},
+        {"jsonrpc": "2.0", "method": "x", "params": {}, "id": 2, "result": {}},
+        {"jsonrpc": "2.0", "id": 2, "result": {}},
+    ],
+)
+def test_no_vm_speaks_for_another(said: dict[str, Any]) -> None:
+    """What a client sends for one VM's session would go to the other one."""
+
+    async def main() -> None:
+        made, heard = routed({}, {})
+        made._streams[1] = "b"
+        honest = WayToVm(made, "b", cast("Link", Far(b"")))
+        await honest.send(Request(2, "exec", {"name": "two"}), {"name": "two"}, "two")
+        hostile = WayToVm(made, "a", cast("Link", Far(json.dumps(said).encode() + b"\n")))
+        await asyncio.wait_for(hostile.run(), 5)
+        assert heard.text == b""
+        assert made._streams == {1: "b"}
+
+    asyncio.run(main())
+
+
+def test_a_notification_is_no_answer_to_boot() -> None:
+    async def main() -> None:
+        said = b'{"id":2,"result":{},"method":"exec.output","params":{"exec":"7","data":""}}\n'
+        said += b'{"id":3,"id":1,"result":{},"error":null}\n'
+        made, heard = routed({}, {})
+        way = WayToVm(made, "a", cast("Link", Far(said)))
+        await way.send(Request(1, "put", {"name": "one"}), {"name": "one"}, "one")
+        await asyncio.wait_for(way.run(), 5)
+        lines = heard.text.splitlines()
+        assert b'"id"' not in lines[0]
+        assert len(lines) == 2
+        assert b'"id":3' not in lines[1]
+
+    asyncio.run(main())
+
+
+def test_a_line_that_is_read_again_and_again_is_short() -> None:
+    """Until its output has come, whose bytes may come one by one."""
+
+    async def main() -> None:
+        made, heard = routed({}, {})
+        news = {"exec": "7", "stream": "stdout", "size": 9, "more": "x" * KEPT}
+        said = json.dumps({"method": "exec.output", "params": news}).encode() + b"\n"
+        way = WayToVm(made, "a", cast("Link", Far(said)))
+        await way.send(Request(1, "exec", {"name": "one"}), {"name": "one"}, "one")
+        await asyncio.wait_for(way.run(), 5)
+        assert "says what makes no sense" in heard.text.decode()
 
     asyncio.run(main())
