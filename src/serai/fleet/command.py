@@ -16,7 +16,7 @@ from serai.common import stdio
 from serai.common.errors import GONE, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.printing import say
 from serai.fleet import placing, settings, subjects
-from serai.fleet.fleet import FleetClient
+from serai.fleet.fleet import FleetClient, number, short
 from serai.runtime import address
 from serai.runtime.cli.showing import table
 from serai.runtime.library import Session, connect
@@ -117,11 +117,10 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
             try:
                 if session["state"] == "moving":  # it goes where it began to go
                     begun = await asyncio.to_thread(partial(source.call, "move.show", name=name))
-                    there = str(begun["peer"])
+                    to = _of_the_fleet(begun["peer"])
                 else:
                     to = await placing.found(client, placing.wanted(session["labels"]))
-                    there = f"{servers}/{to}"
-                to = there.rpartition("/")[2]
+                there = f"{servers}/{to}"
                 with connect(there) as target:
                     await asyncio.to_thread(Session(source, name).move, target)
                 await placing.follow(client, name, to)
@@ -134,6 +133,18 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
     return {"vm": vm, "moved": moved, "left": left}
 
 
+def _of_the_fleet(peer: object) -> str:
+    """The VM to which a session is going. Raises SeraiError if that is none of the fleet's.
+
+    Its VM says so, and may say anything: where its sessions go is not for it to choose.
+    """
+    found = address.parse(str(peer))
+    if not found.nats or not subjects.is_vm(found.vm):
+        hint = "'serai move' finishes it"
+        raise SeraiError(f"it is on its way to {found.text[:200]}, out of the fleet", hint)
+    return found.vm
+
+
 async def shown(client: FleetClient) -> list[dict[str, Any]]:
     """Each VM, and how it is."""
     vms, alive = await asyncio.gather(client.vms(), client.alive())
@@ -141,9 +152,14 @@ async def shown(client: FleetClient) -> list[dict[str, Any]]:
     for vm in sorted({*vms, *alive}):
         what, now = vms.get(vm, {}), alive.get(vm)
         state = "gone" if now is None else "draining" if what.get("draining") else "up"
-        keys = ("version", "zone", "architecture", "image", "room")
-        news = {key: (now or {}).get(key) for key in ("load", "sessions", "ready", "problem")}
-        found.append({"vm": vm, "state": state, **{key: what.get(key) for key in keys}, **news})
+        texts = {
+            key: short(what.get(key)) or None
+            for key in ("version", "zone", "architecture", "image")
+        }
+        said = {**(now or {}), "room": what.get("room")}
+        numbers = {key: number(said.get(key)) for key in ("room", "load", "sessions", "ready")}
+        problem = None if now is None else short(now.get("problem"))
+        found.append({"vm": vm, "state": state, **texts, **numbers, "problem": problem})
     return found
 
 
@@ -151,7 +167,7 @@ def show(vms: list[dict[str, Any]]) -> None:
     """For a person."""
     rows = [("VM", "STATE", "VERSION", "SESSIONS", "LOAD", "READY", "ZONE", "IMAGE")]
     for each in vms:
-        load = f"{each['load']:.0%}" if isinstance(each["load"], (int, float)) else None
+        load = None if each["load"] is None else f"{each['load']:.0%}"
         cells = (each["version"], each["sessions"], load, each["ready"], each["zone"])
         texts = (
             "-" if cell is None or cell == "" else str(cell) for cell in (*cells, each["image"])

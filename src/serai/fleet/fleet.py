@@ -43,12 +43,16 @@ FAILING_OVER = 15.0
 """Seconds for servers to agree on another leader."""
 LISTING = 10.0
 """Seconds for the next of many rows."""
+MOST_TIMES, MOST_MORE = 2, 1000
+"""Rows that are read at most, by how many there were at the beginning."""
 MOST_ENDS, TIDIED, AT_ONCE = 200, 200, 16
 """Marks of sessions that have ended: with more of them a list removes some."""
 OLD = 600.0
 """Seconds after which one is removed: its VM tells of it no more."""
 NO_STREAM = 10059
 """The servers' number for: there is no such bucket."""
+LARGEST = 1e11
+"""Of numbers that VMs say. As a time of the clock it can be shown."""
 T = TypeVar("T")
 
 
@@ -110,7 +114,7 @@ class FleetClient:
             raise
         if said.get("link") != key:
             self._links.forget(link)
-            raise SeraiError(f"{vm} takes no connection: {_text(said.get('error'))}", code=GONE)
+            raise SeraiError(f"{vm} takes no connection: {short(said.get('error'))}", code=GONE)
         return link
 
     async def asked(self, vm: str, what: str, wish: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +172,8 @@ class FleetClient:
         async def remove(end: BucketEntry) -> None:
             vm, _, name = end.key.partition(".")
             async with limit:
-                claim = await self.claimed(subjects.CLAIMS, name)
+                known = names.PATTERN.fullmatch(name) is not None  # not whatever a VM may write
+                claim = await self.claimed(subjects.CLAIMS, name) if known else None
                 if claim is not None and claim.vm == vm and claim.at < end.created.timestamp():
                     await self.give_back(subjects.CLAIMS, name, claim)
                 await self._remove(subjects.SESSIONS, end.key, end.revision)
@@ -278,8 +283,10 @@ class FleetClient:
         try:
             info = await subscription.consumer_info()
             sent = info.delivered.consumer_seq if info.delivered else 0
+            # Who writes all the time is not read all the time.
+            most = MOST_TIMES * (sent + (info.num_pending or 0)) + MOST_MORE
             if sent or info.num_pending:
-                while not found or found[-1].left:
+                while (not found or found[-1].left) and len(found) < most:
                     found.append(_entry(await subscription.next_msg(LISTING), len(head)))
         finally:
             await subscription.unsubscribe()
@@ -350,15 +357,20 @@ def _session(row: dict[str, Any]) -> dict[str, Any]:
     """A row with all that a session in a list has, each of its type."""
     labels = row.get("labels")
     plain = labels if isinstance(labels, dict) else {}
-    times = {key: row.get(key) for key in ("created_at", "changed_at")}
     return {
-        "uid": row["uid"] if isinstance(row.get("uid"), int) else 0,
-        "state": _text(row.get("state")),
-        "goal": _text(row.get("goal")) or None,
-        "labels": {str(key): str(value) for key, value in plain.items()},
-        **{key: at if isinstance(at, (int, float)) else 0 for key, at in times.items()},
+        "uid": int(number(row.get("uid")) or 0),
+        "state": short(row.get("state")),
+        "goal": short(row.get("goal")) or None,
+        "labels": {key: value for key, value in plain.items() if isinstance(value, str)},
+        **{key: number(row.get(key)) or 0 for key in ("created_at", "changed_at")},
     }
 
 
-def _text(said: object) -> str:
+def number(said: object) -> int | float | None:
+    """A number that somebody says, if it is one that can be calculated with and shown."""
+    return said if isinstance(said, (int, float)) and 0 <= said <= LARGEST else None
+
+
+def short(said: object) -> str:
+    """A text that somebody says, and no long one; else an empty one."""
     return said[:200] if isinstance(said, str) else ""

@@ -7,8 +7,8 @@ session, the request's ID is claimed for it: whoever asks again is sent there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -24,11 +24,11 @@ from serai.common.errors import (
     TIMEOUT,
     SeraiError,
 )
-from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.fleet import Claim, FleetClient, number
 from serai.fleet.subjects import CLAIMS, REQUESTS
 from serai.runtime.sessions import names
 
-Call = Callable[[str, str, dict[str, Any]], Awaitable[dict[str, Any]]]
+Call = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
 """Calls a method of a VM."""
 Reach = Callable[[str], Awaitable[object]]
 YOUNG = 60.0
@@ -65,6 +65,7 @@ class Placing:
                 if fresh:
                     await self._fleet.give_back(REQUESTS, request, claim)
                 raise
+            made = _of_a_session(made, name, claim.vm)
             if name or await self._is_ours(made["name"], claim.vm, request):
                 return {**made, "vm": claim.vm}
             # Another VM has one of this name, which was made up: this one is made again.
@@ -107,7 +108,15 @@ class Placing:
         return None
 
     async def _is_ours(self, name: str, vm: str, request: str) -> bool:
-        """Whether a name that a VM has made up is no other VM's."""
+        """Whether a name that a VM has made up is no other VM's.
+
+        Nor one's whose session nobody has claimed: what is for it would go to this VM.
+        """
+        before, rows = await asyncio.gather(
+            self._fleet.claimed(CLAIMS, name), self._fleet.sessions(name)
+        )
+        if before is None and any(each["vm"] != vm for each in rows):
+            return False
         claim = await self._fleet.claim(CLAIMS, name, vm, request)
         if claim.vm == vm:
             return True
@@ -157,7 +166,17 @@ def chosen(offers: list[dict[str, Any]]) -> str | None:
 
 
 def _number(said: object) -> float:
-    return float(said) if isinstance(said, (int, float)) and 0 <= said < math.inf else -1.0
+    found = number(said)
+    return -1.0 if found is None else float(found)
+
+
+def _of_a_session(made: object, name: str, vm: str) -> dict[str, Any]:
+    """What a VM says that it has made. Raises SeraiError: it may say anything."""
+    if isinstance(made, dict) and isinstance(called := made.get("name"), str):
+        with contextlib.suppress(SeraiError):
+            if names.check(called) == (name or called):
+                return made
+    raise SeraiError(f"{vm} says what makes no sense")
 
 
 def _lost(error: SeraiError, vm: str) -> SeraiError:

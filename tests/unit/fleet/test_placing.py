@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serai.fleet import room
-from serai.fleet.placing import chosen
+from serai.common.errors import SeraiError
+from serai.fleet import room, subjects
+from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.placing import Placing, chosen
 from serai.fleet.room import Occupancy
 from serai.fleet.subjects import ANY, place, places, token
 
@@ -71,6 +75,7 @@ def test_equal_vms_are_loaded_within_ten_percent(number: int, every: float) -> N
         ),
         ([{"vm": "a", "load": -1, "full": False}, {"vm": "b", "load": 9, "full": False}], "b"),
         ([{"vm": "a", "load": float("nan"), "full": False}], None),
+        ([{"vm": "a", "load": 10**400, "full": False, "ready": 10**400}], None),
         ([{"vm": "a", "load": "0", "full": False}, {"vm": "b", "full": 0}], None),
     ],
 )
@@ -113,3 +118,58 @@ def test_what_there_is_no_room_of(tmp_path: Path) -> None:
     assert full(tasks=950) == "there are too many tasks"
     assert full(most=3, sessions=3) == "it has 3 sessions, and may have 3"
     assert room.memory(tmp_path) == (10000 << 10, 5000 << 10)
+
+
+class Told(FleetClient):
+    """A fleet of which the VM ``a`` answers; ``rows`` are the VMs that tell of each name."""
+
+    def __init__(self, rows: dict[str, list[str]]) -> None:
+        self.rows = rows
+        self.claims: dict[str, Claim] = {}
+
+    async def offers(self, *_: str) -> list[dict[str, Any]]:
+        return [{"vm": "a", "load": 0, "full": False}]
+
+    async def sessions(self, name: str = "") -> list[dict[str, Any]]:
+        return [{"name": name, "vm": vm} for vm in self.rows.get(name, [])]
+
+    async def claimed(self, bucket: str, key: str) -> Claim | None:
+        return self.claims.get(bucket + key)
+
+    async def claim(self, bucket: str, key: str, vm: str, by: str) -> Claim:
+        return self.claims.setdefault(bucket + key, Claim(vm, by, 0.0))
+
+    async def reclaim(self, bucket: str, key: str, old: Claim, new: Claim) -> bool:
+        assert self.claims[bucket + key] == old
+        self.claims[bucket + key] = new
+        return True
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        *([], None, 7, {}, {"name": None}, {"name": []}, {"name": "Two Words"}, {"name": "a\n"}),
+        *({"name": "x" * 32}, {"name": "root"}, {"name": "one"}, {"name": "local"}),
+        *({"name": ">"}, {"name": "a\r\nPUB $JS.API.STREAM.DELETE.KV_serai_claims 0\r\n\r\n"}),
+    ],
+)
+@pytest.mark.parametrize("name", [None, "wanted"])
+def test_what_a_vm_says_that_it_has_made(made: Any, name: str | None) -> None:
+    """Not the name of another VM's session, be it one that nobody has claimed."""
+
+    async def main() -> None:
+        fleet = Told({"local": ["a", "b"]})
+        fleet.claims[subjects.CLAIMS + "one"] = Claim("b", "x", time.time())
+
+        async def call(vm: str, method: str, params: dict[str, Any]) -> Any:
+            return made if method == "create" else {}
+
+        async def reach(vm: str) -> None:
+            pass
+
+        with pytest.raises(SeraiError):
+            await Placing(fleet, call, reach).create({"name": name} if name else {})
+        assert fleet.claims[subjects.CLAIMS + "one"].vm == "b"
+        assert subjects.CLAIMS + "local" not in fleet.claims
+
+    asyncio.run(main())

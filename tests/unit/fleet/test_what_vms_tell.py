@@ -1,0 +1,84 @@
+"""What a stolen VM may tell of itself, and that a client can still show it, and go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from serai.common.errors import SeraiError
+from serai.fleet import command, fleet
+from serai.fleet.fleet import FleetClient
+from serai.runtime.cli.showing import when
+
+ODD = ["NaN", "Infinity", "-1", "1" + "0" * 400, '"x"', "[]", '{"a": 1}', "null", "true", "1e300"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_row_can_be_shown(odd: str) -> None:
+    keys = ("uid", "state", "goal", "created_at", "changed_at")
+    row = json.loads("{" + "".join(f'"{key}": {odd}, ' for key in keys) + f'"labels": {odd}}}')
+    found = fleet._session(row)
+    assert when(found["created_at"])
+    assert sorted([found["created_at"], 0])
+    assert 0 <= found["uid"] <= fleet.LARGEST
+    assert isinstance(found["state"], str)
+    assert fleet._session({"labels": {"a": json.loads("[" * 900 + "]" * 900)}})["labels"] == {}
+
+
+class Telling(FleetClient):
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.said = said
+
+    async def vms(self) -> dict[str, dict[str, Any]]:
+        return {"thief": self.said}
+
+    async def alive(self) -> dict[str, dict[str, Any]]:
+        return {"thief": self.said}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_vm_can_be_shown(odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ("version", "zone", "architecture", "image", "room", "draining", "load", "sessions")
+    said = {key: json.loads(odd) for key in (*keys, "ready", "problem")}
+    command.show(asyncio.run(command.shown(Telling(said))))
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 1000
+
+
+@pytest.mark.parametrize(
+    "peer", ["ssh://me@elsewhere", "unix:///x", "nats://s:1", 7, "nats://s/.."]
+)
+def test_a_vm_does_not_choose_where_its_sessions_go(peer: object) -> None:
+    with pytest.raises(SeraiError):
+        command._of_the_fleet(peer)
+    assert command._of_the_fleet("nats://s:1,t:2/b") == "b"
+
+
+def test_who_writes_all_the_time_is_not_read_all_the_time() -> None:
+    """There were three rows at the beginning, and there is always one more."""
+    reads = 0
+
+    async def unsubscribe() -> None:
+        pass
+
+    async def info() -> Any:
+        return SimpleNamespace(delivered=None, num_pending=3)
+
+    async def next_msg(_: float) -> Any:
+        nonlocal reads
+        reads += 1
+        assert reads < 10 * fleet.MOST_MORE
+        sequence = SimpleNamespace(stream=reads, consumer=reads)
+        meta = SimpleNamespace(sequence=sequence, num_pending=1, timestamp=datetime.min)
+        return SimpleNamespace(headers=None, data=b"{}", subject="$KV.x.a.b", metadata=meta)
+
+    async def subscribe(*_: object, **__: object) -> Any:
+        return SimpleNamespace(consumer_info=info, next_msg=next_msg, unsubscribe=unsubscribe)
+
+    made = Telling({})
+    made._jetstream = cast("Any", SimpleNamespace(subscribe=subscribe))
+    assert asyncio.run(made._read("KV_x", "$KV.x.", ">"))
