@@ -25,6 +25,8 @@ logging.getLogger("asyncio").setLevel(logging.ERROR)
 _ENDED = b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"
 _TOLD = re.compile(rb"NATS/1\.0( [0-9]{3}( [ -~]*)?)?(\r\n[!-9;-~]+: ?[ -~]*)*\r\n\r\n")
 FATAL = ("Authorization Violation", "certificate required")
+ALERTS = ("alert bad certificate", "alert unknown ca", "alert certificate", "tlsv13 alert")
+"""What TLS says when the other end does not accept our certificate."""
 
 
 class Nats(Client):
@@ -59,10 +61,12 @@ class Connection:
         self.closed = asyncio.Event()
         self._was_open = False
         self.said = ""
+        self.denied = ""
         self.again: Callable[[], object] = lambda: None
         self.lost: Callable[[str], object] = lambda _: None
         self._servers = [f"tls://{server}" for server in servers]
         self._name, self._inbox, self._tls = name, inbox, _context(credentials)
+        self._credentials = credentials
 
     async def open(self, patience: float | None = PATIENCE) -> None:
         """Connect, within so many seconds; None: whenever there is a server. Raises SeraiError."""
@@ -73,8 +77,8 @@ class Connection:
             with contextlib.suppress(Exception):
                 await self.nats.close()
             where = ", ".join(each.removeprefix("tls://") for each in self._servers)
-            why = self.said or str(error) or "no answer"
-            raise SeraiError(f"cannot reach the fleet at {where}: {why}", code=GONE) from None
+            why, hint = self._told(self.said or str(error) or "no answer")
+            raise SeraiError(f"cannot reach the fleet at {where}: {why}", hint, GONE) from None
 
     async def close(self) -> None:
         """Hang up; what was sent is sent before."""
@@ -130,17 +134,42 @@ class Connection:
             tls=self._tls,
         )
 
+    def check(self) -> None:
+        """Raises SeraiError if a server has said that this certificate may not do it."""
+        if self.denied:
+            what = f"the certificate in {self._credentials} may not do this: {self.denied}"
+            raise SeraiError(what, "a client's is needed: clients/NAME of 'invoke fleet-keys'")
+
+    def _told(self, why: str) -> tuple[str, str]:
+        """An error of TLS as a person needs it, and what to do."""
+        if any(each in why for each in ALERTS):
+            why = f"no server takes the certificate in {self._credentials}"
+            return why, "it is of another fleet, or has expired: 'invoke fleet-keys --renew'"
+        if "certificate verify failed" in why:
+            why = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+            why = (
+                f"its certificate is not as {self._credentials}/ca.pem wants it: {why.rstrip('.')}"
+            )
+            return (
+                why,
+                "name the servers as 'invoke fleet-keys' did, and take the keys of this fleet",
+            )
+        return why, ""
+
     async def _error(self, error: Exception) -> None:
         text = str(error)
         if isinstance(error, errors.SlowConsumerError):  # frames are sent again
             return
+        if "permissions violation" in text.lower():
+            self.denied = text.removeprefix("nats: ")
         before, self.said = self.said, text.removeprefix("nats: ") or type(error).__name__
         if self.said != before:
             log.info("%s", self.said)
         if any(each in text for each in FATAL) and not self.nats.is_connected:
-            why = f"the fleet's server refuses the certificate: {self.said}"
+            why = f"a server of the fleet refuses the certificate in {self._credentials}: {self.said}"
             if not self._was_open:
-                raise SeraiError(why, code=GONE)  # and nats-py tries no more
+                hint = "was it withdrawn, or has the server not got its new users.conf yet?"
+                raise SeraiError(why, hint, GONE)  # and nats-py tries no more
             self.said = why
             await self._closed()
 
@@ -175,7 +204,7 @@ def _context(credentials: Path) -> ssl.SSLContext:
         context.load_cert_chain(credentials / "cert.pem", credentials / "key.pem")
     except OSError as error:  # ssl.SSLError is one
         why = error.strerror or str(error)
-        hint = "'invoke fleet-keys' makes ca.pem, cert.pem and key.pem"
+        hint = "'invoke fleet-keys' makes ca.pem, cert.pem and key.pem; SERAI_FLEET says where"
         raise SeraiError(
             f"cannot read the fleet's credentials in {credentials}: {why}", hint
         ) from None

@@ -206,7 +206,7 @@ class FleetClient:
         """Whose a key is; None: nobody's. Raises SeraiError."""
         kv = self._bucket(bucket)
         try:
-            entry = await _patiently(lambda: kv.get(key))
+            entry = await self._patiently(lambda: kv.get(key))
         except (KeyNotFoundError, KeyDeletedError):
             return None
         found = _object(entry.value or b"")
@@ -250,13 +250,13 @@ class FleetClient:
             kv = self._bucket(bucket)
             for key, value in await self._all(bucket, ">"):
                 if value.get("vm") == vm:
-                    await _patiently(partial(kv.delete, key))
+                    await self._patiently(partial(kv.delete, key))
                     done += 1
         for bucket in subjects.BY_VMS:
             keys = f"{vm}.>" if bucket == subjects.SESSIONS else vm
             done += len(await self._all(bucket, keys))
             purge = partial(self._jetstream.purge_stream, subject=f"$KV.{bucket}.{keys}")
-            await _patiently(partial(purge, f"KV_{bucket}"))
+            await self._patiently(partial(purge, f"KV_{bucket}"))
         return done
 
     def _bucket(self, name: str) -> KeyValue:
@@ -269,7 +269,23 @@ class FleetClient:
 
     async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
         """The same with marks of what was there. Raises SeraiError."""
-        return await _patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
+        return await self._patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while the servers have no leader. Raises SeraiError."""
+        until = asyncio.get_running_loop().time() + FAILING_OVER
+        while True:
+            try:
+                return await work()
+            except (KeyNotFoundError, KeyDeletedError):
+                raise
+            except (errors.Error, asyncio.TimeoutError) as error:
+                self.connection.check()
+                late = asyncio.get_running_loop().time() > until
+                closed = isinstance(error, errors.ConnectionClosedError)
+                if late or closed or getattr(error, "err_code", 0) == NO_STREAM:
+                    raise _unwell(error) from None
+            await asyncio.sleep(0.2)
 
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
         subscription = await self._jetstream.subscribe(
@@ -311,22 +327,6 @@ def _entry(message: Msg, head: int) -> BucketEntry:
     revision, left = meta.sequence.stream, meta.num_pending
     value = _object(message.data)
     return BucketEntry(message.subject[head:], value, ended, revision, meta.timestamp, left)
-
-
-async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """Do it again while the servers have no leader. Raises SeraiError."""
-    until = asyncio.get_running_loop().time() + FAILING_OVER
-    while True:
-        try:
-            return await work()
-        except (KeyNotFoundError, KeyDeletedError):
-            raise
-        except (errors.Error, asyncio.TimeoutError) as error:
-            late = asyncio.get_running_loop().time() > until
-            closed = isinstance(error, errors.ConnectionClosedError)
-            if late or closed or getattr(error, "err_code", 0) == NO_STREAM:
-                raise _unwell(error) from None
-        await asyncio.sleep(0.2)
 
 
 def _unwell(error: Exception) -> SeraiError:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from serai.common.errors import SeraiError
 from serai.fleet.connection import Connection
+from serai.fleet.fleet import FleetClient
+from serai.image.fleet import certificates
+from serai.image.fleet.certificates import Pair
 from tests.support import nats_servers
 from tests.support.nats_servers import Servers
 from tests.support.waiting import wait_for
@@ -61,13 +65,14 @@ def test_a_server_of_another_authority_is_refused(servers: Servers, tmp_path: Pa
     shutil.copytree(servers.folder / "clients/alice", folder)
     shutil.copy(servers.folder / "route-ca.pem", folder / "ca.pem")
     (server,) = servers.all
-    assert "certificate verify failed" in refused(f"127.0.0.1:{server.port}", folder, 1)
+    said = refused(f"127.0.0.1:{server.port}", folder, 1)
+    assert f"{folder}/ca.pem wants it: unable to get local issuer certificate; " in said
 
 
 def test_another_server_than_the_certificate_names_is_refused(servers: Servers) -> None:
     (server,) = servers.all
     said = refused(f"localhost:{server.port}", servers.folder / "clients/alice", 1)
-    assert "certificate verify failed" in said
+    assert "wants it: Hostname mismatch, certificate is not valid for 'localhost'; name" in said
 
 
 def test_a_certificate_that_was_withdrawn_is_refused_at_once(
@@ -79,4 +84,30 @@ def test_a_certificate_that_was_withdrawn_is_refused_at_once(
     servers.reload()
     wait_for(lambda: "Reloaded" in servers.log(server))
     said = refused(f"127.0.0.1:{server.port}", tmp_path / "bob", 20)
-    assert "the fleet's server refuses the certificate" in said
+    assert f"refuses the certificate in {tmp_path}/bob" in said
+
+
+def test_a_certificate_that_has_expired_is_told_with_what_to_do(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server,) = servers.all
+    monkeypatch.setattr(certificates, "LEAF", timedelta(seconds=-1))
+    made = Pair(tmp_path / "cert.pem", tmp_path / "key.pem")
+    authority = Pair(servers.folder / "ca.pem", servers.folder / "ca.key")
+    certificates.leaf(made, authority, "alice.client.serai", certificates.CLIENT)
+    shutil.copy(servers.folder / "ca.pem", tmp_path)
+    said = refused(f"127.0.0.1:{server.port}", tmp_path, 2)
+    assert f"no server takes the certificate in {tmp_path}; " in said
+    assert said.endswith("--renew'")
+
+
+def test_a_vms_certificate_is_no_clients_and_it_is_said(servers: Servers) -> None:
+    (server,) = servers.all
+
+    async def main() -> None:
+        place = f"127.0.0.1:{server.port}"
+        async with FleetClient([place], servers.folder / "vms/a") as client:
+            with pytest.raises(SeraiError, match=r"permissions violation.*a client's is needed"):
+                await client.vms()
+
+    asyncio.run(main())
