@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--move", action="store_true", help=also)
     text = "make what the servers keep of a fleet, or change how many of them do"
     init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")
-    init.add_argument("--replicas", type=int, default=1, metavar="N", help="servers; default: 1")
+    text = "servers that keep it, 1, 3 or 5; default: 1"
+    init.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, metavar="N", help=text)
     return top
 
 
@@ -210,6 +211,8 @@ def main(arguments: list[str]) -> int:
         return 3 if error.code == GONE else 1
     except KeyboardInterrupt:
         return 130
+    if options.command == "forget" and not result["forgotten"]:
+        say(f"serai: nothing was known of {options.name}", sys.stderr)
     if options.json:
         print(json.dumps({"vms": result} if options.command is None else result))
     elif options.command is None:

@@ -19,9 +19,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Protocol
 
-from serai.common.errors import BUSY, CONFLICT, GONE, OTHER_VERSION, TIMEOUT, SeraiError
+from serai.common.errors import (
+    BUSY,
+    CONFLICT,
+    GONE,
+    INVALID_PARAMS,
+    OTHER_VERSION,
+    TIMEOUT,
+    SeraiError,
+)
 from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
+from serai.runtime import address
 from serai.runtime.client import Client
 
 GIVES = frozenset({"export", "move.begin"})
@@ -90,6 +99,10 @@ def cancel(source: MovingVm, target: MovingVm | None, name: str) -> None:
 def _check(end: MovingVm, needed: frozenset[str]) -> None:
     met = end.call("version")
     if not set(met.get("capabilities", ())) >= needed:
+        if end.address and (fleet := address.parse(end.address)).nats and not fleet.vm:
+            what = f"{end.address} is a whole fleet, and no VM to move to"
+            hint = f"name one of its VMs: {end.address.rstrip('/')}/VM"
+            raise SeraiError(what, hint, INVALID_PARAMS)
         raise SeraiError(
             f"the Serai {met['version']} at {end.address or 'this VM'} cannot move sessions",
             "upgrade it",

@@ -247,6 +247,23 @@ def test_what_is_for_one_vm_says_how_to_name_it(rig: Rig) -> None:
     assert rig.run("gc", "--dry-run", vm="a").returncode == 0
     assert rig.run("show", "nobody").stderr.startswith("serai: there is no session nobody")
     assert "the VM c is gone" in rig.run("list", vm="c").stderr
+    name = rig.create()
+    done = rig.run("move", name, "--to", rig.servers.address)
+    assert "is a whole fleet, and no VM to move to; name one of its VMs: nats://" in done.stderr
+    rig.remove(name)
+
+
+def test_a_person_sees_where_sessions_are_and_what_was_not_known(rig: Rig) -> None:
+    name = rig.create(zone="b")
+    wait_for(lambda: told(rig, name))
+    head, *rows = rig.serai("list").splitlines()
+    assert head.split() == ["NAME", "STATE", "VM", "CREATED", "LABELS"]
+    assert [name, "ready", "b"] in [row.split()[:3] for row in rows]
+    assert "VM" not in rig.serai("list", vm="b").split()
+    rig.remove(name)
+    done = rig.run("fleet", "forget", "nowhere")
+    assert (done.returncode, done.stderr) == (0, "serai: nothing was known of nowhere\n")
+    assert "choose from 1, 3, 5" in rig.run("fleet", "init", "--replicas", "0").stderr
 
 
 def test_a_request_that_many_make_is_carried_out_once(rig: Rig) -> None:

@@ -287,11 +287,13 @@ def _shell(name: str, vm: str) -> int:
 
 
 def _show_list(result: dict[str, Any]) -> None:
-    rows = [("NAME", "STATE", "UID", "CREATED", "LABELS")]
+    # A fleet says which VM each is in. UIDs are a VM's own, and say nothing beside those of others.
+    fleet = any("vm" in session for session in result["sessions"])
+    rows = [("NAME", "STATE", "VM" if fleet else "UID", "CREATED", "LABELS")]
     for session in result["sessions"]:
         labels = " ".join(f"{key}={value}" for key, value in session["labels"].items())
-        created = when(session["created_at"])
-        rows.append((session["name"], session["state"], str(session["uid"]), created, labels))
+        created, where = when(session["created_at"]), session["vm" if fleet else "uid"]
+        rows.append((session["name"], session["state"], str(where), created, labels))
     table(rows)
 
 
