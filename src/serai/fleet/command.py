@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         made.add_argument("name", metavar="VM")
+        made.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
         if name == "drain":
             also = "also move each of its sessions to another VM, one after another"
             made.add_argument("--move", action="store_true", help=also)

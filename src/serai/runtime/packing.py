@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 
 from serai.common import stdio
-from serai.common.errors import SeraiError
+from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.runtime.client import Client
 
 MAGIC = b"\x28\xb5\x2f\xfd"
@@ -63,14 +63,28 @@ def unpacked(packed: int) -> Iterator[int]:
             fed, (read, end) = read, os.pipe2(os.O_CLOEXEC)
             with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
                 program = [_zstd(), "-d", "-q", "-c"]
-                unpacker = subprocess.Popen(program, stdin=source, stdout=target)
+                nothing = subprocess.DEVNULL  # what it says has no name of a file
+                unpacker = subprocess.Popen(program, stdin=source, stdout=target, stderr=nothing)
         feeding.start()
         yield read
+    except SeraiError:
+        if unpacker is not None and _failed(unpacker):  # else it is not the file's fault
+            what = "this is no whole export: zstd cannot unpack all of it"
+            raise SeraiError(what, "export it again", INVALID_PARAMS) from None
+        raise
     finally:
         os.close(read)
         if unpacker is not None:
             unpacker.kill()
             unpacker.wait()
+
+
+def _failed(unpacker: subprocess.Popen[bytes]) -> bool:
+    """Whether it has found fault with what it reads. One that waits for a reader has not."""
+    try:
+        return unpacker.wait(0.2) > 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _feed(packed: int, begin: bytes, write: int) -> None:

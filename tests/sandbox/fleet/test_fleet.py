@@ -310,7 +310,7 @@ def test_labels_constrain_where_it_goes(rig: Rig) -> None:
 
 
 def test_a_vm_that_drains_gets_no_new_session(rig: Rig) -> None:
-    rig.serai("fleet", "drain", "a")
+    assert json.loads(rig.serai("fleet", "drain", "a", "--json"))["draining"]
     assert "draining" in rig.serai("fleet")
     try:
         names = [rig.create() for _ in range(4)]

@@ -151,4 +151,5 @@ def _check(member: tarfile.TarInfo) -> None:
 
 
 def _unusable(why: str) -> SeraiError:
-    return SeraiError(f"the archive cannot be used: {why}", code=INVALID_PARAMS)
+    hint = "is it a whole tar archive?"
+    return SeraiError(f"the archive cannot be used: {why}", hint, INVALID_PARAMS)
