@@ -92,12 +92,15 @@ async def _one(cluster: Cluster, fleet: FleetClient, rows: int) -> Figures:
 
 async def _all(cluster: Cluster, fleet: FleetClient, rows: int) -> Figures:
     """As a client's `list` reads them."""
+    begun = time.process_time()
     with spent(cluster) as cost:
         count = len(await fleet.sessions())
+    own = time.process_time() - begun
     if count != rows:
         raise errors.Error(f"a list had {count} of {rows} rows")
     return {
         f"list, {rows} rows: s": cost.seconds,
+        f"list, {rows} rows: CPU of the client, s": own,
         f"list, {rows} rows: CPU of all servers, s": sum(cost.cpu),
         f"list, {rows} rows: MB on all wires": cost.wire / 1e6,
     }

@@ -74,13 +74,17 @@ def sizes(figures: Figures, vms: int) -> Iterator[tuple[str, float]]:
     connected = figures["VM connected, of 1000: KiB of all servers"] * 1024 * vms
     yield "GB of memory for connections", connected / 1e9
     yield "GB of memory for rows", figures["row kept: bytes of memory of all servers"] * rows / 1e9
+    reload = figures["reload, 10000 VMs: CPU of the server, s"]
     kept_requests = rows / LIFETIME * KEPT_REQUESTS
     yield "millions of requests that are kept", kept_requests / 1e6
     each = figures["row kept: bytes of memory of all servers"]  # a request is no smaller than a row
     yield "GB of memory for requests", each * kept_requests / 1e9
-    yield "s to reload the users", figures["reload, 10000 VMs: s"] * vms / 10_000
+    yield "s of processor to reload the users", reload * vms / 10_000
     listed = f"list, {MEASURED_ROWS} rows"
-    yield "s for `serai list` of all", figures[f"{listed}: s"] * parts
+    yield (
+        "s of a client for `serai list` of all",
+        figures[f"{listed}: CPU of the client, s"] * parts,
+    )
     yield "MB for it on all wires", figures[f"{listed}: MB on all wires"] * parts
     scanned = f"lookup by consumer, {MEASURED_ROWS} rows: CPU of all servers, µs"
     yield "ms of processor to find a name without a claim", figures[scanned] * parts / 1e3

@@ -50,7 +50,12 @@ def deaths(figures: Mapping[str, float]) -> dict[str, Death]:
 
 def written(text: str, kept: Mapping[str, Any]) -> str:
     """The page with all its tables. Raises BuildError."""
-    for name, lines in tables(kept).items():
+    try:
+        found = tables(kept)
+    except KeyError as error:
+        hint = "measure it: 'invoke scale' takes five minutes"
+        raise BuildError(f"{FILE} has no figure {error}", hint=hint) from None
+    for name, lines in found.items():
         begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(begin) + ".*?" + end, re.DOTALL)
         if not pattern.search(text):
@@ -114,7 +119,7 @@ def _rows(figures: Mapping[str, float]) -> list[str]:
         },
         **{
             f"list: {kind}": f"list, {{}} rows: {kind}"
-            for kind in ("s", "CPU of all servers, s", "MB on all wires")
+            for kind in ("CPU of the client, s", "CPU of all servers, s", "MB on all wires")
         },
     }
     head = ["", *(f"{rows:,} rows" for rows in ROWS)]

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ def measured(settings: Settings, group: str) -> dict[str, float]:
         raise BuildError("this makes a network of its own, and needs root", hint="use sudo")
     program = [sys.executable, "-m", "serai.image.scale.measure", group]
     with_loopback = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *program]
-    source = {"PYTHONPATH": str(settings.root / "src")}
-    found: dict[str, float] = json.loads(
-        run(["unshare", "--net", *with_loopback], env=source, timeout=900).stdout
-    )
+    # What the servers keep goes with this, also if the program is killed.
+    with tempfile.TemporaryDirectory(prefix="serai-scale.") as work:
+        env = {"PYTHONPATH": str(settings.root / "src"), "TMPDIR": work}
+        printed = run(["unshare", "--net", *with_loopback], env=env, timeout=900).stdout
+    found: dict[str, float] = json.loads(printed)
     return found
 
 

@@ -36,6 +36,13 @@ def test_a_page_without_a_place_for_a_table_is_an_error() -> None:
         page.written("# Scale\n", KEPT)
 
 
+def test_a_figure_that_is_missing_is_named() -> None:
+    measured = {**KEPT["measured"]}
+    del measured["claim: alone, ms"], measured["claim: CPU of all servers, µs"]
+    with pytest.raises(BuildError, match="no figure 'claim: CPU of all servers, µs'"):
+        page.written((ROOT / page.PAGE).read_text(), {**KEPT, "measured": measured})
+
+
 def test_ten_times_the_vms_are_ten_times_the_load() -> None:
     one, ten = (model.loads(KEPT["measured"], vms) for vms in (1_000, 10_000))
     assert [each.what for each in one] == [each.what for each in ten]
