@@ -179,7 +179,8 @@ class Connection:
 
     async def _closed(self) -> None:
         self.closed.set()
-        self.lost(self.said or "the fleet's server ended the connection")
+        self.said = self.said or "the fleet's server ended the connection"
+        self.lost(self.said)
 
     async def _again(self) -> None:
         self.again()

@@ -122,6 +122,8 @@ class FleetClient:
         until = asyncio.get_running_loop().time() + FAILING_OVER
         subject, text = f"serai.down.{vm}.{what}", json.dumps(wish).encode()
         while (answer := await self.connection.request(subject, text, OPENING)) is None:
+            if self.connection.closed.is_set():
+                raise SeraiError(self.connection.said, code=GONE)
             late = asyncio.get_running_loop().time() > until
             if late or vm not in await self.alive():
                 hint = "'serai fleet' shows which VMs there are; its sessions are there when it is"
@@ -259,18 +261,6 @@ class FleetClient:
             await self._patiently(partial(purge, f"KV_{bucket}"))
         return done
 
-    def _bucket(self, name: str) -> KeyValue:
-        return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self._jetstream, direct=False)
-
-    async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
-        """What a bucket has. Raises SeraiError."""
-        found = await self._entries(bucket, keys)
-        return [(each.key, each.value) for each in found if not each.ended]
-
-    async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
-        """The same with marks of what was there. Raises SeraiError."""
-        return await self._patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
-
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while the servers have no leader. Raises SeraiError."""
         until = asyncio.get_running_loop().time() + FAILING_OVER
@@ -282,10 +272,22 @@ class FleetClient:
             except (errors.Error, asyncio.TimeoutError) as error:
                 self.connection.check()
                 late = asyncio.get_running_loop().time() > until
-                closed = isinstance(error, errors.ConnectionClosedError)
+                closed = self.connection.closed.is_set()
                 if late or closed or getattr(error, "err_code", 0) == NO_STREAM:
                     raise _unwell(error) from None
             await asyncio.sleep(0.2)
+
+    def _bucket(self, name: str) -> KeyValue:
+        return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self._jetstream, direct=False)
+
+    async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
+        """What a bucket has. Raises SeraiError."""
+        found = await self._entries(bucket, keys)
+        return [(each.key, each.value) for each in found if not each.ended]
+
+    async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
+        """The same with marks of what was there. Raises SeraiError."""
+        return await self._patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
 
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
         subscription = await self._jetstream.subscribe(

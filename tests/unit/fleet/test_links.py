@@ -14,7 +14,7 @@ from serai.common.errors import SeraiError
 from serai.fleet.frames import WINDOW
 from serai.fleet.links import Link
 from tests.support import nats_servers
-from tests.support.fleet_members import asks, client, member, prepare, prepared, started
+from tests.support.fleet_members import answers, asks, client, member, prepare, prepared, started
 from tests.support.nats_servers import Servers
 from tests.support.waiting import wait_for
 
@@ -25,7 +25,7 @@ LINKS, SIZE = 200, 200 << 10
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with nats_servers.cluster(
-        tmp_path_factory.mktemp("fleet"), 1, ["a"], ["alice", "bob"]
+        tmp_path_factory.mktemp("fleet"), 1, ["a", "b"], ["alice", "bob"]
     ) as found:
         asyncio.run(prepared(found))
         yield found
@@ -163,6 +163,16 @@ def test_a_key_that_is_withdrawn_ends_its_links_at_once(
                 await asyncio.wait_for(link.read(), DEADLINE)
 
     asyncio.run(main())
+
+
+def test_a_member_whose_key_is_withdrawn_ends(servers: Servers, tmp_path: Path) -> None:
+    prepare(servers, "b", tmp_path)
+    with started(tmp_path) as process:
+        answers(servers, "b")
+        servers.make(revoke=["b"])
+        servers.reload()
+        assert process.wait(DEADLINE) == 1
+    assert "refuses the certificate" in (tmp_path / "member.log").read_text()
 
 
 def test_a_vm_that_is_gone_is_said_to_be(servers: Servers) -> None:
