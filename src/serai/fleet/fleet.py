@@ -290,22 +290,28 @@ class FleetClient:
         return await self._patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
 
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
+        found: list[BucketEntry] = []
+        over = asyncio.get_running_loop().create_future()
+
+        async def heard(message: Msg) -> None:
+            if over.done():
+                return
+            found.append(_entry(message, len(head)))
+            if not found[-1].left:
+                over.set_result(None)
+
         subscription = await self._jetstream.subscribe(
             head + keys,
+            cb=heard,
             stream=stream,
             ordered_consumer=True,
             deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
             inactive_threshold=5,
         )
-        found: list[BucketEntry] = []
         try:
             info = await subscription.consumer_info()
-            sent = info.delivered.consumer_seq if info.delivered else 0
-            # Who writes all the time is not read all the time.
-            most = MOST_TIMES * (sent + (info.num_pending or 0)) + MOST_MORE
-            if sent or info.num_pending:
-                while (not found or found[-1].left) and len(found) < most:
-                    found.append(_entry(await subscription.next_msg(LISTING), len(head)))
+            if found or info.num_pending or (info.delivered and info.delivered.consumer_seq):
+                await _progress(over, found)
         finally:
             await subscription.unsubscribe()
         if not found and await self._has(stream, head + keys):
@@ -321,6 +327,16 @@ class FleetClient:
                 raise
             return False
         return True
+
+
+async def _progress(over: asyncio.Future[None], found: Sequence[object]) -> None:
+    """Wait until it is over. Raises errors.TimeoutError if nothing more comes for long."""
+    before = -1
+    while not over.done():
+        if len(found) == before:
+            raise errors.TimeoutError
+        before = len(found)
+        await asyncio.wait([over], timeout=LISTING)
 
 
 def _entry(message: Msg, head: int) -> BucketEntry:
