@@ -13,10 +13,11 @@ BESIDE = "serai-audit-syslog.service"
 HEALTH = ("/usr/bin/serai", "health", "--json")
 ANSWERS = ("/usr/bin/serai", "list", "--json")
 """For a version that has no ``serai health`` yet."""
-DEADLINE = 30.0
+DEADLINE = 90.0
+"""An emulated VM with others beside it takes a minute. Who fails again and again is told sooner."""
 PAUSE = 0.3
 OFTEN = 10
-_ONE = 20.0
+_ONE = 45.0
 _JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat", "--unit")
 
 
