@@ -1,4 +1,4 @@
-"""How ansible-playbook is run, whoever runs it for us: Packer, a test's container, a fleet."""
+"""How ansible-playbook is run, whoever runs it for us: Packer, a test's container, provision."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def environment(root: Path) -> dict[str, str]:
     return {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
 
 
-def fleet_environment(root: Path) -> dict[str, str]:
-    """The same for VMs of somebody's: one interpreter in each serves all tasks.
+def many_environment(root: Path) -> dict[str, str]:
+    """The same for many VMs, which are somebody's: one interpreter in each serves all tasks.
 
     Without it each task starts another one and sends Ansible's modules along; see "Mitogen for
     Ansible" in mitogen's documentation. Who sets ANSIBLE_STRATEGY has that instead. A connection

@@ -43,7 +43,6 @@ UNITS = (
     *("serai-vsock.socket", "serai-audit-syslog.service", "serai-fleet.service"),
     "systemd-journald.service",
     *("apt-daily.timer", "apt-daily-upgrade.timer", "swap.target", "ssh.service", "ssh.socket"),
-    "serai-fleet.service",
 )
 STATES = ("Id", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload")
 

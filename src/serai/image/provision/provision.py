@@ -1,7 +1,7 @@
 """`invoke provision`: the image's roles on VMs that already run, over ssh, batch by batch.
 
 ansible-playbook(1) does the work. Its own text goes to a log, and what a person sees is made of the
-events that our callback writes (fleet.py).
+events that our callback writes (course.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from serai.image.definition import brought, definition, variables
 from serai.image.errors import BuildError
 from serai.image.provision import upgrade
 from serai.image.provision.chosen import PLAYBOOK, played
-from serai.image.provision.fleet import Batch, Diff, Fleet, HostLost, News, Said
+from serai.image.provision.course import Batch, Course, Diff, HostLost, News, Said
 from serai.image.run import Argument, last_lines, search_path, started
 from serai.image.settings import Settings
 
@@ -85,7 +85,7 @@ class _FailedError(Exception):
         self.status = status
 
 
-def provision(settings: Settings, options: Options) -> Fleet:
+def provision(settings: Settings, options: Options) -> Course:
     """Provision the VMs, tell of each step, and print and write the summary.
 
     Raises BuildError if the options cannot be used, or a VM failed; KeyboardInterrupt, after
@@ -102,24 +102,24 @@ def provision(settings: Settings, options: Options) -> Fleet:
         _prune(folder)
         # What a task shows with --diff may be a secret (a parent proxy's password).
         log.touch(mode=0o600)
-        fleet, status, interrupted = Fleet(), 0, False
+        course, status, interrupted = Course(), 0, False
         try:
-            _play(argv, fleet, work=work, log=log, settings=settings, options=options)
+            _play(argv, course, work=work, log=log, settings=settings, options=options)
         except _FailedError as failed:
             status = failed.status
         except KeyboardInterrupt:
             interrupted = True
-            fleet.interrupt()
-    if fleet.hosts:
-        console.out.print(summary(fleet))
-        _write(report, {**fleet.report(), "check": options.check, "log": str(log)})
+            course.interrupt()
+    if course.hosts:
+        console.out.print(summary(course))
+        _write(report, {**course.report(), "check": options.check, "log": str(log)})
         console.say(f"log: {log}\nreport: {report}")
     if interrupted:
         raise KeyboardInterrupt(
             "interrupted; run the same again to finish the VMs that were under way"
         )
-    _judge(fleet, status, log)
-    return fleet
+    _judge(course, status, log)
+    return course
 
 
 def command(settings: Settings, options: Options, work: Path) -> list[Argument]:
@@ -211,12 +211,12 @@ def recording(events: Path) -> dict[str, str]:
     }
 
 
-def summary(fleet: Fleet) -> Table:
+def summary(course: Course) -> Table:
     """A line a VM."""
     table = Table("host", "state", box=None, header_style="bold", pad_edge=False)
     for name in ("ok", "changed", "failed", "unreachable", "seconds"):
         table.add_column(name, justify="right")
-    for host in fleet.hosts.values():
+    for host in course.hosts.values():
         row = host.row()
         colour = {"ok": "green", "not reached": "dim"}.get(host.state, "red")
         numbers = [row[name] for name in ("ok", "changed", "failed", "unreachable", "seconds")]
@@ -264,7 +264,7 @@ def _existing(option: str, name: str) -> Path:
 
 def _play(
     argv: Sequence[Argument],
-    fleet: Fleet,
+    course: Course,
     *,
     work: Path,
     log: Path,
@@ -275,7 +275,7 @@ def _play(
     events = work / "events"
     events.touch()
     environment = {
-        **ansible.fleet_environment(settings.root),
+        **ansible.many_environment(settings.root),
         **recording(events),
         "PATH": search_path(),
     }
@@ -295,12 +295,12 @@ def _play(
         while True:
             ended = process.poll() is not None
             for line in _whole_lines(stream):
-                for news in fleet.feed(line):
+                for news in course.feed(line):
                     _tell(news)
             if ended:
                 break
             time.sleep(_POLL)
-        for news in fleet.end():
+        for news in course.end():
             _tell(news)
         if process.returncode != 0:
             raise _FailedError(process.returncode)  # the step shows it, the summary says why
@@ -349,19 +349,19 @@ def _tell(news: News) -> None:
         console.show_timing(news.name, news.status, news.told(), news.seconds)
 
 
-def _judge(fleet: Fleet, status: int, log: Path) -> None:
+def _judge(course: Course, status: int, log: Path) -> None:
     """Raise BuildError unless all went well."""
-    if not fleet.hosts:
+    if not course.hosts:
         said = log.read_text(errors="replace")
         if "no hosts matched" in said.lower() or "--limit" in said:
             raise BuildError("no VM matches", hint="see --inventory and --limit", log=log)
         raise BuildError(f"ansible-playbook did not begin: {last_lines(said)}", log=log)
-    lost = fleet.failed
+    lost = course.failed
     if lost:
-        untouched = sum(host.state == "not reached" for host in fleet.hosts.values())
+        untouched = sum(host.state == "not reached" for host in course.hosts.values())
         rest = f", {untouched} not reached" if untouched else ""
         first = f"{lost[0].name} {lost[0].state}: {lost[0].why}"
-        raise BuildError(f"{len(lost)} of {len(fleet.hosts)} failed{rest}; {first}", log=log)
+        raise BuildError(f"{len(lost)} of {len(course.hosts)} failed{rest}; {first}", log=log)
     if status != 0:
         said = log.read_text(errors="replace")
         raise BuildError(f"ansible-playbook failed: {last_lines(said)}", log=log)

@@ -15,7 +15,7 @@ from serai.common.checks import judge
 from serai.image import console
 from serai.image.build import builds
 from serai.image.commands import show
-from serai.image.provision.fleet import Fleet, Host
+from serai.image.provision.course import Course, Host
 from serai.image.release import inspect
 from serai.image.release.inspect import Disk
 from serai.image.settings import Settings
@@ -89,9 +89,9 @@ def told(command: str, built: Settings, capsys: pytest.CaptureFixture[str]) -> A
         )
         return boot.told(vm)
     else:
-        fleet = Fleet()
-        fleet.hosts["a"] = Host("a")
-        return {**fleet.report(), "check": True, "log": "/log"}
+        course = Course()
+        course.hosts["a"] = Host("a")
+        return {**course.report(), "check": True, "log": "/log"}
     return json.loads(capsys.readouterr().out)
 
 

@@ -23,7 +23,7 @@ import yaml
 
 from serai.image.definition import variables
 from serai.image.errors import BuildError
-from serai.image.provision import chosen, fleet, look, provision, upgrade
+from serai.image.provision import chosen, course, look, provision, upgrade
 from serai.image.provision.provision import Options
 from serai.image.settings import Settings
 from tests.conftest import ROOT
@@ -42,7 +42,7 @@ TASKS = [
 ]
 
 
-def fleet_of(settings: Settings, hosts: dict[str, Any], tasks: object = TASKS) -> Options:
+def options_for(settings: Settings, hosts: dict[str, Any], tasks: object = TASKS) -> Options:
     """Have the checkout's playbook be ``tasks``; the options for provisioning ``hosts`` with it."""
     play = {**PLAYS[0], "become": False, "roles": [], "post_tasks": tasks}
     play["pre_tasks"] = play["pre_tasks"][:1]
@@ -66,7 +66,7 @@ def report(settings: Settings) -> dict[str, Any]:
 def test_every_machine_has_a_line_in_the_summary(
     checkout: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = fleet_of(checkout, {"a": {}, "b": {}})
+    options = options_for(checkout, {"a": {}, "b": {}})
     assert provision.provision(checkout, changed(options, serial=1)).ok
     said = capsys.readouterr().out
     assert "batch 1: a, 1 to follow" in said
@@ -82,7 +82,7 @@ def test_every_machine_has_a_line_in_the_summary(
 
 def test_no_batch_follows_one_that_failed(checkout: Settings) -> None:
     hosts = {name: {"broken": name == "b"} for name in "abcdef"}
-    options = changed(fleet_of(checkout, hosts), serial=2)
+    options = changed(options_for(checkout, hosts), serial=2)
     with pytest.raises(BuildError) as caught:
         provision.provision(checkout, options)
     assert str(caught.value).startswith(
@@ -97,7 +97,7 @@ def test_no_batch_follows_one_that_failed(checkout: Settings) -> None:
 
 
 def test_a_limit_leaves_the_others_out(checkout: Settings) -> None:
-    options = fleet_of(checkout, {"a": {"broken": True}, "b": {}})
+    options = options_for(checkout, {"a": {"broken": True}, "b": {}})
     done = provision.provision(checkout, changed(options, limit="b"))
     assert list(done.hosts) == ["b"]
     with pytest.raises(BuildError, match="no VM matches"):
@@ -113,7 +113,7 @@ def test_what_an_image_chooses_stands_below_the_inventory_and_set(checkout: Sett
     )
     seen = "limits_nofile == 1 and limits_nproc == 2 and limits_stack == 3"
     tasks = [{"name": "See", "ansible.builtin.assert": {"that": seen}}]
-    options = fleet_of(checkout, {"a": {"limits_nproc": 2, "limits_stack": 2}}, tasks)
+    options = options_for(checkout, {"a": {"limits_nproc": 2, "limits_stack": 2}}, tasks)
     options = changed(options, image="debian-12-amd64", values=("limits_stack=3",))
     assert provision.provision(checkout, options).ok
     with pytest.raises(BuildError, match="a failed"):
@@ -130,14 +130,16 @@ def test_check_mode_and_values_reach_the_play(checkout: Settings) -> None:
         }
     ]
     shutil.copytree(ROOT / "roles/limits", checkout.root / "roles/limits")
-    options = changed(fleet_of(checkout, {"a": {}}, tasks), check=True, values=("limits_nproc=2",))
+    options = changed(
+        options_for(checkout, {"a": {}}, tasks), check=True, values=("limits_nproc=2",)
+    )
     assert provision.provision(checkout, options).ok
     with pytest.raises(BuildError, match="a failed"):
         provision.provision(checkout, changed(options, check=False))
 
 
 def test_a_broken_playbook_is_one_line(checkout: Settings) -> None:
-    options = fleet_of(checkout, {"a": {}}, [{"name": "Odd", "ansible.builtin.nonesuch": {}}])
+    options = options_for(checkout, {"a": {}}, [{"name": "Odd", "ansible.builtin.nonesuch": {}}])
     with pytest.raises(BuildError, match=r"did not begin: .*nonesuch"):
         provision.provision(checkout, options)
 
@@ -146,7 +148,7 @@ def test_ctrl_c_ends_everything_and_tells_how_far_it_came(checkout: Settings) ->
     begun = checkout.root / "begun"
     wait = ["sh", "-c", f"echo $$ >{begun}; sleep 600; :"]
     tasks = [{"name": "Wait", "ansible.builtin.command": {"argv": wait}}]
-    options = changed(fleet_of(checkout, {"a": {}, "b": {}}, tasks), serial=1)
+    options = changed(options_for(checkout, {"a": {}, "b": {}}, tasks), serial=1)
 
     def interrupt() -> None:
         end = time.monotonic() + DEADLINE
@@ -227,7 +229,7 @@ def test_addresses(text: str, found: dict[str, Any]) -> None:
 )
 def test_why_a_login_failed(said: str, words: str) -> None:
     message = "Failed to connect to the host via ssh: " + said
-    told = fleet.login("=> " + json.dumps({"msg": message, "unreachable": True}))
+    told = course.login("=> " + json.dumps({"msg": message, "unreachable": True}))
     assert words in told
     assert "\n" not in told
 
@@ -239,7 +241,7 @@ def event(kind: str, **data: object) -> str:
 @pytest.mark.parametrize("status", ["failed", "unreachable"])
 def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(status: str) -> None:
     said = "Failed to connect to the host via ssh: Connection to a port 22 timed out"
-    found = fleet.Fleet()
+    found = course.Course()
     found.feed(event("batch", all=["a"], hosts=["a"]))
     found.feed(event("task", role="", name="One"))
     found.feed(event("result", host="a", status=status, why="=> " + json.dumps({"msg": said})))
@@ -264,7 +266,7 @@ def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(statu
     ],
 )
 def test_nor_does_it_matter_what_mitogen_calls_it(said: str, words: str) -> None:
-    found = fleet.Fleet()
+    found = course.Course()
     found.feed(event("batch", all=["a"], hosts=["a"]))
     found.feed(event("task", role="", name="One"))
     found.feed(event("result", host="a", status="failed", why="=> " + json.dumps({"msg": said})))
@@ -277,7 +279,7 @@ def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
     batch = event("batch", all=["[::1]"], hosts=["[::1]"])
     result = event("result", host="[::1]", status="ok", why="")
     for last, state in ([], "interrupted"), ([event("end")], "ok"):
-        found = fleet.Fleet()
+        found = course.Course()
         for line in (batch, event("task", role="", name="One"), result, *last):
             found.feed(line)
         found.end()
@@ -366,11 +368,11 @@ def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Setting
                 arguments["src"] = str(ROOT / "roles/gate/templates" / arguments["src"])
     known = yaml.safe_load((ROOT / "roles/gate/vars/main.yml").read_text())
     hosts = {"a": {"gate_profiles": {"default": {}, "lab": {}}, **known}}
-    options = fleet_of(checkout, hosts, tasks)
+    options = options_for(checkout, hosts, tasks)
 
     def applied(**profiles: Any) -> set[str]:
         hosts["a"]["gate_profiles"] = profiles
-        fleet_of(checkout, hosts, tasks)
+        options_for(checkout, hosts, tasks)
         assert provision.provision(checkout, options).ok
         return {path.stem for path in folder.glob("*.toml")}
 
@@ -408,7 +410,7 @@ def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> 
         tasks[0]["ansible.builtin.copy"].pop(key)
     target.mkdir()
     variables = {"agent_skills": f"{skills}/", "agent_claude": ""}
-    options = fleet_of(checkout, {"a": variables}, tasks)
+    options = options_for(checkout, {"a": variables}, tasks)
     for times in (1, 0):
         assert provision.provision(checkout, options).ok
         assert [row["changed"] for row in report(checkout)["hosts"]] == [times]
@@ -419,7 +421,7 @@ def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> 
     assert provision.provision(checkout, options).ok
     assert not (target / "skills/hello/SKILL.md").exists(), "what is taken out is withdrawn"
     assert (target / "skills/hello/run.sh").exists()
-    options = fleet_of(checkout, {"a": {"agent_skills": "", "agent_claude": ""}}, tasks)
+    options = options_for(checkout, {"a": {"agent_skills": "", "agent_claude": ""}}, tasks)
     assert provision.provision(checkout, options).ok
     assert list((target / "skills").iterdir()) == []
 
@@ -440,7 +442,7 @@ def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> 
 def test_the_play_asks_before_its_first_change(
     checkout: Settings, look: str, variables: dict[str, Any], words: str
 ) -> None:
-    options = fleet_of(checkout, {"a": variables})
+    options = options_for(checkout, {"a": variables})
     playbook = checkout.root / chosen.PLAYBOOK
     shutil.copytree(ROOT / "playbooks/filter_plugins", playbook.parent / "filter_plugins")
     (play,) = yaml.safe_load(playbook.read_text())
@@ -523,7 +525,7 @@ def test_only_some_roles_are_played_and_what_goes_with_them(tmp_path: Path) -> N
 
 def test_each_task_of_a_host_is_in_the_report_and_what_was_said(checkout: Settings) -> None:
     say = {"name": "Say what was done", "ansible.builtin.debug": {"msg": "words"}}
-    assert provision.provision(checkout, fleet_of(checkout, {"a": {}}, [*TASKS, say])).ok
+    assert provision.provision(checkout, options_for(checkout, {"a": {}}, [*TASKS, say])).ok
     (row,) = report(checkout)["hosts"]
     told = [(task["name"], task["status"]) for task in row["tasks"]][-3:]
     assert told == [("Break", "skipped"), ("Change", "changed"), ("Say what was done", "ok")]
@@ -566,7 +568,7 @@ def test_a_vm_that_was_right_looks_so_until_something_changes(tmp_path: Path) ->
 
 
 def test_a_vm_is_skipped_only_if_somebody_asks_for_it(checkout: Settings, tmp_path: Path) -> None:
-    options = fleet_of(checkout, {"a": {}})
+    options = options_for(checkout, {"a": {}})
     (leaves,) = [task for task in PLAYS[0]["pre_tasks"] if "end_host" in str(task)]
     assert leaves["when"].startswith("provision_fast | default(false) and ")
     for fast in (False, True):

@@ -1,7 +1,7 @@
 """An Ansible callback that writes what happens as JSON, one event a line, to $SERAI_EVENTS.
 
 The default callback's text goes to a log, for people; this is for
-`serai.image.provision.fleet` and `serai.image.rehearsal.record`, which say
+`serai.image.provision.course` and `serai.image.rehearsal.record`, which say
 what each event means. Ansible loads this file by itself, so it imports nothing of ours. Ansible's
 developer guide, "Callback plugins".
 """

@@ -1,4 +1,4 @@
-"""What happens on many VMs at once, read from the events that Ansible's callback writes.
+"""How a run goes on many VMs at once, read from the events that Ansible's callback writes.
 
 The callback is callbacks/serai_events.py; each line is one event with the time of the monotonic
 clock in seconds. Nothing here does I/O.
@@ -145,7 +145,7 @@ class Said:
 News = Batch | Task | HostLost | Diff | Said
 
 
-class Fleet:
+class Course:
     """Reads events one by one; ``hosts`` says how it stands with each VM."""
 
     def __init__(self) -> None:
