@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Protocol
@@ -38,6 +39,7 @@ TAKES = frozenset({"import", "move.commit"})
 """What the Serai of the source has to know, and that of the target."""
 OPEN = frozenset({GONE, BUSY, TIMEOUT})
 """Errors after which nobody knows what became of it, or somebody else is at it."""
+TOKEN = re.compile(r"[0-9a-f]{32}")
 MOST = 1 << 62
 HERE = f"unix://{Paths().control}"
 """How a move names the VM of this program."""
@@ -63,7 +65,7 @@ def move(
     _check(source, GIVES)
     _check(target, TAKES)
     begun = source.call("move.begin", name=name, to=target.address or HERE)
-    token = begun["token"]
+    token = _token(begun)
     try:
         if begun["stage"] != "left":
             _send(source, target, name, token, new_name)
@@ -75,6 +77,10 @@ def move(
         with contextlib.suppress(SeraiError):  # unless the target has it: then that was no end
             cancel(source, target, name)
         raise
+    if moved["name"] != (new_name or name):
+        # Also what a source may do that says the token of another move.
+        hint = f"if that is the one, finish it with: --name {moved['name']}"
+        raise SeraiError(f"the target has {moved['name']} by this move", hint, CONFLICT)
     source.call("move.end", name=name, token=token, moved=True)
     if begun["was"] in RAN:
         target.call("reopen", name=moved["name"])
@@ -89,11 +95,23 @@ def cancel(source: MovingVm, target: MovingVm | None, name: str) -> None:
     Without a target nobody is asked: it may be there, too.
     """
     found = source.call("move.show", name=name)
+    token = _token(found)
     if target is not None:
-        target.call("move.cancel", token=found["token"])
-    source.call("move.end", name=name, token=found["token"], moved=False)
+        target.call("move.cancel", token=token)
+    source.call("move.end", name=name, token=token, moved=False)
     if found["was"] in RAN:
         source.call("reopen", name=name)
+
+
+def _token(told: Mapping[str, Any]) -> str:
+    """The token of a move, which the source made up. Raises SeraiError for any other.
+
+    The target knows what a restore brings by tokens of another form, which all can guess.
+    """
+    token = told["token"]
+    if not isinstance(token, str) or not TOKEN.fullmatch(token):
+        raise SeraiError("the source says what is no token of a move", code=CONFLICT)
+    return token
 
 
 def _check(end: MovingVm, needed: frozenset[str]) -> None:
