@@ -18,11 +18,12 @@ from serai.common import files
 from serai.common.errors import CONFLICT, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.folders import backing
-from serai.runtime.sessions import homes, transits
-from serai.runtime.sessions.registry import Registry
+from serai.runtime.sessions import homes, names, transits
+from serai.runtime.sessions.registry import UID_RANGES, Record, Registry
 from serai.runtime.sessions.states import State
 from serai.runtime.sessions.transits import Transit, Transits
 
+_FOREIGN = "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')"
 KEPT = (State.READY, State.ACTIVE, State.FROZEN, State.STOPPED, State.ARCHIVED)
 """The states of sessions that are in a backup; all others are half-way to somewhere."""
 
@@ -71,12 +72,14 @@ def _prepare(path: Path, backup: str) -> int:
     try:
         with closing(sqlite3.connect(path)) as database:
             (found,) = database.execute("PRAGMA integrity_check").fetchone()
+            if found == "ok" and database.execute(_FOREIGN).fetchone():  # it would run, here
+                found = "it has more than tables"
     except sqlite3.Error as error:
         found = str(error)
     if found != "ok":
         raise SeraiError(f"the registry of the backup is damaged: {found[:100]}")
     with closing(Registry(path)) as registry:
-        records = registry.all(pooled=True)
+        records = _records(registry)
 
         def does(db: sqlite3.Connection) -> int:
             db.execute("DELETE FROM sessions")
@@ -97,6 +100,21 @@ def _prepare(path: Path, backup: str) -> int:
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA journal_mode = DELETE")  # one file, which is renamed
     return counted
+
+
+def _records(registry: Registry) -> list[Record]:
+    """Its sessions, whose names and UIDs sessions may have. Raises SeraiError."""
+    taken = names.system_names()
+    try:
+        found = registry.all(pooled=True)
+        for each in found:
+            names.check(each.name, taken)
+            if not any(first <= each.uid < end for first, end in UID_RANGES):
+                raise ValueError(f"{each.name} has the UID {each.uid}")
+    except (ValueError, TypeError, AttributeError, SeraiError) as error:
+        text = f"the registry of the backup is damaged, or not for this VM: {str(error)[:200]}"
+        raise SeraiError(text) from None
+    return found
 
 
 def token(uid: int) -> str:
