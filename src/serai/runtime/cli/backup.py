@@ -22,6 +22,7 @@ from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
 from serai.runtime.restore import INDEX, OWN, SESSIONS, digest
+from serai.runtime.sessions import names
 
 TRAVEL = ("moving", "arriving", "creating", "removing")
 
@@ -48,7 +49,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
     for session in client.call("list")["sessions"]:
         if labels.DOCTOR in session["labels"]:
             continue  # it is gone in a moment
-        name = str(session["name"])
+        if not names.PATTERN.fullmatch(name := str(session["name"])):  # it becomes a path here
+            raise SeraiError(f"{client.peer} has a session {ascii(name)[:80]}, which is no name")
         where = f"{SESSIONS}/{name}.{suffix}"
         if session["state"] in TRAVEL:
             left.append(f"{name} is {session['state']}")
