@@ -115,7 +115,7 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
     left: dict[str, str] = {}
     with connect(f"{servers}/{vm}") as source:
         for session in await asyncio.to_thread(source.sessions):
-            name = session["name"]
+            name = str(session.get("name"))
             try:
                 if session["state"] == "moving":  # it goes where it began to go
                     begun = await asyncio.to_thread(partial(source.call, "move.show", name=name))
@@ -123,10 +123,11 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
                 else:
                     to = await placing.found(client, placing.wanted(session["labels"]))
                 there = f"{servers}/{to}"
+                await placing.may_leave(client, name, vm, to)
                 with connect(there) as target:
                     await asyncio.to_thread(Session(source, name).move, target)
-                await placing.follow(client, name, to)
-            except SeraiError as error:
+                await placing.follow(client, name, vm, to)
+            except (SeraiError, KeyError, TypeError, AttributeError) as error:
                 left[name] = str(error)
                 say(f"serai: {name} stays: {error}", sys.stderr)
                 continue

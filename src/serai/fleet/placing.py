@@ -149,11 +149,26 @@ async def found(fleet: FleetClient, wanted: tuple[str, str, str]) -> str:
     raise SeraiError(f"no VM{' with ' + which if which else ''} has room", hint, NO_ROOM)
 
 
-async def follow(fleet: FleetClient, name: str, vm: str) -> None:
-    """Have the claim of a session's name say where it has moved. Raises SeraiError."""
+async def follow(fleet: FleetClient, name: str, before: str, vm: str) -> None:
+    """Have the claim of a session's name say where it has moved. Raises SeraiError.
+
+    Only if it was the one of the VM ``before``, which can name a session as it likes.
+    """
+    await may_leave(fleet, name, before, vm)
     claim = await fleet.claim(CLAIMS, name, vm, uuid.uuid4().hex)
-    if claim.vm != vm:
+    if claim.vm == before:
         await fleet.reclaim(CLAIMS, name, claim, replace(claim, vm=vm))
+
+
+async def may_leave(fleet: FleetClient, name: object, before: str, vm: str) -> None:
+    """Raise SeraiError if another VM than these two has the session of that name."""
+    if not isinstance(name, str) or not names.PATTERN.fullmatch(name):
+        raise SeraiError(f"{ascii(name)[:80]} is no session name")
+    claim = await fleet.claimed(CLAIMS, name)
+    told = {claim.vm} if claim else {each["vm"] for each in await fleet.sessions(name)}
+    if others := sorted(told - {before, vm}):
+        hint = "'serai move NAME --name OTHER' gives one another name"
+        raise SeraiError(f"the session {name} is on {others[0]}, too", hint, EXISTS)
 
 
 def chosen(offers: list[dict[str, Any]]) -> str | None:

@@ -7,12 +7,12 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.fleet import room, subjects
+from serai.fleet import placing, room, subjects
 from serai.fleet.fleet import Claim, FleetClient
 from serai.fleet.placing import Placing, chosen
 from serai.fleet.room import Occupancy
@@ -120,7 +120,7 @@ def test_what_there_is_no_room_of(tmp_path: Path) -> None:
     assert room.memory(tmp_path) == (10000 << 10, 5000 << 10)
 
 
-class Told(FleetClient):
+class FleetOfOne(FleetClient):
     """A fleet of which the VM ``a`` answers; ``rows`` are the VMs that tell of each name."""
 
     def __init__(self, rows: dict[str, list[str]]) -> None:
@@ -158,7 +158,7 @@ def test_what_a_vm_says_that_it_has_made(made: Any, name: str | None) -> None:
     """Not the name of another VM's session, be it one that nobody has claimed."""
 
     async def main() -> None:
-        fleet = Told({"local": ["a", "b"]})
+        fleet = FleetOfOne({"local": ["a", "b"]})
         fleet.claims[subjects.CLAIMS + "one"] = Claim("b", "x", time.time())
 
         async def call(vm: str, method: str, params: dict[str, Any]) -> Any:
@@ -171,5 +171,25 @@ def test_what_a_vm_says_that_it_has_made(made: Any, name: str | None) -> None:
             await Placing(fleet, call, reach).create({"name": name} if name else {})
         assert fleet.claims[subjects.CLAIMS + "one"].vm == "b"
         assert subjects.CLAIMS + "local" not in fleet.claims
+
+    asyncio.run(main())
+
+
+def test_a_claim_follows_only_the_vm_that_has_it() -> None:
+    """A VM that is emptied names its sessions as it likes: also as another one's."""
+
+    async def main() -> None:
+        fleet = FleetOfOne({"local": ["thief", "b", "c"], "new": ["thief", "c"]})
+        fleet.claims = {
+            subjects.CLAIMS + name: Claim(vm, "x", 0.0)
+            for name, vm in (("one", "b"), ("own", "thief"))
+        }
+        for name in ("one", "local", "*", None):
+            with pytest.raises(SeraiError):
+                await placing.follow(fleet, cast("str", name), "thief", "c")
+        for name in ("own", "new"):
+            await placing.follow(fleet, name, "thief", "c")
+        claims = {key[len(subjects.CLAIMS) :]: each.vm for key, each in fleet.claims.items()}
+        assert claims == {"one": "b", "own": "c", "new": "c"}
 
     asyncio.run(main())
