@@ -75,7 +75,7 @@ class Previous:
         try:
             told = json.loads((self.folder / "about.json").read_text())
             found = About(**{each.name: told[each.name] for each in fields(About)})
-        except (FileNotFoundError, KeyError):
+        except (FileNotFoundError, KeyError, ValueError, TypeError):  # a damaged one leads nowhere
             return None
         return found if (self.root / LINK).with_name(found.modules).is_dir() else None
 

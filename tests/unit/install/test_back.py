@@ -128,6 +128,17 @@ def test_no_version_before_is_an_error(root: Path) -> None:
         back.back(root, _Services(root))
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}"])
+def test_what_is_kept_may_be_damaged(root: Path, tmp_path: Path, text: str) -> None:
+    """A step back says so, and the next version is installed all the same."""
+    install.install(wheel(tmp_path, "two"), root, _Services(root))
+    (root / "var/lib/serai/previous/about.json").write_text(text)
+    with pytest.raises(FailedError, match=r"no version before Serai two \("):
+        back.back(root, _Services(root))
+    assert install.install(wheel(tmp_path, "three"), root, _Services(root))
+    assert back.back(root, _Services(root)).startswith("went back to Serai two")
+
+
 def test_a_registry_that_cannot_be_lowered_leaves_all_as_it_is(root: Path, tmp_path: Path) -> None:
     services = _Services(root)
     install.install(wheel(tmp_path, "two"), root, services)
