@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -292,12 +293,13 @@ class FleetClient:
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
         found: list[BucketEntry] = []
         over = asyncio.get_running_loop().create_future()
+        most = math.inf
 
         async def heard(message: Msg) -> None:
             if over.done():
                 return
             found.append(_entry(message, len(head)))
-            if not found[-1].left:
+            if not found[-1].left or len(found) > most:
                 over.set_result(None)
 
         subscription = await self._jetstream.subscribe(
@@ -310,7 +312,10 @@ class FleetClient:
         )
         try:
             info = await subscription.consumer_info()
-            if found or info.num_pending or (info.delivered and info.delivered.consumer_seq):
+            sent = info.delivered.consumer_seq if info.delivered else 0
+            # Who writes all the time is not read all the time.
+            most = MOST_TIMES * (sent + (info.num_pending or 0)) + MOST_MORE
+            if found or sent or info.num_pending:
                 await _progress(over, found)
         finally:
             await subscription.unsubscribe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -60,7 +61,7 @@ def test_a_vm_does_not_choose_where_its_sessions_go(peer: object) -> None:
 
 def test_who_writes_all_the_time_is_not_read_all_the_time() -> None:
     """There were three rows at the beginning, and there is always one more."""
-    reads = 0
+    many = 10 * fleet.MOST_MORE
 
     async def unsubscribe() -> None:
         pass
@@ -68,17 +69,23 @@ def test_who_writes_all_the_time_is_not_read_all_the_time() -> None:
     async def info() -> Any:
         return SimpleNamespace(delivered=None, num_pending=3)
 
-    async def next_msg(_: float) -> Any:
-        nonlocal reads
-        reads += 1
-        assert reads < 10 * fleet.MOST_MORE
-        sequence = SimpleNamespace(stream=reads, consumer=reads)
-        meta = SimpleNamespace(sequence=sequence, num_pending=1, timestamp=datetime.min)
-        return SimpleNamespace(headers=None, data=b"{}", subject="$KV.x.a.b", metadata=meta)
+    async def write(told: Callable[[Any], Awaitable[None]]) -> None:
+        for number in range(many):
+            sequence = SimpleNamespace(stream=number, consumer=number)
+            meta = SimpleNamespace(sequence=sequence, num_pending=1, timestamp=datetime.min)
+            row = {"headers": None, "data": b"{}", "subject": "$KV.x.a.b", "metadata": meta}
+            await told(SimpleNamespace(**row))
+            await asyncio.sleep(0)
 
-    async def subscribe(*_: object, **__: object) -> Any:
-        return SimpleNamespace(consumer_info=info, next_msg=next_msg, unsubscribe=unsubscribe)
+    async def read() -> int:
+        writers: list[asyncio.Task[None]] = []
 
-    made = Telling({})
-    made._jetstream = cast("Any", SimpleNamespace(subscribe=subscribe))
-    assert asyncio.run(made._read("KV_x", "$KV.x.", ">"))
+        async def subscribe(*_: object, cb: Any, **__: object) -> Any:
+            writers.append(asyncio.create_task(write(cb)))
+            return SimpleNamespace(consumer_info=info, unsubscribe=unsubscribe)
+
+        made = Telling({})
+        made._jetstream = cast("Any", SimpleNamespace(subscribe=subscribe))
+        return len(await made._read("KV_x", "$KV.x.", ">"))
+
+    assert 3 < asyncio.run(read()) < many
