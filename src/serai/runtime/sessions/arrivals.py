@@ -311,7 +311,8 @@ class Arrivals:
         try:
             await self._moves.go({uid: self._moves.current(uid).goal or State.STOPPED})
         except BaseException:
-            await self._drop(uid)
+            if self._transits.arrival(uid) is None:  # one of a backup is kept until it can be put
+                await self._drop(uid)
             raise
 
     async def _drop(self, uid: int) -> None:
