@@ -31,7 +31,7 @@ from serai.common.errors import (
 )
 from serai.common.jsonrpc import CHUNK
 from serai.common.paths import Paths
-from serai.runtime import address
+from serai.runtime import address, packing
 from serai.runtime.client import Client
 
 GIVES = frozenset({"export", "move.begin"})
@@ -137,7 +137,7 @@ def _send(source: MovingVm, target: MovingVm, name: str, token: str, new_name: s
         raise SeraiError(f"somebody else moves session {name} just now", code=BUSY)
     if stage == "cancelled":
         raise SeraiError(f"the move of session {name} was cancelled", code=CONFLICT)
-    read, write = os.pipe2(os.O_CLOEXEC)
+    read, write = packing.pipe()
     failed: list[SeraiError] = []
 
     def give() -> None:

@@ -7,11 +7,13 @@ than it can be told to stop.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from errno import EINVAL
 
 from serai.common import stdio
 from serai.common.errors import INVALID_PARAMS, SeraiError
@@ -20,15 +22,18 @@ from serai.runtime.client import Client
 MAGIC = b"\x28\xb5\x2f\xfd"
 """What zstd's output begins with: RFC 8878, 3.1.1."""
 CHUNK = 128 << 10
+PIPE = 1 << 20
+"""Bytes: as many as fit, unless an administrator allows more."""
 
 
 def export(client: Client, name: str, target: int, *, plain: bool) -> None:
     """Write an export to a descriptor, compressed unless it is to be plain. Raises SeraiError."""
+    widen(target)
     if plain:
         client.send("export", target, name=name)
         return
     program = [_zstd(), "-q", "-T0", "-c"]
-    read, write = os.pipe2(os.O_CLOEXEC)
+    read, write = pipe()
     with os.fdopen(write, "wb") as end:
         with os.fdopen(read, "rb") as source:
             packer = subprocess.Popen(program, stdin=source, stdout=target)
@@ -55,12 +60,12 @@ def unpacked(packed: int) -> Iterator[int]:
     begin = b""
     while len(begin) < len(MAGIC) and (data := os.read(packed, len(MAGIC) - len(begin))):
         begin += data
-    read, write = os.pipe2(os.O_CLOEXEC)
+    read, write = pipe()
     feeding = threading.Thread(target=_feed, args=(os.dup(packed), begin, write), daemon=True)
     unpacker = None
     try:
         if begin == MAGIC:
-            fed, (read, end) = read, os.pipe2(os.O_CLOEXEC)
+            fed, (read, end) = read, pipe()
             with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
                 program = [_zstd(), "-d", "-q", "-c"]
                 nothing = subprocess.DEVNULL  # what it says has no name of a file
@@ -88,10 +93,33 @@ def _failed(unpacker: subprocess.Popen[bytes]) -> bool:
 
 
 def _feed(packed: int, begin: bytes, write: int) -> None:
-    source, end = (
-        os.fdopen(each, mode, buffering=0) for each, mode in ((packed, "rb"), (write, "wb"))
-    )
-    with contextlib.suppress(OSError), source, end:
+    with contextlib.suppress(OSError), os.fdopen(packed, "rb"), os.fdopen(write, "wb"):
         stdio.write_all(write, begin)
-        while data := os.read(packed, CHUNK):
-            stdio.write_all(write, data)
+        while _moved(packed, write):
+            pass
+
+
+def _moved(source: int, target: int) -> int:
+    """Move bytes into a pipe; past this process, where the kernel can: splice(2)."""
+    if hasattr(os, "splice"):  # Linux
+        try:
+            return os.splice(source, target, PIPE)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+    data = os.read(source, CHUNK)
+    stdio.write_all(target, data)
+    return len(data)
+
+
+def pipe() -> tuple[int, int]:
+    """A pipe that holds so much that neither end waits for the other all the time."""
+    ends = os.pipe()
+    widen(ends[0])
+    return ends
+
+
+def widen(descriptor: int) -> None:
+    """The same of one that is there, if it is one: fcntl(2)."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux knows it
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
