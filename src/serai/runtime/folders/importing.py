@@ -22,7 +22,7 @@ from serai.common import linux, stdio
 from serai.runtime.folders import archives, exporting, exports, scope
 
 CHUNK = 256 << 10
-MOST_JOBS = 1000
+MOST_JOBS = 1100  # what a session keeps, and some more
 MOST_LOG = 4 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _JOB = re.compile(r"[0-9a-f]{12}")

@@ -357,6 +357,16 @@ def test_a_reader_who_does_not_read_is_not_waited_for(pair: tuple[Vm, Vm]) -> No
     wait_for(lambda: not _exports(source))
     with source.client() as client:
         assert client.exec("one", ["true"]).status == 0
+    # So it does if it is frozen for that when the daemon is killed.
+    read, write = os.pipe()
+    with os.fdopen(read), os.fdopen(write) as end, source.client() as client:
+        client.ask("export", {"name": "one", "stdio": "fds"}, [end.fileno()])
+        frozen = source.cgroup / "one/cgroup.events"
+        wait_for(lambda: "frozen 1" in frozen.read_text() and _exports(source))
+        source.kill()
+        source.start()
+        with source.client() as another:
+            assert another.exec("one", ["true"]).status == 0
     source.call("remove", name="one")
     wait_for(lambda: not source.sessions())
 
