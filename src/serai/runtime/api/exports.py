@@ -196,6 +196,7 @@ class ExportMethods:
                 pass
 
         found = asdict(await self._sessions.departures.begin(p.name, p.to, noted))
+        await self._transfers.end_writes(p.name)  # what is confirmed from now on would be lost
         return {key: found[key] for key in ("token", "stage", "was")}
 
     async def show(self, _c: Connection, _r: Request, p: Name) -> Any:

@@ -6,9 +6,11 @@ sends, or by ``exec.input`` and ``exec.output``.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import marshal
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -50,6 +52,7 @@ GIVES = frozenset({"get", "ls", "tree.get", "file.batch", "file.watch", "export"
 """The methods that have an input, and those that have an output."""
 CLEARS = 60.0
 """Seconds in which a transfer that is cut off removes what it has unpacked."""
+PAUSE = 0.05  # seconds
 
 
 @dataclass
@@ -80,6 +83,7 @@ class Transfers:
         self._payloads = payloads
         self._executions = executions
         self._count = 0
+        self._writing: set[Payload] = set()
         self.table: dict[str, tuple[type, Handler]] = {
             "put": (Transfer, self.put),
             "get": (Transfer, self.get),
@@ -126,6 +130,7 @@ class Transfers:
             plan = self._plan(operation, p)
             if operation in TAKES:
                 await waking.wake(self._sessions, p.name)  # its programs are to see what comes
+                plan = self._plan(operation, p)  # by now it may have begun to move
         except BaseException:
             close(r.descriptors)
             raise
@@ -159,13 +164,23 @@ class Transfers:
             raw = stdio == "bytes"
             stream = Stream(payload, ends.input, confirm=ends.confirm, raw=raw, is_transfer=True)
             output = [] if ends.output is None else [(ends.output, "stdout")]
+            if plan.operation in TAKES:
+                self._writing.add(payload)
             result = await self._executions.follow(c, stream, output, None, None)
             process.returncode = result.status
             if result.status != 0:
                 raise _problem(report)
         finally:
+            self._writing.discard(payload)
             os.close(report)
         return {}
+
+    async def end_writes(self, name: str) -> None:
+        """End what still writes into a session that takes nothing more; its client is told."""
+        while there := [each for each in self._writing if each.session == name]:
+            for payload in there:
+                self._payloads.send(payload, signal.SIGTERM)
+            await asyncio.sleep(PAUSE)
 
     def _plan(self, operation: str, p: Transfer) -> transfer.Plan:
         role = path_roles.find(p.role)

@@ -258,7 +258,13 @@ _ONE = (["nowhere", "ready"], ["nowhere", "stopped"])
 def test_what_leaves_is_not_used_and_comes_back(pair: tuple[Vm, Vm]) -> None:
     source, target = pair
     before = filled(source, "one")
-    begun = source.call("move.begin", name="one", to=address(target))
+    with source.client() as late:
+        put = {"name": "one", "role": "outputs", "path": "late", "stdio": "stream"}
+        number = late.ask("put", put)
+        assert late.message()["method"] == "exec.started"
+        begun = source.call("move.begin", name="one", to=address(target))
+        with pytest.raises(SeraiError, match="cut off"):
+            late.wait(number)
     for way in ("reopen", "switch", "stop", "archive", "remove"):
         with pytest.raises(SeraiError, match=r"moving|being moved"):
             source.call(way, name="one")
