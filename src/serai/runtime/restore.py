@@ -17,9 +17,10 @@ from serai.common.paths import Paths
 from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
-from serai.runtime.sessions import restoring
+from serai.runtime.sessions import names, restoring
 
 INDEX, OWN, SESSIONS = "backup.json", "vm.tar", "sessions"
+NAME = names.PATTERN
 UNITS = ("serai-sessiond.service", "serai-gate.service")
 PATIENCE = 60.0
 CHUNK = 1 << 20

@@ -1,4 +1,4 @@
-"""``serai backup`` and ``serai restore``: all sessions of a VM in a directory, and back.
+"""``serai backup``: all sessions of a VM in a directory.
 
 A backup is complete when ``backup.json`` is there. Its parts are ``vm.tar``, the registry and the
 audit log, and an export of each session.
@@ -21,19 +21,9 @@ from serai.common.errors import EXISTS, NOT_FOUND, SeraiError
 from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
-from serai.runtime.restore import INDEX, OWN, SESSIONS, digest
-from serai.runtime.sessions import names
+from serai.runtime.restore import INDEX, NAME, OWN, SESSIONS, digest
 
 TRAVEL = ("moving", "arriving", "creating", "removing")
-
-
-def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser of ``serai``."""
-    backup = add("backup", "export all sessions, the registry and the audit log", named=False)
-    backup.add_argument("directory", metavar="DIR", type=Path, help="a new directory")
-    backup.add_argument("--plain", action="store_true", help="tar, not compressed by zstd")
-    restore = add("restore", "have all of a backup on a blank sessions disk", named=False)
-    restore.add_argument("directory", metavar="DIR", type=Path, help="what backup has made")
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
@@ -49,7 +39,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
     for session in client.call("list")["sessions"]:
         if labels.DOCTOR in session["labels"]:
             continue  # it is gone in a moment
-        if not names.PATTERN.fullmatch(name := str(session["name"])):  # it becomes a path here
+        if not NAME.fullmatch(name := str(session["name"])):  # it becomes a path here
             raise SeraiError(f"{client.peer} has a session {ascii(name)[:80]}, which is no name")
         where = f"{SESSIONS}/{name}.{suffix}"
         if session["state"] in TRAVEL:

@@ -8,13 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
 
-COMMANDS = frozenset({"export", "import", "move"})
+COMMANDS = frozenset({"backup", "export", "import", "move"})
 
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -32,11 +33,21 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--force", action="store_true", help="with --cancel: do not ask the other VM"
     )
 
+    backup = add("backup", "export all sessions, the registry and the audit log", named=False)
+    backup.add_argument("directory", metavar="DIR", type=Path, help="a new directory")
+    backup.add_argument("--plain", action="store_true", help="tar, not compressed by zstd")
+    restore = add("restore", "have all of a backup on a blank sessions disk", named=False)
+    restore.add_argument("directory", metavar="DIR", type=Path, help="what backup has made")
+
 
 def run(client: Client, options: argparse.Namespace) -> int:
     """Carry out one of COMMANDS; returns the exit status. Raises SeraiError."""
     if options.command == "move":
         return _move(options)
+    if options.command == "backup":
+        from serai.runtime.cli import backup  # noqa: PLC0415  # 100 ms that no other takes
+
+        return backup.run(client, options)
     if options.command == "export":
         if os.isatty(1):
             text = "an export is nothing for a terminal"

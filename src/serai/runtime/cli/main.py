@@ -17,7 +17,6 @@ from serai.common.errors import GONE, SeraiError
 from serai.common.printing import say
 from serai.runtime import address
 from serai.runtime.cli import (
-    backup,
     egress,
     exec,
     exec_core,
@@ -46,7 +45,6 @@ Show = Callable[[Any], None]
 _RUN = {
     "audit": egress.audit,
     **dict.fromkeys(exports.COMMANDS, exports.run),
-    "backup": backup.run,
     "forward": forward.run,
     "run": run.run,
     "secret": secrets.run,
@@ -117,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
     add("pool", "how many sessions are held ready, for creates without a name", named=False)
     folders.add_to(add)
     exports.add_to(add)
-    backup.add_to(add)
     jobs.add_to(commands)
     forward.add_to(add)
     return top
