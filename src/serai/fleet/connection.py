@@ -166,9 +166,8 @@ class Connection:
         if self.said != before:
             log.info("%s", self.said)
         if any(each in text for each in FATAL) and not self.nats.is_connected:
-            why = (
-                f"a server of the fleet refuses the certificate in {self._credentials}: {self.said}"
-            )
+            where = f"the certificate in {self._credentials}"
+            why = f"a server of the fleet refuses {where}: {self.said}"
             if not self._was_open:
                 hint = "was it withdrawn, or has the server not got its new users.conf yet?"
                 raise SeraiError(why, hint, GONE)  # and nats-py tries no more
