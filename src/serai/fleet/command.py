@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
         if name == "drain":
             also = "also move each of its sessions to another VM, one after another"
             made.add_argument("--move", action="store_true", help=also)
+            also = "let them use secrets of these VMs, for the hosts that they say"
+            made.add_argument("--bindings", action="store_true", help=also)
     text = "make what the servers keep of a fleet, or change how many of them do"
     init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")
     text = "servers that keep it, 1, 3 or 5; default: 1"
@@ -108,7 +110,9 @@ async def forget(client: FleetClient, vm: str) -> dict[str, Any]:
     return {"vm": vm, "forgotten": await client.forget(vm)}
 
 
-async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[str, Any]:
+async def emptied(
+    client: FleetClient, where: address.Address, vm: str, *, bindings: bool = False
+) -> dict[str, Any]:
     """Move the sessions of a VM to others that have room; again, it goes on. Raises SeraiError."""
     servers = f"nats://{','.join(where.nats)}"
     moved: list[str] = []
@@ -125,7 +129,8 @@ async def emptied(client: FleetClient, where: address.Address, vm: str) -> dict[
                 there = f"{servers}/{to}"
                 await placing.may_leave(client, name, vm, to)
                 with connect(there) as target:
-                    await asyncio.to_thread(Session(source, name).move, target)
+                    move = partial(Session(source, name).move, target, bindings=bindings)
+                    await asyncio.to_thread(move)
                 await placing.follow(client, name, vm, to)
             except (SeraiError, KeyError, TypeError, AttributeError) as error:
                 left[name] = str(error)
@@ -195,7 +200,7 @@ async def carry_out(options: argparse.Namespace, where: address.Address) -> Any:
             return await forget(client, options.name)
         done = await client.asked(options.name, "ask", {"do": options.command})
         if options.command == "drain" and options.move:
-            return await emptied(client, where, options.name)
+            return await emptied(client, where, options.name, bindings=options.bindings)
         return done
 
 

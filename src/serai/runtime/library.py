@@ -104,13 +104,18 @@ class Vm:
         which = {"labels": dict(labels)} if labels else {}  # an older VM knows no such parameter
         return list(self.call("list", **which)["sessions"])
 
-    def import_(self, file: IO[bytes], name: str | None = None) -> Session:
+    def import_(
+        self, file: IO[bytes], name: str | None = None, *, bindings: bool = False
+    ) -> Session:
         """Make a session of what ``Session.export`` wrote; it is stopped. Raises SeraiError.
 
-        All of it, or nothing. ``name``: another one than it had.
+        All of it, or nothing. ``name``: another one than it had. ``bindings``: it may use secrets
+        of this VM, for the hosts that it says.
         """
+        params: dict[str, Any] = {"name": name} if name else {}
+        params |= {"bindings": True} if bindings else {}
         with contextlib.closing(self.another()) as client:
-            found = moving.take(client, file, {"name": name} if name else {})
+            found = moving.take(client, file, params)
         return Session(self, found["name"])
 
     def set_secret(self, name: str, value: str) -> None:
@@ -267,12 +272,14 @@ class Session:
         with contextlib.closing(self.vm.another()) as client:
             moving.export(client, self.name, file)
 
-    def move(self, target: Vm, *, name: str | None = None) -> Session:
+    def move(self, target: Vm, *, name: str | None = None, bindings: bool = False) -> Session:
         """Move it to another VM, where it may have another name. Raises SeraiError.
 
         It is in one of the two VMs whatever happens. After an error the same again goes on with it.
+        ``bindings``: it may use secrets of that VM, for the hosts that it says.
         """
-        return Session(target, moving.move(self.vm, target, self.name, new_name=name)["name"])
+        moved = moving.move(self.vm, target, self.name, new_name=name, bindings=bindings)
+        return Session(target, moved["name"])
 
     def show(self) -> dict[str, Any]:
         """What docs/rpc.md calls a session. Raises SeraiError."""

@@ -59,16 +59,25 @@ class MovingVm(Protocol):
 
 
 def move(
-    source: MovingVm, target: MovingVm, name: str, *, new_name: str | None = None
+    source: MovingVm,
+    target: MovingVm,
+    name: str,
+    *,
+    new_name: str | None = None,
+    bindings: bool = False,
 ) -> dict[str, Any]:
-    """Move a session; returns it as the target has it. May be repeated. Raises SeraiError."""
+    """Move a session; returns it as the target has it. May be repeated. Raises SeraiError.
+
+    With ``bindings`` it may use secrets of the target, for the hosts that the source says.
+    """
     _check(source, GIVES)
     _check(target, TAKES)
     begun = source.call("move.begin", name=name, to=target.address or HERE)
     token = _token(begun)
     try:
         if begun["stage"] != "left":
-            _send(source, target, name, token, new_name)
+            params = {"token": token, "name": new_name or name}
+            _send(source, target, name, {**params, **({"bindings": True} if bindings else {})})
         moved: dict[str, Any] = target.call("move.commit", token=token)
     except SeraiError as error:
         if error.code in OPEN:
@@ -128,8 +137,9 @@ def _check(end: MovingVm, needed: frozenset[str]) -> None:
         )
 
 
-def _send(source: MovingVm, target: MovingVm, name: str, token: str, new_name: str | None) -> None:
+def _send(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any]) -> None:
     """Have the target get it, unless it has it already."""
+    token = params["token"]
     stage = target.call("move.status", token=token)["stage"]
     if stage in ("arrived", "committed"):
         return
@@ -153,7 +163,7 @@ def _send(source: MovingVm, target: MovingVm, name: str, token: str, new_name: s
     thread.start()
     try:
         with os.fdopen(read, "rb") as end, contextlib.closing(target.another()) as client:
-            client.send("import", end.fileno(), token=token, name=new_name or name)
+            client.send("import", end.fileno(), **params)
     except SeraiError:
         thread.join()
         if failed and failed[0].code != GONE:

@@ -59,10 +59,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """``name`` is another one than the export's. With the ``token`` of a move it waits."""
+    """``name`` is another one than the export's. With the ``token`` of a move it waits.
+
+    With ``bindings`` it may use secrets of this VM, for the hosts that the export names.
+    """
 
     name: str | None = None
     token: str | None = field(default=None, metadata={"parse": token})
+    bindings: bool = False
     stdio: str = STDIO
 
 
@@ -162,7 +166,9 @@ class ExportMethods:
 
         try:
             check_given(p.stdio, r.descriptors)
-            record = await self._sessions.arrivals.take(p.name, p.token, unpack, noted)
+            record = await self._sessions.arrivals.take(
+                p.name, p.token, unpack, noted, bindings=p.bindings
+            )
         finally:
             if not taken:
                 close(r.descriptors)

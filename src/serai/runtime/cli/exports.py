@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.printing import say
@@ -24,11 +25,13 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--plain", action="store_true", help="tar, not compressed by zstd")
     taken = add("import", "make a session of what export wrote; it is stopped", named=False)
     taken.add_argument("--name", metavar="N", help="default: the one that it had")
+    _add_bindings(taken)
     moved = add("move", "move a session to another VM; again, if it was cut off")
     moved.add_argument("--to", metavar="ADDRESS", default="", help="the other VM, as --vm has it")
     moved.add_argument("--name", metavar="N", dest="new_name", help="its name there")
     back = moved.add_argument("--cancel", action="store_true", help="have it back")
     back.help = "have it back, if the other VM does not have it for good"
+    _add_bindings(moved)
     moved.add_argument(
         "--force", action="store_true", help="with --cancel: do not ask the other VM"
     )
@@ -38,6 +41,11 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     backup.add_argument("--plain", action="store_true", help="tar, not compressed by zstd")
     restore = add("restore", "have all of a backup on a blank sessions disk", named=False)
     restore.add_argument("directory", metavar="DIR", type=Path, help="what backup has made")
+
+
+def _add_bindings(parser: argparse.ArgumentParser) -> None:
+    text = "let it use secrets of the VM it comes to, for the hosts that it says"
+    parser.add_argument("--bindings", action="store_true", help=text)
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
@@ -57,7 +65,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
     if os.isatty(0):
         raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
     with packing.unpacked(0) as source:
-        params = {"name": options.name} if options.name else {}
+        params: dict[str, Any] = {"name": options.name} if options.name else {}
+        params |= {"bindings": True} if options.bindings else {}
         made = client.send("import", source, **params)
     if options.json:
         print(json.dumps(made))
@@ -82,7 +91,11 @@ def _move(options: argparse.Namespace) -> int:
         if not options.to:
             raise SeraiError("--to says which VM it is moved to", code=INVALID_PARAMS)
         with Vm(_address(options, options.to)) as target:
-            moved = moving.move(source, target, options.name, new_name=options.new_name)
+            moved = moving.move(
+                *(source, target, options.name),
+                new_name=options.new_name,
+                bindings=options.bindings,
+            )
     if options.json:
         print(json.dumps(moved))
     else:

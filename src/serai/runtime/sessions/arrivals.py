@@ -75,6 +75,14 @@ def describe(record: Record) -> dict[str, Any]:
     }
 
 
+def _check_unbound(record: Record) -> None:
+    """Raise SeraiError if a session would use secrets of this VM."""
+    if bound := record.policy.get("bind"):
+        text = f"session {record.name} is bound to secrets of this VM: {json.dumps(bound)}"
+        hint = "if they are for these hosts: --bindings"
+        raise SeraiError(text[:500], hint, NOT_PERMITTED)
+
+
 class Arrivals:
     """Makes sessions of exports."""
 
@@ -95,11 +103,18 @@ class Arrivals:
         self._under_way: set[str] = set()
 
     async def take(
-        self, name: str | None, token: str | None, unpack: Unpack, noted: Noted
+        self,
+        name: str | None,
+        token: str | None,
+        unpack: Unpack,
+        noted: Noted,
+        *,
+        bindings: bool = False,
     ) -> Record:
         """Have a session of what ``unpack`` puts into its stage. Raises SeraiError.
 
-        With the ``token`` of a move it waits there, complete, for ``commit``.
+        With the ``token`` of a move it waits there, complete, for ``commit``. Without ``bindings``
+        it may be bound to no secret: the hosts to which that would go are the export's to say.
         """
         if name is not None:
             self._check_name(name)
@@ -115,6 +130,9 @@ class Arrivals:
                         await unpack(record)
                         chosen = name if before is None else record.name
                         wanted = await self._described(record, chosen)
+                        # A backup's are root's own, as all of its registry.
+                        if not bindings and before is None:
+                            _check_unbound(wanted)
                         await noted(wanted)
                         self._moves.fault("import:become")
                         self._become(wanted, token, before)

@@ -126,6 +126,34 @@ def test_no_session_comes_in_with_the_doctors_label(pair: tuple[Vm, Vm]) -> None
     wait_for(lambda: not source.sessions() and not target.sessions())
 
 
+def test_no_session_brings_bindings_to_secrets_unless_somebody_says_so(
+    pair: tuple[Vm, Vm],
+) -> None:
+    """Its export says which hosts get a secret of this VM."""
+    source, target = pair
+    source.call("create", name="one")
+    for vm in pair:
+        vm.call("secret.set", name="key", value="secret-value")
+    wish = {"secret": "key", "hosts": ["evil.example"], "header": "X-Key: {}"}
+    source.call("policy.bind", name="one", **wish)
+    with connect(address(source)) as here, connect(address(target)) as there:
+        spool = io.BytesIO()
+        here.session("one").export(spool)
+        spool.seek(0)
+        with pytest.raises(SeraiError, match=r"bound to secrets of this VM: .*evil\.example"):
+            there.import_(spool)
+        with pytest.raises(SeraiError, match="bound to secrets of this VM"):
+            here.session("one").move(there)
+        wait_for(lambda: not target.sessions())
+        assert source.sessions()["one"]["state"] == "ready"
+        moved = here.session("one").move(there, bindings=True)
+        assert target.call("policy.show", name="one")["bind"]
+        moved.remove()
+    wait_for(lambda: not source.sessions() and not target.sessions())
+    for vm in pair:
+        vm.call("secret.remove", name="key")
+
+
 def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
     source, target = pair
     source.call("create", name="one")
