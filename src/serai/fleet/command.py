@@ -24,6 +24,10 @@ from serai.runtime.library import Session, connect
 LIVES = {subjects.ALIVE: subjects.DEAD, subjects.REQUESTS: subjects.KEPT_REQUESTS}
 """Seconds after which a bucket forgets."""
 
+MOST_BYTES = {subjects.SESSIONS: 1 << 30, subjects.VMS: 64 << 20, subjects.ALIVE: 64 << 20}
+"""Of the buckets that VMs write: so none of them takes the claims' room, without which nothing is
+made. The servers lay it aside."""
+
 
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
@@ -91,6 +95,7 @@ def configuration(bucket: str, replicas: int) -> api.StreamConfig:
         subjects=[f"$KV.{bucket}.>"],
         max_msgs_per_subject=1,
         max_age=LIVES.get(bucket, 0),
+        max_bytes=MOST_BYTES.get(bucket, -1),
         duplicate_window=min(LIVES.get(bucket, 120), 120),
         # One in memory is gone with its server, if that is alone. Else it spares the disks.
         storage=api.StorageType.MEMORY if in_memory else api.StorageType.FILE,

@@ -19,7 +19,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from serai.fleet import subjects
+from serai.fleet import command, subjects
 from serai.fleet.command import configuration
 from serai.image.fleet import certificates, permissions
 from tests.support.fleet_members import client
@@ -288,6 +288,33 @@ def test_no_client_speaks_for_a_stolen_vm(servers: Servers) -> None:
                 await alice.tidy(ends)
             await alice.forget("a")
         await thief.connection.close()
+
+    run(attack())
+    run(_intact(servers))
+
+
+def test_a_stolen_vm_leaves_room_for_claims(servers: Servers) -> None:
+    """It writes as many rows as it can; here there is room for 256 KiB of them."""
+
+    async def attack() -> None:
+        thief = Thief()
+        await thief.connect(servers)
+        alice = await servers.connect("client", "alice")
+        jetstream = alice.jetstream(timeout=DEADLINE)
+        small = configuration(subjects.SESSIONS, 3)
+        assert small.max_bytes == command.MOST_BYTES[subjects.SESSIONS]
+        await jetstream.update_stream(small.evolve(max_bytes=256 << 10))
+        for number in range(100):
+            await thief.connection.publish(f"$KV.serai_sessions.a.n{number}", bytes(8 << 10))
+        await thief.connection.flush()
+        await thief.connection.close()
+        assert (await jetstream.stream_info("KV_serai_sessions")).state.bytes <= 256 << 10
+        claims = await jetstream.key_value(CLAIMS)
+        assert await claims.create("name.two", CLAIM)
+        await claims.delete("name.two")
+        await jetstream.purge_stream("KV_serai_sessions", subject="$KV.serai_sessions.a.>")
+        await jetstream.update_stream(small)
+        await alice.close()
 
     run(attack())
     run(_intact(servers))
