@@ -62,6 +62,7 @@ class Connection:
         self._was_open = False
         self.said = ""
         self.denied = ""
+        self._known: set[str] = set()
         self.again: Callable[[], object] = lambda: None
         self.lost: Callable[[str], object] = lambda _: None
         self._servers = [f"tls://{server}" for server in servers]
@@ -146,14 +147,12 @@ class Connection:
             why = f"no server takes the certificate in {self._credentials}"
             return why, "it is of another fleet, or has expired: 'invoke fleet-keys --renew'"
         if "certificate verify failed" in why:
-            why = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
-            why = (
-                f"its certificate is not as {self._credentials}/ca.pem wants it: {why.rstrip('.')}"
-            )
-            return (
-                why,
-                "name the servers as 'invoke fleet-keys' did, and take the keys of this fleet",
-            )
+            found = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+            why = f"the server's certificate is not as {self._credentials}/ca.pem wants it: "
+            hint = "name the servers as 'invoke fleet-keys' did, and take this fleet's keys"
+            return why + found.rstrip("."), hint
+        if "permissions violation" in why.lower():
+            return why, f"is the certificate in {self._credentials} of the name that is used here?"
         return why, ""
 
     async def _error(self, error: Exception) -> None:
@@ -162,9 +161,12 @@ class Connection:
             return
         if "permissions violation" in text.lower():
             self.denied = text.removeprefix("nats: ")
-        before, self.said = self.said, text.removeprefix("nats: ") or type(error).__name__
-        if self.said != before:
-            log.info("%s", self.said)
+        if text == "Connection lost" and self._known:  # as before it was known why
+            return
+        self.said = text.removeprefix("nats: ") or type(error).__name__
+        if self.said not in self._known:  # else it is told each second, of many servers by turns
+            self._known.add(self.said)
+            log.info("%s", "; ".join(each for each in self._told(self.said) if each))
         if any(each in text for each in FATAL) and not self.nats.is_connected:
             where = f"the certificate in {self._credentials}"
             why = f"a server of the fleet refuses {where}: {self.said}"
@@ -184,6 +186,7 @@ class Connection:
         self.lost(self.said)
 
     async def _again(self) -> None:
+        self._known.clear()
         self.again()
 
 
@@ -206,8 +209,7 @@ def _context(credentials: Path) -> ssl.SSLContext:
         context.load_cert_chain(credentials / "cert.pem", credentials / "key.pem")
     except OSError as error:  # ssl.SSLError is one
         why = error.strerror or str(error)
-        hint = "'invoke fleet-keys' makes ca.pem, cert.pem and key.pem; SERAI_FLEET says where"
-        raise SeraiError(
-            f"cannot read the fleet's credentials in {credentials}: {why}", hint
-        ) from None
+        what = f"cannot read the fleet's credentials in {credentials}: {why}"
+        hint = "'invoke fleet-keys' makes ca.pem, cert.pem and key.pem"
+        raise SeraiError(what, f"{hint}; a client has them where SERAI_FLEET says") from None
     return context
