@@ -23,8 +23,10 @@ from typing import IO, Any, Protocol
 from serai.common.errors import (
     BUSY,
     CONFLICT,
+    EXISTS,
     GONE,
     INVALID_PARAMS,
+    NOT_FOUND,
     OTHER_VERSION,
     TIMEOUT,
     SeraiError,
@@ -72,6 +74,7 @@ def move(
     """
     _check(source, GIVES)
     _check(target, TAKES)
+    _check_name(source, target, name, new_name or name)
     begun = source.call("move.begin", name=name, to=target.address or HERE)
     token = _token(begun)
     try:
@@ -135,6 +138,24 @@ def _check(end: MovingVm, needed: frozenset[str]) -> None:
             "upgrade it",
             OTHER_VERSION,
         )
+
+
+def _check_name(source: MovingVm, target: MovingVm, name: str, new_name: str) -> None:
+    """A name that is taken is said before the move stops anything. Raises SeraiError.
+
+    The target would refuse it later, and the session come back without its processes.
+    """
+    try:
+        fresh = source.call("show", name=name).get("state") in (*RAN, "stopped", "archived")
+        if fresh:  # else it goes on, or move.begin says what is wrong
+            target.call("show", name=new_name)
+    except SeraiError as error:
+        if error.code != NOT_FOUND:
+            raise
+        return
+    if fresh:
+        what = f"there is a session {new_name} already, at {target.address or 'this VM'}"
+        raise SeraiError(what, "give it another name: --name", EXISTS)
 
 
 def _send(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any]) -> None:

@@ -165,6 +165,10 @@ def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
     with (tmp_path / "one.tar.zst").open("rb") as file:
         done = source.serai("import", stdin=file)
         assert (done.returncode, "there is a session one already" in done.stderr) == (1, True)
+    job = source.serai("start", "one", "--", "sleep", "infinity").stdout.strip()
+    done = source.serai("move", "one", "--to", address(source))
+    assert f"there is a session one already, at {address(source)}; give it" in done.stderr
+    assert source.call("job.list", name="one")["jobs"][0]["state"] == "running", job
     assert source.serai("move", "two", "--to", address(target)).stdout == "two\n"
     assert source.serai("move", "one", "--to", address(target), "--name", "deux").returncode == 0
     assert {name: each["state"] for name, each in target.sessions().items()} == {
