@@ -17,7 +17,8 @@ from serai.common.jsonrpc_server import Connection, Handler, Name
 from serai.common.tables import setting
 from serai.runtime.api.files import Transfers, check_given, close
 from serai.runtime.api.noting import Noting
-from serai.runtime.folders import exports, transfer
+from serai.runtime.folders import transfer
+from serai.runtime.folders.exports import form
 from serai.runtime.sessions.arrivals import describe
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -257,7 +258,7 @@ class ExportMethods:
         return transfer.Plan("export", "", *home, jobs=str(paths.jobs / str(record.uid)))
 
     def _told(self, record: Record) -> int:
-        first = {"format": exports.FORMAT, "serai": __version__, "session": describe(record)}
+        first = {"format": form.FORMAT, "serai": __version__, "session": describe(record)}
         told = os.memfd_create("export")
         os.write(told, json.dumps(first).encode())
         os.lseek(told, 0, os.SEEK_SET)

@@ -153,7 +153,7 @@ def _export(plan: Plan) -> None:
     """Of a home that may be locked away, and that may have files which its user may not read."""
     import json  # noqa: PLC0415  # costs 10 ms
 
-    from serai.runtime.folders import exporting  # noqa: PLC0415
+    from serai.runtime.folders.exports import writing  # noqa: PLC0415
 
     home = _home(plan)
     if os.fstat(home).st_gid != plan.uid:
@@ -165,18 +165,18 @@ def _export(plan: Plan) -> None:
         first = json.load(told)
     linux.read_anything()
     _become(plan.uid, plan.uid, linux.keep_reading)
-    exporting.export(home, jobs, plan.uid, first, 1)
+    writing.export(home, jobs, plan.uid, first, 1)
 
 
 def _backup(plan: Plan) -> None:
     """Of the registry's copy and the audit log, whose owners are others."""
-    from serai.runtime.folders import backing  # noqa: PLC0415
+    from serai.runtime.folders.exports import own_part  # noqa: PLC0415
 
     copy = os.open(plan.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     audit = os.open(plan.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     linux.read_anything()
     _become(plan.uid, plan.uid, linux.keep_reading)
-    backing.write(copy, audit, 1)
+    own_part.write(copy, audit, 1)
 
 
 def _operate(plan: Plan, base: int) -> None:
@@ -201,9 +201,9 @@ def _operate(plan: Plan, base: int) -> None:
 
         trees.get(base, plan.path, 1)
     elif plan.operation == "import":
-        from serai.runtime.folders import importing  # noqa: PLC0415
+        from serai.runtime.folders.exports import reading  # noqa: PLC0415
 
-        importing.unpack(base, 0, *_checks(plan))
+        reading.unpack(base, 0, *_checks(plan))
     else:
         from serai.runtime.folders import trees  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
 """Sessions that come from an export: made whole, or not at all.
 
 1. The registry has a session in the state ``arriving``, with a UID and a name that nobody uses yet.
-2. A program without rights unpacks and verifies the export beside all homes (``importing``), within
-   what any session may have of the disk.
+2. A program without rights unpacks and verifies the export beside all homes, within what any
+   session may have of the disk (``exports.reading``).
 3. What it says the session is, is checked as if a client had asked for it, and noted in the audit
    log. Then one transaction makes the session what it is to be.
 4. It is put in place, and is ``stopped``. Of a move that waits for ``commit``.
@@ -33,7 +33,7 @@ from serai.common.errors import (
 )
 from serai.common.labels import DOCTOR
 from serai.common.paths import Paths
-from serai.runtime.folders import exports
+from serai.runtime.folders.exports import form
 from serai.runtime.sessions import names, own, quota, staging, transits
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.moves import Moves
@@ -256,7 +256,7 @@ class Arrivals:
         try:
             said = tables.read(Described, told.get("session"))
         except ValueError as error:
-            raise exports.wrong(f"of its session, {error}") from None
+            raise form.wrong(f"of its session, {error}") from None
         settings = self._settings()
         own.check_sandbox(said.sandbox, settings)
         own.check_labels(said.labels)

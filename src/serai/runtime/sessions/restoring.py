@@ -17,7 +17,7 @@ from typing import IO
 from serai.common import files
 from serai.common.errors import CONFLICT, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.folders import backing
+from serai.runtime.folders.exports import own_part
 from serai.runtime.sessions import homes, names, transits
 from serai.runtime.sessions.registry import UID_RANGES, Record, Registry
 from serai.runtime.sessions.states import State
@@ -35,14 +35,14 @@ def put(paths: Paths, source: IO[bytes], audit: Path) -> int:
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(mode=0o700)
     try:
-        first = backing.read(source, stage)
+        first = own_part.read(source, stage)
         if (left := _left(paths, str(first.get("id")))) is not None:
             return left
-        count = _prepare(stage / backing.REGISTRY, str(first.get("id")))
-        _place_audit(stage / backing.AUDIT, audit)
+        count = _prepare(stage / own_part.REGISTRY, str(first.get("id")))
+        _place_audit(stage / own_part.AUDIT, audit)
         for end in ("-wal", "-shm"):
             Path(f"{paths.registry}{end}").unlink(missing_ok=True)
-        (stage / backing.REGISTRY).replace(paths.registry)
+        (stage / own_part.REGISTRY).replace(paths.registry)
         files.fsync(paths.state)
         return count
     finally:
@@ -128,7 +128,7 @@ def _place_audit(source: Path, audit: Path) -> None:
     owner, aside = audit.stat(), audit.with_name("audit-before-restore")
     aside.mkdir(mode=0o700, exist_ok=True)
     for each in sorted(audit.iterdir()):
-        if backing.FILE.fullmatch(each.name) and not (aside / each.name).exists():
+        if own_part.FILE.fullmatch(each.name) and not (aside / each.name).exists():
             each.replace(aside / each.name)
         else:
             each.unlink()

@@ -1,8 +1,8 @@
 """What has arrived and is verified is put in its place: a home, and the files of jobs.
 
 It waits below ``.serai/arriving/UID``, where only root can get to. A program without rights has
-unpacked it (``importing``), so what is read here is data of somebody hostile all the same: files of
-jobs are made anew from what they say, and nothing is followed.
+unpacked it (``exports.reading``), so what is read here is data of somebody hostile all the same:
+files of jobs are made anew from what they say, and nothing is followed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from serai.common import files, linux, wait
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.folders import exports
+from serai.runtime.folders.exports import form
 from serai.runtime.sandbox import holder
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,23 +50,23 @@ async def clear(paths: Paths, uid: int) -> None:
 
 def told(paths: Paths, uid: int) -> dict[str, Any]:
     """What the export says the session is. Raises SeraiError."""
-    raw = _read(paths.arriving / str(uid) / exports.FIRST, 2 * exports.MOST_TEXT)
+    raw = _read(paths.arriving / str(uid) / form.FIRST, 2 * form.MOST_TEXT)
     if raw is None:
-        raise exports.wrong(f"it has no {exports.FIRST}")
-    return exports.read_text(raw, exports.FIRST)
+        raise form.wrong(f"it has no {form.FIRST}")
+    return form.read_text(raw, form.FIRST)
 
 
 async def place(paths: Paths, name: str, uid: int) -> None:
     """Put it in place, the home last. May be repeated. Raises SeraiError or OSError."""
     stage = paths.arriving / str(uid)
-    if (stage / exports.JOBS).is_dir():
-        await _place_jobs(stage / exports.JOBS, paths.jobs / str(uid), uid)
+    if (stage / form.JOBS).is_dir():
+        await _place_jobs(stage / form.JOBS, paths.jobs / str(uid), uid)
     sessions, opened = os.open(paths.sessions, _FOLDER), -1
     try:
-        if (stage / exports.HOME).is_dir():
+        if (stage / form.HOME).is_dir():
             opened = os.open(stage, _FOLDER)
             try:
-                os.rename(exports.HOME, name, src_dir_fd=opened, dst_dir_fd=sessions)
+                os.rename(form.HOME, name, src_dir_fd=opened, dst_dir_fd=sessions)
             except OSError as error:
                 raise SeraiError(
                     f"cannot put the home at {paths.home(name)}: {error.strerror}",
@@ -80,8 +80,8 @@ async def place(paths: Paths, name: str, uid: int) -> None:
                 os.close(each)
     # What is left is small, and may stay: it is removed with the session.
     with suppress(OSError):
-        (stage / exports.FIRST).unlink(missing_ok=True)
-        (stage / exports.JOBS).rmdir()
+        (stage / form.FIRST).unlink(missing_ok=True)
+        (stage / form.JOBS).rmdir()
         stage.rmdir()
 
 
@@ -103,7 +103,7 @@ def _place_job(source: Path, target: Path, uid: int) -> None:
         target.mkdir(mode=0o700, exist_ok=True)
         _write(target / "job.json", json.dumps(known).encode())
         ended = _object(source / "status")
-        if ended is None and _read(source / holder.BEGUN, exports.MOST_TEXT) is not None:
+        if ended is None and _read(source / holder.BEGUN, form.MOST_TEXT) is not None:
             ended = {"reason": MOVED}  # it ran when its session was exported
         if ended is not None:
             _write(target / "status", json.dumps(_ended(ended)).encode())
@@ -149,7 +149,7 @@ def _number(value: Any) -> float:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    if (raw := _read(path, exports.MOST_TEXT)) is None:
+    if (raw := _read(path, form.MOST_TEXT)) is None:
         return None
     try:
         found = json.loads(raw)

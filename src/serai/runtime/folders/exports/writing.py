@@ -18,7 +18,8 @@ from typing import Any
 
 from serai.common import stdio
 from serai.common.errors import TIMEOUT, TOO_LARGE, SeraiError
-from serai.runtime.folders import archives, exports, scope
+from serai.runtime.folders import archives, scope
+from serai.runtime.folders.exports import form
 
 CHUNK = 256 << 10
 PATIENCE = 60
@@ -34,14 +35,14 @@ def export(home: int, jobs: int, uid: int, first: dict[str, Any], target: int) -
     ``first`` is what it says at the beginning. Sockets, fifos and devices are left out.
     """
     out = Out(target)
-    parts = {"session": exports.Digest(), exports.HOME: exports.Digest()}
-    parts[exports.JOBS] = exports.Digest()
-    made, raw = exports.text(exports.FIRST, first)
+    parts = {"session": form.Digest(), form.HOME: form.Digest()}
+    parts[form.JOBS] = form.Digest()
+    made, raw = form.text(form.FIRST, first)
     out.entry(made, raw, parts["session"])
-    _tree(out, home, uid, parts[exports.HOME])
+    _tree(out, home, uid, parts[form.HOME])
     if jobs >= 0:
-        _jobs(out, jobs, parts[exports.JOBS])
-    out.entry(*exports.text(exports.LAST, {name: each.told() for name, each in parts.items()}))
+        _jobs(out, jobs, parts[form.JOBS])
+    out.entry(*form.text(form.LAST, {name: each.told() for name, each in parts.items()}))
     out.end()
 
 
@@ -69,9 +70,7 @@ class Out:
         """End the content of an entry, which had so many bytes."""
         self.write(bytes(-size % tarfile.BLOCKSIZE))
 
-    def entry(
-        self, made: tarfile.TarInfo, raw: bytes, digest: exports.Digest | None = None
-    ) -> None:
+    def entry(self, made: tarfile.TarInfo, raw: bytes, digest: form.Digest | None = None) -> None:
         """A whole entry."""
         self.header(made)
         self.write(raw)
@@ -102,7 +101,7 @@ def waiting() -> None:
     signal.alarm(PATIENCE)
 
 
-def _tree(out: Out, home: int, uid: int, digest: exports.Digest) -> None:
+def _tree(out: Out, home: int, uid: int, digest: form.Digest) -> None:
     links: dict[tuple[int, int], tuple[str, int]] = {}
     pending = [""]
     while pending:
@@ -113,17 +112,15 @@ def _tree(out: Out, home: int, uid: int, digest: exports.Digest) -> None:
             for name in _names(listed):
                 path = f"{below}/{name}" if below else name
                 info = os.stat(name, dir_fd=listed, follow_symlinks=False)
-                made = exports.entry(
-                    f"{exports.HOME}/{path}",
+                made = form.entry(
+                    f"{form.HOME}/{path}",
                     info.st_mode & archives.MODES,
                     info.st_mtime_ns,
                     ours=info.st_uid == uid,
                 )
                 if stat.S_ISDIR(info.st_mode):
                     made.type = tarfile.DIRTYPE
-                    exports.set_xattrs(
-                        made, _xattrs(f"/proc/self/fd/{listed}/{name}", follow=False)
-                    )
+                    form.set_xattrs(made, _xattrs(f"/proc/self/fd/{listed}/{name}", follow=False))
                     pending.append(path)
                 elif stat.S_ISLNK(info.st_mode):
                     made.type = tarfile.SYMTYPE
@@ -162,20 +159,20 @@ def _linked(
     first, left = links.pop(key)
     if left > 1:
         links[key] = (first, left - 1)
-    made.type, made.linkname = tarfile.LNKTYPE, f"{exports.HOME}/{first}"
+    made.type, made.linkname = tarfile.LNKTYPE, f"{form.HOME}/{first}"
     return True
 
 
-def _file(out: Out, source: int, made: tarfile.TarInfo, digest: exports.Digest) -> None:
+def _file(out: Out, source: int, made: tarfile.TarInfo, digest: form.Digest) -> None:
     """A regular file, without its holes. One that shrinks is filled up with zeros."""
     try:
-        exports.set_xattrs(made, _xattrs(f"/proc/self/fd/{source}", follow=True))
+        form.set_xattrs(made, _xattrs(f"/proc/self/fd/{source}", follow=True))
         info = os.fstat(source)
         segments = [(0, info.st_size)] if info.st_size else []
         table = b""
         if info.st_blocks * 512 < info.st_size:
             segments = list(_segments(source, info.st_size, made.name))
-            table = exports.set_sparse(made, info.st_size, segments)
+            table = form.set_sparse(made, info.st_size, segments)
         else:
             made.size = info.st_size
         out.header(made)
@@ -203,7 +200,7 @@ def pieces(source: int, offset: int, size: int) -> Iterator[bytes]:
 def _segments(source: int, size: int, name: str) -> Iterator[tuple[int, int]]:
     """Where a file has data: lseek(2), SEEK_DATA."""
     at = 0
-    for _ in range(exports.MOST_SEGMENTS):
+    for _ in range(form.MOST_SEGMENTS):
         try:
             begin = os.lseek(source, at, os.SEEK_DATA)
         except OSError as error:
@@ -217,7 +214,7 @@ def _segments(source: int, size: int, name: str) -> Iterator[tuple[int, int]]:
         if at >= size:
             return
     raise SeraiError(
-        f"{ascii(name)[:200]} has more than {exports.MOST_SEGMENTS} holes",
+        f"{ascii(name)[:200]} has more than {form.MOST_SEGMENTS} holes",
         "copy it with: cp --sparse=never",
         TOO_LARGE,
     )
@@ -227,7 +224,7 @@ def _xattrs(path: str, *, follow: bool) -> list[tuple[str, bytes]]:
     found = []
     with suppress(OSError):  # ENOTSUP, or it is gone
         for name in os.listxattr(path, follow_symlinks=follow):
-            if name.startswith(exports.USER):
+            if name.startswith(form.USER):
                 try:
                     found.append((name, os.getxattr(path, name, follow_symlinks=follow)))
                 except OSError as error:
@@ -236,7 +233,7 @@ def _xattrs(path: str, *, follow: bool) -> list[tuple[str, bytes]]:
     return found
 
 
-def _jobs(out: Out, jobs: int, digest: exports.Digest) -> None:
+def _jobs(out: Out, jobs: int, digest: form.Digest) -> None:
     for job in sorted(os.listdir(jobs)):  # a descriptor
         with suppress(FileNotFoundError), scope.folder(jobs, job) as folder:
             for name in JOB_FILES:
@@ -245,5 +242,5 @@ def _jobs(out: Out, jobs: int, digest: exports.Digest) -> None:
                 except SeraiError:
                     continue  # it has none
                 info = os.fstat(source)
-                made = exports.entry(f"{exports.JOBS}/{job}/{name}", 0o600, info.st_mtime_ns)
+                made = form.entry(f"{form.JOBS}/{job}/{name}", 0o600, info.st_mtime_ns)
                 _file(out, source, made, digest)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from serai.common.errors import NO_ROOM, SeraiError
-from serai.runtime.folders import backing, exporting, exports, importing
+from serai.runtime.folders.exports import form, own_part, reading, writing
 
 SESSION = {"name": "one"}
 
@@ -27,17 +27,17 @@ class Export:
     def __init__(self) -> None:
         self.file = io.BytesIO()
         self.tar = tarfile.TarFile(fileobj=self.file, mode="w", format=tarfile.PAX_FORMAT)
-        self.digests = {part: exports.Digest() for part in ("session", "home", "jobs")}
-        self.text(exports.FIRST, {"format": 1, "session": SESSION}, "session")
+        self.digests = {part: form.Digest() for part in ("session", "home", "jobs")}
+        self.text(form.FIRST, {"format": 1, "session": SESSION}, "session")
 
     def text(self, name: str, content: Any, part: str = "") -> None:
-        made, raw = exports.text(name, content)
+        made, raw = form.text(name, content)
         self.tar.addfile(made, io.BytesIO(raw))
         if part:
             self.digests[part].add(made, sha256(raw).hexdigest(), len(raw))
 
     def add(self, name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: Any) -> None:
-        made = exports.entry(name, more.pop("mode", 0o644), 0)
+        made = form.entry(name, more.pop("mode", 0o644), 0)
         made.type, made.size, made.linkname = kind, len(data), more.pop("link", "")
         made.pax_headers = {**made.pax_headers, **more.pop("pax", {})}
         part = "jobs" if name.startswith("jobs/") else "home"
@@ -48,7 +48,7 @@ class Export:
             self.digests[part].add(made, content, len(data))
 
     def end(self) -> bytes:
-        self.text(exports.LAST, {name: each.told() for name, each in self.digests.items()})
+        self.text(form.LAST, {name: each.told() for name, each in self.digests.items()})
         self.tar.close()
         return self.file.getvalue()
 
@@ -71,7 +71,7 @@ def unpack(
     os.lseek(source, 0, os.SEEK_SET)
     try:
         with opened(folder) as stage:
-            importing.unpack(stage, source, lambda: None, keep_free)
+            reading.unpack(stage, source, lambda: None, keep_free)
     finally:
         os.close(source)
 
@@ -136,7 +136,7 @@ HOSTILE: dict[str, list[tuple[str, bytes, dict[str, Any]]]] = {
     "a job that is a link": [(f"{JOB}/log", tarfile.SYMTYPE, {"link": "/etc/passwd"})],
     "no time": [("home/f", tarfile.REGTYPE, {"pax": {"mtime": "1e999"}})],
     "a NUL": [("home/f", tarfile.REGTYPE, {"pax": {"path": "home/a\0b"}})],
-    "first twice": [(exports.FIRST, tarfile.REGTYPE, {"data": b"{}"})],
+    "first twice": [(form.FIRST, tarfile.REGTYPE, {"data": b"{}"})],
     "pieces that overlap": [
         (
             "home/f",
@@ -216,7 +216,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     (home / os.fsdecode(b"\xff\n")).write_text("odd")
     (home / ("n" * 200)).write_text("long")
     with (tmp_path / "export").open("wb") as out, opened(home) as one, opened(jobs) as two:
-        exporting.export(one, two, os.getuid(), {"format": 1, "session": SESSION}, out.fileno())
+        writing.export(one, two, os.getuid(), {"format": 1, "session": SESSION}, out.fileno())
     raw = (tmp_path / "export").read_bytes()
     assert len(raw) < 1 << 20
     unpack(raw, tmp_path / "stage")
@@ -244,10 +244,10 @@ def test_a_backup_of_the_log_ends_at_a_line(tmp_path: Path) -> None:
         (tmp_path / "out").open("wb") as out,
         opened(audit) as log,
     ):
-        backing.write(copy.fileno(), log, out.fileno())
+        own_part.write(copy.fileno(), log, out.fileno())
     (tmp_path / "stage").mkdir()
     with (tmp_path / "out").open("rb") as file:
-        assert backing.read(file, tmp_path / "stage")["format"] == 1
+        assert own_part.read(file, tmp_path / "stage")["format"] == 1
     assert (tmp_path / "stage/registry.sqlite").read_bytes() == b"r" * 600000
     found = {each.name: each.read_bytes() for each in (tmp_path / "stage/audit").iterdir()}
     assert found == {
@@ -258,4 +258,4 @@ def test_a_backup_of_the_log_ends_at_a_line(tmp_path: Path) -> None:
     for number, changed in enumerate((raw[:-11000], raw.replace(b"two\n", b"tow\n"), b"")):
         (tmp_path / str(number)).mkdir()
         with pytest.raises(SeraiError):
-            backing.read(io.BytesIO(changed), tmp_path / str(number))
+            own_part.read(io.BytesIO(changed), tmp_path / str(number))

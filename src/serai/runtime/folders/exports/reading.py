@@ -19,7 +19,8 @@ from hashlib import sha256
 from typing import IO, Any
 
 from serai.common import linux, stdio
-from serai.runtime.folders import archives, exporting, exports, scope
+from serai.runtime.folders import archives, scope
+from serai.runtime.folders.exports import form, writing
 
 CHUNK = 256 << 10
 MOST_JOBS = 1100  # what a session keeps, and some more
@@ -61,7 +62,7 @@ class _Patient:
         self._file = file
 
     def read(self, size: int, /) -> bytes:
-        exporting.waiting()
+        writing.waiting()
         data = self._file.read(size)
         signal.alarm(0)
         return data
@@ -73,13 +74,13 @@ class _Stage:
     def __init__(self, stage: int, keep_free: Callable[[int, int], None]) -> None:
         self._stage = stage
         self._keep_free = keep_free
-        self._digests = {"session": exports.Digest()}
+        self._digests = {"session": form.Digest()}
         self._parts: dict[str, int] = {}
-        for part in (exports.HOME, exports.JOBS):
+        for part in (form.HOME, form.JOBS):
             os.mkdir(part, 0o700, dir_fd=stage)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             self._parts[part] = os.open(part, flags, dir_fd=stage)
-            self._digests[part] = exports.Digest()
+            self._digests[part] = form.Digest()
         self._folders: list[tuple[str, int, int]] = []
         self._jobs: set[str] = set()
         self._first: dict[str, Any] | None = None
@@ -95,17 +96,17 @@ class _Stage:
     def take(self, member: tarfile.TarInfo, content: archives.EntryContent | None) -> None:
         """Make an entry. Raises SeraiError or OSError."""
         if self._last is not None:
-            raise exports.wrong("something comes behind its end")
-        if (self._first is None) != (member.name == exports.FIRST):
-            raise exports.wrong(f"{exports.FIRST} is not what it begins with")
+            raise form.wrong("something comes behind its end")
+        if (self._first is None) != (member.name == form.FIRST):
+            raise form.wrong(f"{form.FIRST} is not what it begins with")
         member.mode &= archives.MODES
-        member.uname = exports.OTHERS if member.uname == exports.OTHERS else exports.OURS
+        member.uname = form.OTHERS if member.uname == form.OTHERS else form.OURS
         part, _, path = member.name.partition("/")
-        if member.name in (exports.FIRST, exports.LAST):
+        if member.name in (form.FIRST, form.LAST):
             self._text(member, content)
-        elif part == exports.JOBS:
+        elif part == form.JOBS:
             self._job(member, content, path)
-        elif part == exports.HOME and scope.check(path):
+        elif part == form.HOME and scope.check(path):
             try:
                 self._home(member, content, path)
             except OSError as error:
@@ -113,48 +114,48 @@ class _Stage:
                     raise  # which is not about this one file
                 raise scope.failed(path, error) from None
         else:
-            raise exports.wrong(f"{ascii(member.name)[:200]} is no part of one")
+            raise form.wrong(f"{ascii(member.name)[:200]} is no part of one")
 
     def check(self) -> None:
         """Whether all is there, as it was. Raises SeraiError."""
         if self._first is None or self._last is None:
-            raise exports.wrong("it is cut off")
+            raise form.wrong("it is cut off")
         for part, digest in self._digests.items():
             if self._last.get(part) != digest.told():
-                raise exports.wrong(f"its part {part!r} is not what its digest says")
+                raise form.wrong(f"its part {part!r} is not what its digest says")
         for path, mode, time in reversed(self._folders):
-            with scope.folder(self._parts[exports.HOME], path) as made:
+            with scope.folder(self._parts[form.HOME], path) as made:
                 os.utime(f"/proc/self/fd/{made}", ns=(time, time))
                 os.chmod(f"/proc/self/fd/{made}", mode)  # noqa: PTH101  # a descriptor
-        others = self._digests[exports.HOME].others
-        self._write(exports.FIRST, exports.text("", {**self._first, "others": others})[1])
+        others = self._digests[form.HOME].others
+        self._write(form.FIRST, form.text("", {**self._first, "others": others})[1])
 
     def _text(self, member: tarfile.TarInfo, content: archives.EntryContent | None) -> None:
-        if content is None or member.issparse() or member.size > exports.MOST_TEXT:
-            raise exports.wrong(f"its {member.name} is too large, or no file")
+        if content is None or member.issparse() or member.size > form.MOST_TEXT:
+            raise form.wrong(f"its {member.name} is too large, or no file")
         raw = _read(content, member.size)
-        if member.name == exports.LAST:
-            self._last = exports.read_text(raw, exports.LAST)
+        if member.name == form.LAST:
+            self._last = form.read_text(raw, form.LAST)
             return
-        self._first = exports.read_text(raw, exports.FIRST)
-        exports.check_format(self._first)
+        self._first = form.read_text(raw, form.FIRST)
+        form.check_format(self._first)
         self._digests["session"].add(member, sha256(raw).hexdigest(), len(raw))
 
     def _job(
         self, member: tarfile.TarInfo, content: archives.EntryContent | None, path: str
     ) -> None:
         job, _, name = path.partition("/")
-        most = MOST_LOG if name == "log" else exports.MOST_TEXT
-        known = _JOB.fullmatch(job) and name in exporting.JOB_FILES
+        most = MOST_LOG if name == "log" else form.MOST_TEXT
+        known = _JOB.fullmatch(job) and name in writing.JOB_FILES
         if not known or content is None or member.size > most:
-            raise exports.wrong(f"{ascii(member.name)[:200]} is no job's file")
+            raise form.wrong(f"{ascii(member.name)[:200]} is no job's file")
         if job not in self._jobs:
             if len(self._jobs) >= MOST_JOBS:
-                raise exports.wrong(f"it has more than {MOST_JOBS} jobs")
+                raise form.wrong(f"it has more than {MOST_JOBS} jobs")
             self._jobs.add(job)
-            os.mkdir(job, 0o700, dir_fd=self._parts[exports.JOBS])
-        with scope.folder(self._parts[exports.JOBS], job) as folder:
-            self._file(folder, name, member, content, exports.JOBS)
+            os.mkdir(job, 0o700, dir_fd=self._parts[form.JOBS])
+        with scope.folder(self._parts[form.JOBS], job) as folder:
+            self._file(folder, name, member, content, form.JOBS)
 
     def _home(
         self, member: tarfile.TarInfo, content: archives.EntryContent | None, path: str
@@ -163,34 +164,34 @@ class _Stage:
         directory = self._opened(above)
         if member.isdir():
             os.mkdir(name, 0o700, dir_fd=directory)
-            self._folders.append((path, member.mode, exports.time_of(member)))
+            self._folders.append((path, member.mode, form.time_of(member)))
             with scope.folder(directory, name) as made:
                 _set_xattrs(f"/proc/self/fd/{made}", member)
         elif member.issym():
             os.symlink(member.linkname, name, dir_fd=directory)
-            time = exports.time_of(member)
+            time = form.time_of(member)
             os.utime(name, ns=(time, time), dir_fd=directory, follow_symlinks=False)
         elif member.islnk():
             self._link(member, directory, name)
         elif content is not None:
-            self._file(directory, name, member, content, exports.HOME)
+            self._file(directory, name, member, content, form.HOME)
             return
-        self._digests[exports.HOME].add(member, "", 0)
+        self._digests[form.HOME].add(member, "", 0)
 
     def _link(self, member: tarfile.TarInfo, directory: int, name: str) -> None:
         part, _, target = member.linkname.partition("/")
-        if part != exports.HOME:
-            raise exports.wrong(f"{ascii(member.name)[:200]} is a link that leads out of it")
-        with scope.parent(self._parts[exports.HOME], target) as (above, last):
+        if part != form.HOME:
+            raise form.wrong(f"{ascii(member.name)[:200]} is a link that leads out of it")
+        with scope.parent(self._parts[form.HOME], target) as (above, last):
             # Nobody else changes anything here.
             if not stat.S_ISREG(os.stat(last, dir_fd=above, follow_symlinks=False).st_mode):
-                raise exports.wrong(f"{ascii(member.name)[:200]} is a link to what is no file")
+                raise form.wrong(f"{ascii(member.name)[:200]} is a link to what is no file")
             os.link(last, name, src_dir_fd=above, dst_dir_fd=directory, follow_symlinks=False)
 
     def _opened(self, path: str) -> int:
         """A directory of the home, which stays open for the next ones in it."""
         if self._parent[1] < 0 or self._parent[0] != path:
-            with scope.folder(self._parts[exports.HOME], path) as found:
+            with scope.folder(self._parts[form.HOME], path) as found:
                 opened = os.dup(found)
             if self._parent[1] >= 0:
                 os.close(self._parent[1])
@@ -205,7 +206,7 @@ class _Stage:
         content: archives.EntryContent,
         part: str,
     ) -> None:
-        segments = exports.segments_of(member)
+        segments = form.segments_of(member)
         total = sha256()
         made = os.open(name, _NEW, 0o600, dir_fd=directory)
         try:
@@ -219,13 +220,13 @@ class _Stage:
                 while left:
                     data = content.read(min(CHUNK, left))
                     if not data:
-                        raise exports.wrong(f"{ascii(member.name)[:200]} is cut off")
+                        raise form.wrong(f"{ascii(member.name)[:200]} is cut off")
                     self._keep_free(directory, len(data))
                     total.update(data)
                     stdio.write_all(made, data)
                     left -= len(data)
             _set_xattrs(f"/proc/self/fd/{made}", member)
-            time = exports.time_of(member)
+            time = form.time_of(member)
             os.utime(made, ns=(time, time))
             os.fchmod(made, member.mode)
         finally:
@@ -249,9 +250,9 @@ def _read(content: archives.EntryContent, size: int) -> bytes:
 
 
 def _set_xattrs(path: str, member: tarfile.TarInfo) -> None:
-    for name, value in exports.xattrs_of(member):
-        if not name.startswith(exports.USER):
-            raise exports.wrong(f"{ascii(member.name)[:200]} has the attribute {ascii(name)[:80]}")
+    for name, value in form.xattrs_of(member):
+        if not name.startswith(form.USER):
+            raise form.wrong(f"{ascii(member.name)[:200]} has the attribute {ascii(name)[:80]}")
         # Where the file system takes none, the file is worth more than they are.
         with suppress(OSError, UnicodeError):
             os.setxattr(path, name, value.encode("utf-8", "surrogateescape"))

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from serai.common import files, stdio
-from serai.runtime.folders import archives, exporting, exports
+from serai.runtime.folders import archives
+from serai.runtime.folders.exports import form, writing
 
 FIRST, REGISTRY, AUDIT = "backup.json", "registry.sqlite", "audit"
 FILE = re.compile(r"audit-[0-9]{16}\.jsonl|head")
@@ -29,10 +30,10 @@ def write(copy: int, audit: int, target: int) -> None:
 
     The gate may write the log meanwhile: its head is read first, so that no line of it is missing.
     """
-    out = exporting.Out(target)
-    parts = {part: exports.Digest() for part in ("backup", REGISTRY, AUDIT)}
-    first = {"format": exports.FORMAT, "id": os.urandom(16).hex()}
-    out.entry(*exports.text(FIRST, first), parts["backup"])
+    out = writing.Out(target)
+    parts = {part: form.Digest() for part in ("backup", REGISTRY, AUDIT)}
+    first = {"format": form.FORMAT, "id": os.urandom(16).hex()}
+    out.entry(*form.text(FIRST, first), parts["backup"])
     _file(out, copy, REGISTRY, os.fstat(copy).st_size, parts[REGISTRY])
     names = sorted(
         filter(FILE.fullmatch, os.listdir(audit)), key=lambda name: (name != "head", name)
@@ -44,7 +45,7 @@ def write(copy: int, audit: int, target: int) -> None:
             whole = size if name == "head" else _lines(source, size)
             _file(out, source, f"{AUDIT}/{name}", whole, parts[AUDIT])
             os.close(source)
-    out.entry(*exports.text(exports.LAST, {name: each.told() for name, each in parts.items()}))
+    out.entry(*form.text(form.LAST, {name: each.told() for name, each in parts.items()}))
     out.end()
 
 
@@ -59,12 +60,12 @@ def _lines(source: int, size: int) -> int:
     return 0
 
 
-def _file(out: exporting.Out, source: int, name: str, size: int, digest: exports.Digest) -> None:
-    made = exports.entry(name, 0o600, os.fstat(source).st_mtime_ns)
+def _file(out: writing.Out, source: int, name: str, size: int, digest: form.Digest) -> None:
+    made = form.entry(name, 0o600, os.fstat(source).st_mtime_ns)
     made.size = size
     out.header(made)
     total = sha256()
-    for data in exporting.pieces(source, 0, size):
+    for data in writing.pieces(source, 0, size):
         total.update(data)
         out.write(data)
     out.pad(size)
@@ -81,16 +82,16 @@ def read(file: IO[bytes], folder: Path) -> dict[str, Any]:
     There it counts only when this has returned: then it is verified, and on the disk.
     """
     (folder / AUDIT).mkdir()
-    parts = {part: exports.Digest() for part in ("backup", REGISTRY, AUDIT)}
+    parts = {part: form.Digest() for part in ("backup", REGISTRY, AUDIT)}
     texts: dict[str, dict[str, Any]] = {}
     for member, content in archives.reading(file):
         part, _, name = member.name.partition("/")
-        if content is None or exports.LAST in texts:
-            raise exports.wrong(f"{ascii(member.name)[:200]} is no part of a backup")
-        member.mode, member.uname = member.mode & archives.MODES, exports.OURS
-        if member.name in (FIRST, exports.LAST) and member.size <= exports.MOST_TEXT:
+        if content is None or form.LAST in texts:
+            raise form.wrong(f"{ascii(member.name)[:200]} is no part of a backup")
+        member.mode, member.uname = member.mode & archives.MODES, form.OURS
+        if member.name in (FIRST, form.LAST) and member.size <= form.MOST_TEXT:
             raw = _whole(content)
-            texts[member.name] = exports.read_text(raw, member.name)
+            texts[member.name] = form.read_text(raw, member.name)
             if member.name == FIRST:
                 parts["backup"].add(member, sha256(raw).hexdigest(), len(raw))
         elif member.name == REGISTRY or (part == AUDIT and FILE.fullmatch(name)):
@@ -105,11 +106,11 @@ def read(file: IO[bytes], folder: Path) -> dict[str, Any]:
                 os.close(made)
             parts[part].add(member, total.hexdigest(), member.size)
         else:
-            raise exports.wrong(f"{ascii(member.name)[:200]} is no part of a backup")
+            raise form.wrong(f"{ascii(member.name)[:200]} is no part of a backup")
     wanted = {name: each.told() for name, each in parts.items()}
-    if FIRST not in texts or texts.get(exports.LAST) != wanted:
-        raise exports.wrong("it is no whole backup, or was changed")
-    exports.check_format(texts[FIRST])
+    if FIRST not in texts or texts.get(form.LAST) != wanted:
+        raise form.wrong("it is no whole backup, or was changed")
+    form.check_format(texts[FIRST])
     files.fsync(folder / AUDIT)
     files.fsync(folder)
     return texts[FIRST]
