@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serai.fleet import command, subjects
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.image.run import with_pdeathsig
 from serai.runtime import address
 from tests.support.fake_vm import CHECKOUT

@@ -16,7 +16,7 @@ from serai.common import stdio
 from serai.common.errors import GONE, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.printing import say
 from serai.fleet import placing, settings, subjects
-from serai.fleet.fleet import FleetClient, number, short
+from serai.fleet.client import FleetClient, number, short
 from serai.runtime import address
 from serai.runtime.cli.showing import table
 from serai.runtime.library import Session, connect

@@ -24,7 +24,7 @@ from serai.common.errors import (
     TIMEOUT,
     SeraiError,
 )
-from serai.fleet.fleet import Claim, FleetClient, number
+from serai.fleet.client import Claim, FleetClient, number
 from serai.fleet.subjects import CLAIMS, REQUESTS
 from serai.runtime.sessions import names
 

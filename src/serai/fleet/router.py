@@ -25,7 +25,7 @@ from serai.common.errors import (
     SeraiError,
 )
 from serai.common.jsonrpc import BYTES, EARLY, MAX_LINE, PROTOCOL, Request
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.fleet.placing import Placing
 from serai.fleet.subjects import CLAIMS
 from serai.fleet.way import WayToVm

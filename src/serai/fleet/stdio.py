@@ -16,7 +16,7 @@ from serai.common import jsonrpc, stdio
 from serai.common.errors import SeraiError
 from serai.common.jsonrpc import MAX_LINE
 from serai.fleet import settings
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.fleet.links import carry
 from serai.fleet.router import Router
 from serai.runtime import address

@@ -26,7 +26,7 @@ import pytest
 from serai import connect
 from serai.common.errors import EXISTS, NO_ROOM, NOT_FOUND, SeraiError
 from serai.fleet import command, placing, subjects
-from serai.fleet.fleet import BucketEntry
+from serai.fleet.client import BucketEntry
 from serai.fleet.subjects import CLAIMS, REQUESTS
 from serai.runtime.client import Client
 from serai.runtime.library import Vm as Library
@@ -364,7 +364,7 @@ def test_marks_of_sessions_that_have_ended_are_removed(rig: Rig) -> None:
             await fleet.tidy(await marks())
             assert await fleet.claimed(CLAIMS, name) is not None  # it is too young
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("serai.fleet.fleet.OLD", 0.0)
+                patch.setattr("serai.fleet.client.OLD", 0.0)
                 await fleet.tidy(await marks())
             return await fleet.claimed(CLAIMS, name) is None
 

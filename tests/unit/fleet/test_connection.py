@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
+from serai.fleet.client import FleetClient
 from serai.fleet.connection import Connection
-from serai.fleet.fleet import FleetClient
 from serai.image.fleet import certificates
 from serai.image.fleet.certificates import Pair
 from tests.support import nats_servers

@@ -13,7 +13,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.fleet import placing, room, subjects
-from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.client import Claim, FleetClient
 from serai.fleet.placing import Placing, chosen
 from serai.fleet.room import Occupancy
 from serai.fleet.subjects import ANY, place, places, token

@@ -12,7 +12,7 @@ import pytest
 from serai.common.errors import NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Request
 from serai.fleet import router, subjects
-from serai.fleet.fleet import Claim, FleetClient
+from serai.fleet.client import Claim, FleetClient
 from serai.fleet.links import Link
 from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
 from serai.fleet.way import KEPT, MOST_OUTPUT, WayToVm

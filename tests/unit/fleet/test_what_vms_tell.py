@@ -13,7 +13,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.fleet import command, fleet
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.runtime.cli.showing import when
 
 ODD = ["NaN", "Infinity", "-1", "1" + "0" * 400, '"x"', "[]", '{"a": 1}', "null", "true", "1e300"]

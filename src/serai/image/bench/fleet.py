@@ -20,7 +20,7 @@ from typing import Any
 
 from serai.common import jsonrpc
 from serai.common.errors import SeraiError
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.fleet.settings import credentials
 from serai.image.errors import BuildError
 from serai.image.fleet import keys

@@ -24,7 +24,7 @@ import nats
 from serai import connect
 from serai.common.errors import SeraiError
 from serai.fleet import command
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.image.container.container import Container, booted
 from serai.image.errors import BuildError
 from serai.image.fleet import keys

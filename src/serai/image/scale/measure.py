@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from serai.fleet import command, subjects
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.image.scale.cluster import CLIENT, SERVERS, Cluster, cluster, member
 from serai.image.scale.measure_rows import ROW, lookups
 from serai.image.scale.speaker import ALIVE, Speaker, closed, joined

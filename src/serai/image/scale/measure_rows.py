@@ -9,7 +9,7 @@ import time
 from nats import errors
 from nats.js import JetStreamContext
 
-from serai.fleet.fleet import FleetClient
+from serai.fleet.client import FleetClient
 from serai.fleet.subjects import CLAIMS, SESSIONS
 from serai.image.scale.cluster import Cluster, member
 from serai.image.scale.speaker import closed, joined

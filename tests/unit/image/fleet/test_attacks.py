@@ -284,7 +284,7 @@ def test_no_client_speaks_for_a_stolen_vm(servers: Servers) -> None:
             ends = [each for each in await alice._entries(subjects.SESSIONS, ">") if each.ended]
             assert len(ends) == 2
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("serai.fleet.fleet.OLD", 0.0)
+                patch.setattr("serai.fleet.client.OLD", 0.0)
                 await alice.tidy(ends)
             await alice.forget("a")
         await thief.connection.close()
