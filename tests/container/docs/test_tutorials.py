@@ -99,7 +99,7 @@ def test_the_fleets_tutorial(tmp_path: Path) -> None:
             host.key = key
             host.prepare()
             stack.callback(shutil.rmtree, root)
-            stack.enter_context(host.booted())
+            stack.enter_context(host.booted(sessions=True))
             chosen |= {f"HOST_{number}": "127.0.0.1", f"PORT_{number}": str(host.port)}
         shell = reader(tmp_path, KEY=str(key.private), FLEET=str(folder), **chosen)
 

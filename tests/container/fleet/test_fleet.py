@@ -13,7 +13,7 @@ import pytest
 from serai.image.container import roots
 from serai.image.fleet import campaign
 from serai.image.fleet.campaign import Ledger
-from serai.image.fleet.rig import Rig, rig, wait
+from serai.image.fleet.rig import Rig, rig
 from serai.image.settings import Settings
 from tests.support import chosen
 
@@ -55,14 +55,3 @@ def test_no_session_is_made_twice_or_lost_when_a_server_and_a_vm_die(fleet: Rig)
         session = client.session(name)
         session.reopen()  # its VM lost power
         assert session.run(["id", "-un"]).stdout.decode().strip() == name
-    _drain(fleet, vm)
-
-
-def _drain(fleet: Rig, vm: str) -> None:
-    """Nobody new is let into a VM that drains."""
-    fleet.serai("fleet", "drain", vm)
-    wait(lambda: fleet.shown()[vm]["state"] == "draining", f"{vm} drains")
-    ledger = Ledger()
-    campaign.place(fleet, [f"drained-{number}" for number in range(6)], ledger, clients=3)
-    assert vm not in {where for _, where in ledger.made.values()}
-    fleet.serai("fleet", "undrain", vm)

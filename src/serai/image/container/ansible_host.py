@@ -52,9 +52,11 @@ class AnsibleHost:
         shutil.rmtree(self.root / "home" / BUILD_USER / ".ssh")
 
     @contextmanager
-    def booted(self, user: str = BUILD_USER, *, settled: bool = True) -> Iterator[Container]:
+    def booted(
+        self, user: str = BUILD_USER, *, settled: bool = True, sessions: bool = False
+    ) -> Iterator[Container]:
         """The container runs, and ``user`` can log in; see ``container.booted``."""
-        options = {"keep_changes": True, "sessions": False, "settled": settled}
+        options = {"keep_changes": True, "sessions": sessions, "settled": settled}
         with booted(self.root, self.work, **options) as container:
             deadline = time.monotonic() + DEADLINE
             while (said := self.ssh(user, "true", check=False)).returncode != 0:

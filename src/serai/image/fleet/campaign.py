@@ -27,7 +27,7 @@ from serai.image.settings import Settings
 from serai.runtime.library import Vm
 
 VMS = ("one", "two", "three")
-CLIENTS = 8
+CLIENTS = 4
 PATIENCE = 300.0
 """Seconds for one session, whose VM may have to come back first."""
 LABEL = "request"
@@ -117,12 +117,13 @@ def check(made: Rig, requests: list[str], placed: Ledger) -> CampaignResult:
     )
 
 
-def kill(made: Rig, chosen: random.Random) -> dict[str, Any]:
-    """Kill a VM or a server and start it again; what it was, and how long until it was there."""
+def kill(made: Rig, chosen: random.Random, *, noticed: bool) -> dict[str, Any]:
+    """Kill a VM or a server and start it again; what it was, and how long until it was there.
+
+    It comes back when all have ``noticed``, or at once.
+    """
     since = time.monotonic()
     target = chosen.choice([*made.vms, *made.servers])
-    # Some come back when all have noticed, the others at once.
-    noticed = chosen.choice([True, False, False, False])
     if target in made.vms:
         made.cut(target)
         if noticed:
@@ -166,13 +167,14 @@ def _tried(made: Rig, sessions: int, kills: int, chosen: random.Random) -> dict[
     placed, done = Ledger(), []
     since = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
-        placing = pool.submit(place, made, requests, placed)
         for number in range(kills):
-            due = (number + 1) * sessions // (kills + 2)
+            batch = requests[number::kills]
+            due = len(placed.made) + len(batch) // 3
+            placing = pool.submit(place, made, batch, placed)
             wait(partial(_are_placed, placing, placed, due), f"{due} sessions", PATIENCE)
-            done.append(kill(made, chosen))
+            done.append(kill(made, chosen, noticed=number % 5 == 1))
+            placing.result()
             console.say(f"{len(placed.made)} sessions; {done[-1]}")
-        placing.result()
     took = time.monotonic() - since
     found = check(made, requests, placed)
     return {

@@ -29,7 +29,7 @@ from serai.image.container.container import Container, booted
 from serai.image.errors import BuildError
 from serai.image.fleet import keys
 from serai.image.fleet.servers import ROUTE_STEP, NatsServer
-from serai.image.run import Argument, run, with_pdeathsig
+from serai.image.run import Argument, with_pdeathsig
 from serai.runtime import address
 from serai.runtime.library import Vm
 
@@ -116,11 +116,6 @@ class Rig:
                 return await command.shown(client)
 
         return {each["vm"]: each for each in asyncio.run(ask())}
-
-    def serai(self, *arguments: str) -> str:
-        """What the command ``serai`` prints to the fleet's operator. Raises BuildError."""
-        code = "import sys; from serai.runtime.cli.main import script; sys.exit(script())"
-        return run([sys.executable, "-c", code, "--vm", self.address, *arguments]).stdout
 
     def ready(self, *vms: str) -> None:
         """Wait until these VMs are up, and nothing is wrong with them."""
