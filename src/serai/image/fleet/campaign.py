@@ -31,6 +31,8 @@ CLIENTS = 4
 PATIENCE = 300.0
 """Seconds for one session, whose VM may have to come back first."""
 LABEL = "request"
+CHECKED = 5
+"""After so many kills all is looked at."""
 
 
 @dataclass
@@ -175,6 +177,9 @@ def _tried(made: Rig, sessions: int, kills: int, chosen: random.Random) -> dict[
             done.append(kill(made, chosen, noticed=number % 5 == 1))
             placing.result()
             console.say(f"{len(placed.made)} sessions; {done[-1]}")
+            if (number + 1) % CHECKED == 0:
+                found = check(made, list(placed.made), placed)
+                console.say(f"{number + 1} kills: {found}")
     took = time.monotonic() - since
     found = check(made, requests, placed)
     return {
