@@ -55,6 +55,7 @@ class Unanswered:
     name: str
     line: dict[str, Any] | None = None
     forward: str = ""
+    started: bool = False
     result: asyncio.Future[Any] | None = field(default=None, repr=False)
 
 
@@ -66,6 +67,7 @@ class WayToVm:
         self._lock = asyncio.Lock()
         self._asked: dict[Id, Unanswered] = {}
         self._forwards: set[str] = set()
+        self._running: dict[str, Id] = {}  # requests by the IDs that were made up for them
         self._buffer = bytearray()
         self._seen = 0  # bytes of the buffer in which there is no end of a line
 
@@ -169,6 +171,8 @@ class WayToVm:
         what = "error" if failed else "result"
         line = _line({"jsonrpc": "2.0", "id": number, what: message[what]})
         del self._asked[number]  # what made no sense is not answered by it
+        if asked.started:
+            self._running = {key: of for key, of in self._running.items() if of != number}
         if asked.result is not None:
             if not asked.result.done():
                 asked.result.set_result(message)
@@ -185,9 +189,15 @@ class WayToVm:
         It would get what one sends there.
         """
         if event == "exec.started":
-            return news["request"] in self._asked
-        if event in ("exec.output", "forward.closed"):
+            if (asked := self._asked.get(news["request"])) is None or asked.started:
+                return False
+            asked.started = True
+            self._running[news["exec"]] = news["request"]
             return True
+        if event == "exec.output":  # clients take any for what they wait for
+            return news["exec"] in self._running
+        if event == "forward.closed":
+            return news["forward"] in self._forwards
         streams = ("forward.data", "forward.taken", "forward.ended")
         return event in streams and self._routes.leads(news["stream"], self.vm)
 

@@ -173,6 +173,8 @@ def test_ids_that_a_vm_makes_up_are_told_apart() -> None:
     [
         # A request or a stream that is another VM's.
         {"method": "exec.started", "params": {"request": 2, "exec": "7", "pid": 1}},
+        {"method": "exec.output", "params": {"exec": "7", "stream": "stdout", "data": "AA=="}},
+        {"method": "forward.closed", "params": {"forward": "7", "reason": ""}},
         {"method": "forward.data", "params": {"stream": 1, "data": "AA==", "eof": False}},
         {"method": "forward.taken", "params": {"stream": 1, "bytes": 1}},
         {"method": "forward.ended", "params": {"stream": 1, "reset": True}},
@@ -200,7 +202,7 @@ def test_no_vm_speaks_for_another(said: dict[str, Any]) -> None:
 
 def test_a_notification_is_no_answer_to_boot() -> None:
     async def main() -> None:
-        said = b'{"id":2,"result":{},"method":"exec.output","params":{"exec":"7","data":""}}\n'
+        said = b'{"method":"exec.started","params":{"exec":"7","request":1},"id":2,"result":{}}\n'
         said += b'{"id":3,"id":1,"result":{},"error":null}\n'
         made, heard = routed({}, {})
         way = WayToVm(made, "a", cast("Link", Far(said)))
