@@ -161,7 +161,8 @@ class WayToVm:
             if self._is_its(event, news):
                 await self._routes.say(self._told(event, news) + data)
             return
-        if (asked := self._asked.get(number := message.get("id"))) is None:
+        number = message.get("id")
+        if (asked := self._asked.get(number)) is None or isinstance(number, (bool, float)):
             if number is None and "error" in message:  # sessiond refused the connection
                 raise _error(message)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -55,6 +56,7 @@ def prepare(paths: Paths) -> None:
         folder.chmod(0o700)
     for copy in paths.state.glob("backup-*.sqlite"):  # of a backup that was cut off
         copy.unlink(missing_ok=True)
+    shutil.rmtree(paths.state / "restoring", ignore_errors=True)  # the same
     for name, (uid, _) in found(paths).items():
         if paths.home(name).lstat().st_uid == FORMER:
             lock(paths, name, uid)

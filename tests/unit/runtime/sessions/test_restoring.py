@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import restoring
+from serai.common.paths import Paths
+from serai.runtime.sessions import homes, restoring
 from serai.runtime.sessions.registry import Registry
 
 TRIGGER = (
@@ -54,3 +55,11 @@ def registry(folder: Path) -> Path:
         made.change(lambda db: db.execute("UPDATE sessions SET state = 'stopped', goal = NULL"))
         assert record.uid >= 2000
     return path
+
+
+def test_what_a_killed_restore_has_left_goes(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    (paths.state / "restoring").mkdir(parents=True)
+    (paths.state / "restoring/registry.sqlite").write_bytes(b"x")
+    homes.prepare(paths)
+    assert not (paths.state / "restoring").exists()
