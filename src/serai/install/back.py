@@ -62,8 +62,13 @@ def back(root: Path, services: Services, fault: Callable[[str], None] = lambda _
         ("start", services.start),
     ]
     for name, step in steps:
-        fault(name)
-        step()
+        try:
+            fault(name)
+            step()
+        except OSError as error:  # above all a full disk: daemons that run are better than none
+            services.start()
+            why = f"going back ended at the step {name!r}: {error.strerror}"
+            raise FailedError(f"{why}; see that there is room, and do it again") from None
     words = f"went back to Serai {about.version} from {previous.label(newer)}"
     if services.wrong(whole=False):
         # It may not know a setting that is new. What was changed since is better kept than undone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -215,6 +216,21 @@ def test_a_step_back_that_is_killed_is_finished(root: Path, tmp_path: Path, at: 
     assert back.back(root, services)
     assert state(root) == before
     assert services.runs
+
+
+@pytest.mark.parametrize("step", ["registry", "programs", "modules", "newer"])
+def test_a_full_disk_leaves_the_daemons_running(root: Path, tmp_path: Path, step: str) -> None:
+    def full(name: str) -> None:
+        if name == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before, services = state(root), _Services(root)
+    install.install(wheel(tmp_path, "two"), root, services)
+    with pytest.raises(FailedError, match=f"at the step '{step}': No space left"):
+        back.back(root, services, full)
+    assert services.runs
+    assert back.back(root, services)
+    assert state(root) == before
 
 
 @pytest.mark.parametrize("at", range(1, 9))
