@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from serai.common.errors import INVALID_PARAMS, NOT_PERMITTED, SeraiError
+from serai.common.errors import CONFLICT, INVALID_PARAMS, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import say
 from serai.runtime import packing
@@ -35,10 +35,31 @@ def main(folder: Path, vm: str) -> list[str]:
         text = "a backup is restored in the VM itself, by root"
         raise SeraiError(text, "run it there", NOT_PERMITTED)
     parts = _checked(folder)
+    look(Client, parts)
     paths = Paths()
     with _stopped(), (folder / OWN).open("rb") as file:
         restoring.put(paths, file, paths.state / "audit")
     return bring(_patient, folder, parts)
+
+
+def look(connect: Callable[[], Client], parts: dict[str, str]) -> None:
+    """Refuse a VM in use before a daemon is stopped there. Raises SeraiError.
+
+    What restoring.put() looks at tells more, and is looked at where this sees nothing.
+    """
+    try:
+        there = connect().call("list")["sessions"]
+    except SeraiError:  # sessiond does not run
+        return
+    known = [each for each in there if any(_is_of(each["name"], part) for part in parts)]
+    if there and not known:
+        what = f"there are {len(there)} sessions on this disk, such as {there[0]['name']}"
+        hint = "a backup is restored on a blank one; 'serai import' takes one session"
+        raise SeraiError(what, hint, CONFLICT)
+
+
+def _is_of(session: str, part: str) -> bool:
+    return part.startswith(f"{SESSIONS}/{session}.tar")
 
 
 def bring(connect: Callable[[], Client], folder: Path, parts: dict[str, str]) -> list[str]:
@@ -48,7 +69,7 @@ def bring(connect: Callable[[], Client], folder: Path, parts: dict[str, str]) ->
         if session["state"] != "arriving":
             continue
         name = session["name"]
-        found = [each for each in parts if each.startswith(f"{SESSIONS}/{name}.tar")]
+        found = [each for each in parts if _is_of(name, each)]
         with connect() as client:
             if not found:
                 say(f"serai: session {name} is not in the backup, and removed", sys.stderr)
@@ -80,7 +101,13 @@ def _checked(folder: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise SeraiError(f"{folder / INDEX} is not what 'serai backup' writes") from None
     for name, wanted in parts.items():
-        if ".." in name or name.startswith("/") or digest(folder / name) != wanted:
+        try:
+            whole = ".." not in name and not name.startswith("/")
+            whole = whole and digest(folder / name) == wanted
+        except OSError as error:
+            text = f"{folder / name} cannot be read: {error.strerror}"
+            raise SeraiError(text, "take another backup") from None
+        if not whole:
             raise SeraiError(f"{folder / name} is not as it was backed up", "take another backup")
     if OWN not in parts:
         raise SeraiError(f"{folder / INDEX} names no {OWN}")

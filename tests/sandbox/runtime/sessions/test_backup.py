@@ -87,6 +87,9 @@ def test_all_comes_back_on_a_blank_vm(tmp_path: Path) -> None:
         again = after.call("create", name="runs", request_id="runs", labels={"is": "runs"})
         assert again["uid"] == old["runs"]["uid"]
         assert after.call("create")["uid"] > max(each["uid"] for each in old.values())
+        restore.look(after.client, parts)  # it may have been cut off
+        with pytest.raises(SeraiError, match="is restored on a blank one"):
+            restore.look(after.client, {"vm.tar": "", "sessions/other.tar.zst": ""})
         with pytest.raises(SeraiError, match="is restored on a blank one"):
             put_other(after, tmp_path)
 
@@ -108,6 +111,9 @@ def test_what_is_not_whole_is_not_restored(tmp_path: Path) -> None:
             put(vm, tmp_path / "b")
         with pytest.raises(SeraiError, match="is not as it was backed up"):
             restore._checked(tmp_path / "b")  # what restore does first
+        own.unlink()
+        with pytest.raises(SeraiError, match=r"vm\.tar cannot be read: No such file"):
+            restore._checked(tmp_path / "b")
         (tmp_path / "b" / "backup.json").unlink()
         with pytest.raises(SeraiError, match="no complete backup"):
             restore._checked(tmp_path / "b")  # what restore does first
