@@ -107,7 +107,8 @@ class FleetClient:
     async def link(self, vm: str) -> Link:
         """A new link to a VM. Raises SeraiError."""
         key = f"{self._token}.{next(self._numbers)}"
-        link = self._links.made(f"serai.up.{vm}.link.{key}", f"serai.down.{vm}.link.{key}", vm)
+        up, down = (f"serai.{way}.{vm}.link.{key}" for way in ("up", "down"))
+        link = self._links.made(up, down, vm, known=False)
         try:
             said = await self.asked(vm, "open", {"link": key, "client": self._client})
         except BaseException:
@@ -116,6 +117,7 @@ class FleetClient:
         if said.get("link") != key:
             self._links.forget(link)
             raise SeraiError(f"{vm} takes no connection: {short(said.get('error'))}", code=GONE)
+        link.known = True
         return link
 
     async def asked(self, vm: str, what: str, wish: dict[str, Any]) -> dict[str, Any]:

@@ -21,12 +21,14 @@ GOODBYE = 2.0
 class Link:
     """One end. ``subject`` is what the other end hears, and ``peer`` who messages say it is."""
 
-    def __init__(self, links: Links, key: str, subject: str, peer: str) -> None:
+    def __init__(self, links: Links, key: str, subject: str, peer: str, *, known: bool) -> None:
         self._links = links
         self._loop = asyncio.get_running_loop()
         self._end = LinkEnd(self._loop.time())
         self.key, self._subject, self._peer = key, subject, peer
         self._input = bytearray()
+        self.known = known
+        """Whether the other end knows the link; before it does, what it hears of it ends it."""
         self._why: str | None = None
         self._woken = asyncio.Event()
 
@@ -92,11 +94,14 @@ class Link:
 
     def again(self) -> None:
         """What was on its way may be lost."""
-        self._end.again()
-        self.flush()
+        if self.known:
+            self._end.again()
+            self.flush()
 
     def tick(self) -> None:
         """See to what waits."""
+        if not self.known:
+            return
         try:
             self._end.tick(self._loop.time())
         except BrokenLinkError as error:
@@ -175,9 +180,9 @@ class Links:
     def __contains__(self, key: str) -> bool:
         return key in self._links
 
-    def made(self, key: str, subject: str, peer: str) -> Link:
-        """An end of a new link."""
-        link = self._links[key] = Link(self, key, subject, peer)
+    def made(self, key: str, subject: str, peer: str, *, known: bool = True) -> Link:
+        """An end of a new link, which the other end knows already or is about to be told of."""
+        link = self._links[key] = Link(self, key, subject, peer, known=known)
         return link
 
     def hear(self, key: str, text: bytes) -> bool:

@@ -219,9 +219,12 @@ class Member:
             key, client = str(asked["link"]), str(asked.get("client", ""))[:64]
         except (ValueError, KeyError, TypeError, AttributeError):
             key, client = "", ""
+        if subjects.is_link(key) and key in self._links:  # the answer was lost with a server
+            await _answer(message, {"link": key})
+            return
         problem = ""
-        if not subjects.is_link(key) or key in self._links:
-            problem = "this is no new link"
+        if not subjects.is_link(key):
+            problem = "this is no link's name"
         elif len(self._links) >= MOST_LINKS:
             problem = f"there are {MOST_LINKS} links already"
         if problem:

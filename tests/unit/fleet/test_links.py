@@ -12,7 +12,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.fleet.frames import WINDOW
-from serai.fleet.links import Link
+from serai.fleet.links import Link, Links
 from tests.support import nats_servers
 from tests.support.fleet_members import answers, asks, client, member, prepare, prepared, started
 from tests.support.nats_servers import Servers
@@ -173,6 +173,39 @@ def test_a_member_whose_key_is_withdrawn_ends(servers: Servers, tmp_path: Path) 
         servers.reload()
         assert process.wait(DEADLINE) == 1
     assert "refuses the certificate" in (tmp_path / "member.log").read_text()
+
+
+def test_a_link_says_nothing_before_its_vm_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VM that comes back while it is asked would answer that it knows it no longer."""
+    monkeypatch.setattr("serai.fleet.frames.PING_EVERY", 0.0)
+
+    async def publish(_subject: str, _text: bytes) -> None:
+        pass
+
+    async def main() -> None:
+        links = Links(publish)
+        link = links.made("up", "down", "a", known=False)
+        links.again()
+        link.tick()
+        assert links._frames.empty()
+        link.known = True
+        link.tick()
+        assert links._frames.qsize() == 1
+
+    asyncio.run(main())
+
+
+def test_who_asks_twice_has_one_link(servers: Servers, pid: int, tmp_path: Path) -> None:
+    """The answer to the first time may be lost with a server."""
+
+    async def main() -> None:
+        async with await opened(servers, tmp_path), client(servers) as fleet:
+            key = "0" * 32 + ".1"
+            for _ in range(2):
+                assert await fleet.asked("a", "open", {"link": key}) == {"link": key}
+            assert (await fleet.asked("a", "ask", {"do": "status"}))["links"] == 1
+
+    asyncio.run(main())
 
 
 def test_a_vm_that_is_gone_is_said_to_be(servers: Servers) -> None:
