@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +18,12 @@ import nats
 from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 
-from serai.image.fleet import keys
-from serai.image.fleet.servers import ROUTE_STEP, NatsServer
+from serai.image.fleet import keys, loopback
+from serai.image.fleet.loopback import PROGRAM
+from serai.image.fleet.servers import NatsServer
 from serai.image.run import with_pdeathsig
 from tests.support.waiting import wait_for
 
-PROGRAM = Path(sys.executable).with_name("nats-server")
 DEADLINE = 30.0
 
 
@@ -53,10 +50,7 @@ class Servers:
 
     def start(self, server: NatsServer) -> None:
         log = self.folder / f"{server.name}.log"
-        configuration = self.folder / "servers" / server.name / "nats.conf"
-        with log.open("ab") as output:
-            argv = with_pdeathsig([PROGRAM, "--config", configuration])
-            self.running[server.name] = subprocess.Popen(argv, stdout=output, stderr=output)
+        self.running[server.name] = loopback.start(server, log)
 
     def kill(self, server: NatsServer) -> None:
         """As a power cut does."""
@@ -103,7 +97,7 @@ def cluster(
     folder: Path, count: int, vms: Sequence[str], clients: Sequence[str] = ("alice",)
 ) -> Iterator[Servers]:
     """``count`` servers with JetStream, as soon as it answers."""
-    found = Servers(folder, [_server(folder, port) for port in unused(count)])
+    found = Servers(folder, [loopback.server(folder, port) for port in loopback.unused(count)])
     found.make(vms=vms, clients=clients)
     try:
         for server in found.all:
@@ -139,32 +133,6 @@ async def _answers(found: Servers, client: str, url: str) -> bool:
         return False
     finally:
         await connection.close()
-    return True
-
-
-def _server(folder: Path, port: int) -> NatsServer:
-    place = folder / "servers" / f"127.0.0.1-{port}"
-    return NatsServer("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
-
-
-def unused(count: int) -> list[int]:
-    """Free ports, that of the routes too; from a range that no client's own ports are in."""
-    found: list[int] = []
-    port = 15000 + os.getpid() % 1000
-    while len(found) < count:
-        port += 1
-        if all(_free(each) for each in (port, port + ROUTE_STEP)):
-            found.append(port)
-    return found
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("127.0.0.1", port))
-        except OSError:
-            return False
     return True
 
 

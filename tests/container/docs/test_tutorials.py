@@ -17,6 +17,7 @@ from serai.image.build.playbook import BUILD_USER
 from serai.image.container import roots
 from serai.image.container.ansible_host import AnsibleHost
 from serai.image.container.container import Container
+from serai.image.fleet import loopback
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import seed
@@ -85,7 +86,7 @@ def reader(work: Path, **variables: str) -> Callable[[str], str]:
 
 def test_the_fleets_tutorial(tmp_path: Path) -> None:
     """The servers are started between its boxes: they take hosts of their own, as in the page."""
-    servers = nats_servers.unused(3)
+    servers = loopback.unused(3)
     key = seed.new_key(tmp_path)
     folder = tmp_path / "fleet"
     chosen = {"LOGIN": BUILD_USER}

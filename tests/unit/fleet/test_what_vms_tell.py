@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.fleet import command, fleet
+from serai.fleet import client, command
 from serai.fleet.client import FleetClient
 from serai.runtime.cli.showing import when
 
@@ -23,12 +23,12 @@ ODD = ["NaN", "Infinity", "-1", "1" + "0" * 400, '"x"', "[]", '{"a": 1}', "null"
 def test_a_row_can_be_shown(odd: str) -> None:
     keys = ("uid", "state", "goal", "created_at", "changed_at")
     row = json.loads("{" + "".join(f'"{key}": {odd}, ' for key in keys) + f'"labels": {odd}}}')
-    found = fleet._session(row)
+    found = client._session(row)
     assert when(found["created_at"])
     assert sorted([found["created_at"], 0])
-    assert 0 <= found["uid"] <= fleet.LARGEST
+    assert 0 <= found["uid"] <= client.LARGEST
     assert isinstance(found["state"], str)
-    assert fleet._session({"labels": {"a": json.loads("[" * 900 + "]" * 900)}})["labels"] == {}
+    assert client._session({"labels": {"a": json.loads("[" * 900 + "]" * 900)}})["labels"] == {}
 
 
 class Telling(FleetClient):
@@ -61,7 +61,7 @@ def test_a_vm_does_not_choose_where_its_sessions_go(peer: object) -> None:
 
 def test_who_writes_all_the_time_is_not_read_all_the_time() -> None:
     """There were three rows at the beginning, and there is always one more."""
-    many = 10 * fleet.MOST_MORE
+    many = 10 * client.MOST_MORE
 
     async def unsubscribe() -> None:
         pass

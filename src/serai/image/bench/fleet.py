@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,8 +22,7 @@ from serai.common.errors import SeraiError
 from serai.fleet.client import FleetClient
 from serai.fleet.settings import credentials
 from serai.image.errors import BuildError
-from serai.image.fleet import keys
-from serai.image.fleet.servers import NatsServer
+from serai.image.fleet import keys, loopback
 from serai.image.run import with_pdeathsig
 from serai.runtime import address
 from serai.runtime.library import Session, connect
@@ -89,8 +87,8 @@ def _creates(near: Callable[[], Session], far: Callable[[], Session]) -> list[di
 @contextmanager
 def joined(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
     """The address of a fleet of this VM alone, and its member's PID."""
-    port = _free()
-    server = NatsServer("127.0.0.1", port, folder / f"servers/127.0.0.1-{port}", folder / "store")
+    (port,) = loopback.unused(1)
+    server = loopback.server(folder, port)
     keys.make(folder, added=[server], vms=[VM], clients=[CLIENT])
     (root / "etc/serai/fleet.toml").write_text(
         f'name = "{VM}"\nservers = ["127.0.0.1:{server.port}"]\n'
@@ -101,18 +99,16 @@ def joined(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
         (own / name).write_bytes((folder / "vms" / VM / name).read_bytes())
     os.environ["SERAI_FLEET"] = str(folder / "clients" / CLIENT)
     place = f"nats://127.0.0.1:{server.port}"
-    program = Path(sys.executable).with_name("nats-server")
-    configuration = folder / "servers" / server.name / "nats.conf"
     with ExitStack() as stack:
-        programs: list[list[str | Path]] = [[program, "--config", configuration], [*_MEMBER, root]]
-        for argv in programs:
-            log = stack.enter_context((folder / f"{len(argv)}.log").open("wb"))
-            process = subprocess.Popen(with_pdeathsig(argv), stdout=log, stderr=log)
+        log = stack.enter_context((folder / "member.log").open("wb"))
+        started = loopback.start(server, folder / "server.log")
+        member = subprocess.Popen(with_pdeathsig([*_MEMBER, root]), stdout=log, stderr=log)
+        for process in (started, member):
             stack.callback(process.wait)
             stack.callback(process.kill)
         _wait(lambda: _init(place))
         _wait(lambda: _takes(place))
-        yield place, process.pid
+        yield place, member.pid
 
 
 _MEMBER: tuple[str | Path, ...] = (sys.executable, "-m", "serai.fleet.member")
@@ -151,9 +147,3 @@ def _memory(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
     raise BuildError(f"process {pid} is gone")
-
-
-def _free() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])

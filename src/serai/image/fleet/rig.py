@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +25,8 @@ from serai.fleet import command
 from serai.fleet.client import FleetClient
 from serai.image.container.container import Container, booted
 from serai.image.errors import BuildError
-from serai.image.fleet import keys
-from serai.image.fleet.servers import ROUTE_STEP, NatsServer
+from serai.image.fleet import keys, loopback
+from serai.image.fleet.servers import NatsServer
 from serai.image.run import Argument, with_pdeathsig
 from serai.runtime import address
 from serai.runtime.library import Vm
@@ -80,11 +78,7 @@ class Rig:
         return connect(self.address + (vm and f"/{vm}"), timeout)
 
     def start(self, server: str) -> None:
-        configuration = self.folder / "keys/servers" / server / "nats.conf"
-        program = Path(sys.executable).with_name("nats-server")
-        with (self.folder / f"{server}.log").open("ab") as log:
-            argv = with_pdeathsig([program, "--config", configuration])
-            self.up[server] = subprocess.Popen(argv, stdout=log, stderr=log)
+        self.up[server] = loopback.start(self.servers[server], self.folder / f"{server}.log")
 
     def kill(self, server: str) -> None:
         process = self.up.pop(server)
@@ -93,19 +87,19 @@ class Rig:
 
     def boot(self, vm: str) -> None:
         """Start a VM, and do not wait for all that it starts. Raises BuildError."""
-        machine = self.vms[vm]
-        machine.work.mkdir(exist_ok=True)
-        there = booted(self.root, machine.work, again=True, settled=False)
-        machine.container = machine.running.enter_context(there)
+        one = self.vms[vm]
+        one.work.mkdir(exist_ok=True)
+        there = booted(self.root, one.work, again=True, settled=False)
+        one.container = one.running.enter_context(there)
 
     def cut(self, vm: str) -> None:
         """Switch a VM off, at once."""
-        machine = self.vms[vm]
-        if machine.container is None:
+        one = self.vms[vm]
+        if one.container is None:
             raise BuildError(f"{vm} does not run")
-        os.kill(machine.container.process.pid, signal.SIGKILL)
-        machine.container = None
-        machine.running.close()
+        os.kill(one.container.process.pid, signal.SIGKILL)
+        one.container = None
+        one.running.close()
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """What ``serai fleet`` says of each VM. Raises SeraiError."""
@@ -134,30 +128,30 @@ class Rig:
 
     def join(self, vm: str) -> None:
         """Make a new VM a member. Raises BuildError."""
-        machine = self.vms[vm]
-        join = machine.work / "join"
+        one = self.vms[vm]
+        join = one.work / "join"
         join.mkdir()
         _wheel(join / "nats_py.whl")
-        (join / "keys").symlink_to(self.folder / "keys/vms" / machine.name)
+        (join / "keys").symlink_to(self.folder / "keys/vms" / one.name)
         hosts = ", ".join(f'"{each.host}:{each.port}"' for each in self.servers.values())
-        (join / "fleet.toml").write_text(f'name = "{machine.name}"\nservers = [{hosts}]\n')
-        if machine.container is None:
-            raise BuildError(f"{machine.name} does not run")
-        pack: list[Argument] = ["tar", "--dereference", "-C", machine.work, "-cf", "-", "join"]
-        unpack = machine.container.argv(["tar", "-C", "/root", "--no-same-owner", "-xf", "-"])
+        (join / "fleet.toml").write_text(f'name = "{one.name}"\nservers = [{hosts}]\n')
+        if one.container is None:
+            raise BuildError(f"{one.name} does not run")
+        pack: list[Argument] = ["tar", "--dereference", "-C", one.work, "-cf", "-", "join"]
+        unpack = one.container.argv(["tar", "-C", "/root", "--no-same-owner", "-xf", "-"])
         with subprocess.Popen(with_pdeathsig(pack), stdout=subprocess.PIPE) as packed:
             subprocess.run(with_pdeathsig(unpack), stdin=packed.stdout, check=True)
-        machine.container.shell(_JOIN)
+        one.container.shell(_JOIN)
 
 
 @contextmanager
 def rig(root: Path, folder: Path, vms: Sequence[str], count: int = 3) -> Iterator[Rig]:
     """A fleet of these VMs and ``count`` servers, all up. ``root`` is roots.provisioned."""
-    added = [_server(folder, port) for port in _ports(count)]
+    added = [loopback.server(folder / "keys", port) for port in loopback.unused(count)]
     keys.make(folder / "keys", added=added, vms=vms, clients=[CLIENT])
-    machines = {name: RigVm(name, folder / name) for name in vms}
+    all_vms = {name: RigVm(name, folder / name) for name in vms}
     servers = {each.name: each for each in added}
-    made = Rig(folder, root, servers, machines)
+    made = Rig(folder, root, servers, all_vms)
     before = os.environ.get("SERAI_FLEET")
     os.environ["SERAI_FLEET"] = str(made.credentials)
     try:
@@ -171,8 +165,8 @@ def rig(root: Path, folder: Path, vms: Sequence[str], count: int = 3) -> Iterato
         made.ready()
         yield made
     finally:
-        for machine in machines.values():
-            machine.running.close()
+        for one in all_vms.values():
+            one.running.close()
         for server in list(made.up):
             made.kill(server)
         if before is None:
@@ -211,29 +205,3 @@ def _wheel(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for each in sorted(home.rglob("*.py")):
             archive.write(each, each.relative_to(home.parent))
-
-
-def _server(folder: Path, port: int) -> NatsServer:
-    place = folder / "keys/servers" / f"127.0.0.1-{port}"
-    return NatsServer("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
-
-
-def _ports(count: int) -> list[int]:
-    """Free ones, with those that servers have for each other; below those that clients get."""
-    found: list[int] = []
-    port = 20000 + os.getpid() % 2000
-    while len(found) < count:
-        port += 1
-        if _free(port) and _free(port + ROUTE_STEP):
-            found.append(port)
-    return found
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

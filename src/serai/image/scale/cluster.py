@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.image.errors import BuildError
-from serai.image.fleet import keys, permissions
+from serai.image.fleet import keys, loopback, permissions
 from serai.image.fleet.servers import NatsServer
 from serai.image.run import started
 
@@ -69,11 +69,7 @@ class Cluster:
 
     def __init__(self, folder: Path, vms: int, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack
-        servers = [
-            NatsServer("127.0.0.1", port, place, folder / f"store-{port}", "127.0.0.1")
-            for port in range(_PORT, _PORT + SERVERS)
-            for place in [folder / "servers" / f"127.0.0.1-{port}"]
-        ]
+        servers = [loopback.server(folder, port) for port in range(_PORT, _PORT + SERVERS)]
         names = [member(number) for number in range(vms)]
         keys.make(folder, added=servers, vms=names, clients=[CLIENT])
         self.found = [self._started(each) for each in servers]

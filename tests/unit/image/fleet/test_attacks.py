@@ -22,8 +22,9 @@ from nats.aio.msg import Msg
 from serai.fleet import command, subjects
 from serai.fleet.command import configuration
 from serai.image.fleet import certificates, permissions
+from serai.image.fleet.loopback import PROGRAM
 from tests.support.fleet_members import client
-from tests.support.nats_servers import PROGRAM, Servers, cluster, context
+from tests.support.nats_servers import Servers, cluster, context
 from tests.support.waiting import wait_for
 
 T = TypeVar("T")
