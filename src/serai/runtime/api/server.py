@@ -19,14 +19,7 @@ from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
 from serai.runtime.api.forwards import AT_ONCE
-from serai.runtime.sessions import (
-    changes,
-    disk_watch,
-    homes,
-    idle_watch,
-    limit_watch,
-    socket_watch,
-)
+from serai.runtime.sessions import changes, homes
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.moves import no_fault
@@ -34,6 +27,7 @@ from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.watches import disk, idle, limits, sockets
 
 log = logging.getLogger("serai")
 GROUP = "serai"
@@ -98,12 +92,12 @@ async def serve(
         with_descriptors=methods.DESCRIPTORS,
         at_once=AT_ONCE,
     )
-    sessions.keep(disk_watch.run(lambda: sessions.settings.disk, collector, subscribers.announce))
-    sessions.keep(limit_watch.run(lambda: limit_watch.look(sessions), subscribers))
-    sessions.keep(idle_watch.run(sessions, gate, subscribers.announce))
+    sessions.keep(disk.run(lambda: sessions.settings.disk, collector, subscribers.announce))
+    sessions.keep(limits.run(lambda: limits.look(sessions), subscribers))
+    sessions.keep(idle.run(sessions, gate, subscribers.announce))
     sessions.keep(sessions.notes.run())
     sessions.keep(sessions.pool.run())
-    sessions.keep(socket_watch.run(sessions, subscribers.announce))
+    sessions.keep(sockets.run(sessions, subscribers.announce))
     sessions.keep(_reload(changed_settings, sessions, supervisor))
     notify("READY=1")
     log.info("ready")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serai.runtime.sessions.socket_watch import MOST, enough, held, scarce
+from serai.runtime.sessions.watches.sockets import MOST, enough, held, scarce
 
 HEAD = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
 LINE = "0000000000000000 0   {}       00000000 {}        0        0     2        0        18423\n"

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import disk_watch, retention
+from serai.runtime.sessions import retention
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.watches import disk
 from serai.runtime.settings import Disk
 
 RULES = Disk(warn_free=20, act_free=10)
@@ -54,7 +55,7 @@ def watched(
         told.append(params["level"] if event == "disk.changed" else f"{event}: {params}")
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(disk_watch.run(lambda: rules, Measured(), tell, 0))
+        asyncio.run(disk.run(lambda: rules, Measured(), tell, 0))
     assert len(shared) == len(measured) + 1
     return told, made
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from serai.common.jsonrpc_server import Connection, Subscribers
-from serai.runtime.sessions import limit_watch
-from serai.runtime.sessions.limit_watch import Met, Start
 from serai.runtime.sessions.quota import Usage
+from serai.runtime.sessions.watches import limits
+from serai.runtime.sessions.watches.limits import Met, Start
 
 MIB = 1 << 20
 
@@ -55,7 +55,7 @@ def told(*looks: dict[Start, Met]) -> list[tuple[str, str, int]]:
         clients = Clients()
         clients.come()
         with pytest.raises(asyncio.CancelledError):
-            await limit_watch.run(running, clients, 0)
+            await limits.run(running, clients, 0)
         return clients.heard
 
     return asyncio.run(watch())
@@ -77,7 +77,7 @@ def test_it_looks_only_while_somebody_listens() -> None:
 
     async def watch() -> None:
         clients = Clients()
-        watching = asyncio.create_task(limit_watch.run(running, clients, 0))
+        watching = asyncio.create_task(limits.run(running, clients, 0))
         assert await settled() == 0
         first, second = clients.come(), clients.come()
         assert await settled() > 1
@@ -131,4 +131,4 @@ def test_a_session_is_full_when_it_can_write_no_more(
     tmp_path: Path, used: Usage | None, full: int
 ) -> None:
     (tmp_path / "pids.events").write_text("max 4\n")
-    assert limit_watch.met(tmp_path, used) == {"memory": 0, "tasks": 4, "quota": full}
+    assert limits.met(tmp_path, used) == {"memory": 0, "tasks": 4, "quota": full}

@@ -11,9 +11,9 @@ from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
 WEAK = """
-from serai.runtime.sessions import socket_watch
-socket_watch.scarce = lambda meminfo: {scarce}
-socket_watch.MOST = 1 << 20
+from serai.runtime.sessions.watches import sockets
+sockets.scarce = lambda meminfo: {scarce}
+sockets.MOST = 1 << 20
 """
 """A daemon that looks at sessions at any time, or at none, and for which little is much."""
 

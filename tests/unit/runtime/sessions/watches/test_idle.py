@@ -12,14 +12,15 @@ from typing import Any, cast
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import idle_watch, uses
+from serai.runtime.sessions import uses
 from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.idle_watch import Counted, Look, decide, seen
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
 from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.watches import idle
+from serai.runtime.sessions.watches.idle import Counted, Look, decide, seen
 
 READY, ACTIVE, FROZEN, STOPPED = State.READY, State.ACTIVE, State.FROZEN, State.STOPPED
 ARCHIVED, REMOVING = State.ARCHIVED, State.REMOVING
@@ -163,14 +164,14 @@ class Stub:
         def announce(event: str, told: dict[str, Any]) -> None:
             self.told.append((event, told))
 
-        self._before = asyncio.run(idle_watch.look(us, gate, announce, self._before))
+        self._before = asyncio.run(idle.look(us, gate, announce, self._before))
         return list(self.gone)
 
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub(tmp_path)
-    for module in (idle_watch, uses):
+    for module in (idle, uses):
         monkeypatch.setattr(module, "time", made)
     made.uses = Uses()
     return made
@@ -267,7 +268,7 @@ def test_it_goes_on_after_a_look_that_failed(stub: Stub, caplog: pytest.LogCaptu
         raise SeraiError("the registry cannot be read") if looks == 1 else asyncio.CancelledError
 
     stub.registry = SimpleNamespace(timed=timed)
-    watch = idle_watch.run(cast("Sessions", stub), cast("GateClient", stub), lambda *_: None, 0)
+    watch = idle.run(cast("Sessions", stub), cast("GateClient", stub), lambda *_: None, 0)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch)
     assert "the registry cannot be read" in caplog.text

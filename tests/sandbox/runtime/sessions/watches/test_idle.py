@@ -14,10 +14,11 @@ from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
 HURRY = """
-from serai.runtime.sessions import idle_watch, own
+from serai.runtime.sessions import own
+from serai.runtime.sessions.watches import idle
 own.LEAST_TIME = 1
-idle_watch.run.__defaults__ = (0.1,)
-idle_watch.seconds = lambda text: 0.8
+idle.run.__defaults__ = (0.1,)
+idle.seconds = lambda text: 0.8
 """
 """A daemon that looks often, for which a session idles soon."""
 

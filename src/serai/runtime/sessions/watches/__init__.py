@@ -1,0 +1,1 @@
+"""What sessiond looks at again and again: the disk, idle sessions, limits that are met, sockets."""
