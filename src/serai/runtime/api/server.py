@@ -22,7 +22,7 @@ from serai.runtime.api.forwards import AT_ONCE
 from serai.runtime.sessions import changes, homes
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.moves import no_fault
+from serai.runtime.sessions.goals import no_fault
 from serai.runtime.sessions.payloads import Payloads
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions

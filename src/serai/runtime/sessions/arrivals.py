@@ -36,7 +36,7 @@ from serai.common.paths import Paths
 from serai.runtime.folders.exports import form
 from serai.runtime.sessions import names, own, quota, staging, transits
 from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.moves import Moves
+from serai.runtime.sessions.goals import Goals
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import State
@@ -90,13 +90,13 @@ class Arrivals:
         self,
         paths: Paths,
         registry: Registry,
-        moves: Moves,
+        goals: Goals,
         gate: GateClient,
         settings: Callable[[], SessionSettings],
     ) -> None:
         self._paths = paths
         self._registry = registry
-        self._moves = moves
+        self._goals = goals
         self._gate = gate
         self._settings = settings
         self._transits = Transits(registry)
@@ -120,11 +120,11 @@ class Arrivals:
             self._check_name(name)
         with self._alone(token):
             before = self._awaited(token)
-            record = self._begin(token) if before is None else self._moves.current(before.uid)
-            async with self._moves.locked(record.uid):
+            record = self._begin(token) if before is None else self._goals.current(before.uid)
+            async with self._goals.locked(record.uid):
                 try:
-                    with self._moves.steps.arriving(record.uid):
-                        self._moves.fault("import:stage")
+                    with self._goals.steps.arriving(record.uid):
+                        self._goals.fault("import:stage")
                         await staging.clear(self._paths, record.uid)
                         staging.make(self._paths, record.uid)
                         await unpack(record)
@@ -134,14 +134,14 @@ class Arrivals:
                         if not bindings and before is None:
                             _check_unbound(wanted)
                         await noted(wanted)
-                        self._moves.fault("import:become")
+                        self._goals.fault("import:become")
                         self._become(wanted, token, before)
                 except BaseException:
                     await self._drop(record.uid)
                     raise
                 if token is None or before is not None:
                     await self._settle(record.uid)
-                return self._moves.current(record.uid)
+                return self._goals.current(record.uid)
 
     def status(self, token: str) -> dict[str, Any]:
         """How far a move is here: unknown, arriving, arrived, committed or cancelled."""
@@ -165,17 +165,17 @@ class Arrivals:
 
     async def commit(self, token: str) -> Record:
         """Have a session that has arrived for good; it is stopped. May be repeated."""
-        async with self._moves.locked(self._committable(token).uid):
+        async with self._goals.locked(self._committable(token).uid):
             found = self._committable(token)  # whoever had the turn before may have cancelled it
             if found.stage == transits.ARRIVED:
-                self._moves.fault("commit:journal")
+                self._goals.fault("commit:journal")
                 self._transits.note(found.at(transits.COMMITTED))
             record = self._registry.by_uid(found.uid)
             if record is None or record.state is State.REMOVING:
                 raise SeraiError(f"session {found.name} came, and was removed", code=NOT_FOUND)
             if record.state is State.ARRIVING:
-                await self._moves.go({found.uid: State.STOPPED})
-            return self._moves.current(found.uid)
+                await self._goals.go({found.uid: State.STOPPED})
+            return self._goals.current(found.uid)
 
     def _committable(self, token: str) -> Transit:
         found = self._transits.get(token, transits.IN)
@@ -191,7 +191,7 @@ class Arrivals:
         if found is None:
             self._transits.note(Transit(token, transits.IN, 0, "", transits.CANCELLED))
             return
-        async with self._moves.locked(found.uid):
+        async with self._goals.locked(found.uid):
             found = self._transits.get(token, transits.IN) or found
             if found.stage == transits.COMMITTED:
                 raise SeraiError(
@@ -199,7 +199,7 @@ class Arrivals:
                     "'serai move' again finishes it",
                     CONFLICT,
                 )
-            self._moves.fault("cancel:journal")
+            self._goals.fault("cancel:journal")
             self._transits.note(found.at(transits.CANCELLED))
             await self._drop(found.uid)
 
@@ -207,7 +207,7 @@ class Arrivals:
         """After a crash: go on with what is complete, and drop what is not."""
         found = self._transits.arrival(record.uid)
         if found is not None and found.stage == transits.COMMITTED:
-            await self._moves.go({record.uid: State.STOPPED})
+            await self._goals.go({record.uid: State.STOPPED})
         elif found is None or found.stage not in (transits.ARRIVED, transits.AWAITED):
             await self._drop(record.uid)
 
@@ -247,8 +247,8 @@ class Arrivals:
                 transits.write(db, begun)
             return record
 
-        self._moves.fault("import:journal")
-        return self._moves.current(self._registry.change(does).uid)
+        self._goals.fault("import:journal")
+        return self._goals.current(self._registry.change(does).uid)
 
     async def _described(self, record: Record, name: str | None) -> Record:
         """The session as it is to be. Raises SeraiError if it may not be so here."""
@@ -327,7 +327,7 @@ class Arrivals:
 
     async def _settle(self, uid: int) -> None:
         try:
-            await self._moves.go({uid: self._moves.current(uid).goal or State.STOPPED})
+            await self._goals.go({uid: self._goals.current(uid).goal or State.STOPPED})
         except BaseException:
             if self._transits.arrival(uid) is None:  # one of a backup is kept until it can be put
                 await self._drop(uid)
@@ -338,4 +338,4 @@ class Arrivals:
         if found is not None and found.stage == transits.AWAITED:
             await staging.clear(self._paths, uid)  # it may be sent again
         elif record is not None and record.state is State.ARRIVING:
-            await self._moves.go({uid: State.REMOVING})
+            await self._goals.go({uid: State.REMOVING})

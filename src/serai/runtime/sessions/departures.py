@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from serai.common.errors import CONFLICT, NOT_FOUND, WRONG_STATE, SeraiError
 from serai.runtime.sessions import transits
-from serai.runtime.sessions.moves import Moves
+from serai.runtime.sessions.goals import Goals
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import GOALS, State
 from serai.runtime.sessions.transits import Transit, Transits
@@ -21,11 +21,11 @@ Noted = Callable[[Record, str], Awaitable[None]]
 
 
 class Departures:
-    """Moves away from this VM."""
+    """Goals away from this VM."""
 
-    def __init__(self, registry: Registry, moves: Moves) -> None:
+    def __init__(self, registry: Registry, goals: Goals) -> None:
         self._registry = registry
-        self._moves = moves
+        self._goals = goals
         self._transits = Transits(registry)
 
     async def begin(self, name: str, to: str, noted: Noted) -> Transit:
@@ -41,8 +41,8 @@ class Departures:
             if error.code != NOT_FOUND or left is None or left.peer != to:
                 raise
             return left
-        async with self._moves.locked(uid):
-            record = self._moves.current(uid)
+        async with self._goals.locked(uid):
+            record = self._goals.current(uid)
             found = self._transits.leaving(uid)
             if found is not None and found.peer != to:
                 raise SeraiError(
@@ -56,10 +56,10 @@ class Departures:
                 was = (uuid.uuid4().hex, transits.OUT, uid, name, transits.LEAVING, to)
                 found = Transit(*was, record.state.value)
                 await noted(record, found.token)
-                self._moves.fault("move:token")
+                self._goals.fault("move:token")
                 self._transits.note(found)
             if record.state is not State.MOVING:
-                await self._moves.go({uid: State.MOVING})
+                await self._goals.go({uid: State.MOVING})
             return found
 
     def record(self, token: str) -> Record | None:
@@ -80,20 +80,20 @@ class Departures:
         found = self._transits.get(token, transits.OUT)
         if found is None or found.name != name:
             raise SeraiError(f"session {name} is not being moved under this token", code=CONFLICT)
-        async with self._moves.locked(found.uid):
+        async with self._goals.locked(found.uid):
             found = self._transits.get(token, transits.OUT)
             if found is None or (found.stage == transits.LEFT and not moved):
                 raise SeraiError(f"the move of {name} has ended otherwise", code=CONFLICT)
             if moved:
-                self._moves.fault("move:left")
+                self._goals.fault("move:left")
                 self._transits.note(found.at(transits.LEFT))
                 await self._remove(found.uid)
                 return
-            record = self._moves.current(found.uid)
+            record = self._goals.current(found.uid)
             if record.state is State.MOVING:
                 archived = found.was == State.ARCHIVED.value
-                await self._moves.go({found.uid: State.ARCHIVED if archived else State.STOPPED})
-            self._moves.fault("move:back")
+                await self._goals.go({found.uid: State.ARCHIVED if archived else State.STOPPED})
+            self._goals.fault("move:back")
             self._transits.forget(found)
 
     async def put_right(self, record: Record) -> None:
@@ -104,4 +104,4 @@ class Departures:
     async def _remove(self, uid: int) -> None:
         record = self._registry.by_uid(uid)
         if record is not None and record.state is State.MOVING:
-            await self._moves.go({uid: State.REMOVING})
+            await self._goals.go({uid: State.REMOVING})

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from serai.common.errors import SeraiError
 from serai.runtime.sessions import homes, publish
 from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.moves import Moves
+from serai.runtime.sessions.goals import Goals
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.pool import Pool
 from serai.runtime.sessions.registry import Record
@@ -33,12 +33,12 @@ class Recovery:
     """What was cut off is finished, and what nobody knows is ended."""
 
     def __init__(
-        self, moves: Moves, supervisor: Supervisor, folders: Folders, pool: Pool, notes: Notes
+        self, goals: Goals, supervisor: Supervisor, folders: Folders, pool: Pool, notes: Notes
     ) -> None:
-        self._paths = moves.paths
-        self._registry = moves.registry
-        self._steps = moves.steps
-        self._moves = moves
+        self._paths = goals.paths
+        self._registry = goals.registry
+        self._steps = goals.steps
+        self._goals = goals
         self._supervisor = supervisor
         self._folders = folders
         self._pool = pool
@@ -66,7 +66,7 @@ class Recovery:
         await asyncio.gather(*map(self._adopt, records, mains))
         await self._finish_switch(switching)
         for uid in homes.leftovers(self._paths) - set(users):
-            self._moves.delete_later(uid)
+            self._goals.delete_later(uid)
 
     async def _adopt(self, record: Record, main: int | None) -> None:
         try:
@@ -78,23 +78,23 @@ class Recovery:
     async def _put_right(self, record: Record, main: int | None) -> None:
         """Carry one session to its goal, or see that it is where the registry says."""
         if record.state is State.REMOVING:
-            self._moves.delete_later(record.uid)
+            self._goals.delete_later(record.uid)
             return
         if record.pooled:
             # Made by who knows which version and settings.
-            await self._moves.bring(record.uid, State.REMOVING)
+            await self._goals.bring(record.uid, State.REMOVING)
             return
         supposed, goal = record.state in RUNNING, record.goal
         if supposed and main is None and (goal is None or goal in RUNNING):
             # The VM was restarted, or the unit died while nobody watched.
             publish.withdraw(self._paths, record.name)
-            self._moves.arrive({record.uid: State.STOPPED})
+            self._goals.arrive({record.uid: State.STOPPED})
             return
         if supposed and main is not None:
             await self._steps.take_over(record, main)
         if goal is not None:
             if goal is not State.ACTIVE:
-                await self._moves.go({record.uid: goal})
+                await self._goals.go({record.uid: goal})
                 # It may have been noted when it was asked for, or not: that was cut off, too.
                 self._notes.by_itself("finish", record, goal=goal.value)
         elif (put_right := self.travelling.get(record.state)) is not None:
@@ -112,12 +112,12 @@ class Recovery:
         elif current is not None and current.goal is None and current.state in RUNNING:
             with contextlib.suppress(SeraiError, OSError):
                 await self._steps.do(Step.STOP, current)
-                self._moves.arrive({current.uid: State.STOPPED})
+                self._goals.arrive({current.uid: State.STOPPED})
 
     async def _finish_switch(self, records: list[Record]) -> None:
         """A switch that was cut off: the one that was to be active becomes it."""
         for record in records:
-            current = self._moves.current(record.uid)
+            current = self._goals.current(record.uid)
             if current.goal is None:
                 # Its unit is gone since: an active session would have been stopped, too.
                 continue
@@ -125,7 +125,7 @@ class Recovery:
                 goals = {record.uid: State.ACTIVE}
                 if (before := self._registry.active()) is not None:
                     goals[before.uid] = State.FROZEN
-                await self._moves.go(goals)
+                await self._goals.go(goals)
                 self._notes.by_itself("finish", record, goal=State.ACTIVE.value)
             except (SeraiError, OSError) as error:
                 log.error("switching to %s is not finished: %s", record.name, error)

@@ -1,6 +1,6 @@
 """Sessions: what can be asked of them, and what happens to one that ends by itself.
 
-``moves`` brings a session from one state to another, so that a crash between two steps does no
+``goals`` brings a session from one state to another, so that a crash between two steps does no
 harm; ``recovery`` finishes at the next start what a crash has cut off.
 """
 
@@ -24,7 +24,7 @@ from serai.runtime.sessions.arrivals import Arrivals
 from serai.runtime.sessions.departures import Departures
 from serai.runtime.sessions.folders import Folders
 from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.moves import Moves, no_fault
+from serai.runtime.sessions.goals import Goals, no_fault
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.pool import Pool
@@ -67,19 +67,19 @@ class Sessions:
         self.notes = Notes(gate)
         self.folders = Folders(paths, settings, supervisor, fault)
         steps = Steps(paths, settings, supervisor, gate, self.folders, ended=self._main_ended)
-        self._moves = Moves(paths, registry, steps, changed=changed, fault=fault)
-        self.reasons, self.uses = self._moves.reasons, self._moves.uses
+        self._goals = Goals(paths, registry, steps, changed=changed, fault=fault)
+        self.reasons, self.uses = self._goals.reasons, self._goals.uses
         self._switching = asyncio.Lock()
         self._creating = asyncio.Semaphore(AT_ONCE)
         self._together = Together(registry)
         self.pool = Pool(
-            *(paths, registry, settings, self._moves.bring),
+            *(paths, registry, settings, self._goals.bring),
             together=self._together,
             fault=fault,
             uids=steps.pooled,
         )
-        self.arrivals = Arrivals(paths, registry, self._moves, gate, lambda: self.settings)
-        self.departures = Departures(registry, self._moves)
+        self.arrivals = Arrivals(paths, registry, self._goals, gate, lambda: self.settings)
+        self.departures = Departures(registry, self._goals)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def create(
@@ -111,24 +111,24 @@ class Sessions:
             uid, pooled = await self._add(name, labels, request, egress, own)
             # Locked first: whoever reopens or removes it meanwhile waits until it is noted and
             # made, and who asks for the same again takes no turn from others.
-            async with self._moves.locked(uid):
-                if self._moves.current(uid).state is State.CREATING:
+            async with self._goals.locked(uid):
+                if self._goals.current(uid).state is State.CREATING:
                     # One of the pool has little left to do: it waits for none that is made.
                     async with contextlib.nullcontext() if pooled else self._creating:
                         await self._make(uid, noted, pooled=pooled)
-        return self._moves.current(uid)
+        return self._goals.current(uid)
 
     async def _make(
         self, uid: int, noted: Callable[[Record], Awaitable[None]], *, pooled: bool
     ) -> None:
         try:
-            await noted(self._moves.current(uid))
+            await noted(self._goals.current(uid))
         except BaseException:
-            await self._moves.go({uid: State.REMOVING})
+            await self._goals.go({uid: State.REMOVING})
             raise
         # One of the pool runs, unless it ended just now: then it is made as any other.
-        taken = pooled and self._moves.steps.alive(uid)
-        await self._moves.go({uid: State.READY}, TAKEN if taken else None)
+        taken = pooled and self._goals.steps.alive(uid)
+        await self._goals.go({uid: State.READY}, TAKEN if taken else None)
 
     async def stop(self, name: str) -> Record:
         """End everything in a session; its home stays."""
@@ -155,22 +155,22 @@ class Sessions:
             uids = sorted({wanted.uid} | ({before.uid} if before else set()))
             async with contextlib.AsyncExitStack() as stack:
                 for uid in uids:
-                    await stack.enter_async_context(self._moves.locked(uid))
+                    await stack.enter_async_context(self._goals.locked(uid))
                 goals = {wanted.uid: State.ACTIVE}
                 previous = self.registry.active()
                 if previous is not None and previous.uid in uids:
                     goals[previous.uid] = State.READY if keep_running else State.FROZEN
-                if self._moves.current(wanted.uid).state is State.FROZEN:
+                if self._goals.current(wanted.uid).state is State.FROZEN:
                     # Thawed last: it would take the CPU that the other one needs to stop.
                     goals = dict(reversed(goals.items()))
-                await self._moves.go(goals)
-            return self._moves.current(wanted.uid)
+                await self._goals.go(goals)
+            return self._goals.current(wanted.uid)
 
     async def limit(self, record: Record) -> None:
         """Limit a session that is held ``alone`` as its record says, if it runs."""
         for step in (Step.LIMIT_UNIT, Step.LIMIT_DISK) if self.running(record) else ():
             self.fault(f"set:{step.value}")
-            await self._moves.steps.do(step, record)
+            await self._goals.steps.do(step, record)
 
     async def label(self, record: Record) -> None:
         """Tell the gate the labels of a session that is held ``alone``, if it runs."""
@@ -179,35 +179,35 @@ class Sessions:
 
     async def attach(self, name: str, new: Attachment) -> Record:
         """Attach a folder of the VM, at once if the session runs. Raises SeraiError."""
-        async with self._moves.locked(self.registry.get(name).uid):
+        async with self._goals.locked(self.registry.get(name).uid):
             record = self._attachable(name)
-            await self.folders.attach(record, self._moves.steps.running(record.uid), new)
+            await self.folders.attach(record, self._goals.steps.running(record.uid), new)
             return record
 
     async def detach(self, name: str, role: str) -> Record:
         """Take a folder away from a session. Raises SeraiError."""
-        async with self._moves.locked(self.registry.get(name).uid):
+        async with self._goals.locked(self.registry.get(name).uid):
             record = self._attachable(name)
-            await self.folders.detach(record, self._moves.steps.running(record.uid), role)
+            await self.folders.detach(record, self._goals.steps.running(record.uid), role)
             return record
 
     def running(self, record: Record) -> Running | None:
         """The unit of a session, if it runs and can be entered."""
-        return self._moves.steps.running(record.uid)
+        return self._goals.steps.running(record.uid)
 
     def use(self, settings: SessionSettings) -> None:
         """From now on these count; what a sandbox is made of, from a session's next start on."""
-        self.settings = self.folders.settings = self._moves.steps.settings = settings
+        self.settings = self.folders.settings = self._goals.steps.settings = settings
         self.pool.use(settings)
         self.share_disk()
 
     def share_disk(self) -> None:
         """Divide the sessions disk anew among the sessions that can write."""
-        self._moves.steps.share_disk()
+        self._goals.steps.share_disk()
 
     async def reconcile(self) -> None:
         """Make the world and the registry agree, whatever happened before. Run once, at start."""
-        recovery = Recovery(self._moves, self._supervisor, self.folders, self.pool, self.notes)
+        recovery = Recovery(self._goals, self._supervisor, self.folders, self.pool, self.notes)
         recovery.travelling = {
             State.ARRIVING: self.arrivals.put_right,
             State.MOVING: self.departures.put_right,
@@ -216,16 +216,16 @@ class Sessions:
 
     async def deleted(self) -> None:
         """Wait until the data of every removed session is deleted."""
-        await self._moves.deleted()
+        await self._goals.deleted()
 
     async def close(self) -> None:
         """Leave sessions as they are and let go of them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._moves.close()
+        await self._goals.close()
         await self.notes.close()
-        self._moves.steps.let_go()
+        self._goals.steps.let_go()
         self.folders.close()
         self.registry.close()
 
@@ -233,7 +233,7 @@ class Sessions:
         """Move a session where ``wanted`` says when its turn has come; returns that."""
         async with self.alone(name) as record:
             if (goal := wanted(record)) is not None:
-                await self._moves.go({record.uid: goal})
+                await self._goals.go({record.uid: goal})
             return goal
 
     async def _add(
@@ -252,17 +252,17 @@ class Sessions:
         add = partial(self.registry.add, name, labels, time.time(), request, egress)
         made, _ = await self._together.do(partial(add, own=own))
         # Users whose sessions start soon are in the files by the time the first of them starts.
-        self._moves.steps.expect_user(made.uid, made.name)
+        self._goals.steps.expect_user(made.uid, made.name)
         return made.uid, False
 
     async def _move(self, name: str, goal: State, keep: set[State] | None = None) -> Record:
         uid = self.registry.get(name).uid
-        async with self._moves.locked(uid):
-            record = self._moves.current(uid)
+        async with self._goals.locked(uid):
+            record = self._goals.current(uid)
             _check_travels(record, goal)
             if record.state is not goal and record.state not in (keep or ()):
-                await self._moves.go({uid: goal})
-            return self._moves.current(uid)
+                await self._goals.go({uid: goal})
+            return self._goals.current(uid)
 
     def _main_ended(self, uid: int, running: Running) -> None:
         # At once: its cgroup goes with it.
@@ -272,21 +272,21 @@ class Sessions:
 
     async def _unit_ended(self, uid: int, running: Running, reason: str) -> None:
         """A unit's main process ended although nobody asked: the session is stopped."""
-        async with self._moves.locked(uid):
-            if self._moves.steps.running(uid) is not running:
+        async with self._goals.locked(uid):
+            if self._goals.steps.running(uid) is not running:
                 return
-            record = self._moves.current(uid)
+            record = self._goals.current(uid)
             if record.pooled:
                 self.pool.lost(uid)
                 return
             if record.state is State.CREATING:
                 # Taken out of the pool, and its turn has not come: it is started anew then.
-                await self._moves.steps.do(Step.STOP, record)
+                await self._goals.steps.do(Step.STOP, record)
                 return
             log.warning("session %s is stopped: %s", record.name, reason)
             self.reasons[uid] = reason
-            await self._moves.steps.do(Step.STOP, record)
-            self._moves.arrive({uid: State.STOPPED})
+            await self._goals.steps.do(Step.STOP, record)
+            self._goals.arrive({uid: State.STOPPED})
             self.notes.by_itself("stop", record, reason=reason)
 
     def _attachable(self, name: str) -> Record:
@@ -306,8 +306,8 @@ class Sessions:
     async def alone(self, name: str) -> AsyncIterator[Record]:
         """A session on which no operation is under way meanwhile."""
         uid = self.registry.get(name).uid
-        async with self._moves.locked(uid):
-            yield self._moves.current(uid)
+        async with self._goals.locked(uid):
+            yield self._goals.current(uid)
 
     @contextlib.asynccontextmanager
     async def still(self, name: str) -> AsyncIterator[Record]:
@@ -321,12 +321,12 @@ class Sessions:
                 raise SeraiError(f"session {name} is {record.state.value}", code=WRONG_STATE)
             freezes = facts.running and not facts.frozen
             if freezes:
-                await self._moves.steps.do(Step.FREEZE, record)
+                await self._goals.steps.do(Step.FREEZE, record)
             try:
                 yield record
             finally:
                 if freezes and self.running(record):
-                    await self._moves.steps.do(Step.THAW, record)
+                    await self._goals.steps.do(Step.THAW, record)
 
 
 def _check_travels(record: Record, goal: State) -> None:

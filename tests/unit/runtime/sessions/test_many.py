@@ -49,7 +49,7 @@ def sessions_with(steps: Counted, folder: Path) -> Sessions:
     sessions = Sessions(
         paths, Registry(paths.registry), NOBODY, SessionSettings(), NOBODY, changed=lambda *_: None
     )
-    sessions._moves.steps = cast("Any", steps)
+    sessions._goals.steps = cast("Any", steps)
     return sessions
 
 

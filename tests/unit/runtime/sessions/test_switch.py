@@ -44,7 +44,7 @@ def switched(root: Path, states: dict[str, State], fails: Step) -> list[tuple[st
     rest = (cast("Supervisor", nobody), SessionSettings(), cast("GateClient", nobody))
     sessions = Sessions(paths, registry, *rest, changed=lambda *_: None)
     steps = Recorded(fails)
-    sessions._moves.steps = cast("Any", steps)
+    sessions._goals.steps = cast("Any", steps)
     with pytest.raises(SeraiError, match="told to fail"):
         asyncio.run(sessions.switch("wanted"))
     assert {each.name: each.state for each in registry.all()} == states

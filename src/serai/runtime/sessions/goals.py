@@ -1,9 +1,9 @@
-"""Moves sessions between states: what makes an operation whole, however often it is cut off.
+"""Brings sessions to their goals: what makes an operation whole, however often it is cut off.
 
 The problem. An operation such as "archive" changes several things: the unit, the home, the users'
 files, the gate, the registry. The daemon or the VM can die between any two of them.
 
-The idea. A session is a state machine, and an operation moves it from its state to a goal.
+The idea. A session is a state machine, and an operation brings it from its state to a goal.
 
 1. Journal: the registry stores the goal before anything changes (``registry.begin``).
 2. Act: ``states.plan`` compares the facts of both states (where is the home, does the unit run, is
@@ -15,7 +15,7 @@ The idea. A session is a state machine, and an operation moves it from its state
 When a step fails without a crash, the caller gets the error, and ``states.fallback`` names the
 state that the session falls back to.
 
-Only one operation on a session runs at a time (``locked``). A switch moves two sessions. Both
+Only one operation on a session runs at a time (``locked``). A switch is about two sessions. Both
 arrive in one transaction, so at most one session is active at any moment.
 """
 
@@ -42,10 +42,10 @@ def no_fault(point: str) -> None:
     """Called before every journal step; a test passes something that kills the process there."""
 
 
-class Moves:
+class Goals:
     """The only way from one state to another; ``changed`` gets an event and one that has changed.
 
-    ``reasons`` says by UID why a session stopped or froze although nobody asked; the next move
+    ``reasons`` says by UID why a session stopped or froze although nobody asked; the next goal
     forgets it.
     """
 
@@ -82,7 +82,7 @@ class Moves:
             yield
 
     async def bring(self, uid: int, goal: State) -> None:
-        """Move one that is the pool's; nothing if it is removed, or was taken just now."""
+        """Bring one that is the pool's; nothing if it is removed, or was taken just now."""
         async with self.locked(uid):
             record = self.registry.by_uid(uid)
             if record is not None and record.pooled and record.state is not State.REMOVING:
