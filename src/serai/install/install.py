@@ -38,9 +38,8 @@ def install(
     one step, and last. The version before stays, as ``Previous`` has it. Cut off anywhere, the next
     run begins again; ``fault`` is called before each step. Raises OSError or zipfile.BadZipFile.
     """
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
     link = root / LINK
-    fresh = link.with_name(f"python-{digest}")
+    fresh = link.with_name(folder_of(wheel))
     previous = Previous(root)
     if previous.current == fresh.name and _complete(link / HERE, root):
         _remove_others(fresh, previous)  # of an installation that was cut off after its last step
@@ -64,6 +63,11 @@ def install(
     previous.went_back.unlink(missing_ok=True)
     _remove_others(fresh, previous)
     return True
+
+
+def folder_of(wheel: Path) -> str:
+    """The name of the folder that its modules are put into."""
+    return f"python-{hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]}"
 
 
 def _unpack(wheel: Path, fresh: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -16,6 +15,7 @@ from serai.image.errors import BuildError
 from serai.image.provision import look
 from serai.image.provision.chosen import PLAYBOOK
 from serai.image.settings import Settings
+from serai.install.install import folder_of
 
 PROGRAM = Path(look.__file__)
 
@@ -63,7 +63,7 @@ def plan(looked: str, folder: str) -> dict[str, Any]:
     """
     there = json.loads(looked)
     (wheel,) = Path(folder).glob("*.whl")
-    modules = "python-" + hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    modules = folder_of(wheel)
     if not there["modules"]:
         return {"upgrades": False, "ends": 0, "words": ""}
     upgrades = there["modules"] != modules
