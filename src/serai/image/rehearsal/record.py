@@ -149,7 +149,7 @@ def _names(tasks: list[dict[str, Any]]) -> Iterator[str]:
         nested = [each for part in _NESTED for each in task.get(part, [])]
         if nested:
             yield from _names(nested)
-        else:
+        elif "ansible.builtin.import_tasks" not in task:  # read before anything runs: no event
             yield task["name"]
 
 

@@ -96,6 +96,7 @@ def _image(release: Ubuntu) -> Run:
             "hardening_hidepid": True,
             "gate_profiles": _ONE,
             "base_certificates": "",
+            "agent_skills": "",
         },
     )
 
