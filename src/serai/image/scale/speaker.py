@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 from nats.aio.msg import Msg
 
@@ -24,7 +25,7 @@ class Speaker:
         self.name = member(number)
         keys, inbox = of.folder / "vms" / self.name, f"_INBOX.{self.name}"
         self.connection = Connection(of.addresses, keys, self.name, inbox)
-        self._labels = (f"zone-{number % 3}", "x86_64", "debian-12-amd64")
+        self._labels = (f"zone-{number % 3}", os.uname().machine, "debian-12-amd64")
         self._waiting: dict[str, asyncio.Event] = {}
         self.beating = asyncio.Lock()
         self.heard = 0
