@@ -18,6 +18,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import KeyNotFoundError
 
 from serai.fleet import command, subjects
 from serai.fleet.command import configuration
@@ -325,8 +326,11 @@ async def _last(heard: list[Msg]) -> tuple[str, bytes, str]:
     return (heard[-1].subject, heard[-1].data, heard[-1].reply) if heard else ("", b"", "")
 
 
-async def _value(bucket: Any, key: str) -> bytes:
-    return bytes((await bucket.get(key)).value)
+async def _value(bucket: Any, key: str) -> bytes | None:
+    try:
+        return bytes((await bucket.get(key)).value)
+    except KeyNotFoundError:  # what was sent a moment ago
+        return None
 
 
 async def _eventually(ask: Callable[[], Awaitable[object]], wanted: object, told: str = "") -> None:
