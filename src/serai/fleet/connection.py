@@ -18,6 +18,8 @@ from nats.aio.msg import Msg
 from serai.common.errors import GONE, SeraiError
 
 log = logging.getLogger("serai")
+MUCH = 1 << 20
+"""Bytes on their way to the server from which on a message waits: nats-py lets 2 MiB wait."""
 PATIENCE = 10.0
 """Seconds for the first connection of a client."""
 # asyncio warns that a stream of TLS ends as it does. Nobody can do anything about that.
@@ -94,7 +96,12 @@ class Connection:
         """Send, or lose it if there is no connection now: frames are sent again."""
         if self.nats.is_connected:
             with contextlib.suppress(errors.Error, OSError):
-                await self.nats.publish(subject, text, headers=headers)
+                sending = self.nats.publish(subject, text, headers=headers)
+                if self.nats.pending_data_size < MUCH:
+                    await sending  # which waits for nothing
+                else:
+                    # It waits, and would swallow that whoever waits with it is cancelled.
+                    await asyncio.shield(asyncio.ensure_future(sending))
 
     async def request(self, subject: str, text: bytes, timeout: float) -> bytes | None:
         """The answer of who is there; None if nobody is, or does not answer in time."""
