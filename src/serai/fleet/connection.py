@@ -18,6 +18,8 @@ from nats.aio.msg import Msg
 from serai.common.errors import GONE, SeraiError
 
 log = logging.getLogger("serai")
+LOST = (errors.Error, OSError, asyncio.TimeoutError, AttributeError, RuntimeError)
+"""What sending can fail with. The last two are asyncio's, of a transport of TLS that just ended."""
 MUCH = 1 << 20
 """Bytes on their way to the server from which on a message waits: nats-py lets 2 MiB wait."""
 PATIENCE = 10.0
@@ -95,7 +97,7 @@ class Connection:
     ) -> None:
         """Send, or lose it if there is no connection now: frames are sent again."""
         if self.nats.is_connected:
-            with contextlib.suppress(errors.Error, OSError):
+            with contextlib.suppress(*LOST):
                 sending = self.nats.publish(subject, text, headers=headers)
                 if self.nats.pending_data_size < MUCH:
                     await sending  # which waits for nothing
@@ -107,7 +109,7 @@ class Connection:
         """The answer of who is there; None if nobody is, or does not answer in time."""
         try:
             answer: Msg = await self.nats.request(subject, text, timeout)
-        except (errors.Error, OSError, asyncio.TimeoutError):
+        except LOST:
             return None
         return bytes(answer.data)
 
