@@ -53,7 +53,8 @@ async def again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def opened(servers: Servers, root: Path) -> asyncio.AbstractServer:
-    return await asyncio.start_unix_server(again, root / "run/serai/control.sock")
+    # As sessiond's: asyncio takes a connection for made that a full backlog has refused.
+    return await asyncio.start_unix_server(again, root / "run/serai/control.sock", backlog=4096)
 
 
 async def exchange(link: Link, data: bytes, came: list[int] | None = None) -> bytes:
