@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def right(looked: str, given: str) -> str:
     return f"{given} {json.loads(looked)['witness']}"
 
 
-def plan(looked: str, folder: str) -> dict[str, Any]:
-    """From what look.py printed, and the folder of the new wheel.
+def plan(looked: str, folder: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    """From what look.py printed, the folder of the new wheel, and the roles that are played.
 
     ``upgrades``: another version is installed. ``ends``: how many connected commands that ends.
     ``words``: all of it in a line; '' if nothing happens to what runs.
@@ -66,7 +66,7 @@ def plan(looked: str, folder: str) -> dict[str, Any]:
     modules = folder_of(wheel)
     if not there["modules"]:
         return {"upgrades": False, "ends": 0, "words": ""}
-    upgrades = there["modules"] != modules
+    upgrades = there["modules"] != modules and (not only or "runtime" in only)
     ends = there["connected"] if upgrades or there["cut_off"] else 0
     if upgrades:
         words = f"Serai {label(there['version'], there['modules'])} becomes "

@@ -468,6 +468,9 @@ def looked(**values: object) -> str:
     return json.dumps({**found, **values})
 
 
+NOTHING = {"upgrades": False, "ends": 0, "words": ""}
+
+
 def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
     wheel = tmp_path / "serai.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -480,8 +483,10 @@ def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
         "ends": 1,
         "words": f"Serai 0.1.0 (01234567) becomes 0.2.0 ({modules[7:15]}); {goes}",
     }
+    assert upgrade.plan(looked(), str(tmp_path), ["fleet"]) == NOTHING
+    assert upgrade.plan(looked(), str(tmp_path), ["gate", "runtime"])["upgrades"]
     same = upgrade.plan(looked(modules=modules), str(tmp_path))
-    assert same == {"upgrades": False, "ends": 0, "words": ""}
+    assert same == NOTHING
     cut = upgrade.plan(looked(modules=modules, cut_off=True), str(tmp_path))
     assert cut["ends"] == 1
     assert upgrade.plan(looked(modules=""), str(tmp_path))["words"] == ""
