@@ -32,7 +32,7 @@ def export(client: Client, name: str, target: int, *, plain: bool) -> None:
     if plain:
         client.send("export", target, name=name)
         return
-    program = [_zstd(), "-q", "-T0", "-c"]
+    program = [zstd(), "-q", "-T0", "-c"]
     read, write = pipe()
     with os.fdopen(write, "wb") as end:
         with os.fdopen(read, "rb") as source:
@@ -47,7 +47,8 @@ def export(client: Client, name: str, target: int, *, plain: bool) -> None:
         raise SeraiError(f"zstd ended with status {packer.returncode}; there is no export")
 
 
-def _zstd() -> str:
+def zstd() -> str:
+    """The program. Raises SeraiError if there is none."""
     if (found := shutil.which("zstd")) is None:
         hint = "install the package zstd, or export with --plain"
         raise SeraiError("there is no zstd here", hint)
@@ -67,7 +68,7 @@ def unpacked(packed: int) -> Iterator[int]:
         if begin == MAGIC:
             fed, (read, end) = read, pipe()
             with os.fdopen(fed, "rb") as source, os.fdopen(end, "wb") as target:
-                program = [_zstd(), "-d", "-q", "-c"]
+                program = [zstd(), "-d", "-q", "-c"]
                 nothing = subprocess.DEVNULL  # what it says has no name of a file
                 unpacker = subprocess.Popen(program, stdin=source, stdout=target, stderr=nothing)
         feeding.start()

@@ -31,6 +31,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
     folder: Path = options.directory
     if (folder / INDEX).exists():
         raise SeraiError(f"{folder} has a backup already", "name a new directory", EXISTS)
+    if not options.plain:
+        packing.zstd()  # said before anything is written
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / SESSIONS).mkdir(mode=0o700, exist_ok=True)
     parts = {OWN: _written(folder / OWN, lambda file: client.send("backup", file))}

@@ -56,6 +56,11 @@ def test_all_comes_back_on_a_blank_vm(tmp_path: Path) -> None:
         entries = before.call("audit", limit=1000)["entries"]
         with pytest.raises(SeraiError, match="has a backup already"):
             saved(before, tmp_path / "b")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", "")
+            with pytest.raises(SeraiError, match=r"there is no zstd here; install .* --plain"):
+                saved(before, tmp_path / "unpacked")
+        assert not (tmp_path / "unpacked").exists()
     with opened() as after:
         after.start()
         assert put(after, tmp_path / "b") == 3
