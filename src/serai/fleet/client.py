@@ -100,6 +100,7 @@ class FleetClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._links.stop()
         if self._sending is not None:
             self._sending.cancel()
         await self.connection.close()

@@ -172,6 +172,7 @@ class Links:
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._links: dict[str, Link] = {}
+        self._stopped = False
         self._frames: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(self.MOST_WAITING)
 
     def __len__(self) -> int:
@@ -212,11 +213,15 @@ class Links:
         if self._links.get(link.key) is link:
             del self._links[link.key]
 
+    def stop(self) -> None:
+        """Have ``run`` end. To cancel it is not enough: nats-py swallows that at times."""
+        self._stopped = True
+
     async def run(self) -> None:
-        """Send frames and see to what waits, until cancelled."""
+        """Send frames and see to what waits, until stopped and cancelled."""
         ticking = asyncio.create_task(self._tick())
         try:
-            while True:
+            while not self._stopped:
                 await self._publish(*await self._frames.get())
         finally:
             ticking.cancel()

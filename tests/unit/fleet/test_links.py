@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import time
@@ -196,6 +197,29 @@ def test_a_link_says_nothing_before_its_vm_knows_it(monkeypatch: pytest.MonkeyPa
         link.known = True
         link.tick()
         assert links._frames.qsize() == 1
+
+    asyncio.run(main())
+
+
+def test_links_end_though_a_cancellation_is_swallowed() -> None:
+    """As nats-py does. Programs did not end then."""
+
+    async def main() -> None:
+        publishing = asyncio.Event()
+
+        async def publish(_subject: str, _text: bytes) -> None:
+            publishing.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(DEADLINE)
+
+        links = Links(publish)
+        running = asyncio.create_task(links.run())
+        links.publish("a", b"")
+        await publishing.wait()
+        links.stop()
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=DEADLINE / 2)
+        assert done
 
     asyncio.run(main())
 
