@@ -17,7 +17,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _NOT_COPIED = re.compile(r"usr/lib/serai/(\.?python.*|serai\.whl)(/.*)?")
 
 @dataclass(frozen=True)
 class About:
-    """``schema`` is the version of the registry's tables, 0 if there was no registry.
+    """``schema`` is the version of the registry's tables, 0 if nobody knows.
 
     ``well``: it passed the check that is made after an upgrade.
     """
@@ -94,7 +94,8 @@ class Previous:
             for path in self._settings():
                 _copy(self.root, path, made / "files")
             version = self.label(current)
-            schema = _schema(Paths(self.root).registry)
+            modules = self.root / LINK
+            schema = _schema(Paths(self.root).registry) or _schema_of(modules.resolve())
             about = About(current, version, schema, well)
             (made / "about.json").write_text(json.dumps(asdict(about)) + "\n")
             (made / "by").symlink_to(self._modules(new))
@@ -204,6 +205,16 @@ def _copy_one(source: Path, target: Path) -> None:
     found = source.stat()
     os.chown(target, found.st_uid, found.st_gid)
     target.chmod(found.st_mode & 0o7777)
+
+
+def _schema_of(modules: Path) -> int:
+    """The version that a Serai would make: there may be no registry because it never ran."""
+    for name in ("schema.py", "registry.py"):  # where it was before
+        with suppress(OSError):
+            text = (modules / "serai/runtime/sessions" / name).read_text(errors="replace")
+            if found := re.search(r"^(?:SCHEMA_)?VERSION = ([0-9]{1,4})$", text, re.MULTILINE):
+                return int(found[1])
+    return 0
 
 
 def _schema(registry: Path) -> int:

@@ -248,6 +248,24 @@ def test_after_a_step_back_that_was_killed_one_may_also_go_on(
     assert state(root)["usr/bin/serai"] == "two\n"
 
 
+@pytest.mark.parametrize("written", ["schema.py:VERSION = 2", "registry.py:SCHEMA_VERSION = 2"])
+def test_a_registry_that_came_with_the_newer_version_is_lowered_too(
+    root: Path, tmp_path: Path, written: str
+) -> None:
+    """The older one never ran, for example because its sessions disk was not there."""
+    path, services = Paths(root).registry, _Services(root)
+    path.unlink(missing_ok=True)
+    name, _, text = written.partition(":")
+    modules = (root / "usr/lib/serai/python").resolve() / "serai/runtime/sessions"
+    modules.mkdir(parents=True, exist_ok=True)
+    (modules / name).write_text(f"X = 1\n{text}\n")
+    install.install(wheel(tmp_path, "two"), root, services)
+    Registry(path).close()
+    back.back(root, services)
+    with closing(sqlite3.connect(path)) as db:
+        assert schema.version(db) == 2
+
+
 def test_the_registry_is_lowered_and_raised_again_and_no_session_is_lost(
     root: Path, tmp_path: Path
 ) -> None:
