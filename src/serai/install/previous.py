@@ -95,7 +95,8 @@ class Previous:
                 _copy(self.root, path, made / "files")
             version = self.label(current)
             modules = self.root / LINK
-            schema = _schema(Paths(self.root).registry) or _schema_of(modules.resolve())
+            # What it can read, which the registry need not be: a newer one may have written that.
+            schema = _schema_of(modules.resolve()) or _schema(Paths(self.root).registry)
             about = About(current, version, schema, well)
             (made / "about.json").write_text(json.dumps(asdict(about)) + "\n")
             (made / "by").symlink_to(self._modules(new))
