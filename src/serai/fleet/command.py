@@ -50,8 +50,11 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--bindings", action="store_true", help=also)
     text = "make what the servers keep of a fleet, or change how many of them do"
     init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")
-    text = "servers that keep it, 1, 3 or 5; default: 1"
-    init.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, metavar="N", help=text)
+    # No default: who forgot it with three servers would lose all with one of them.
+    text = "how many servers keep it: 3 or 5, and 1 if there is no other"
+    init.add_argument(
+        "--replicas", type=int, choices=(1, 3, 5), required=True, metavar="N", help=text
+    )
     return top
 
 
