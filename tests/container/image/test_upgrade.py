@@ -132,7 +132,16 @@ def test_a_version_that_is_not_well_goes_back_by_itself(target: Target, tmp_path
     before, payloads = map(container.shell, (INSTALLED, PAYLOADS))
     broken = tmp_path / "broken"
     broken.mkdir()
-    parts = ("src", "playbooks", "roles", "images", "tasks.py", "pyproject.toml", "ansible.cfg")
+    parts = (
+        "src",
+        "playbooks",
+        "roles",
+        "images",
+        "tasks.py",
+        "pyproject.toml",
+        "ansible.cfg",
+        "pins.yml",
+    )
     run(["cp", "--archive", *(ROOT / part for part in parts), broken])
     server = broken / "src/serai/runtime/api/server.py"
     server.write_text(server.read_text().replace('log.info("ready")', 'sys.exit("worn out")'))
