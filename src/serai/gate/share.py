@@ -35,7 +35,7 @@ SMALL_PIECE = 4 << 10
 ALONE = 0.1  # seconds without a step of another session's, after which pieces are large
 BUFFERED = 8 << 20  # bytes that nobody takes yet, before pieces are small
 _MOST_WOKEN = 64
-clock = time.thread_time
+clock, wall = time.thread_time, time.monotonic
 
 T = TypeVar("T")
 
@@ -55,8 +55,8 @@ class Share:
         self.roomy: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._quantum = self._left = QUANTUM
         self._saved = SAVINGS
-        self._rests = time.monotonic()  # since when it has done nothing, unless it has debts
-        self._since_other = 0.0  # since when it has had all steps (time.monotonic())
+        self._rests = wall()  # since when it has done nothing, unless it has debts
+        self._since_other = 0.0  # since when it has had all steps (wall())
         self._since = 0.0
         self._each = QUANTUM  # what a step has cost of late
         self._line: deque[Callable[[], None]] = deque()
@@ -72,7 +72,7 @@ class Share:
     @property
     def alone(self) -> bool:
         """Whether no other session has had a step of late."""
-        return Share._last is self and time.monotonic() - self._since_other >= ALONE
+        return Share._last is self and wall() - self._since_other >= ALONE
 
     @property
     def busy(self) -> bool:
@@ -81,7 +81,7 @@ class Share:
 
     def begin(self) -> None:
         """A step of the session begins."""
-        now = time.monotonic()
+        now = wall()
         if Share._last is not self:
             Share._last, self._since_other = self, now
         if not self._ticking:
@@ -97,7 +97,7 @@ class Share:
             paid = min(self._saved, self._quantum - self._left)
             self._left += paid
             self._saved -= paid
-        self._rests = time.monotonic()
+        self._rests = wall()
         if self._left < self._quantum:
             self._tick()
 
