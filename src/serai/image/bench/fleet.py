@@ -115,7 +115,7 @@ _MEMBER: tuple[str | Path, ...] = (sys.executable, "-m", "serai.fleet.member")
 
 
 def _init(place: str) -> bool:
-    argv = [sys.executable, "-m", "serai.fleet.command", f"--vm={place}", "init"]
+    argv = [sys.executable, "-m", "serai.fleet.command", f"--vm={place}", "init", "--replicas=1"]
     return subprocess.run(argv, check=False, capture_output=True, timeout=DEADLINE).returncode == 0
 
 
