@@ -65,13 +65,13 @@ def test_a_server_of_another_authority_is_refused(servers: Servers, tmp_path: Pa
     shutil.copytree(servers.folder / "clients/alice", folder)
     shutil.copy(servers.folder / "route-ca.pem", folder / "ca.pem")
     (server,) = servers.all
-    said = refused(f"127.0.0.1:{server.port}", folder, 1)
+    said = refused(f"127.0.0.1:{server.port}", folder, 3)
     assert f"{folder}/ca.pem wants it: unable to get local issuer certificate; " in said
 
 
 def test_another_server_than_the_certificate_names_is_refused(servers: Servers) -> None:
     (server,) = servers.all
-    said = refused(f"localhost:{server.port}", servers.folder / "clients/alice", 1)
+    said = refused(f"localhost:{server.port}", servers.folder / "clients/alice", 3)
     assert "wants it: Hostname mismatch, certificate is not valid for 'localhost'; name" in said
 
 
@@ -100,7 +100,7 @@ def test_a_certificate_that_has_expired_is_told_with_what_to_do(
     certificates.leaf(made, authority, "alice.client.serai", certificates.CLIENT)
     shutil.copy(servers.folder / "ca.pem", tmp_path)
     caplog.set_level("INFO")
-    said = refused(f"127.0.0.1:{server.port}", tmp_path, 4)
+    said = refused(f"127.0.0.1:{server.port}", tmp_path, 6)
     assert f"no server takes the certificate in {tmp_path}; " in said
     assert said.endswith("--renew'")
     assert len(caplog.messages) == len(set(caplog.messages))  # and not each second
