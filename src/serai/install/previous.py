@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from serai.common import files
+from serai.common import files, versions
 from serai.common.paths import Paths
 from serai.install.table import FILES
 
@@ -131,8 +131,7 @@ class Previous:
             text = package.read_text()
         except OSError:
             text = ""
-        found = re.search(r'__version__ = "([^"]*)"', text)
-        return f"{found[1] if found else '?'} ({modules.removeprefix('python-')[:8]})"
+        return versions.label(versions.written(text) or "?", modules)
 
     def _modules(self, name: str) -> Path:
         return Path("/", LINK).with_name(name)

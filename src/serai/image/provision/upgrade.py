@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from serai.common.versions import label, written
 from serai.image import digest
 from serai.image.definition import pins, variables
 from serai.image.errors import BuildError
@@ -99,11 +99,6 @@ def ended(there: dict[str, Any]) -> str:
     return f"{kept} go on; {ends} end"
 
 
-def label(version: str, modules: str) -> str:
-    """'0.2.0 (1a2b3c4d)'."""
-    return f"{version} ({modules.removeprefix('python-')[:8]})"
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -111,5 +106,4 @@ def _count(number: int, noun: str) -> str:
 def _version(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("serai/__init__.py").decode()
-    match = re.search(r'__version__ = "([^"]*)"', text)
-    return match[1] if match else "?"
+    return written(text) or "?"

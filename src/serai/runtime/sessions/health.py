@@ -7,7 +7,6 @@ the VM: it works, and will not for ever, or not for all.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from serai.common import proc
 from serai.common.paths import Paths
+from serai.common.versions import written
 from serai.runtime.sessions import quota
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import RUNNING
@@ -28,7 +28,6 @@ STUCK = 60.0
 """Seconds for an operation on a session; the doctor waits as long."""
 EARLIEST = 1_700_000_000
 """A clock before that, in 2023, was never set."""
-_VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ def installed(paths: Paths) -> str:
         text = (paths.root / "usr/lib/serai/python/serai/__init__.py").read_text()
     except OSError:
         return ""
-    found = _VERSION.search(text)
-    return found[1] if found else ""
+    return written(text)
 
 
 def versions(own: str, gate_has: str | None, files: str) -> Sign:
