@@ -19,9 +19,7 @@ from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 
 from serai.image.fleet import keys, loopback
-from serai.image.fleet.loopback import PROGRAM
 from serai.image.fleet.servers import NatsServer
-from serai.image.run import with_pdeathsig
 from tests.support.waiting import wait_for
 
 DEADLINE = 30.0
@@ -150,9 +148,7 @@ def placed(folder: Path, ports: Sequence[int], etc: Path) -> Iterator[None]:
                 "127.0.0.1",
             )
             (home / "nats.conf").write_text(text)
-            with (home / "log").open("ab") as log:
-                argv = with_pdeathsig([PROGRAM, "--config", home / "nats.conf"])
-                started.append(subprocess.Popen(argv, stdout=log, stderr=log))
+            started.append(loopback.start(NatsServer("127.0.0.1", port, home), home / "log"))
         yield
     finally:
         for process in started:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from serai.common import proc
 
 RUNS = frozenset({"creating", "ready", "active", "frozen"})
 """The states of sessions that take memory."""
@@ -59,9 +60,8 @@ class Occupancy:
 
 def memory(root: Path) -> tuple[int, int]:
     """Bytes of memory, and how many of them are available: proc(5)."""
-    text = _proc(root, "meminfo")
-    found = dict(re.findall(r"^(MemTotal|MemAvailable): +([0-9]+) kB$", text, re.MULTILINE))
-    return int(found["MemTotal"]) << 10, int(found["MemAvailable"]) << 10
+    found = proc.memory(_proc(root, "meminfo"))
+    return found["MemTotal"] << 10, found["MemAvailable"] << 10
 
 
 def tasks(root: Path) -> float:

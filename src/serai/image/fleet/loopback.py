@@ -21,11 +21,15 @@ def server(folder: Path, port: int) -> NatsServer:
     return NatsServer(HOST, port, place, folder / f"store-{port}", HOST)
 
 
+def argv(one: NatsServer) -> list[str | Path]:
+    """The command that is it."""
+    return [PROGRAM, "--config", one.place / "nats.conf"]
+
+
 def start(one: NatsServer, log: Path) -> subprocess.Popen[bytes]:
     """Start it; what it says is added to ``log``."""
     with log.open("ab") as output:
-        argv = with_pdeathsig([PROGRAM, "--config", one.place / "nats.conf"])
-        return subprocess.Popen(argv, stdout=output, stderr=output)
+        return subprocess.Popen(with_pdeathsig(argv(one)), stdout=output, stderr=output)
 
 
 def unused(count: int) -> list[int]:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -79,13 +78,6 @@ class Cluster:
         """HOST:PORT of each."""
         return [f"{each.server.host}:{each.server.port}" for each in self.found]
 
-    def context(self, kind: str, name: str) -> ssl.SSLContext:
-        """What that VM or client connects with."""
-        folder = self.folder / f"{kind}s" / name
-        context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-        return context
-
     def kill(self, name: str) -> None:
         """End that server as a power cut does."""
         os.kill(next(each.pid for each in self.found if each.name == name), signal.SIGKILL)
@@ -116,8 +108,7 @@ class Cluster:
         return path.stat().st_size
 
     def _started(self, server: NatsServer) -> RunningServer:
-        argv: list[str | Path] = ["nats-server", "-c", server.place / "nats.conf"]
-        argv += ["-m", str(server.port - _PORT + _MONITOR)]
+        argv = [*loopback.argv(server), "-m", str(server.port - _PORT + _MONITOR)]
         log = self.folder / f"{server.name}.log"
         return RunningServer(server, self._stack.enter_context(started(argv, log=log)).pid)
 

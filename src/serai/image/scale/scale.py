@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from serai.common import files
+from serai.common import files, proc
 from serai.image import console
 from serai.image.errors import BuildError
+from serai.image.fleet.loopback import PROGRAM
 from serai.image.run import run
 from serai.image.scale import page, simulation
 from serai.image.settings import Settings
@@ -74,10 +75,10 @@ def measured(settings: Settings, group: str) -> dict[str, float]:
 
 def host() -> str:
     """Where this was measured."""
-    lines = Path("/proc/meminfo").read_text().split()
-    return f"{os.cpu_count()} processors, {platform.machine()}, {int(lines[1]) >> 20} GiB"
+    memory = proc.memory(Path("/proc/meminfo").read_text())["MemTotal"]
+    return f"{os.cpu_count()} processors, {platform.machine()}, {memory >> 20} GiB"
 
 
 def version() -> str:
     """The version of the servers."""
-    return run(["nats-server", "--version"]).stdout.split("v")[-1].strip()
+    return run([PROGRAM, "--version"]).stdout.split("v")[-1].strip()
