@@ -91,23 +91,23 @@ def request_id(line: bytes) -> Id:
 
 def result(number: Id, value: Any) -> bytes:
     """The line that answers a request."""
-    return _line({"jsonrpc": "2.0", "id": number, "result": value})
+    return line({"jsonrpc": "2.0", "id": number, "result": value})
 
 
 def error(number: Id, problem: SeraiError) -> bytes:
     """The line that refuses a request."""
     body = {"code": problem.code, "message": problem.message, "data": {"hint": problem.hint}}
-    return _line({"jsonrpc": "2.0", "id": number, "error": body})
+    return line({"jsonrpc": "2.0", "id": number, "error": body})
 
 
 def notification(method: str, params: dict[str, Any]) -> bytes:
     """The line that tells a client something."""
-    return _line({"jsonrpc": "2.0", "method": method, "params": params})
+    return line({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def call(number: Id, method: str, params: dict[str, Any]) -> bytes:
     """The line that asks for something."""
-    return _line({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+    return line({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
 
 def answered(message: dict[str, Any]) -> Any:
@@ -289,7 +289,8 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _line(message: dict[str, Any]) -> bytes:
+def line(message: dict[str, Any]) -> bytes:
+    """Any message."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 

@@ -81,7 +81,7 @@ class WayToVm:
             asked = self._asked[request.id] = Unanswered(request.method, name)
             if request.method == "forward.close":
                 asked.forward = str(params.get("forward"))
-        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        text = jsonrpc.line(line)
         if request.reply and name and not last and len(text) < KEPT:
             asked.line = line
         try:
@@ -170,7 +170,7 @@ class WayToVm:
         if not failed and asked.result is None:
             self._answer(message["result"], asked)
         what = "error" if failed else "result"
-        line = _line({"jsonrpc": "2.0", "id": number, what: message[what]})
+        line = jsonrpc.line({"jsonrpc": "2.0", "id": number, what: message[what]})
         del self._asked[number]  # what made no sense is not answered by it
         if asked.started:
             self._running = {key: of for key, of in self._running.items() if of != number}
@@ -242,10 +242,6 @@ class WayToVm:
 
     def _named(self, made_up: object) -> str:
         return f"{self.vm}:{made_up}"
-
-
-def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def _error(message: dict[str, Any]) -> SeraiError:

@@ -13,7 +13,6 @@ make anybody, so it is kept as a root password is.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files
+from serai.fleet import subjects
 from serai.image import cache
 from serai.image.errors import BuildError
 from serai.image.fleet import certificates, permissions, servers
@@ -33,7 +33,6 @@ FILE = "fleet.json"
 SOON = timedelta(days=60)
 """Before a certificate ends, this is when it is told."""
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a label of DNS, and a token of NATS
 _KINDS = ("vm", "client")
 
 
@@ -80,7 +79,7 @@ def make(
     ``renew`` makes all certificates anew, but for the authorities'. Raises BuildError.
     """
     for name in [*vms, *clients]:
-        if not _NAME.fullmatch(name):
+        if not subjects.is_vm(name):  # a label of DNS, and a token of NATS; clients' likewise
             raise BuildError(f"'{name}' is no name here", hint="letters a-z, 0-9 and - inside")
     certificates.private_folder(folder)
     with cache.locked(folder / ".lock"):
