@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from serai.common.errors import CONFLICT, INVALID_PARAMS, NOT_PERMITTED, SeraiError
+from serai.common.errors import INVALID_PARAMS, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import say
 from serai.runtime import packing
@@ -53,9 +53,7 @@ def look(connect: Callable[[], Client], parts: dict[str, str]) -> None:
         return
     known = [each for each in there if any(_is_of(each["name"], part) for part in parts)]
     if there and not known:
-        what = f"there are {len(there)} sessions on this disk, such as {there[0]['name']}"
-        hint = "a backup is restored on a blank one; 'serai import' takes one session"
-        raise SeraiError(what, hint, CONFLICT)
+        raise restoring.in_use([each["name"] for each in there])
 
 
 def _is_of(session: str, part: str) -> bool:

@@ -132,19 +132,13 @@ class ExportMethods:
                 record = await stack.enter_async_context(self._sessions.still(p.name))
                 self._check_token(record, p.token)
                 plan, told = self._plan(record), self._told(record)
+                stack.callback(os.close, told)
+                noting = self._noting.noted(c, "export", record, token=p.token)
+                await stack.enter_async_context(noting)
             except BaseException:
                 close(r.descriptors)
                 raise
-            try:
-                try:
-                    noting = self._noting.noted(c, "export", record, token=p.token)
-                    await stack.enter_async_context(noting)
-                except BaseException:
-                    close(r.descriptors)
-                    raise
-                await self._transfers.carry(c, r, p.stdio, plan, record.name, told)
-            finally:
-                os.close(told)
+            await self._transfers.carry(c, r, p.stdio, plan, record.name, told)
         return {}
 
     async def import_(self, c: Connection, r: Request, p: Import) -> Any:

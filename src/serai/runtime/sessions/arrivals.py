@@ -265,9 +265,9 @@ class Arrivals:
                 f"a session with the label {DOCTOR} is not taken in", code=NOT_PERMITTED
             )
         own.check_env(said.env)
-        disk = os.statvfs(self._paths.sessions)
-        own.check_limits(said.limits, settings, disk.f_frsize * disk.f_blocks)
-        self._check_quota(record.uid, said.limits.get("quota", ""))
+        disk = quota.disk_size(self._paths.sessions)
+        own.check_limits(said.limits, settings, disk)
+        self._check_quota(record.uid, said.limits.get("quota", ""), disk)
         wanted = said.name if name is None else name
         if wanted != record.name:
             self._check_name(wanted)
@@ -288,10 +288,9 @@ class Arrivals:
     def _all(self) -> list[Record]:
         return self._registry.all(pooled=True)
 
-    def _check_quota(self, uid: int, text: str) -> None:
+    def _check_quota(self, uid: int, text: str, disk: int) -> None:
         used = quota.usage(self._paths.sessions, uid)
-        disk = os.statvfs(self._paths.sessions)
-        whole = quota.Grant(0, 0, disk.f_frsize * disk.f_blocks)
+        whole = quota.Grant(0, 0, disk)
         if text and used is not None and used.bytes > quota.least(whole, text):
             raise SeraiError(
                 f"it has {used.bytes >> 20} MiB, and a quota of its own of {text}",

@@ -10,7 +10,6 @@ kernel would kill for it. A lower limit of tasks or of the disk only lets no mor
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from dataclasses import replace
 from serai.common import sizes
 from serai.common.errors import WRONG_STATE, SeraiError
 from serai.runtime.sandbox import usage
-from serai.runtime.sessions import own
+from serai.runtime.sessions import own, quota
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
@@ -39,7 +38,7 @@ def new(
     own.check_sandbox(chosen, sessions.settings)
     own.check_labels(labels)
     own.check_env(env)
-    own.check_limits(limits, sessions.settings, _disk(sessions))
+    own.check_limits(limits, sessions.settings, quota.disk_size(sessions.paths.sessions))
     return Own(limits, env, chosen)
 
 
@@ -54,7 +53,7 @@ async def change(
     async with sessions.alone(name) as record:
         if record.state in (State.REMOVING, State.ARRIVING, State.MOVING):
             raise SeraiError(f"session {name} is {record.state.value}", code=WRONG_STATE)
-        own.check_limits(limits, sessions.settings, _disk(sessions))
+        own.check_limits(limits, sessions.settings, quota.disk_size(sessions.paths.sessions))
         _check_memory(sessions, record, limits.get("memory"))
         wanted = replace(
             record.own,
@@ -100,8 +99,3 @@ def _check_memory(sessions: Sessions, record: Record, text: str | None) -> None:
             f"'serai stop {record.name}' frees them",
             WRONG_STATE,
         )
-
-
-def _disk(sessions: Sessions) -> int:
-    found = os.statvfs(sessions.paths.sessions)
-    return found.f_frsize * found.f_blocks

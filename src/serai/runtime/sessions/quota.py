@@ -59,6 +59,12 @@ def level(free: float, disk: Disk) -> Level:
     return Level.LOW if free < disk.warn_free else Level.FINE
 
 
+def disk_size(sessions: Path) -> int:
+    """How large the disk is, in bytes."""
+    disk = os.statvfs(sessions)
+    return disk.f_frsize * disk.f_blocks
+
+
 def free(sessions: Path) -> float:
     """How much of the disk is free, in percent."""
     disk = os.statvfs(sessions)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -59,12 +60,15 @@ def _left(paths: Paths, backup: str) -> int | None:
             return sum(each.peer == backup for each in Transits(registry).awaited())
         there = [each.name for each in registry.all() if each.state is not State.REMOVING]
     if there:
-        raise SeraiError(
-            f"there are {len(there)} sessions on this disk, such as {there[0]}",
-            "a backup is restored on a blank one; 'serai import' takes one session",
-            CONFLICT,
-        )
+        raise in_use(there)
     return None
+
+
+def in_use(names: Sequence[str]) -> SeraiError:
+    """The error for a disk with sessions of these names."""
+    what = f"there are {len(names)} sessions on this disk, such as {names[0]}"
+    hint = "a backup is restored on a blank one; 'serai import' takes one session"
+    return SeraiError(what, hint, CONFLICT)
 
 
 def _prepare(path: Path, backup: str) -> int:

@@ -110,7 +110,7 @@ def _place_job(source: Path, target: Path, uid: int) -> None:
         with suppress(FileNotFoundError):
             (source / "log").rename(target / "log")
             os.chown(target / "log", uid, uid, follow_symlinks=False)
-    for each in ("job.json", holder.BEGUN, "status", "log"):
+    for each in form.JOB_FILES:
         (source / each).unlink(missing_ok=True)
     source.rmdir()
 

@@ -23,6 +23,8 @@ from serai.common.errors import INVALID_PARAMS, SeraiError
 FORMAT = 1
 FIRST, LAST = "serai.json", "digests.json"
 HOME, JOBS = "home", "jobs"
+JOB_FILES = ("job.json", "begun", "status", "log")
+"""What there is of a job at most."""
 OURS, OTHERS = "session", "other"
 MOST_TEXT = 4 << 20
 """Bytes of what is read as JSON."""

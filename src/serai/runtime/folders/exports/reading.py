@@ -146,7 +146,7 @@ class _Stage:
     ) -> None:
         job, _, name = path.partition("/")
         most = MOST_LOG if name == "log" else form.MOST_TEXT
-        known = _JOB.fullmatch(job) and name in writing.JOB_FILES
+        known = _JOB.fullmatch(job) and name in form.JOB_FILES
         if not known or content is None or member.size > most:
             raise form.wrong(f"{ascii(member.name)[:200]} is no job's file")
         if job not in self._jobs:

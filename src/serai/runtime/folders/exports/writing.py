@@ -24,7 +24,6 @@ from serai.runtime.folders.exports import form
 CHUNK = 256 << 10
 PATIENCE = 60
 """Seconds that the other end may take for what it is given, or to give more."""
-JOB_FILES = ("job.json", "begun", "status", "log")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _RECORD = 10240
 
@@ -236,7 +235,7 @@ def _xattrs(path: str, *, follow: bool) -> list[tuple[str, bytes]]:
 def _jobs(out: Out, jobs: int, digest: form.Digest) -> None:
     for job in sorted(os.listdir(jobs)):  # a descriptor
         with suppress(FileNotFoundError), scope.folder(jobs, job) as folder:
-            for name in JOB_FILES:
+            for name in form.JOB_FILES:
                 try:
                     source = scope.file(folder, name)
                 except SeraiError:
