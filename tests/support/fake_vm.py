@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -144,6 +145,27 @@ class Vm:
 
     def sessions(self) -> dict[str, dict[str, Any]]:
         return {each["name"]: each for each in self.call("list")["sessions"]}
+
+    def answered_by_http(self, request: bytes) -> str:
+        """What ``serai metrics --http`` answers, started as systemd does it for a connection: the
+        socket is standard input and output.
+        """
+        ours, theirs = socket.socketpair()
+        with (
+            ours,
+            theirs,
+            ours.makefile("rb") as response,
+            subprocess.Popen(
+                self.command("metrics", "--http"),
+                env=self.env,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+            ),
+        ):
+            theirs.close()
+            ours.settimeout(DEADLINE)
+            ours.sendall(request)
+            return response.read().decode()
 
     def serai(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """The command, as installed but for where its modules are."""

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import jsonrpc
-from serai.common.errors import SeraiError
 from serai.fleet.client import FleetClient
 from serai.fleet.settings import credentials
 from serai.image.errors import BuildError
 from serai.image.fleet import keys, loopback
+from serai.image.fleet.rig import init, wait
 from serai.image.run import with_pdeathsig
 from serai.runtime import address
 from serai.runtime.library import Session, connect
@@ -106,33 +106,18 @@ def joined(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
         for process in (started, member):
             stack.callback(process.wait)
             stack.callback(process.kill)
-        _wait(lambda: _init(place))
-        _wait(lambda: _takes(place))
+        wait(lambda: init(place, credentials(), 1), "the server answers", DEADLINE)
+        wait(lambda: _takes(place), "the VM takes sessions", DEADLINE)
         yield place, member.pid
 
 
 _MEMBER: tuple[str | Path, ...] = (sys.executable, "-m", "serai.fleet.member")
 
 
-def _init(place: str) -> bool:
-    argv = [sys.executable, "-m", "serai.fleet.command", f"--vm={place}", "init", "--replicas=1"]
-    return subprocess.run(argv, check=False, capture_output=True, timeout=DEADLINE).returncode == 0
-
-
 def _takes(place: str) -> bool:
-    try:
-        with connect(place) as fleet:
-            fleet.create().remove()
-    except SeraiError:
-        return False
+    with connect(place) as fleet:
+        fleet.create().remove()
     return True
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > end:
-            raise BuildError("the fleet of the benchmark does not come up")
 
 
 def _milliseconds(action: Callable[[], object]) -> float:

@@ -157,7 +157,7 @@ def rig(root: Path, folder: Path, vms: Sequence[str], count: int = 3) -> Iterato
     try:
         for server in servers:
             made.start(server)
-        wait(lambda: _init(made, count), "the servers answer")
+        wait(lambda: init(made.address, made.credentials, count), "the servers answer")
         for name in vms:
             made.boot(name)
         for name in vms:
@@ -189,13 +189,14 @@ def wait(condition: Callable[[], object], told: str, deadline: float = DEADLINE)
         time.sleep(0.1)
 
 
-def _init(made: Rig, replicas: int) -> bool:
-    async def init() -> None:
-        where = address.parse(made.address)
-        async with FleetClient(where.nats, made.credentials, CLIENT) as client:
+def init(place: str, credentials: Path, replicas: int) -> bool:
+    """Make a fleet's buckets at the servers of an address. Raises SeraiError."""
+
+    async def make() -> None:
+        async with FleetClient(address.parse(place).nats, credentials, CLIENT) as client:
             await command.init(client, replicas)
 
-    asyncio.run(init())
+    asyncio.run(make())
     return True
 
 

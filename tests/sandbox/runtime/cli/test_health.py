@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -92,27 +91,10 @@ def test_a_log_that_is_lost_is_told(vm: Vm) -> None:
 
 
 def test_a_load_balancer_gets_a_status_of_http(vm: Vm) -> None:
-    def got(head: bytes) -> str:
-        ours, theirs = socket.socketpair()
-        with (
-            ours,
-            theirs,
-            subprocess.Popen(
-                vm.command("metrics", "--http"),
-                env=vm.env,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-            ),
-        ):
-            theirs.close()
-            ours.settimeout(DEADLINE)
-            ours.sendall(head)
-            return ours.makefile("rb").read().decode()
-
     request = b"GET /health HTTP/1.1\r\nHost: vm\r\n\r\n"
-    head, _, body = got(request).partition("\r\n\r\n")
+    head, _, body = vm.answered_by_http(request).partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 OK\r\nContent-Type: application/json")
     assert json.loads(body)["status"] in ("healthy", "degraded")
     vm.kill_gate()
-    assert got(request).startswith("HTTP/1.1 503 ")
-    assert got(b"HEAD" + request[3:]).endswith("\r\n\r\n")
+    assert vm.answered_by_http(request).startswith("HTTP/1.1 503 ")
+    assert vm.answered_by_http(b"HEAD" + request[3:]).endswith("\r\n\r\n")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-
-from tests.support.fake_vm import DEADLINE, Vm
+from tests.support.fake_vm import Vm
 from tests.support.openmetrics import values
 
 
@@ -21,23 +18,8 @@ def test_sessions_and_what_they_did_at_the_gate_are_told(vm: Vm, name: str) -> N
 
 
 def test_a_scraper_gets_them_by_http(vm: Vm, name: str) -> None:
-    """As systemd starts it for a connection: the socket is standard input and output."""
-    ours, theirs = socket.socketpair()
-    with (
-        ours,
-        theirs,
-        ours.makefile("rb") as response,
-        subprocess.Popen(
-            vm.command("metrics", "--http"),
-            env=vm.env,
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-        ),
-    ):
-        theirs.close()
-        ours.settimeout(DEADLINE)
-        ours.sendall(b"GET /metrics HTTP/1.1\r\nHost: vm\r\n\r\n")
-        head, _, body = response.read().decode().partition("\r\n\r\n")
+    answer = vm.answered_by_http(b"GET /metrics HTTP/1.1\r\nHost: vm\r\n\r\n")
+    head, _, body = answer.partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text;")
     assert f"Content-Length: {len(body.encode())}" in head
     assert values(body, "serai_session_state")[name, "ready"] == 1

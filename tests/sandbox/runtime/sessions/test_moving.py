@@ -18,6 +18,7 @@ from serai.common.errors import BUSY, CONFLICT, GONE, SeraiError
 from serai.common.labels import DOCTOR
 from serai.runtime import moving
 from serai.runtime.client import Client
+from serai.runtime.library import Session
 from serai.runtime.library import Vm as End
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
@@ -65,6 +66,13 @@ def filled(vm: Vm, name: str) -> dict[str, Any]:
     return content(vm.paths.home(name))
 
 
+def exported(session: Session) -> io.BytesIO:
+    spool = io.BytesIO()
+    session.export(spool)
+    spool.seek(0)
+    return spool
+
+
 def verified(vm: Vm) -> None:
     assert vm.call("audit.verify")["ok"]
 
@@ -76,10 +84,8 @@ def test_an_export_is_the_same_session_again(pair: tuple[Vm, Vm]) -> None:
     source.call("job.wait", job=job)
     source.call("job.start", name="one", argv=["sleep", "1000"])
     with connect(address(source)) as here, connect(address(target)) as there:
-        spool = io.BytesIO()
-        here.session("one").export(spool)
+        spool = exported(here.session("one"))
         assert source.sessions()["one"]["state"] == "ready"
-        spool.seek(0)
         made = there.import_(spool)
         assert made.name == "one"
         shown = made.show()
@@ -117,9 +123,7 @@ def test_no_session_comes_in_with_the_doctors_label(pair: tuple[Vm, Vm]) -> None
     source, target = pair
     source.call("create", name="one", labels={DOCTOR: ""})
     with connect(address(source)) as here, connect(address(target)) as there:
-        spool = io.BytesIO()
-        here.session("one").export(spool)
-        spool.seek(0)
+        spool = exported(here.session("one"))
         with pytest.raises(SeraiError, match=f"the label {DOCTOR} is not taken in"):
             there.import_(spool)
         here.session("one").remove()
@@ -137,9 +141,7 @@ def test_no_session_brings_bindings_to_secrets_unless_somebody_says_so(
     wish = {"secret": "key", "hosts": ["evil.example"], "header": "X-Key: {}"}
     source.call("policy.bind", name="one", **wish)
     with connect(address(source)) as here, connect(address(target)) as there:
-        spool = io.BytesIO()
-        here.session("one").export(spool)
-        spool.seek(0)
+        spool = exported(here.session("one"))
         with pytest.raises(SeraiError, match=r"bound to secrets of this VM: .*evil\.example"):
             there.import_(spool)
         with pytest.raises(SeraiError, match="bound to secrets of this VM"):
