@@ -18,7 +18,7 @@ DEADLINE = 90.0
 PAUSE = 0.3
 OFTEN = 10
 _ONE = 45.0
-_JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat", "--unit")
+_JOURNAL = ("journalctl", "--quiet", "--lines=1", "--output=cat")
 
 
 class Services(Protocol):
@@ -60,7 +60,9 @@ class Daemons:
         """
         end = time.monotonic() + patience
         while why := _wrong(whole):
-            if time.monotonic() > end or _gives_up():
+            if again := _again_and_again():
+                return again
+            if time.monotonic() > end:
                 return why
             time.sleep(PAUSE)
         return ""
@@ -72,17 +74,25 @@ class Daemons:
         _run(["/usr/bin/python3", "-IBc", code, modules, *arguments], DEADLINE)
 
 
-def _gives_up() -> bool:
-    """Whether a daemon has been started so often that it will not do better."""
-    told = _said(["systemctl", "show", "-P", "NRestarts", *DAEMONS])[1].split()
-    return any(int(number) >= OFTEN for number in told if number.isdigit())
+def _again_and_again() -> str:
+    """Which daemon has been started so often that it will not do better, and why; '' if none."""
+    for unit in DAEMONS:
+        times = _said(["systemctl", "show", "-P", "NRestarts", unit])[1].strip()
+        if times.isdigit() and int(times) >= OFTEN:
+            return f"{unit} was started {times} times more and ended each time: {_words(unit)}"
+    return ""
+
+
+def _words(unit: str) -> str:
+    """The last line that the daemon itself wrote; systemd's lines about it say less."""
+    return _last(_said([*_JOURNAL, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout"])[1])
 
 
 def _wrong(whole: bool) -> str:
     for unit in DAEMONS:
         state = _said(["systemctl", "show", "-P", "ActiveState", unit])[1].strip()
         if state != "active":
-            return f"{unit} is {state or 'unknown'}: {_last(_said([*_JOURNAL, unit])[1])}"
+            return f"{unit} is {state or 'unknown'}: {_words(unit)}"
     if whole:
         status, out, error = _said(HEALTH)
         if status == 0:

@@ -147,7 +147,7 @@ def test_a_version_that_is_not_well_goes_back_by_itself(target: Target, tmp_path
     server.write_text(server.read_text().replace('log.info("ready")', 'sys.exit("worn out")'))
     done = replace(target, checkout=broken).provision("--only", "runtime")
     said = one_line(done)
-    assert "is not well: serai-sessiond.service is " in said
+    assert "is not well: serai-sessiond.service " in said, said
     assert "; went back to Serai 0.1.0 (" in said
     assert container.shell(INSTALLED) == before
     assert container.shell("serai exec kept -- cat file") == "precious"
