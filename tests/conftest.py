@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Otherwise its plugin imports it at the end of a run, so deep in pytest that Python 3.11.2 may
 # fail to parse it (https://github.com/python/cpython/issues/106905).
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 
 from serai.image.commands import LAYERS
@@ -17,6 +17,15 @@ from serai.image.settings import Settings
 # A shell that starts us in the background has us ignore Ctrl-C, and what we start would inherit
 # that (signal(7)); tests of Ctrl-C mean a program that a person started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Neither a host that is busy nor chance decides whether a property holds. "random" tries examples
+# that no run before has tried: pytest tests/unit --hypothesis-profile=random
+SLOW = [hypothesis.HealthCheck.too_slow]
+for name, same in (("same", True), ("random", False)):
+    hypothesis.settings.register_profile(
+        name, deadline=None, derandomize=same, suppress_health_check=SLOW
+    )
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 

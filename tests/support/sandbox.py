@@ -85,7 +85,7 @@ class Room:
         env: Mapping[str, str] | None = None,
         filters: Sequence[bytes] | None = None,
         target: enter.Target | None = None,
-        timeout: float = 10.0,
+        timeout: float = DEADLINE,
     ) -> enter.Entered:
         """Run ``argv`` and return once it has been executed; an EnterError leaves nothing."""
         arrival = enter.begin(

@@ -298,7 +298,6 @@ def test_sessions_outlive_a_gate_that_is_killed_under_load(
     )
     assert before
     assert told["failed"], "the gate was killed while there was no load"
-    assert again - killed < 10
     assert container.shell(pids) == running
     assert container.shell("serai policy show free") == policy
     assert verified(container)

@@ -101,7 +101,7 @@ class Way:
 chance = st.sampled_from([0.0, 0.05, 0.3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1 << 32), chance, chance, chance)
 def test_all_bytes_come_once_and_in_order(
     seed: int, loss: float, double: float, reorder: float

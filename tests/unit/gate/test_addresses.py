@@ -101,7 +101,7 @@ def test_every_row_is_found_by_an_address_in_it() -> None:
     assert reached >= set(TABLE) - {row for row in TABLE if row[1] == "reserved"}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.ip_addresses())
 def test_only_global_unicast_is_public(address: Address) -> None:
     address = unmapped(address)
@@ -113,7 +113,7 @@ def test_only_global_unicast_is_public(address: Address) -> None:
         assert address.version == 4 or int(address) >> 125 == 1  # 2000::/3
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.ip_addresses(v=4))
 def test_a_mapped_address_is_judged_as_what_it_maps(address: Address) -> None:
     assert special(IPv6Address(f"::ffff:{address}")) == special(address)

@@ -12,7 +12,7 @@ from serai.gate.heads import BadRequest, Head
 from serai.gate.hosts import Target
 from tests.support.request_heads import CLIENTS, GET, HOST, POST, REFUSED, get, head, post
 
-fuzz = settings(max_examples=1500, deadline=None, derandomize=True)
+fuzz = settings(max_examples=1500)
 
 
 @pytest.mark.parametrize("client", CLIENTS)

@@ -225,7 +225,7 @@ def test_everything_else_is_refused_in_one_line(text: str) -> None:
     assert len(message) < 1200
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=800)
 @given(SPELLINGS)
 @example("\u2488\uff11")
 @example("xn--\u212a")
@@ -244,7 +244,7 @@ def test_whatever_is_written_has_one_safe_form_or_none(text: str) -> None:
             socket.inet_aton(found)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.tuples(*[FORMS] * 4), st.booleans())
 def test_every_spelling_of_ipv4_is_what_inet_aton_says(
     number: int, parts: int, forms: tuple[str, ...], dot: bool
@@ -255,7 +255,7 @@ def test_every_spelling_of_ipv4_is_what_inet_aton_says(
     assert host(text + "." * dot) == IPv4Address(socket.inet_aton(text)) == IPv4Address(number)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.ip_addresses(v=6), st.booleans(), st.booleans())
 def test_every_spelling_of_ipv6_is_the_address(
     address: IPv6Address, long: bool, brackets: bool
@@ -264,7 +264,7 @@ def test_every_spelling_of_ipv6_is_the_address(
     assert host(f"[{text}]" if brackets else text) == unmapped(address)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.text("0123456789x.abcdef-_", max_size=20))
 def test_what_inet_aton_takes_is_never_a_name(text: str) -> None:
     try:
@@ -342,7 +342,7 @@ def test_a_password_before_a_host_is_not_repeated() -> None:
     assert "secret" not in str(caught.value)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 @given(SPELLINGS, st.sampled_from(["", ":80", ":0", "80", ":", ":70000"]))
 def test_an_authority_is_a_target_that_reads_back_or_refused(text: str, after: str) -> None:
     try:

@@ -234,7 +234,7 @@ def test_who_decides_about_what_a_name_leads_to(
     assert "a.test" in verdict.reason
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(SPECIAL, st.integers(1, 65535), st.booleans(), st.sampled_from([None, "a.test"]))
 def test_no_rule_for_everything_opens_a_special_address(
     address: Address, port: int, mapped: bool, named: str | None
@@ -246,7 +246,7 @@ def test_no_rule_for_everything_opens_a_special_address(
     assert not verdict.allowed
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(SPECIAL, st.integers(1, 65535), st.tuples(*[FORMS] * 4), st.integers(1, 4), DOTS)
 def test_no_spelling_of_a_special_address_gets_through(
     address: Address, port: int, forms: tuple[str, ...], parts: int, dot: str
@@ -265,7 +265,7 @@ def test_no_spelling_of_a_special_address_gets_through(
         assert "range" in verdict.rule or "address" in verdict.rule
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(SPECIAL, st.integers(1, 65535))
 def test_a_rule_for_the_address_itself_opens_it_and_a_deny_closes_it(
     address: Address, port: int
@@ -284,7 +284,7 @@ RULES = st.sampled_from(
 ).map(rule)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     st.lists(RULES),
     st.lists(RULES),
@@ -299,7 +299,7 @@ def test_another_deny_never_allows_and_another_allow_never_denies(
     assert allowed(Rules((*allow, more), tuple(deny)), target(to)) >= before
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(st.text("*.:/[]0123456789abx%-@ \0\u3002\uff11", max_size=30) | st.text(max_size=60))
 def test_a_text_is_a_rule_that_reads_back_or_a_value_error(text: str) -> None:
     try:
@@ -311,7 +311,7 @@ def test_a_text_is_a_rule_that_reads_back_or_a_value_error(text: str) -> None:
     assert rule(found.text).text == found.text
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.text("*.:0123456789abx-", max_size=30))
 def test_a_plain_host_is_a_rule_for_exactly_itself(text: str) -> None:
     try:

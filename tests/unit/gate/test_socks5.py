@@ -13,7 +13,7 @@ from serai.gate.socks5 import BadMessage, Request
 LONGEST = 262
 NAME = b"\x05\x01\x00\x03\x0bexample.com\x01\xbb"
 
-fuzz = settings(max_examples=1500, deadline=None, derandomize=True)
+fuzz = settings(max_examples=1500)
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Set-Cookie", f"login={sys.argv[1]}; HttpOnly; SameSite=Strict")
         self.end_headers()
-http.server.HTTPServer(("127.0.0.1", 3001), Handler).serve_forever()
+# A browser opens connections before it has something to ask, and keeps them.
+http.server.ThreadingHTTPServer(("127.0.0.1", 3001), Handler).serve_forever()
 """
 
 
@@ -339,7 +340,7 @@ def test_a_browser_keeps_the_cookies_of_sessions_apart_by_their_names(vm: Vm) ->
 def answers(url: str) -> bool:
     """Whether a server is there by now."""
     try:
-        return bool(urllib.request.urlopen(url).status)  # noqa: S310  # ours
+        return bool(urllib.request.urlopen(url, timeout=DEADLINE).status)  # noqa: S310  # ours
     except OSError:
         return False
 

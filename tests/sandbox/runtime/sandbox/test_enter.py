@@ -20,6 +20,7 @@ from serai.common import linux
 from serai.common.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
+from tests.support.watching import Watcher
 
 FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters):[ \t]*(.*)"
 
@@ -259,55 +260,42 @@ def read_until(fd: int, text: str, times: int = 1) -> str:
     return seen
 
 
-WATCH = """\
-import os, sys, time
-end = time.monotonic() + float(sys.argv[1])
-print("watching", flush=True)
-seen = set()
-while time.monotonic() < end and len(seen) < 1:
-    for pid in os.listdir("/proc"):
-        try:
-            other = pid.isdigit() and pid != str(os.getpid())
-            if other and "python" in os.readlink(f"/proc/{pid}/exe"):
-                with open(f"/proc/{pid}/mem", "rb"):
-                    seen.add(pid)
-        except OSError:
-            pass
-print("stolen" if seen else "nothing")
+LOOK = """\
+import os
+def stolen(pid):
+    try:
+        if "python" in os.readlink(f"/proc/{pid}/exe"):
+            open(f"/proc/{pid}/mem", "rb").close()
+            return True
+    except OSError: pass
+    return False
+def look():
+    others = {pid for pid in os.listdir("/proc") if pid.isdigit()} - {str(os.getpid())}
+    return {"stolen"} if any(map(stolen, others)) else set()
 """
 
 
-def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> str:
+def steal(room: Room, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """What a process of the same UID gets of one that is held just before exec."""
-    original = usher._execute
-
-    def late(plan: usher.Plan) -> None:
-        time.sleep(0.5)
-        original(plan)
-
-    read, write = os.pipe()
-    null = os.open("/dev/null", os.O_RDWR)
     # Without filters and Landlock: dumpability alone protects the daemon's memory.
     monkeypatch.setattr(linux, "confine_tracing", lambda: None)
-    watcher = room.start(["python3", "-c", WATCH, "5"], (null, write, null), filters=())
-    os.close(write)
-    with open(read) as file:  # noqa: PTH123
-        assert file.readline() == "watching\n"
-        with monkeypatch.context() as patch:
-            patch.setattr(usher, "_execute", late)
-            for _ in range(3):
-                assert reap(room.start(["true"], (null, null, null), filters=())) == 0
-        os.kill(watcher.pid, 0)
-        answer = file.readline().strip()
+    watcher, original = Watcher(room, LOOK, filters=()), usher._execute
+
+    def late(plan: usher.Plan) -> None:
+        watcher.looked()
+        original(plan)
+
+    monkeypatch.setattr(usher, "_execute", late)
+    null = os.open("/dev/null", os.O_RDWR)
+    assert reap(room.start(["true"], (null, null, null), filters=())) == 0
     os.close(null)
-    assert reap(watcher) == 0
-    return answer
+    return watcher.seen()
 
 
 def test_nobody_reads_the_daemon_s_memory_while_it_enters(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert steal(room, monkeypatch) == "nothing"
+    assert steal(room, monkeypatch) == set()
 
 
 def test_it_is_dumpability_that_protects_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +305,7 @@ def test_it_is_dumpability_that_protects_it(room: Room, monkeypatch: pytest.Monk
 
     original: Callable[[int], None] = linux.drop_capabilities
     monkeypatch.setattr(linux, "drop_capabilities", drop_and_open)
-    assert steal(room, monkeypatch) == "stolen"
+    assert steal(room, monkeypatch) == {"stolen"}
 
 
 def cgroup_tops() -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,22 +11,20 @@ from serai.common import linux, proc
 from serai.runtime.sandbox import usher
 from tests.conftest import ROOT
 from tests.support.sandbox import Room, make_session, make_top, open_room, reap
+from tests.support.watching import Watcher
 
 # The table of mounts asks for no right to look into a process.
-WATCH = """\
-import os, time
+LOOK = """\
+import os
 def table(pid):
     try:
         with open(f"/proc/{pid}/mountinfo") as file: return [line.split()[4] for line in file]
     except OSError: return own
 own = []
-own, seen, end = table("self"), set(), time.monotonic() + 60
-print("watching", flush=True)
-while time.monotonic() < end and not os.path.exists("enough"):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        places = table(pid)
-        if places and places != own: seen |= set(places)
-print(*sorted(seen))
+own = table("self")
+def look():
+    tables = map(table, filter(str.isdigit, os.listdir("/proc")))
+    return {place for places in tables if places != own for place in places}
 """
 
 
@@ -39,25 +36,17 @@ def room() -> Iterator[Room]:
 
 def watched(room: Room, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The mount points that a process inside saw, and that are not the sandbox's."""
-    original = linux.join
+    watcher, original = Watcher(room, LOOK), linux.join
 
     def late(pidfd: int, kinds: int) -> None:
-        time.sleep(0.2)
+        watcher.looked()
         original(pidfd, kinds)
 
-    read, write = os.pipe()
+    monkeypatch.setattr(linux, "join", late)
     null = os.open("/dev/null", os.O_RDWR)
-    watcher = room.start(["python3", "-c", WATCH], (null, write, null))
-    os.close(write)
-    with open(read) as file:  # noqa: PTH123
-        assert file.readline() == "watching\n"
-        monkeypatch.setattr(linux, "join", late)
-        assert reap(room.start(["true"], (null, null, null))) == 0
-        (room.session.home / "enough").touch()
-        seen = set(file.readline().split())
+    assert reap(room.start(["true"], (null, null, null))) == 0
     os.close(null)
-    assert reap(watcher) == 0
-    return seen
+    return watcher.seen()
 
 
 def test_the_vms_mounts_are_not_seen_while_a_payload_enters(

@@ -339,8 +339,8 @@ def test_a_hostile_job_ends_and_leaves_nothing(vm: Vm, name: str, kind: str) -> 
         for _ in range(5)
     ]
     assert {ended(vm, job)["reason"] for job in jobs} == {"timed out" if stays else "exit"}
-    wait_for(lambda: vm.processes() == idle)
-    assert not list(vm.cgroup.glob(f"{name}/job-*"))
+    wait_for(lambda: vm.processes() <= idle)  # what ended late counted before
+    wait_for(lambda: not list(vm.cgroup.glob(f"{name}/job-*")))
 
 
 def test_a_holder_that_takes_no_threads_away_never_sees_it_end(blind: Vm, name: str) -> None:
@@ -397,9 +397,10 @@ def test_a_client_that_follows_a_removed_session_is_told(vm: Vm, name: str) -> N
 
 def test_many_idle_jobs_take_no_memory_of_the_daemon(vm: Vm, name: str) -> None:
     def memory() -> int:
+        """Its own, in KiB: a share of others' grows when these end."""
         assert vm.daemon is not None
-        lines = Path(f"/proc/{vm.daemon.pid}/smaps_rollup").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        lines = Path(f"/proc/{vm.daemon.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1])
 
     with vm.client() as client:
         for _ in range(3):

@@ -54,7 +54,7 @@ def test_an_empty_log_has_nothing(log: int) -> None:
     assert job_log.read(log, HEAD + 5, 10) == (HEAD + 5, b"")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2 * (HEAD + TAIL)), st.integers(1, CHUNK), st.integers(0, 3 * HEAD))
 def test_the_head_and_the_tail_are_kept_and_nothing_else(
     length: int, step: int, offset: int

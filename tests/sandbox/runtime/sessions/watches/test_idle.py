@@ -40,17 +40,26 @@ def freezes(vm: Vm, name: str) -> Callable[[], bool]:
     return frozen
 
 
-def test_a_session_that_idles_freezes_and_one_that_works_does_not(vm: Vm, name: str) -> None:
-    assert vm.serai("set", name, "--idle-freeze", "10s").returncode == 0
-    before = vm.call("show", name=name)
-    assert vm.serai("exec", name, "--", "sleep", "1.2").returncode == 0, "somebody waits for it"
-    busy = vm.serai("start", name, "--", "sh", "-c", "while :; do :; done").stdout.strip()
+def another_freezes(vm: Vm) -> None:
+    """Wait until a session that nobody uses has frozen: one that has idled for longer has, too."""
     other = vm.call("create", limits={"idle_freeze": "10s"})["name"]
     wait_for(freezes(vm, other))
     vm.call("remove", name=other)
+
+
+def test_a_session_that_idles_freezes_and_one_that_works_does_not(vm: Vm, name: str) -> None:
+    command, pipe = vm.command("exec", name, "--", "sh", "-c", "echo up; read line"), subprocess.PIPE
+    with subprocess.Popen(command, env=vm.env, stdin=pipe, stdout=pipe) as waiting:
+        assert waiting.stdout is not None and waiting.stdout.readline() == b"up\n"
+        assert vm.serai("set", name, "--idle-freeze", "10s").returncode == 0
+        before = vm.call("show", name=name)
+        another_freezes(vm)
+        busy = vm.serai("start", name, "--", "sh", "-c", "while :; do :; done").stdout.strip()
+        waiting.communicate(b"done\n", timeout=30)
+    another_freezes(vm)
     assert vm.call("show", name=name)["changed_at"] == before["changed_at"], "it froze meanwhile"
-    vm.serai("kill", busy, "--signal", "KILL")
     waits = vm.serai("start", name, "--", "sleep", "999").stdout.strip()
+    vm.serai("kill", busy, "--signal", "KILL")
     wait_for(freezes(vm, name))
     assert "reason: it idled" in vm.serai("show", name).stdout
     elsewhere = ("--vm", f"unix://{vm.paths.control}")
@@ -82,11 +91,11 @@ def test_a_terminal_s_input_and_end_and_attaching_a_job_wake_it(vm: Vm, name: st
     assert b"got hello" in os.read(master, 4096)
     os.close(master)
     master, slave = os.openpty()
-    saves = "trap 'echo saved >mnt/outputs/work; exit' HUP; read line"
+    saves = "trap 'echo saved >mnt/outputs/work; exit' HUP; echo up; read line"
     command = vm.command("exec", name, "-t", "--", "sh", "-c", saves)
     process = subprocess.Popen(command, env=vm.env, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
-    wait_for(lambda: vm.payloads(name))
+    assert b"up" in os.read(master, 4096)
     wait_for(freezes(vm, name))
     process.kill()
     process.wait()
