@@ -39,7 +39,7 @@ class Watcher:
         wait_for(self._count)
 
     def _read(self, descriptor: int) -> None:
-        with open(descriptor) as lines:  # noqa: PTH123  # a descriptor
+        with open(descriptor) as lines:  # a descriptor
             for self._last in lines:
                 self._looks[:] = (self._count() + 1).to_bytes(8, "big")
 

@@ -6,10 +6,11 @@ The gate has a network of its own here, with public addresses and a DNS server o
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -293,25 +294,17 @@ def test_a_name_without_an_address_and_an_address_without_a_route(web: Web) -> N
 def test_a_session_with_slow_names_slows_no_other(web: Web) -> None:
     web.gate.open("red", "*.test")
     web.names.answers["quick.test"] = [[PUBLIC]]
-    done: list[bytes] = []
-
-    def slow(number: int) -> None:
-        host = f"never{number}.test"
-        done.append(
-            web.gate.ask("red", f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        )
-
-    # More than all threads that look names up, if a session could have them all.
-    threads = [threading.Thread(target=slow, args=(number,)) for number in range(100)]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: web.gate.call("status")["red"] == 100)
-    for _ in range(10):
-        assert web.get("quick.test") == (200, PUBLIC.encode())
-    assert not done, "the slow ones were not slow"
-    for thread in threads:
-        thread.join(gate_process.DEADLINE)
-    assert all(answer.startswith(b"HTTP/1.1 504 ") for answer in done)
+    with ExitStack() as stack:
+        # More than all threads that look names up, if a session could have them all.
+        slow = [stack.enter_context(web.gate.connect("red")) for _ in range(100)]
+        for number, sock in enumerate(slow):
+            host = f"never{number}.test"
+            sock.sendall(f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        wait_for(lambda: any(name.startswith("never") for name, _ in web.names.asked))
+        for _ in range(5):
+            assert web.get("quick.test") == (200, PUBLIC.encode())
+        assert not select.select(slow, [], [], 0)[0], "the slow ones were not slow"
+        assert all(everything(sock).startswith(b"HTTP/1.1 504 ") for sock in slow)
     # Nobody waits any longer, but the resolver is still at the first two: no more until it is done.
     assert len({name for name, _ in web.names.asked if name.startswith("never")}) == 2
     assert web.get("quick.test") == (200, PUBLIC.encode())
@@ -325,10 +318,8 @@ def test_explain_says_where_a_name_would_lead(web: Web) -> None:
     assert explained["allowed"] is True
     said = {each["address"]: each["allowed"] for each in explained["verdicts"]}
     assert said == {"10.0.0.1": False, PUBLIC: True}
-    start = time.monotonic()
     explained = web.gate.call("explain", policy=gate_process.policy("*.test"), target="never.test")
     assert explained["allowed"] is False and "2 s" in explained["problem"]
-    assert time.monotonic() - start < gate_process.DEADLINE
 
 
 def test_everything_is_in_the_log(web: Web) -> None:

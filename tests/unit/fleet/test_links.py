@@ -238,7 +238,9 @@ def test_who_asks_twice_has_one_link(servers: Servers, pid: int, tmp_path: Path)
     asyncio.run(main())
 
 
-def test_a_vm_that_is_gone_is_said_to_be(servers: Servers) -> None:
+def test_a_vm_that_is_gone_is_said_to_be(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serai.fleet.client.FAILING_OVER", 1.0)
+
     async def main() -> None:
         async with client(servers) as fleet:
             with pytest.raises(SeraiError, match="the VM b is gone"):

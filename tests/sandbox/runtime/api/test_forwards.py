@@ -385,8 +385,9 @@ def test_the_daemon_stays_in_its_own_network(vm: Vm, session: Session) -> None:
     }
 
 
-@pytest.mark.usefixtures("unharmed")
 def test_a_server_that_accepts_nobody_is_given_up(vm: Vm, session: Session) -> None:
+    assert vm.stop() == 0
+    vm.start(weaken="from serai.runtime.sandbox import dial; dial.PATIENCE = 1.0")
     with serving(session, "nobody", backlog=0), vm.client() as client:
         opened = client.call("forward.open", name=session.name, port=3000)["forward"]
         dials = [
@@ -401,6 +402,8 @@ def test_a_server_that_accepts_nobody_is_given_up(vm: Vm, session: Session) -> N
             except SeraiError as error:
                 codes.append(error.code)
         assert set(codes) == {TIMEOUT}
+    assert vm.stop() == 0
+    vm.start()
 
 
 def test_without_a_window_a_deaf_server_fills_the_daemon(vm: Vm, session: Session) -> None:

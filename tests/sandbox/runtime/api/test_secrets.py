@@ -17,7 +17,6 @@ from serai import connect
 from serai.common import errors
 from serai.common.errors import SeraiError
 from tests.support.fake_vm import DEADLINE, Vm
-from tests.support.waiting import wait_for
 
 VALUE = "sk-ant-" + "0123456789" * 4
 
@@ -165,6 +164,9 @@ def test_no_log_error_or_file_has_a_value(vm: Vm) -> None:
 
 
 def test_a_gate_that_is_away_is_said_without_the_value(vm: Vm) -> None:
+    vm.stop()
+    hasty = "from serai.runtime.sessions.gate_client import GateClient as c"
+    vm.start(weaken=f"{hasty}; c.__init__.__defaults__ = (1.0,)")
     vm.kill_gate()
     try:
         with pytest.raises(SeraiError, match="the gate does not answer") as caught:
@@ -172,5 +174,7 @@ def test_a_gate_that_is_away_is_said_without_the_value(vm: Vm) -> None:
         assert VALUE not in str(caught.value)
     finally:
         vm.start_gate()
-    wait_for(lambda: listed(vm) == [])
+        vm.stop()
+        vm.start()
+    assert listed(vm) == []
     assert VALUE not in (vm.root / "sessiond.log").read_text()

@@ -48,7 +48,8 @@ def another_freezes(vm: Vm) -> None:
 
 
 def test_a_session_that_idles_freezes_and_one_that_works_does_not(vm: Vm, name: str) -> None:
-    command, pipe = vm.command("exec", name, "--", "sh", "-c", "echo up; read line"), subprocess.PIPE
+    command = vm.command("exec", name, "--", "sh", "-c", "echo up; read line")
+    pipe = subprocess.PIPE
     with subprocess.Popen(command, env=vm.env, stdin=pipe, stdout=pipe) as waiting:
         assert waiting.stdout is not None and waiting.stdout.readline() == b"up\n"
         assert vm.serai("set", name, "--idle-freeze", "10s").returncode == 0
