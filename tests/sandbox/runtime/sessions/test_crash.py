@@ -143,7 +143,7 @@ def test_it_dies_at_random_under_load_and_sessions_go_on() -> None:
         for name in list(vm.sessions()):
             vm.call("remove", name=name)
         wait_for(lambda: not vm.sessions())
-        assert vm.processes() == 0
+        wait_for(lambda: vm.processes() == 0)
 
 
 def load(vm: Vm, confirmed: dict[str, int]) -> None:
@@ -167,7 +167,7 @@ def test_payloads_end_with_the_daemon_that_had_their_client() -> None:
             wait_for(lambda: vm.processes() == idle + 1)
             vm.kill()
         vm.start()
-        assert vm.processes() == idle
+        wait_for(lambda: vm.processes() == idle)
 
 
 def lost_writes(vm: Vm) -> None:

@@ -409,7 +409,7 @@ def test_many_idle_jobs_take_no_memory_of_the_daemon(vm: Vm, name: str) -> None:
         for _ in range(40):
             client.call("job.start", name=name, argv=["sleep", "999"])
         client.call("job.list")
-        assert vm.descriptors() <= descriptors
+        wait_for(lambda: vm.descriptors() <= descriptors)
         assert memory() - before < 400, "KiB, of which 4 MiB a thousand jobs are 160"
 
 
