@@ -77,7 +77,7 @@ class Servers:
     ) -> Client:
         """A connection of the VM or client ``name``; it does not come back by itself."""
         tls = context(keys) if keys else self.context(kind, name)
-        options = {"allow_reconnect": False, "connect_timeout": 5, **more}
+        options = {"allow_reconnect": False, "connect_timeout": DEADLINE, **more}
         if kind == "vm":
             options.setdefault("inbox_prefix", f"_INBOX.{name}")
         return await nats.connect(list(servers or self.urls), tls=tls, **options)

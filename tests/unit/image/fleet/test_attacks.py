@@ -29,7 +29,7 @@ from tests.support.nats_servers import Servers, cluster, context
 from tests.support.waiting import wait_for
 
 T = TypeVar("T")
-DEADLINE = 10.0
+DEADLINE = 30.0
 CLAIMS = subjects.CLAIMS
 ROW, CLAIM = b"b's own row", b'{"vm": "b"}'
 
