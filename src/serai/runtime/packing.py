@@ -1,7 +1,6 @@
-"""Exports are compressed where they are kept: by the program zstd(1), on whichever side that is.
+"""Exports are compressed where they are kept: by the program zstd(1), beside the command.
 
-The VM neither packs nor unpacks: so it takes no program there, and no file makes it unpack more
-than it can be told to stop.
+sessiond neither packs nor unpacks: so no file makes it unpack more than it can be told to stop.
 """
 
 from __future__ import annotations
