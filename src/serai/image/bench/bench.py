@@ -50,8 +50,8 @@ IN_IMAGES = {
     "density": "measure_density.py",
     "fairness": "measure_fairness.py",
     "full": "measure_full.py",
+    "kernel": "measure_kernel.py",
     "outside": "measure_outside.py",
-    "pools": "measure_pools.py",
     "storm": "measure_storm.py",
 }
 ROOTS = {"ended": peers.equipped, "gate": peers.equipped, "peers": others.equipped}

@@ -19,7 +19,7 @@ from serai.image.guest import (
     measure_folders,
     measure_full,
     measure_gate,
-    measure_pools,
+    measure_kernel,
 )
 from serai.image.settings import Settings
 from serai.runtime.client import Client
@@ -83,8 +83,8 @@ def test_a_vm_that_holds_too_few_sessions_is_over_its_budget(
 def test_what_a_hostile_session_runs_is_python() -> None:
     for attack in measure_fairness.ATTACKS.values():
         compile(measure_fairness.INSIDE + attack, "attack", "exec")
-    for pool in measure_pools.POOLS:
-        compile(measure_pools.program(pool), "pool", "exec")
+    for pool in measure_kernel.POOLS:
+        compile(measure_kernel.program(pool), "pool", "exec")
     for program in (
         measure_fairness.ASK,
         measure_full.MAKE,

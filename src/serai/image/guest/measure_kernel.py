@@ -1,6 +1,6 @@
 """Lets one session take all it can get of each of the kernel's pools, and prints one JSON array.
 
-`invoke bench --only pools --image NAME` sends it into a booted image. Run as ``python3 FILE
+`invoke bench --only kernel --image NAME` sends it into a booted image. Run as ``python3 FILE
 [POOL …]`` by root, on the standard library and the runtime alone. Three rows say of each pool how
 much of it the session ``rogue`` got, how much memory that costs that no limit counts, and how many
 things fail for others then. Details go to stderr. It judges nothing.
