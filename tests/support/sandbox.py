@@ -96,7 +96,7 @@ class Room:
             stdio,
             limits=self.settings.limits,
             filters=self.filters if filters is None else filters,
-            tty=stdio is None,
+            tty=(24, 80) if stdio is None else None,
             door=self.door,
         )
         end = time.monotonic() + timeout

@@ -62,7 +62,7 @@ _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_NEW_LISTENER = 8
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
-_TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+_TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY, _TIOCSWINSZ = 0x40045431, 0x5441, 0x540E, 0x5414
 _PTMX = os.makedev(5, 2)
 _TIMEX_SIZE, _TIME_ERROR = 256, 5  # linux/timex.h; all zero: nothing is set
 _SIGKILL, _LAST_SIGNAL = 9, 64
@@ -356,6 +356,11 @@ def open_terminal() -> tuple[int, int]:
         raise OSError(19, "/dev/pts/ptmx is no terminal multiplexer")
     fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
     return master, fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    """Set a terminal's size in characters: ioctl_tty(2)."""
+    fcntl.ioctl(terminal, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def take_terminal(slave: int) -> None:

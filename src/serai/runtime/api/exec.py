@@ -10,13 +10,11 @@ import dataclasses
 import errno
 import fcntl
 import os
-import struct
-import termios
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serai.common import wait
+from serai.common import linux, wait
 from serai.common.errors import GONE, INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
@@ -187,7 +185,7 @@ class Executions:
         stream = self._stream(c, p.exec)
         if stream.terminal is None:
             raise SeraiError("this payload has no terminal here", code=INVALID_PARAMS)
-        resize(stream.terminal, p.rows, p.columns)
+        linux.resize(stream.terminal, p.rows, p.columns)
         return {}
 
     def _check(self, p: Exec, descriptors: int) -> None:
@@ -220,7 +218,7 @@ class Executions:
                 env=p.env,
                 cwd=p.cwd,
                 stdio=stdio,  # type: ignore[arg-type]  # three, as checked
-                tty=p.tty,
+                tty=(p.rows, p.columns) if p.tty else None,
                 detach=p.detach,
             )
         except BaseException:
@@ -233,8 +231,6 @@ class Executions:
         news = {"request": number, "exec": payload.id, "pid": payload.entered.pid}
         started = notification("exec.started", news)
         master, raw = payload.entered.pty, p.stdio == "bytes"
-        if master is not None:
-            resize(master, p.rows, p.columns)
         if master is not None and p.stdio == "fds":
             c.send(started, [master])
             return Stream(payload), []
@@ -302,12 +298,6 @@ def check_descriptors(given: int, wanted: int) -> None:
         "" if given else hint,
         INVALID_PARAMS,
     )
-
-
-def resize(terminal: int, rows: int, columns: int) -> None:
-    """Set a terminal's size in characters: ioctl_tty(2)."""
-    size = struct.pack("HHHH", rows, columns, 0, 0)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
 
 def _pumping(c: Connection, stream: Stream, descriptor: int, name: str) -> asyncio.Task[None]:

@@ -240,7 +240,7 @@ def begin(
     *,
     limits: Limits,
     filters: Sequence[bytes],
-    tty: bool = False,
+    tty: tuple[int, int] | None = None,
     door: Admits,
 ) -> Arrival:
     """Send ``argv`` into the session ``target``, as its user, without waiting for it.
@@ -248,12 +248,12 @@ def begin(
     ``argv[0]`` without a slash is looked up in ``env["PATH"]`` inside the sandbox. ``cwd`` is a
     path inside. ``stdio`` are the three descriptors for the payload (the caller keeps its own);
     only what ``stdio.may_be_handed_in`` lets through is accepted. With
-    ``tty`` it must be None, because the terminal comes from the sandbox's own devpts.
+    ``tty``, rows and columns, it must be None: the terminal comes from the sandbox's own devpts.
 
     Raises EnterError if the session or the command cannot be what was asked for. What fails
     later is known from the Arrival.
     """
-    if tty == (stdio is not None):
+    if (tty is None) == (stdio is None):
         raise ValueError("either a terminal or three descriptors")
     for fd in stdio or ():
         _check_stdio(fd)
@@ -326,7 +326,7 @@ def _plan(
     *,
     limits: Limits,
     filters: Sequence[bytes],
-    tty: bool,
+    tty: tuple[int, int] | None,
 ) -> usher.Plan:
     if not argv or not argv[0] or any("\0" in word for word in (*argv, *env, *env.values(), cwd)):
         raise EnterError("prepare", "a command without a name, or with a NUL in it")

@@ -65,7 +65,8 @@ class Plan(NamedTuple):
 
     With cgroup v1 it has to ``move`` to its cgroup. ``candidates`` are the paths to try for the
     command, ``limits`` are pairs for setrlimit(2). The first of ``filters`` refuses by itself; if
-    there is a second one, the kernel asks about what that refuses.
+    there is a second one, the kernel asks about what that refuses. ``tty`` are a terminal's rows
+    and columns: the command may ask for them before its caller has the terminal.
     """
 
     uid: int
@@ -77,7 +78,7 @@ class Plan(NamedTuple):
     cwd: str
     limits: list[tuple[int, int]]
     filters: list[bytes]
-    tty: bool
+    tty: tuple[int, int] | None
     oom_score_adj: bytes
     last_capability: int
 
@@ -142,7 +143,7 @@ def _payload(plan: Plan, fds: Sequence[int]) -> NoReturn:
         linux.confine_tracing()
         if plan.tty:
             stage = "terminal"
-            _take_terminal()
+            _take_terminal(*plan.tty)
         stage = "cwd"
         os.chdir(plan.cwd)
         stage = "filter"
@@ -172,8 +173,9 @@ def _limit(kind: int, value: int) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _take_terminal() -> None:
+def _take_terminal(rows: int, columns: int) -> None:
     master, slave = linux.open_terminal()
+    linux.resize(slave, rows, columns)
     linux.take_terminal(slave)
     for number in range(3):
         os.dup2(slave, number)

@@ -42,7 +42,7 @@ class JobDoor:
         path = "" if cgroup is None else str(cgroup / (cgroups.JOB + self.job))
         request = (self.job, path, self.timeout, tuple(plan))  # holder.Request
         with open(os.memfd_create("plan"), "wb") as file:  # noqa: PTH123  # a descriptor
-            file.write(marshal.dumps(request))  # type: ignore[arg-type]  # as in Plan
+            file.write(marshal.dumps(request))
             file.flush()
             descriptors = [file.fileno(), *self.own, *fds]
             with self.holders.connected(self.uid, self.running) as connection:

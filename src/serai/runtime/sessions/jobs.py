@@ -135,7 +135,7 @@ class Jobs:
                 env=work.env,
                 cwd=work.cwd,
                 stdio=(source, theirs, theirs),
-                tty=False,
+                tty=None,
                 detach=True,
                 job=job,
                 door=door,

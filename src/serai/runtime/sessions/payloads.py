@@ -106,7 +106,7 @@ class Payloads:
         env: Mapping[str, str],
         cwd: str,
         stdio: tuple[int, int, int] | None,
-        tty: bool,
+        tty: tuple[int, int] | None,
         detach: bool,
         job: str = "",
         door: Admits | None = None,

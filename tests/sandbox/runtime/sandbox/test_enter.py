@@ -222,6 +222,7 @@ def caught(*_):
 signal.signal(signal.SIGINT, caught)
 own = os.open("/dev/tty", os.O_RDWR)
 print(os.ttyname(0), os.isatty(0), os.isatty(2), os.tcgetpgrp(own) == os.getpid(), flush=True)
+print(*os.get_terminal_size(0), flush=True)
 for _ in range(600):
     time.sleep(0.1)
 """
@@ -230,7 +231,9 @@ for _ in range(600):
 def test_a_terminal_comes_from_the_sandbox(way: Room) -> None:
     entered = way.start(["python3", "-c", HAS_A_TERMINAL], None)
     assert entered.pty is not None
-    assert "/dev/pts/0 True True True" in read_until(entered.pty, "\r\n")
+    # Its size it has from the beginning: nobody need have taken the terminal.
+    seen = read_until(entered.pty, "\r\n", times=2)
+    assert "/dev/pts/0 True True True" in seen and "80 24" in seen
     os.write(entered.pty, b"\x03")
     seen = read_until(entered.pty, "caught")
     assert reap(entered) == 9, seen
