@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serai.common import wait
-from serai.common.errors import INVALID_PARAMS, SeraiError
+from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler
 from serai.common.tables import setting, unicode
@@ -156,5 +156,9 @@ class JobMethods:
         finally:
             os.close(end)
         if p.eof:
-            await self._jobs.end_input(p.job)
+            try:
+                await self._jobs.end_input(p.job)
+            except SeraiError as error:
+                if error.code != NOT_FOUND:  # it has ended, maybe because of what it was given
+                    raise
         return {}

@@ -60,6 +60,17 @@ OLDER = BLIND.replace('"reaper.take_threads(job.pid)", "None"', '"HEAR and fds",
 """A holder of before decision 52, which knows no HEAR and listens at UID-1.sock."""
 
 
+SLOW = """
+import asyncio
+from serai.runtime.sessions.jobs import Jobs
+async def late(self, job, end=Jobs.end_input):
+    while self.running(job): await asyncio.sleep(.01)
+    await end(self, job)
+Jobs.end_input = late
+"""
+"""A daemon that closes a job's input when what it was given has ended it."""
+
+
 @pytest.fixture
 def few(vm: Vm) -> Iterator[None]:
     """A daemon that keeps four jobs of a session."""
@@ -158,6 +169,19 @@ def test_a_killed_daemon_loses_no_job_no_byte_and_no_status(vm: Vm, name: str) -
         assert ended(vm, job)["status"] == 3
         assert output(vm, job) == wanted
     assert [each["status"] for each in vm.call("job.list", name=name)["jobs"]] == [3, 3, 3]
+
+
+def test_to_close_the_input_of_one_that_has_just_ended_is_no_error(vm: Vm, name: str) -> None:
+    assert vm.stop() == 0
+    vm.start(weaken=SLOW)
+    job = start(vm, name, "read x; exit $x", stdin=True)
+    assert vm.call("job.input", job=job, data=base64.b64encode(b"4\n").decode(), eof=True) == {}
+    assert ended(vm, job)["status"] == 4
+    with pytest.raises(SeraiError) as caught:
+        vm.call("job.input", job=job, eof=True)
+    assert caught.value.code == NOT_FOUND
+    assert vm.stop() == 0
+    vm.start()
 
 
 def test_a_job_ends_while_no_daemon_runs(vm: Vm, name: str) -> None:
