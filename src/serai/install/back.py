@@ -12,6 +12,7 @@ from pathlib import Path
 
 from serai.common import files
 from serai.common.paths import Paths
+from serai.install import fleet
 from serai.install.previous import LINK, About, Previous
 from serai.install.services import FailedError, Services
 
@@ -76,6 +77,8 @@ def back(root: Path, services: Services, fault: Callable[[str], None] = lambda _
         previous.put_back_settings()
         services.start()
         words += ", and to its settings"
+    if (root / fleet.UNIT).exists():
+        words += "; the member of its fleet stays as it is"
     why = services.wrong(whole=about.well)
     fault("note")
     note = {"from": newer, "to": about.modules, "well": not why}

@@ -23,6 +23,7 @@ from serai.install import back
 from serai.install.previous import LINK, Previous
 from serai.install.services import Daemons, FailedError, Services
 from serai.install.table import FILES
+from serai.install.turn import alone
 
 HERE = "serai/install"
 HOSTS = ("serai/mcp/", "serai/fleet/")
@@ -119,20 +120,31 @@ def main() -> int:
     if bool(arguments.wheel) + arguments.rollback + arguments.settle != 1:
         parser.error("say one of WHEEL, --rollback, --settle")
     os.umask(0o022)
-    services = Daemons()
+    if arguments.settle:
+        what = "the restart after an upgrade"
+    else:
+        what = "a step back" if arguments.rollback else "an upgrade"
     try:
-        if arguments.settle:
-            if wrong := back.settle(arguments.root, services):
-                raise FailedError(wrong)
-        elif arguments.rollback:
-            if went := back.back(arguments.root, services):
-                print(went)
-        elif install(arguments.wheel, arguments.root, services):
-            print(f"installed {arguments.wheel.name}")
+        with alone(arguments.root, what):
+            said = _changed(arguments, Daemons())
     except FailedError as error:
         print(f"serai: {error}", file=sys.stderr)
         return 1
+    if said:
+        print(said)
     return 0
+
+
+def _changed(arguments: argparse.Namespace, services: Services) -> str:
+    """Do what is asked for; returns what was done, '' if nothing was to do. Raises FailedError."""
+    if arguments.settle:
+        if wrong := back.settle(arguments.root, services):
+            raise FailedError(wrong)
+        return ""
+    if arguments.rollback:
+        return back.back(arguments.root, services)
+    fresh = install(arguments.wheel, arguments.root, services)
+    return f"installed {arguments.wheel.name}" if fresh else ""
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ LINK = "usr/lib/serai/python"
 STATE = "var/lib/serai"
 PROGRAMS = ("usr/bin/serai", "usr/lib/serai", "etc/systemd/system")
 SETTINGS = "etc/serai"
-_NOT_COPIED = re.compile(r"usr/lib/serai/(\.?python.*|serai\.whl)(/.*)?")
+_NOT_COPIED = re.compile(
+    r"usr/lib/serai/(\.?python.*|serai\.whl)(/.*)?|etc/systemd/system/serai-fleet\..*"
+)
+"""Of a fleet's member there is one version alone, its unit included."""
 
 
 @dataclass(frozen=True)

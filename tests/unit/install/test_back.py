@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from serai.common.paths import Paths
-from serai.install import back, install, table
+from serai.install import back, fleet, install, table, turn
 from serai.install.previous import Previous
 from serai.install.services import FailedError
 from serai.runtime.sessions import schema
@@ -122,6 +122,40 @@ def test_one_step_back_and_all_is_as_it_was(root: Path, tmp_path: Path) -> None:
     install.install(wheel(tmp_path, "two"), root, services)
     assert "two" in state(root)["version"]
     assert back.back(root, services), "and again"
+
+
+@pytest.mark.parametrize("asked", ["--rollback", "--settle", "WHEEL"])
+def test_one_change_at_a_time(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+) -> None:
+    """Whoever comes second changes nothing, and is told who is at it."""
+    services = _Services(root)
+    install.install(wheel(tmp_path, "two"), root, services)
+    before = state(root)
+    third = str(wheel(tmp_path, "three")) if asked == "WHEEL" else asked
+    monkeypatch.setattr(install, "Daemons", lambda: services)
+    monkeypatch.setattr(sys, "argv", ["install", third, f"--root={root}"])
+    services.bad = {Previous(root).current}  # so that also --settle would go back
+    with turn.alone(root, "a step back"):
+        assert install.main() == 1
+        said = f"serai: a step back (process {os.getpid()}) is under way here; do this again when"
+        assert capsys.readouterr().err.startswith(said)
+        assert state(root) == before
+    install.main()
+    assert state(root) != before, "and who was refused has its turn"
+
+
+def test_a_member_of_a_fleet_stays_as_it_is(root: Path, tmp_path: Path) -> None:
+    unit = root / fleet.UNIT
+    unit.write_text("one\n")
+    install.install(wheel(tmp_path, "two"), root, _Services(root))
+    unit.write_text("two\n")
+    assert back.back(root, _Services(root)).endswith("; the member of its fleet stays as it is")
+    assert unit.read_text() == "two\n"
 
 
 def test_no_version_before_is_an_error(root: Path) -> None:
