@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "drain":
             also = "also move each of its sessions to another VM, one after another"
             made.add_argument("--move", action="store_true", help=also)
-            also = "let them use secrets of these VMs, for the hosts that they say"
+            also = "let them use secrets of these VMs, as their policies and profiles say"
             made.add_argument("--bindings", action="store_true", help=also)
     text = "make what the servers keep of a fleet, or change how many of them do"
     init = commands.add_parser("init", help=text, description=text[0].upper() + text[1:] + ".")

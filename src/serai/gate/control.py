@@ -121,6 +121,7 @@ class Control:
             "keep": (Keep, _handler(lambda p: gate.keep(set(p.names)))),
             "check": (Check, _handler(self.check)),
             "bind": (Bind, _handler(self.bind)),
+            "bound": (Check, _handler(self.bound)),
             "change": (Change, _handler(self.change)),
             "explain": (Explain, _handler(self.explain)),
             "status": (Nothing, _handler(lambda _: gate.status())),
@@ -152,6 +153,11 @@ class Control:
         policy = services.added(policy, self._gate.check(policy), new)
         self._gate.check(policy)
         return policy.as_dict()
+
+    def bound(self, p: Check) -> dict[str, Any]:
+        """All secrets that a policy binds, itself and by its profile, and their hosts."""
+        rules = self._gate.check(profiles.policy(p.policy))
+        return {"bind": [each.as_dict() for each in rules.bind]}
 
     def change(self, p: Change) -> dict[str, int]:
         """Give a session another policy."""

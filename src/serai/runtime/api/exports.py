@@ -62,7 +62,7 @@ class Export:
 class Import:
     """``name`` is another one than the export's. With the ``token`` of a move it waits.
 
-    With ``bindings`` it may use secrets of this VM, for the hosts that the export names.
+    With ``bindings`` it may use secrets of this VM, as the export's policy and its profile say.
     """
 
     name: str | None = None

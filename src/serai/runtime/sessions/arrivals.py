@@ -75,14 +75,6 @@ def describe(record: Record) -> dict[str, Any]:
     }
 
 
-def _check_unbound(record: Record) -> None:
-    """Raise SeraiError if a session would use secrets of this VM."""
-    if bound := record.policy.get("bind"):
-        text = f"session {record.name} is bound to secrets of this VM: {json.dumps(bound)}"
-        hint = "if they are for these hosts: --bindings"
-        raise SeraiError(text[:500], hint, NOT_PERMITTED)
-
-
 class Arrivals:
     """Makes sessions of exports."""
 
@@ -114,7 +106,7 @@ class Arrivals:
         """Have a session of what ``unpack`` puts into its stage. Raises SeraiError.
 
         With the ``token`` of a move it waits there, complete, for ``commit``. Without ``bindings``
-        it may be bound to no secret: the hosts to which that would go are the export's to say.
+        it may be bound to no secret, also not by its profile.
         """
         if name is not None:
             self._check_name(name)
@@ -132,7 +124,7 @@ class Arrivals:
                         wanted = await self._described(record, chosen)
                         # A backup's are root's own, as all of its registry.
                         if not bindings and before is None:
-                            _check_unbound(wanted)
+                            await self._check_unbound(wanted)
                         await noted(wanted)
                         self._goals.fault("import:become")
                         self._become(wanted, token, before)
@@ -276,6 +268,19 @@ class Arrivals:
         mine = Own(said.limits, said.env, said.sandbox)
         found = replace(record, name=wanted, labels=said.labels, created_at=created)
         return replace(found, policy=policy, own=mine)
+
+    async def _check_unbound(self, record: Record) -> None:
+        """Raise SeraiError if a session would use secrets of this VM.
+
+        Also by a profile of this VM, whose hosts somebody here has chosen: what is in the home may
+        be a stranger's, and act at these hosts as the secret's owner.
+        """
+        bound = (await self._gate.call("bound", policy=dict(record.policy)))["bind"]
+        if bound:
+            by = f"itself or by its profile {record.policy.get('profile', 'default')}"
+            text = f"session {record.name} is bound to secrets of this VM, {by}: "
+            hint = "if it may use them there: --bindings"
+            raise SeraiError((text + json.dumps(bound))[:500], hint, NOT_PERMITTED)
 
     def _check_name(self, name: str) -> None:
         names.check(name, names.system_names(self._paths.root / "etc"))

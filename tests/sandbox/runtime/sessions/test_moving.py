@@ -142,7 +142,7 @@ def test_no_session_brings_bindings_to_secrets_unless_somebody_says_so(
     source.call("policy.bind", name="one", **wish)
     with connect(address(source)) as here, connect(address(target)) as there:
         spool = exported(here.session("one"))
-        with pytest.raises(SeraiError, match=r"bound to secrets of this VM: .*evil\.example"):
+        with pytest.raises(SeraiError, match=r"bound to secrets of this VM, .*evil\.example"):
             there.import_(spool)
         with pytest.raises(SeraiError, match="bound to secrets of this VM"):
             here.session("one").move(there)
@@ -154,6 +154,42 @@ def test_no_session_brings_bindings_to_secrets_unless_somebody_says_so(
     wait_for(lambda: not source.sessions() and not target.sessions())
     for vm in pair:
         vm.call("secret.remove", name="key")
+
+
+def test_no_session_gets_secrets_by_a_profile_unless_somebody_says_so(
+    pair: tuple[Vm, Vm],
+) -> None:
+    """Its export names one that binds none where it comes from, or has the default one."""
+    source, target = pair
+    binds = '[[bind]]\nsecret = "key"\nhosts = ["bank.example"]\nheader = "X-Key: {}"\n'
+    texts = {source: {"bank": ""}, target: {"bank": binds, "default": binds}}
+    try:
+        for vm, profiles in texts.items():
+            vm.paths.profiles.mkdir(parents=True, exist_ok=True)
+            for profile, text in profiles.items():
+                (vm.paths.profiles / f"{profile}.toml").write_text(text)
+            vm.kill_gate()
+            vm.start_gate()
+        source.call("create", name="one", profile="bank")
+        source.call("create", name="two")
+        with connect(address(source)) as here, connect(address(target)) as there:
+            for name, profile in (("one", "bank"), ("two", "default")):
+                spool = exported(here.session(name))
+                with pytest.raises(SeraiError, match=rf"its profile {profile}: .*bank\.example"):
+                    there.import_(spool)
+            with pytest.raises(SeraiError, match="bound to secrets of this VM"):
+                here.session("one").move(there)
+            wait_for(lambda: not target.sessions())
+            assert there.import_(exported(here.session("one")), bindings=True).show()["state"]
+    finally:
+        for vm, profiles in texts.items():
+            for profile in profiles:
+                (vm.paths.profiles / f"{profile}.toml").unlink(missing_ok=True)
+            for name in vm.sessions():
+                vm.call("remove", name=name)
+            vm.kill_gate()
+            vm.start_gate()
+    wait_for(lambda: not source.sessions() and not target.sessions())
 
 
 def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
