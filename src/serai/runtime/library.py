@@ -110,12 +110,10 @@ class Vm:
         """Make a session of what ``Session.export`` wrote; it is stopped. Raises SeraiError.
 
         All of it, or nothing. ``name``: another one than it had. ``bindings``: it may use secrets
-        of this VM, for the hosts that it says.
+        of this VM, as its policy and its profile here say.
         """
-        params: dict[str, Any] = {"name": name} if name else {}
-        params |= {"bindings": True} if bindings else {}
         with contextlib.closing(self.another()) as client:
-            found = moving.take(client, file, params)
+            found = moving.take(client, file, moving.wanted(name, bindings=bindings))
         return Session(self, found["name"])
 
     def set_secret(self, name: str, value: str) -> None:
@@ -276,7 +274,7 @@ class Session:
         """Move it to another VM, where it may have another name. Raises SeraiError.
 
         It is in one of the two VMs whatever happens. After an error the same again goes on with it.
-        ``bindings``: it may use secrets of that VM, for the hosts that it says.
+        ``bindings``: it may use secrets of that VM, as its policy and its profile there say.
         """
         moved = moving.move(self.vm, target, self.name, new_name=name, bindings=bindings)
         return Session(target, moved["name"])

@@ -70,7 +70,7 @@ def move(
 ) -> dict[str, Any]:
     """Move a session; returns it as the target has it. May be repeated. Raises SeraiError.
 
-    With ``bindings`` it may use secrets of the target, for the hosts that the source says.
+    With ``bindings`` it may use secrets of the target, as its policy and its profile there say.
     """
     _check(source, GIVES)
     _check(target, TAKES)
@@ -79,8 +79,8 @@ def move(
     token = _token(begun)
     try:
         if begun["stage"] != "left":
-            params = {"token": token, "name": new_name or name}
-            _send(source, target, name, {**params, **({"bindings": True} if bindings else {})})
+            params = wanted(new_name or name, bindings=bindings)
+            _send(source, target, name, {**params, "token": token})
         moved: dict[str, Any] = target.call("move.commit", token=token)
     except SeraiError as error:
         if error.code in OPEN:
@@ -192,6 +192,11 @@ def _send(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any])
         raise
     finally:
         thread.join()
+
+
+def wanted(name: str | None, *, bindings: bool) -> dict[str, Any]:
+    """The parameters of an import. What is not asked for, an older VM need not know."""
+    return {**({"name": name} if name else {}), **({"bindings": True} if bindings else {})}
 
 
 def export(client: Client, name: str, file: IO[bytes]) -> None:

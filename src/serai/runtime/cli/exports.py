@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.printing import say
@@ -44,7 +43,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_bindings(parser: argparse.ArgumentParser) -> None:
-    text = "let it use secrets of the VM it comes to, for the hosts that it says"
+    text = "let it use secrets of the VM it comes to, as its policy and its profile say"
     parser.add_argument("--bindings", action="store_true", help=text)
 
 
@@ -62,11 +61,12 @@ def run(client: Client, options: argparse.Namespace) -> int:
             raise SeraiError(text, "send it to a file", INVALID_PARAMS)
         packing.export(client, options.name, 1, plain=options.plain)
         return 0
+    from serai.runtime import moving  # noqa: PLC0415  # of no use to any before
+
     if os.isatty(0):
         raise SeraiError("an export comes from a file", "serai import < FILE", INVALID_PARAMS)
     with packing.unpacked(0) as source:
-        params: dict[str, Any] = {"name": options.name} if options.name else {}
-        params |= {"bindings": True} if options.bindings else {}
+        params = moving.wanted(options.name, bindings=options.bindings)
         made = client.send("import", source, **params)
     if options.json:
         print(json.dumps(made))
