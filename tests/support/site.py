@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.gate import certificates
+from serai.gate.tls import certificates
 from tests.support.fake_vm import Vm, opened
 from tests.support.network import Names, dns, outside
 from tests.support.waiting import wait_for

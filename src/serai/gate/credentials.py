@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from serai.gate import certificates
-from serai.gate.authority import Authority
-from serai.gate.rules import Rules
+from serai.gate.policy.rules import Rules
 from serai.gate.secrets import Store
+from serai.gate.tls import certificates
+from serai.gate.tls.authority import Authority
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from serai.gate.errors import Denied, Unreachable
-from serai.gate.hosts import Host, Target
+from serai.gate.policy.hosts import Host, Target
 
 SERVER = b"serai-gate"
 _STATUS = {Unreachable.TIMEOUT: HTTPStatus.GATEWAY_TIMEOUT}

@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from serai.common.labels import DOCTOR
-from serai.gate import dial, rules, upstream
 from serai.gate.audit.writer import Log
+from serai.gate.connections import dial, upstream
+from serai.gate.connections.lookups import Lookups
+from serai.gate.connections.relay import Traffic, relay, within
+from serai.gate.connections.share import Share
+from serai.gate.connections.upstream import Line
 from serai.gate.errors import Denied, Unreachable, words
-from serai.gate.hosts import Address, Target
-from serai.gate.lookups import Lookups
+from serai.gate.policy import rules
+from serai.gate.policy.hosts import Address, Target
+from serai.gate.policy.requests import Asked
+from serai.gate.policy.rules import Judged, Rules, Verdict
 from serai.gate.profiles import Policy
-from serai.gate.relay import Traffic, relay, within
-from serai.gate.requests import Asked
-from serai.gate.rules import Judged, Rules, Verdict
 from serai.gate.secrets import Store
 from serai.gate.settings import Settings
-from serai.gate.share import Share
-from serai.gate.tls import TlsEnding
-from serai.gate.upstream import Line
+from serai.gate.tls.ending import TlsEnding
 
 log = logging.getLogger("serai.gate")
 T = TypeVar("T")

@@ -39,15 +39,16 @@ from http import HTTPStatus
 
 import h11
 
-from serai.gate import heads, linear, responses, wires
+from serai.gate.connections.relay import carry, relay
+from serai.gate.connections.share import metered
+from serai.gate.connections.upstream import Line
 from serai.gate.egress import Connection
 from serai.gate.errors import words
-from serai.gate.heads import Head, TooLarge
-from serai.gate.relay import carry, relay
-from serai.gate.responses import Body
-from serai.gate.share import metered
-from serai.gate.upstream import Line
-from serai.gate.wires import Wire
+from serai.gate.messages import heads, linear, responses
+from serai.gate.messages.heads import Head, TooLarge
+from serai.gate.messages.responses import Body
+from serai.gate.tls import wires
+from serai.gate.tls.wires import Wire
 
 linear.patch()
 H11_PIECE = 16 << 10

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from serai.common.errors import SeraiError
-from serai.gate import hosts, injection, rules
 from serai.gate.egress import Egress, Session
 from serai.gate.errors import Unreachable
-from serai.gate.hosts import Target
-from serai.gate.rules import Rules, Verdict
+from serai.gate.messages import injection
+from serai.gate.policy import hosts, rules
+from serai.gate.policy.hosts import Target
+from serai.gate.policy.rules import Rules, Verdict
 
 _PORTS = {"http": 80, "https": 443}
 

@@ -18,16 +18,18 @@ from http import HTTPStatus
 from typing import Any
 
 from serai.common.errors import SeraiError
-from serai.gate import denials, heads, injection, rules
+from serai.gate import denials
+from serai.gate.connections.relay import hang_up, within
+from serai.gate.connections.upstream import Line
 from serai.gate.egress import Connection, Egress, Request
 from serai.gate.errors import Denied, Unreachable, words
 from serai.gate.exchange import H11_PIECE, Exchange
-from serai.gate.heads import BadRequest, Head, TooLarge
-from serai.gate.hosts import Target
-from serai.gate.relay import hang_up, within
-from serai.gate.rules import Verdict
-from serai.gate.upstream import Line
-from serai.gate.wires import PlainWire, Wire
+from serai.gate.messages import heads, injection
+from serai.gate.messages.heads import BadRequest, Head, TooLarge
+from serai.gate.policy import rules
+from serai.gate.policy.hosts import Target
+from serai.gate.policy.rules import Verdict
+from serai.gate.tls.wires import PlainWire, Wire
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 

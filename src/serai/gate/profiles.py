@@ -15,9 +15,9 @@ from typing import Any
 from serai.common import tables
 from serai.common.errors import SeraiError
 from serai.common.tables import setting
-from serai.gate import bindings
-from serai.gate.bindings import Binding
-from serai.gate.rules import Rule, Rules, combined, rule
+from serai.gate.policy import bindings
+from serai.gate.policy.bindings import Binding
+from serai.gate.policy.rules import Rule, Rules, combined, rule
 
 DEFAULT = "default"
 _NAME = re.compile(r"[a-z0-9-]{1,63}")

@@ -22,7 +22,7 @@ from typing import Any
 
 from serai.common import files
 from serai.common.errors import INVALID_PARAMS, NOT_FOUND, SeraiError
-from serai.gate.bindings import SECRET_NAME
+from serai.gate.policy.bindings import SECRET_NAME
 from serai.gate.vm_key import KEY_BYTES
 
 log = logging.getLogger("serai.gate")

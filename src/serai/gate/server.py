@@ -13,14 +13,15 @@ from pathlib import Path
 from serai.common.errors import SeraiError
 from serai.common.notify import notify
 from serai.common.paths import Paths
-from serai.gate import control, dial, secrets, settings
+from serai.gate import control, secrets, settings
 from serai.gate.audit.writer import Log
-from serai.gate.authority import Authority
+from serai.gate.connections import dial
 from serai.gate.credentials import Credentials
 from serai.gate.egress import Egress
 from serai.gate.gate import Gate
 from serai.gate.secrets import Store
-from serai.gate.tls import VM_ROOTS, TlsEnding
+from serai.gate.tls.authority import Authority
+from serai.gate.tls.ending import VM_ROOTS, TlsEnding
 
 log = logging.getLogger("serai.gate")
 LOOKUPS = 64  # at once, of all sessions

@@ -10,9 +10,9 @@ from typing import Any
 
 from serai.common import tables
 from serai.common.errors import SeraiError
-from serai.gate.bindings import Binding
+from serai.gate.policy.bindings import Binding
+from serai.gate.policy.rules import Rules, rule
 from serai.gate.profiles import Policy
-from serai.gate.rules import Rules, rule
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,8 +12,8 @@ from pathlib import Path
 from serai.common import sizes, tables
 from serai.common.errors import SeraiError
 from serai.common.tables import setting
-from serai.gate.hosts import Target, target
-from serai.gate.rules import rule
+from serai.gate.policy.hosts import Target, target
+from serai.gate.policy.rules import rule
 
 _LONGEST_SOCKET_PATH = 107  # sun_path less its NUL, unix(7)
 _LONGEST_CREDENTIAL = 255  # RFC 1929, section 2: a length of one byte

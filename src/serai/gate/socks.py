@@ -7,10 +7,12 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from serai.gate import hosts, http, rules, socks5
+from serai.gate import http
+from serai.gate.connections.relay import hang_up, within
 from serai.gate.egress import Connection, Egress
 from serai.gate.errors import Denied, Unreachable
-from serai.gate.relay import hang_up, within
+from serai.gate.messages import socks5
+from serai.gate.policy import hosts, rules
 
 T = TypeVar("T")
 _SUCCEEDED = socks5.reply(socks5.SUCCEEDED)

@@ -26,7 +26,7 @@ MANY = 40
 # The gate says how many steps the busiest of its turns had.
 COUNTED = """
 import asyncio, itertools
-from serai.gate import share
+from serai.gate.connections import share
 share.clock = itertools.count(0, 0.0005).__next__
 share.SAVINGS = 0
 share.QUANTUM = share.ALONE_QUANTUM = QUANTUM
@@ -100,7 +100,8 @@ def test_without_shares_each_connection_gets_a_step_of_every_turn(kind: str) -> 
 # How much of the gate's time passes while it has a request of red's, in its own words.
 CHARGED = """
 import time
-from serai.gate import gate, share
+from serai.gate import gate
+from serai.gate.connections import share
 share.QUANTUM = QUANTUM or share.QUANTUM
 def begin(self, client, session, protocol, begin=gate.Gate._begin):
     start, known = time.thread_time(), set(session.connections)

@@ -20,11 +20,11 @@ HALVES = {"runtime", "gate", "disk", "install"}
 
 # For each contract, in their order, an import that breaks it: the module and what it imports.
 BREAKS = (
-    ("gate/rules.py", "from serai.runtime import settings"),
+    ("gate/policy/rules.py", "from serai.runtime import settings"),
     ("runtime/sandbox/cgroups.py", "from serai.runtime.sessions import registry"),
     ("runtime/cli/folders.py", "from serai.runtime.api import files"),
     ("runtime/cli/connect.py", "from serai.runtime.sessions import registry"),
-    ("gate/heads.py", "from serai.gate import relay"),
+    ("gate/messages/heads.py", "from serai.gate.connections import relay"),
     ("image/definition/pins.py", "from serai.image.build import plan"),
     ("common/errors.py", "from serai.common import jsonrpc"),
 )

@@ -80,7 +80,7 @@ def test_a_link_to_a_heading_that_is_gone_is_found() -> None:
 
 
 def test_a_path_that_is_gone_is_found() -> None:
-    there = "`roles/*/vars/<Distribution>.yml` `tasks.py` `images/X.toml` `gate/rules.py`"
+    there = "`roles/*/vars/<Distribution>.yml` `tasks.py` `images/X.toml` `gate/policy/rules.py`"
     gone = ["src/serai/gate/gone.py", "gone.py", "images/gone.toml", "roles/*/gone/<Name>.yml"]
     assert missing(there) == []
     assert missing(" ".join(f"`{path}`" for path in gone)) == gone

@@ -14,7 +14,7 @@ from serai.common.errors import SeraiError
 from serai.common.tables import setting
 from serai.gate import profiles
 from serai.gate import settings as gate_settings
-from serai.gate.bindings import Binding
+from serai.gate.policy.bindings import Binding
 from serai.image.commands import settings_page
 from serai.runtime import settings as session_settings
 from serai.runtime.folders.shares import Share

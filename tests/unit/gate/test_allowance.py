@@ -10,12 +10,12 @@ import pytest
 
 from serai.gate import http, socks
 from serai.gate.audit.writer import Log
-from serai.gate.dial import Resolve
+from serai.gate.connections.dial import Resolve
+from serai.gate.connections.lookups import Lookups
+from serai.gate.connections.relay import Traffic
 from serai.gate.egress import Allowance, Connection, Egress, Session
-from serai.gate.lookups import Lookups
+from serai.gate.policy.rules import Rules
 from serai.gate.profiles import policy
-from serai.gate.relay import Traffic
-from serai.gate.rules import Rules
 from serai.gate.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from serai.gate import denials
 from serai.gate.errors import Denied, Unreachable
-from serai.gate.hosts import Host, Target
+from serai.gate.policy.hosts import Host, Target
 
 TARGET = Target("example.com", 443)
 

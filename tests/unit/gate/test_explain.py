@@ -9,12 +9,12 @@ import pytest
 from serai.common.errors import SeraiError
 from serai.gate import explain, profiles
 from serai.gate.audit.writer import Log
+from serai.gate.connections.lookups import Lookups
 from serai.gate.egress import Allowance, Egress, Session
 from serai.gate.explain import Question, question
-from serai.gate.hosts import Address, Target
-from serai.gate.lookups import Lookups
+from serai.gate.policy.hosts import Address, Target
 from serai.gate.settings import Settings, Tls
-from serai.gate.tls import TlsEnding
+from serai.gate.tls.ending import TlsEnding
 
 KEY = {"secret": "key", "hosts": ["*.test"], "header": "X-Key: {}"}
 API = Target("api.test", 443)

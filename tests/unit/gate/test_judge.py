@@ -9,13 +9,13 @@ from typing import cast
 
 import pytest
 
-from serai.gate import dial, lookups
 from serai.gate.audit.writer import Log
+from serai.gate.connections import dial, lookups
+from serai.gate.connections.lookups import Lookups
 from serai.gate.egress import Allowance, Egress, Session
-from serai.gate.hosts import Address, Target
-from serai.gate.lookups import Lookups
+from serai.gate.policy.hosts import Address, Target
+from serai.gate.policy.rules import Rules, rule
 from serai.gate.profiles import Policy
-from serai.gate.rules import Rules, rule
 from serai.gate.settings import Settings
 
 API = Target("api.test", 443)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serai.common.errors import SeraiError
+from serai.gate.policy.rules import Rules, rule
 from serai.gate.profiles import Policy, effective, load, policy
-from serai.gate.rules import Rules, rule
 
 
 def test_profiles_are_read_by_the_names_of_their_files(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from serai.common import tables
 from serai.common.errors import SeraiError
-from serai.gate.bindings import Binding, clash
+from serai.gate.policy.bindings import Binding, clash
+from serai.gate.policy.rules import Rules, rule
 from serai.gate.profiles import Policy
-from serai.gate.rules import Rules, rule
 from serai.gate.services import Wish, added, bindings, known
 from tests.conftest import ROOT
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.gate.hosts import Target
+from serai.gate.policy.hosts import Target
 from serai.gate.settings import Audit, Limits, Settings, Timeouts, Upstream, load
 
 FULL = """

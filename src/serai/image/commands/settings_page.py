@@ -14,7 +14,7 @@ from typing import Any
 
 from serai.gate import profiles
 from serai.gate import settings as gate_settings
-from serai.gate.rules import Rule
+from serai.gate.policy.rules import Rule
 from serai.runtime import settings as session_settings
 from serai.runtime import syslog
 from serai.runtime.folders import shares

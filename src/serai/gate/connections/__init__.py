@@ -1,0 +1,1 @@
+"""From an allowed name to a connected socket, and bytes from one socket to another."""

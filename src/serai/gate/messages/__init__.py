@@ -1,0 +1,1 @@
+"""What the gate reads from its clients and servers and writes to them. Pure: no input or output."""

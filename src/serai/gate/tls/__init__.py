@@ -1,0 +1,1 @@
+"""Where TLS is ended and how, and the keys and certificates for it."""
