@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import proc
+from serai.fleet.subjects import OFFERS
 
 RUNS = frozenset({"creating", "ready", "active", "frozen"})
 """The states of sessions that take memory."""
@@ -16,8 +17,8 @@ LEAST = 0.1
 """The part of memory, of the disk and of the tasks that stays free."""
 SESSION = 64 << 20
 """Bytes of memory that a session counts for, where nobody said how many may be."""
-OFFERED = 2.0
-"""Seconds for which an offer counts as half a session: every second one is taken."""
+OFFERED = 0.5
+"""Seconds for which an offer counts as its part of a session: one of so many is taken."""
 
 
 class Occupancy:
@@ -38,17 +39,21 @@ class Occupancy:
         self._offers.append(self._clock())
 
     @property
-    def load(self) -> float:
-        """Which part of it is used."""
+    def _coming(self) -> float:
         while self._offers and self._offers[0] < self._clock() - OFFERED:
             self._offers.popleft()
+        return len(self._offers) / OFFERS
+
+    @property
+    def load(self) -> float:
+        """Which part of it is used."""
         most = self._most or max(1.0, memory(self._root)[0] / SESSION)
-        return (self.sessions + len(self._offers) / 2) / most
+        return (self.sessions + self._coming) / most
 
     @property
     def full(self) -> str:
         """What there is no room of; "" if there is room."""
-        if self._most and self.sessions + len(self._offers) / 2 >= self._most:
+        if self._most and self.sessions + self._coming >= self._most:
             return f"it has {self.sessions} sessions, and may have {self._most}"
         whole, free = memory(self._root)
         if free < LEAST * whole:

@@ -28,6 +28,8 @@ BEAT = 5.0
 DEAD = 30.0
 """Seconds between two signs of life, and after which a VM is gone. When the server that leads a
 bucket dies, no other takes a sign for up to 9 s."""
+OFFERS = 3
+"""VMs that are asked for a new session: the least loaded of them makes it."""
 ANY = "any"
 
 _VM = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

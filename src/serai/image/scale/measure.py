@@ -70,19 +70,19 @@ async def puts(of: Cluster, fleet: FleetClient) -> Figures:
 
 
 async def offers(of: Cluster, fleet: FleetClient) -> Figures:
-    """Two offers of 90 VMs, as a create asks for."""
+    """Three offers of 90 VMs, as a create asks for."""
     vms = await joined(of, WRITERS)
 
     async def ask(_number: int) -> None:
-        if len(await fleet.offers("", "", "")) != 2:  # noqa: PLR2004  # two are asked for
-            raise RuntimeError("not two VMs made an offer")
+        if len(await fleet.offers("", "", "")) != subjects.OFFERS:
+            raise RuntimeError("not as many VMs as were asked made an offer")
 
     async def say(number: int) -> None:
         subject = f"serai.down.{member(number % WRITERS)}.ask"
         if await fleet.connection.request(subject, ALIVE, 10) is None:
             raise RuntimeError("a VM did not answer")
 
-    found = await costs(of, "two offers", ask, PUTS // 2)
+    found = await costs(of, "three offers", ask, PUTS // 2)
     found |= await costs(of, "message to a VM, and its answer", say, PUTS // 2)
     await closed(vms)
     return found

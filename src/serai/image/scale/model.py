@@ -45,7 +45,7 @@ def loads(figures: Figures, vms: int) -> list[Load]:
     rates = {
         "heartbeat": vms / BEAT,
         "row of a session": made * CHANGES + sessions / TOLD_AGAIN,
-        "two offers": made,
+        "three offers": made,
         "claim": 2 * made,
         f"lookup by claim, {MEASURED_ROWS} rows": LOOKUPS * made,
         "message to a VM, and its answer": MESSAGES * sessions / BETWEEN,
@@ -72,6 +72,8 @@ def sizes(figures: Figures, vms: int) -> Iterator[tuple[str, float]]:
     yield "processors of all servers", sum(each.processors for each in total)
     yield "Mbit/s on all wires", sum(each.megabits for each in total)
     connected = figures["VM connected, of 1000: KiB of all servers"] * 1024 * vms
+    each = figures[f"lookup by wildcard, {MEASURED_ROWS} rows: CPU of all servers, µs"] * parts
+    yield "processors more to look for names of new sessions", rows / LIFETIME * each / 1e6
     yield "GB of memory for connections", connected / 1e9
     yield "GB of memory for rows", figures["row kept: bytes of memory of all servers"] * rows / 1e9
     reload = figures["reload, 10000 VMs: CPU of the server, s"]

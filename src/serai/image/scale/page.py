@@ -18,13 +18,15 @@ TENS = 10
 ROWS = (1_000, 10_000, 100_000)
 
 PLACEMENTS = {
-    "two offers": Placement(1000, 100),
+    "three offers": Placement(1000, 100),
     "one offer, that is a random VM": Placement(1000, 100, choices=1),
-    "three offers": Placement(1000, 100, choices=3),
-    "two offers, of 20 sessions a VM": Placement(1000, 20),
-    "two offers, of three VMs": Placement(3, 100),
-    "two offers, of 50,000 VMs with 20 sessions": Placement(50_000, 20),
-    "two offers, and 10 % of all come within a second": Placement(1000, 100, burst=0.1),
+    "two offers": Placement(1000, 100, choices=2),
+    "three offers, of 20 sessions a VM": Placement(1000, 20),
+    "two offers, of 20 sessions a VM": Placement(1000, 20, choices=2),
+    "three offers, of 15 VMs with 20 sessions": Placement(15, 20),
+    "three offers, of three VMs": Placement(3, 100),
+    "three offers, of 50,000 VMs with 20 sessions": Placement(50_000, 20),
+    "three offers, and 10 % of all come within a second": Placement(1000, 100, burst=0.1),
     "the same, with loads that are up to 5 s old": Placement(1000, 100, stale=5, burst=0.1),
     "the same, and a VM does not count its offers": Placement(
         1000, 100, stale=5, burst=0.1, offered=0
@@ -98,7 +100,7 @@ def number(value: float) -> str:
 def _costs(figures: Mapping[str, float]) -> list[str]:
     kinds = ("CPU of all servers, µs", "CPU of the busiest server, µs", "bytes on all wires")
     whats = (
-        *("heartbeat", "row of a session", "claim", "two offers"),
+        *("heartbeat", "row of a session", "claim", "three offers"),
         *("message to a VM, and its answer", "client subscribes", "connect, of 1000"),
         *("MiB through a link", "heartbeat that is not kept"),
     )

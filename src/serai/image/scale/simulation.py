@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serai.fleet.subjects import BEAT, DEAD
+from serai.fleet.room import OFFERED
+from serai.fleet.subjects import BEAT, DEAD, OFFERS
 
 SEED = 58
 
@@ -25,12 +26,12 @@ class Placement:
     vms: int
     sessions: int
     """On a VM, on average, when as many come as go."""
-    choices: int = 2
+    choices: int = OFFERS
     """Offers that are compared: 1 is a random VM."""
     stale: float = 0.0
     """An offer tells the load of so many seconds ago, at most: 0 is that of the moment."""
-    offered: float = 2.0
-    """Seconds for which a VM counts an offer as half a session."""
+    offered: float = OFFERED
+    """Seconds for which a VM counts an offer as its part of a session."""
     making: float = 0.2
     """Seconds from a choice until the VM counts the new session."""
     burst: float = 0.0
@@ -67,7 +68,7 @@ class _Vms:
         self.loads[vm] += by
 
     def chosen(self, now: float) -> int:
-        """The less loaded of the VMs that make an offer."""
+        """The least loaded of the VMs that make an offer."""
         asked = [self._chance.randrange(self._of.vms) for _ in range(self._of.choices)]
         said = [(self._offer(vm, now), vm) for vm in asked]
         return min(said)[1]
@@ -77,7 +78,7 @@ class _Vms:
         offers = self._offers[vm]
         while offers and offers[0] < now - self._of.offered:
             offers.popleft()
-        load += len(offers) / 2
+        load += len(offers) / self._of.choices
         if self._of.offered:
             offers.append(now)
         return load

@@ -21,7 +21,7 @@ def test_the_page_has_the_tables_of_its_figures() -> None:
 
 
 def test_what_is_simulated_is_what_the_file_has() -> None:
-    few = ("two offers, of three VMs",)
+    few = ("three offers, of three VMs",)
     assert set(KEPT["placement"]) == set(page.PLACEMENTS)
     for what in few:
         found = simulation.placed(page.PLACEMENTS[what])
