@@ -27,7 +27,6 @@ from nats.js.api import DeliverPolicy
 from nats.js.errors import (
     KeyDeletedError,
     KeyNotFoundError,
-    KeyWrongLastSequenceError,
     NoStreamResponseError,
     NotFoundError,
 )
@@ -40,8 +39,8 @@ from serai.fleet.links import Link, Links
 from serai.runtime.sessions import names
 
 OPENING = 5.0
-FAILING_OVER = 15.0
-"""Seconds for servers to agree on another leader."""
+FAILING_OVER = 20.0
+"""Seconds for servers to agree on a leader: on another one, or when they have just started."""
 LISTING = 10.0
 """Seconds for the next of many rows."""
 MOST_TIMES, MOST_MORE = 2, 1000
@@ -100,7 +99,6 @@ class FleetClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._links.stop()
         if self._sending is not None:
             self._sending.cancel()
         await self.connection.close()
@@ -140,9 +138,9 @@ class FleetClient:
         self._links.hear(message.subject, message.data)
 
     async def offers(self, zone: str, architecture: str, image: str) -> list[dict[str, Any]]:
-        """What two VMs that have room say, of all that have these labels; maybe it is one."""
+        """What some VMs that have room say, of all that have these labels; maybe it is one."""
         subject = subjects.place(zone, architecture, image)
-        asked = (self.connection.request(subject, b"", 2) for _ in range(2))
+        asked = (self.connection.request(subject, b"", 2) for _ in range(subjects.OFFERS))
         found = [_object(each) for each in await asyncio.gather(*asked) if each is not None]
         return [each for each in found if subjects.is_vm(each.get("vm"))]
 
@@ -193,41 +191,38 @@ class FleetClient:
         Raises SeraiError.
         """
         kv = self._bucket(bucket)
-        now = asyncio.get_running_loop().time
-        until = now() + FAILING_OVER
-        while True:
+
+        async def attempt() -> Claim:
             fresh = Claim(vm, by, round(time.time(), 3))
             try:
-                revision = await kv.create(key, _packed(fresh))
-                return replace(fresh, revision=revision)
-            except (KeyWrongLastSequenceError, errors.Error, asyncio.TimeoutError) as error:
+                return replace(fresh, revision=await kv.create(key, _packed(fresh)))
+            except (errors.Error, asyncio.TimeoutError):
                 # Also if it was our own claim, whose answer was lost.
                 if (found := await self.claimed(bucket, key)) is not None:
                     return found
-                if now() > until:
-                    raise _unwell(error) from None
-            await asyncio.sleep(0.1)
+                raise
+
+        return await self.patiently(attempt)
 
     async def claimed(self, bucket: str, key: str) -> Claim | None:
         """Whose a key is; None: nobody's. Raises SeraiError."""
         kv = self._bucket(bucket)
         try:
-            entry = await self._patiently(lambda: kv.get(key))
+            entry = await self.patiently(lambda: kv.get(key))
         except (KeyNotFoundError, KeyDeletedError):
             return None
         found = _object(entry.value or b"")
         if not subjects.is_vm(found.get("vm")):
             raise SeraiError(f"the fleet has a wrong claim of {key}: remove it from {bucket}")
-        turn = found.get("turn", 0)
-        at = float(found.get("at", 0))
-        return Claim(found["vm"], str(found.get("by")), at, int(turn), entry.revision or 0)
+        at, turn = float(found.get("at", 0)), int(found.get("turn", 0))
+        return Claim(found["vm"], str(found.get("by")), at, turn, entry.revision or 0)
 
     async def reclaim(self, bucket: str, key: str, old: Claim, new: Claim) -> bool:
         """Claim a key that ``old`` has; False if somebody was faster."""
         kv = self._bucket(bucket)
         try:
             await kv.update(key, _packed(new), old.revision)
-        except (KeyWrongLastSequenceError, errors.Error, asyncio.TimeoutError):
+        except (errors.Error, asyncio.TimeoutError):
             return False
         return True
 
@@ -256,16 +251,16 @@ class FleetClient:
             kv = self._bucket(bucket)
             for key, value in await self._all(bucket, ">"):
                 if value.get("vm") == vm:
-                    await self._patiently(partial(kv.delete, key))
+                    await self.patiently(partial(kv.delete, key))
                     done += 1
         for bucket in subjects.BY_VMS:
             keys = f"{vm}.>" if bucket == subjects.SESSIONS else vm
             done += len(await self._all(bucket, keys))
             purge = partial(self._jetstream.purge_stream, subject=f"$KV.{bucket}.{keys}")
-            await self._patiently(partial(purge, f"KV_{bucket}"))
+            await self.patiently(partial(purge, f"KV_{bucket}"))
         return done
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while the servers have no leader. Raises SeraiError."""
         until = asyncio.get_running_loop().time() + FAILING_OVER
         while True:
@@ -291,9 +286,11 @@ class FleetClient:
 
     async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
         """The same with marks of what was there. Raises SeraiError."""
-        return await self._patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
+        return await self.patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
 
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
+        if keys != ">" and not await self._has(stream, head + keys):
+            return []  # which is a fifth of the work
         found: list[BucketEntry] = []
         over = asyncio.get_running_loop().create_future()
         most = math.inf

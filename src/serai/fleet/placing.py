@@ -1,6 +1,6 @@
 """Where a new session goes, and that none is made twice.
 
-Two VMs that have room are asked, and the less loaded one takes it. Before a VM is told to make a
+Three VMs that have room are asked, and the least loaded one takes it. Before a VM is told to make a
 session, the request's ID is claimed for it: whoever asks again is sent there.
 """
 
@@ -33,6 +33,8 @@ Call = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
 Reach = Callable[[str], Awaitable[object]]
 YOUNG = 60.0
 """Seconds for which a claim without a session may be of one that is being made."""
+ANSWER = 5.0
+"""Seconds for a VM that tells of a session to say whether it has it."""
 TRIES = 5
 LABELS = ("fleet.zone", "fleet.architecture", "fleet.image")
 
@@ -66,8 +68,13 @@ class Placing:
                     await self._fleet.give_back(REQUESTS, request, claim)
                 raise
             made = _of_a_session(made, name, claim.vm)
-            if name or await self._is_ours(made["name"], claim.vm, request):
+            try:
+                if not name:
+                    await self._name(made["name"], claim.vm, request)
                 return {**made, "vm": claim.vm}
+            except SeraiError as error:
+                if error.code != EXISTS:
+                    raise
             # Another VM has one of this name, which was made up: this one is made again.
             await self._call(claim.vm, "remove", {"name": made["name"]})
             await self._fleet.reclaim(REQUESTS, request, claim, replace(claim, turn=claim.turn + 1))
@@ -95,44 +102,42 @@ class Placing:
                 return vm
 
     async def _name(self, name: str, vm: str, request: str) -> Claim | None:
-        """Claim a name for a VM; returns what may be given back. Raises SeraiError."""
-        claim = await self._fleet.claim(CLAIMS, name, vm, request)
-        if claim.by == request and claim.vm == vm:
-            return claim if time.time() - claim.at < YOUNG else None
-        if claim.vm == vm:
-            return None  # whether there is one of that name is the VM's to say
-        if await self._is_used(name, claim) or not await self._fleet.reclaim(
-            CLAIMS, name, claim, Claim(vm, request, time.time())
-        ):
-            raise SeraiError(f"the session {name} exists, on {claim.vm}", code=EXISTS)
-        return None
+        """Claim a name for a VM; returns what may be given back.
 
-    async def _is_ours(self, name: str, vm: str, request: str) -> bool:
-        """Whether a name that a VM has made up is no other VM's.
-
-        Nor one's whose session nobody has claimed: what is for it would go to this VM.
+        Raises SeraiError if another VM has a session of that name, be it one that nobody has
+        claimed: what is for it would go to this VM.
         """
-        before, rows = await asyncio.gather(
-            self._fleet.claimed(CLAIMS, name), self._fleet.sessions(name)
-        )
-        if before is None and any(each["vm"] != vm for each in rows):
-            return False
-        claim = await self._fleet.claim(CLAIMS, name, vm, request)
+        claim = await self._fleet.claimed(CLAIMS, name)
+        if claim is None or claim.vm != vm:
+            told = {str(each["vm"]) for each in await self._fleet.sessions(name)}
+            for other in sorted(told - {vm}):
+                await self._is_free(name, other)
+        if claim is None:
+            claim = await self._fleet.claim(CLAIMS, name, vm, request)
         if claim.vm == vm:
-            return True
-        return not await self._is_used(name, claim) and await self._fleet.reclaim(
-            CLAIMS, name, claim, Claim(vm, request, time.time())
-        )
+            # If it is another's, whether there is one of that name is the VM's to say.
+            young = time.time() - claim.at < YOUNG
+            return claim if claim.by == request and young else None
+        if time.time() - claim.at >= YOUNG:
+            await self._is_free(name, claim.vm)
+            fresh = Claim(vm, request, time.time())
+            if await self._fleet.reclaim(CLAIMS, name, claim, fresh):
+                return None
+        raise SeraiError(f"the session {name} exists, on {claim.vm}", code=EXISTS)
 
-    async def _is_used(self, name: str, claim: Claim) -> bool:
-        """Whether a claimed name is a session's, or may become one's."""
-        if time.time() - claim.at < YOUNG:
-            return True
+    async def _is_free(self, name: str, vm: str) -> None:
+        """Raise SeraiError if a VM has a session of a name, or nobody knows: it may be gone."""
+        why, hint = "", ""
         try:
-            await self._call(claim.vm, "show", {"name": name})
+            await asyncio.wait_for(self._call(vm, "show", {"name": name}), ANSWER)
+        except asyncio.TimeoutError:
+            why = f", and {vm} does not answer"
         except SeraiError as error:
-            return error.code != NOT_FOUND  # of a VM that is gone nobody knows
-        return True
+            if error.code == NOT_FOUND:
+                return
+            why = f", and {error.message}"
+            hint = f"take another name; if {vm} is no more: 'serai fleet forget {vm}'"
+        raise SeraiError(f"the session {name} exists, on {vm}{why}", hint, EXISTS)
 
 
 async def found(fleet: FleetClient, wanted: tuple[str, str, str]) -> str:
@@ -172,7 +177,7 @@ async def may_leave(fleet: FleetClient, name: object, before: str, vm: str) -> N
 
 
 def chosen(offers: list[dict[str, Any]]) -> str | None:
-    """The VM of the better offer; of two that are equally loaded, the one that has some ready."""
+    """The VM of the best offer; of those that are equally loaded, one that has some ready."""
     good = [each for each in offers if each.get("full") is False and _number(each.get("load")) >= 0]
     if not good:
         return None

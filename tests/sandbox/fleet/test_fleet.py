@@ -459,6 +459,8 @@ def test_a_vm_that_is_gone_and_comes_back(rig: Rig) -> None:
             await fleet.claim(REQUESTS, key, "b", "somebody")
 
     asyncio.run(claim())
+    rig.vms["b"].call("create", name="made-in-b")
+    wait_for(lambda: told(rig, "made-in-b"))
     rig.kill("b")
     wait_for(lambda: "gone" in shown(rig))
     assert f"{name} " in rig.serai("list") and "gone" in rig.serai("list")
@@ -467,13 +469,16 @@ def test_a_vm_that_is_gone_and_comes_back(rig: Rig) -> None:
     done = rig.run("create", "--request-id", request)  # it was given to b
     assert done.returncode == GONE_STATUS
     assert "the VM b is gone; ask again with the same request ID when b is back" in done.stderr
+    taken = "made-in-b exists, on b, and the VM b is gone"
+    with rig.connect() as fleet, pytest.raises(SeraiError, match=taken):
+        fleet.create("made-in-b")
     rig.start("b")
     wait_for(lambda: "gone" not in shown(rig))
     assert rig.serai("exec", name, "--", "echo", "back") == "back\n"
     with rig.connect() as fleet:
         made = fleet.create(request_id=request).name
         assert rig.where(made) == "b"
-    rig.remove(name, made)
+    rig.remove(name, made, "made-in-b")
 
 
 def test_a_session_that_was_removed_meanwhile_is_no_longer_told(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""Placing by two offers: how even it is, and what an offer may be."""
+"""Placing by three offers: how even it is, and what an offer may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.common.errors import SeraiError
+from serai.common.errors import EXISTS, GONE, NOT_FOUND, TIMEOUT, SeraiError
 from serai.fleet import placing, room, subjects
 from serai.fleet.client import Claim, FleetClient
 from serai.fleet.placing import Placing, chosen
@@ -43,7 +43,7 @@ class Vms:
         while self.coming and self.coming[0][0] <= self.now:
             _, name = self.coming.pop(0)
             self.vms[name].sessions += 1
-        taken = chosen([self.offer(), self.offer()])
+        taken = chosen([self.offer() for _ in range(subjects.OFFERS)])
         assert taken is not None
         self.made[taken] += 1
         self.coming.append((self.now + takes, taken))
@@ -173,6 +173,50 @@ def test_what_a_vm_says_that_it_has_made(made: Any, name: str | None) -> None:
         assert subjects.CLAIMS + "local" not in fleet.claims
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (GONE, "the session local exists, on b, and the VM b is gone; take another name"),
+        (TIMEOUT, "the session local exists, on b, and b does not answer"),
+        (EXISTS, "the session local exists, on b"),
+        (NOT_FOUND, ""),
+    ],
+)
+def test_a_name_that_nobody_claimed_is_free_only_if_its_vm_says_so(
+    code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``b`` tells of a session that was made in it. Its row may be old: it was just removed."""
+    monkeypatch.setattr(placing, "ANSWER", 0.01)
+
+    async def call(vm: str, method: str, params: dict[str, Any]) -> Any:
+        if vm == "a":
+            return {"name": "local"}
+        assert (vm, method) == ("b", "show")
+        if code == TIMEOUT:
+            await asyncio.Event().wait()
+        if code == EXISTS:
+            return {}
+        raise SeraiError("the VM b is gone", code=code)
+
+    async def reach(vm: str) -> None:
+        pass
+
+    async def main() -> str:
+        fleet = FleetOfOne({"local": ["b"]})
+        try:
+            made = await Placing(fleet, call, reach).create({"name": "local"})
+        except SeraiError as error:
+            assert error.code == EXISTS
+            assert subjects.CLAIMS + "local" not in fleet.claims
+            return str(error)
+        assert made["vm"] == fleet.claims[subjects.CLAIMS + "local"].vm == "a"
+        return ""
+
+    found = asyncio.run(main())
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
 
 
 def test_a_claim_follows_only_the_vm_that_has_it() -> None:
