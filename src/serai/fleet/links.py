@@ -63,12 +63,15 @@ class Link:
         self.flush()
 
     async def close(self) -> None:
-        """End this direction, wait a little until that has arrived, and forget the link."""
+        """End this direction, wait a little until that has arrived, and forget the link.
+
+        Whoever still waits for it is told.
+        """
         self._end.finish()
         self.flush()
         with contextlib.suppress(SeraiError, asyncio.TimeoutError):
             await asyncio.wait_for(self._arrived(), GOODBYE)
-        self._links.forget(self)
+        self._break("it was closed")
 
     def cut(self, why: str) -> None:
         """It is over: whoever waits for it is told ``why``, and the other end too."""
@@ -116,7 +119,7 @@ class Link:
                 self._links.publish(self._subject, frame.packed())
 
     def _break(self, why: str) -> None:
-        self._why = why
+        self._why = self._why or why
         self._woken.set()
         self._links.forget(self)
 
@@ -172,7 +175,6 @@ class Links:
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._links: dict[str, Link] = {}
-        self._stopped = False
         self._frames: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(self.MOST_WAITING)
 
     def __len__(self) -> int:
@@ -213,15 +215,11 @@ class Links:
         if self._links.get(link.key) is link:
             del self._links[link.key]
 
-    def stop(self) -> None:
-        """Have ``run`` end. To cancel it is not enough: nats-py swallows that at times."""
-        self._stopped = True
-
     async def run(self) -> None:
-        """Send frames and see to what waits, until stopped and cancelled."""
+        """Send frames and see to what waits, until cancelled."""
         ticking = asyncio.create_task(self._tick())
         try:
-            while not self._stopped:
+            while True:
                 await self._publish(*await self._frames.get())
         finally:
             ticking.cancel()

@@ -90,7 +90,6 @@ class Member:
                 each.result()
             raise SeraiError(f"the server ended the connection: {self._connection.said or 'why?'}")
         finally:
-            self._links.stop()
             for each in running:
                 each.cancel()
             await self._connection.close()

@@ -81,12 +81,8 @@ class Router:
         finally:
             for task in self._tasks:
                 task.cancel()
-            ways = [
-                task.result()
-                for task in self._ways.values()
-                if task.done() and not (task.cancelled() or task.exception())
-            ]
-            await asyncio.gather(*(way.close() for way in ways))
+            ways = map(self._open, self._ways)
+            await asyncio.gather(*(way.close() for way in ways if way is not None))
 
     async def say(self, text: bytes) -> None:
         """Send to the client, when it reads."""
@@ -118,8 +114,8 @@ class Router:
             elif method in BY_STREAM:
                 vm = self._streams.get(_key(params.get("stream")), "")
                 await self._pass(vm, request, params)
-            elif (vm := self._where.get(name := _name(request), "")) and method not in OWN:
-                await (await self._way(vm)).send(request, params, name)
+            elif (way := self._open(self._where.get(name := _name(request), ""))) is not None:
+                await way.send(request, params, name)
             else:
                 self._start(request, name)
         except SeraiError as error:
@@ -127,18 +123,22 @@ class Router:
 
     async def _pass(self, vm: str, request: Request, params: dict[str, Any]) -> None:
         """Raises SeraiError."""
-        if (task := self._ways.get(vm)) is None or not task.done():
+        if (way := self._open(vm)) is None:
             if request.method in BY_STREAM and not request.reply:
                 return
             raise SeraiError("no such payload or forward is on this connection", code=NOT_FOUND)
-        await task.result().send(request, params, "")
+        await way.send(request, params, "")
+
+    def _open(self, vm: str) -> WayToVm | None:
+        """The way to a VM if it is open. Nobody waits here: it would hold up all other VMs'."""
+        task = self._ways.get(vm)
+        ready = task is not None and task.done() and not (task.cancelled() or task.exception())
+        return task.result() if task is not None and ready else None
 
     def _start(self, request: Request, name: str) -> None:
-        if len(self._tasks) >= MOST_PENDING:
+        if len(self._tasks) - len(self._ways) >= MOST_PENDING:  # each way is a task, too
             raise SeraiError(f"{MOST_PENDING} requests are under way on this connection")
-        task = asyncio.create_task(self._answer(request, name))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.later(self._answer(request, name))
 
     async def _answer(self, request: Request, name: str) -> None:
         try:
@@ -147,7 +147,7 @@ class Router:
                 if request.reply:
                     await self.say(jsonrpc.result(request.id, work))
                 return
-            vm = await self.where(name)
+            vm = self._where.get(name) or await self.where(name)
             await (await self._way(vm)).send(request, request.params, name)
         except SeraiError as error:
             await self._refuse(request, error)

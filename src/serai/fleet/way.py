@@ -17,6 +17,8 @@ from serai.fleet.links import Link
 MOST_OUTPUT = 1 << 20
 """Bytes of one output that a VM may announce."""
 KEPT = 64 << 10
+STUCK = 30.0
+"""Seconds for a VM to take a line. So long it holds up what the client says to others."""
 
 
 class Routes(Protocol):
@@ -132,7 +134,11 @@ class WayToVm:
 
     async def _write(self, text: bytes) -> None:
         async with self._lock:
-            await self._link.write(text)
+            try:
+                await asyncio.wait_for(self._link.write(text), STUCK)
+            except asyncio.TimeoutError:
+                self._link.cut("it takes nothing")  # it has half a line
+                raise SeraiError(f"{self.vm} takes nothing", code=GONE) from None
 
     async def _split(self) -> None:
         """Raises one of many errors if this is no JSON-RPC."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import random
 import time
@@ -202,25 +201,19 @@ def test_a_link_says_nothing_before_its_vm_knows_it(monkeypatch: pytest.MonkeyPa
     asyncio.run(main())
 
 
-def test_links_end_though_a_cancellation_is_swallowed() -> None:
-    """As nats-py does. Programs did not end then."""
+def test_who_writes_to_a_link_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serai.fleet.links.GOODBYE", 0.01)
 
     async def main() -> None:
-        publishing = asyncio.Event()
-
         async def publish(_subject: str, _text: bytes) -> None:
-            publishing.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(DEADLINE)
+            pass
 
-        links = Links(publish)
-        running = asyncio.create_task(links.run())
-        links.publish("a", b"")
-        await publishing.wait()
-        links.stop()
-        running.cancel()
-        done, _ = await asyncio.wait([running], timeout=DEADLINE / 2)
-        assert done
+        link = Links(publish).made("a", "b", "a")
+        writing = asyncio.create_task(link.write(bytes(WINDOW + 1)))
+        await asyncio.sleep(0)
+        await link.close()
+        with pytest.raises(SeraiError, match="closed"):
+            await asyncio.wait_for(writing, DEADLINE)
 
     asyncio.run(main())
 

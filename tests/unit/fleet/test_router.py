@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from serai.common.errors import NOT_FOUND, SeraiError
+from serai.common import jsonrpc
+from serai.common.errors import GONE, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Request
-from serai.fleet import router, subjects
+from serai.fleet import router, subjects, way
 from serai.fleet.client import Claim, FleetClient
 from serai.fleet.links import Link
 from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
@@ -229,3 +230,64 @@ def test_a_line_that_is_read_again_and_again_is_short() -> None:
         assert "says what makes no sense" in heard.text.decode()
 
     asyncio.run(main())
+
+
+class Hanging(Told):
+    """Of its VMs ``slow`` takes no link, and ``full`` nothing by it."""
+
+    async def link(self, vm: str) -> Link:
+        if vm == "slow":
+            await asyncio.Event().wait()
+        return cast("Link", Full() if vm == "full" else HangsUp())
+
+
+class Full(Far):
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.over = asyncio.Event()
+
+    async def read(self) -> bytes:
+        await self.over.wait()
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        await self.over.wait()
+        await super().write(data)
+
+    def cut(self, why: str) -> None:
+        assert why
+        self.over.set()
+
+
+class HangsUp(Full):
+    async def write(self, data: bytes) -> None:
+        self.over.set()
+        await super().write(data)
+
+
+def test_a_vm_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way, "STUCK", 0.05)
+
+    async def main() -> None:
+        heard = Heard()
+        fleet = Hanging({}, {vm: vm for vm in ("slow", "full", "a")})
+        made = Router(fleet, cast("Any", None), cast("Any", heard))
+
+        async def take(number: int, name: str) -> None:
+            await asyncio.wait_for(made._take(jsonrpc.call(number, "show", {"name": name})), 5)
+
+        for number, name in enumerate(("slow", "slow", "full", "full", "a")):
+            await take(number, name)
+            await asyncio.sleep(0)
+        while len(answers := heard.text.splitlines()) < 3:
+            await asyncio.sleep(0)
+        answered = [json.loads(each) for each in answers]
+        assert {each["id"]: each["error"]["code"] for each in answered} == {
+            2: GONE,
+            3: GONE,
+            4: GONE,
+        }
+        for task in [*made._tasks, *made._ways.values()]:
+            task.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
