@@ -15,7 +15,7 @@ from nats.js import JetStreamContext, api
 from serai.common import stdio
 from serai.common.errors import GONE, INVALID_PARAMS, WRONG_STATE, SeraiError
 from serai.common.printing import say
-from serai.fleet import placing, settings, subjects
+from serai.fleet import doubles, placing, settings, subjects
 from serai.fleet.client import FleetClient, number, short
 from serai.runtime import address
 from serai.runtime.cli.showing import table
@@ -61,16 +61,8 @@ def parser() -> argparse.ArgumentParser:
 async def init(client: FleetClient, replicas: int) -> None:
     """Make the buckets, or keep them on so many servers. Raises SeraiError."""
     jetstream = JetStreamContext(client.connection.nats, timeout=5)
-    until = asyncio.get_running_loop().time() + STARTING
     for bucket in subjects.BUCKETS:
-        while True:
-            try:
-                await _make(jetstream, bucket, replicas)
-                break
-            except (errors.Error, asyncio.TimeoutError) as error:
-                if asyncio.get_running_loop().time() > until:
-                    raise SeraiError(f"the servers do not make {bucket}: {error}") from None
-            await asyncio.sleep(0.5)
+        await client.patiently(partial(_make, jetstream, bucket, replicas))
 
 
 async def _make(jetstream: JetStreamContext, bucket: str, replicas: int) -> None:
@@ -85,8 +77,6 @@ async def _make(jetstream: JetStreamContext, bucket: str, replicas: int) -> None
 
 
 STREAM_EXISTS = 10058
-STARTING = 20.0
-"""Seconds for servers that have just started to find each other, and agree on who leads."""
 
 
 def configuration(bucket: str, replicas: int) -> api.StreamConfig:
@@ -164,6 +154,7 @@ def _of_the_fleet(peer: object) -> str:
 async def shown(client: FleetClient) -> list[dict[str, Any]]:
     """Each VM, and how it is."""
     vms, alive = await asyncio.gather(client.vms(), client.alive())
+    twice = await doubles.doubled(client.connection)
     found = []
     for vm in sorted({*vms, *alive}):
         what, now = vms.get(vm, {}), alive.get(vm)
@@ -175,6 +166,8 @@ async def shown(client: FleetClient) -> list[dict[str, Any]]:
         said = {**(now or {}), "room": what.get("room")}
         numbers = {key: number(said.get(key)) for key in ("room", "load", "sessions", "ready")}
         problem = None if now is None else short(now.get("problem"))
+        if vm in twice:
+            problem = f"two connections use its key, from {' and '.join(twice[vm])}: is it stolen?"
         found.append({"vm": vm, "state": state, **texts, **numbers, "problem": problem})
     return found
 

@@ -10,6 +10,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nats import errors
 from nats.aio.client import Client
@@ -21,7 +22,7 @@ log = logging.getLogger("serai")
 LOST = (errors.Error, OSError, asyncio.TimeoutError, AttributeError, RuntimeError)
 """What sending can fail with. The last two are asyncio's, of a transport of TLS that just ended."""
 MUCH = 1 << 20
-"""Bytes on their way to the server from which on a message waits: nats-py lets 2 MiB wait."""
+"""Bytes on their way to the server from which on a message waits."""
 PATIENCE = 10.0
 """Seconds for the first connection of a client."""
 # asyncio warns that a stream of TLS ends as it does. Nobody can do anything about that.
@@ -41,6 +42,11 @@ class Nats(Client):
             raise errors.Error("it does not ask for TLS")
         return bytes(super()._connect_command())
 
+    @property
+    def size_of_cluster(self) -> int:
+        """How many servers there are now: each tells of the others."""
+        return max(1, len(self._server_info.get("connect_urls") or ()))
+
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
@@ -52,6 +58,13 @@ class Nats(Client):
         """
         subject = subject.decode(errors="replace").encode()
         await super()._process_msg(sid, subject, reply, data, _plain(subject, headers) or b"")
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """The library waits here if too much is on its way, and would swallow that whoever waits
+        with it is cancelled: that one would never end.
+        """
+        flushing = super()._flush_pending(force_flush)
+        return await (asyncio.shield(asyncio.ensure_future(flushing)) if force_flush else flushing)
 
 
 class Connection:
@@ -98,12 +111,7 @@ class Connection:
         """Send, or lose it if there is no connection now: frames are sent again."""
         if self.nats.is_connected:
             with contextlib.suppress(*LOST):
-                sending = self.nats.publish(subject, text, headers=headers)
-                if self.nats.pending_data_size < MUCH:
-                    await sending  # which waits for nothing
-                else:
-                    # It waits, and would swallow that whoever waits with it is cancelled.
-                    await asyncio.shield(asyncio.ensure_future(sending))
+                await self.nats.publish(subject, text, headers=headers)
 
     async def request(self, subject: str, text: bytes, timeout: float) -> bytes | None:
         """The answer of who is there; None if nobody is, or does not answer in time."""
@@ -112,6 +120,18 @@ class Connection:
         except LOST:
             return None
         return bytes(answer.data)
+
+    async def all_servers(self, subject: str, text: bytes) -> list[bytes]:
+        """What the servers themselves answer, as many as do within a second."""
+        found: list[bytes] = []
+        inbox = self.nats.new_inbox()
+        with contextlib.suppress(*LOST):
+            subscription = await self.nats.subscribe(inbox)
+            await self.nats.publish(subject, text, inbox)
+            for _ in range(self.nats.size_of_cluster):
+                found.append(bytes((await subscription.next_msg(1)).data))
+            await subscription.unsubscribe()
+        return found
 
     async def subscribe(
         self, subject: str, heard: Callable[[Msg], Awaitable[None]], queue: str = ""
@@ -139,6 +159,7 @@ class Connection:
             connect_timeout=20,  # when thousands come at once, a server needs its time
             ping_interval=5,
             max_outstanding_pings=2,
+            pending_size=MUCH,
             name=self._name,
             inbox_prefix=self._inbox,
             tls=self._tls,

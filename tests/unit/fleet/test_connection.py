@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.fleet.client import FleetClient
-from serai.fleet.connection import Connection
+from serai.fleet.connection import MUCH, Connection
 from serai.image.fleet import certificates
 from serai.image.fleet.certificates import Pair
 from tests.support import nats_servers
@@ -116,3 +118,31 @@ def test_a_vms_certificate_is_no_clients_and_it_is_said(servers: Servers) -> Non
                 await client.vms()
 
     asyncio.run(main())
+
+
+def test_who_waits_for_a_server_that_hangs_can_be_cancelled(servers: Servers) -> None:
+    """nats-py swallows it: whoever was told to end went on."""
+
+    async def main(pid: int) -> None:
+        places = [f"{each.host}:{each.port}" for each in servers.all]
+        made = Connection(places, servers.folder / "clients/alice", "me", "_INBOX")
+        await made.open()
+
+        async def send() -> None:
+            while True:
+                await made.publish("serai.down.a.open", bytes(100_000))
+
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            sending = asyncio.create_task(send())
+            while made.nats.pending_data_size <= MUCH:
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.wait([sending], timeout=5)
+            assert sending.cancelled()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            await made.close()
+
+    (process,) = servers.running.values()
+    asyncio.run(asyncio.wait_for(main(process.pid), 60))

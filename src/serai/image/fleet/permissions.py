@@ -52,11 +52,15 @@ def of_vm(name: str, user: str) -> User:
 
 
 def of_client(user: str) -> User:
-    """A client: it may command every VM, as root may in one. It can pass for no VM."""
+    """A client: it may command every VM, as root may in one. It can pass for no VM.
+
+    It may ask the servers who is connected: serai.fleet.doubles.
+    """
     own = ("$KV.serai_claims.>", "$KV.serai_requests.>")
+    asked = ("$JS.API.>", "$SYS.REQ.ACCOUNT.PING.CONNZ")
     return User(
         user,
-        publish=("serai.down.>", "serai.place.*.*.*", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", *own),
+        publish=("serai.down.>", "serai.place.*.*.*", "$JS.ACK.>", "$JS.FC.>", *asked, *own),
         subscribe=("serai.up.>", "_INBOX.>", *own),
     )
 

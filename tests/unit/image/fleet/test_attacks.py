@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import KeyNotFoundError
 
-from serai.fleet import command, subjects
+from serai.fleet import command, doubles, subjects
 from serai.fleet.command import configuration
 from serai.image.fleet import certificates, permissions
 from serai.image.fleet.loopback import PROGRAM
@@ -158,7 +158,7 @@ NOT_SAID = [
     *("$JS.API.DIRECT.GET.KV_serai_sessions.$KV.serai_sessions.b.one",),
     *("$JS.API.CONSUMER.CREATE.KV_serai_sessions", "$JS.API.META.LEADER.STEPDOWN"),
     *("$JS.ACK.KV_serai_vms.x.1.1.1.1.1", "$JS.FC.KV_serai_vms.x.y", "$NRG.V.x"),
-    *("$SYS.REQ.USER.INFO", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.SERAI.CONNZ"),
+    *("$SYS.REQ.USER.INFO", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.SERAI.CONNZ", doubles.ASK),
 ]
 
 
@@ -404,6 +404,31 @@ def test_a_vm_answers_once_whom_it_was_asked_by(servers: Servers) -> None:
 
 async def _count(things: list[Any]) -> int:
     return len(things)
+
+
+def test_a_key_that_two_use_is_seen(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thief that only listens, and offers room, says nothing that is not the VM's to say."""
+    monkeypatch.setattr(doubles, "MARGIN", 0.0)
+
+    async def attack() -> None:
+        member = await servers.connect("vm", "a", servers=servers.urls[:1])
+        b = await servers.connect("vm", "b", servers=servers.urls[1:2])
+        async with client(servers) as alice:
+            assert await doubles.doubled(alice.connection) == {}
+            thief = await servers.connect("vm", "a", servers=servers.urls[1:2])
+            for each in (member, b):
+                await each.publish(f"$KV.serai_alive.{'a' if each is member else 'b'}", b"{}")
+                await each.flush()
+
+            async def seen() -> dict[str, list[str]]:
+                return await doubles.doubled(alice.connection)
+
+            await _eventually(seen, {"a": ["127.0.0.1"]})
+            await thief.close()
+            await _eventually(seen, {})
+        await asyncio.gather(member.close(), b.close())
+
+    run(attack())
 
 
 def test_who_is_not_of_the_fleet_does_not_get_in(servers: Servers, tmp_path: Any) -> None:
