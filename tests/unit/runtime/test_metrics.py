@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -243,13 +244,29 @@ def test_the_metrics_are_read_in_the_vm_only() -> None:
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    board = json.loads((ROOT / "docs/serai-dashboard.json").read_text())
-    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    panels = json.loads((ROOT / "docs/serai-dashboard.json").read_text())["panels"]
+    targets = [target for panel in panels for target in panel.get("targets", [])]
+    queries = [target["expr"] for target in targets]
     asked = {name for query in queries for name in _words(query) if name.startswith("serai_")}
     assert len(queries) > 8
     assert asked <= set(metrics.names())
-    ids = [panel["id"] for panel in board["panels"]]
+    ids = [panel["id"] for panel in panels]
     assert len(ids) == len(set(ids))
+
+
+def test_the_dashboards_page_can_draw_every_panel() -> None:
+    """docs/serai-dashboard.html knows these, and no others."""
+    page = (ROOT / "docs/serai-dashboard.html").read_text()
+    for panel in json.loads((ROOT / "docs/serai-dashboard.json").read_text())["panels"]:
+        assert panel["type"] in ("row", "stat", "timeseries")
+        if panel["type"] == "row":
+            continue
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        assert unit == "short" or re.search(rf'"{unit}"|\b{unit}: "', page), unit
+        for target in panel["targets"]:
+            assert "$instance" in target["expr"]
+            assert set(re.findall(r"\$\w+", target["expr"])) == {"$instance"}
+            assert re.sub(r"{{\w+}}", "", target["legendFormat"]).count("{") == 0
 
 
 def test_the_alerts_ask_for_metrics_that_there_are() -> None:
