@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions.supervisor import Property
+from serai.runtime.sessions.supervising.supervisor import Property
 from serai.runtime.settings import SessionSettings
 
 CGROUPS = Path("/sys/fs/cgroup/unified")
@@ -28,7 +28,7 @@ DEADLINE = 20.0
 
 
 class StandIn:
-    """A supervisor as serai.runtime.sessions.systemd describes it."""
+    """A supervisor as serai.runtime.sessions.supervising.systemd describes it."""
 
     def __init__(self, root: Path) -> None:
         self._socket = root / "manager.sock"

@@ -15,7 +15,7 @@ from pathlib import Path
 from jeepney import HeaderFields, Parser, new_method_call
 
 import serai
-from serai.runtime.sessions import supervisor, systemd
+from serai.runtime.sessions.supervising import supervisor, systemd
 
 SOURCES = Path(serai.__file__).parent
 

@@ -18,9 +18,9 @@ from serai.common.jsonrpc_server import Connection, Name, Server
 from serai.runtime.api.exec import Exec, Executions, Input, Resize, Signal
 from serai.runtime.api.methods import Version
 from serai.runtime.sandbox.enter import Entered
-from serai.runtime.sessions.payloads import Ended, Payload, Payloads
+from serai.runtime.sessions.payloads.payloads import Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.steps.uses import Uses
 
 
 class Local:

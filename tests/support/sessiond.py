@@ -15,7 +15,7 @@ from pathlib import Path
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.api.server import serve
-from serai.runtime.sessions import publish
+from serai.runtime.sessions.steps import publish
 from tests.support.fake_systemd import StandIn
 
 publish.BRIDGE_GROUP = "daemon"  # a build host has no group of ours

@@ -1,4 +1,4 @@
-"""Drive serai.runtime.sessions.systemd against a real systemd.
+"""Drive serai.runtime.sessions.supervising.systemd against a real systemd.
 
 ``use_systemd.py SOCKET UNITS`` prints what it saw.
 
@@ -17,9 +17,10 @@ from typing import Any
 from jeepney import DBusAddress
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import own, systemd
+from serai.runtime.sessions import own
 from serai.runtime.sessions.own import Own
-from serai.runtime.sessions.supervisor import DROP_IN
+from serai.runtime.sessions.supervising import systemd
+from serai.runtime.sessions.supervising.supervisor import DROP_IN
 from serai.runtime.settings import SessionSettings
 
 MANY = 20

@@ -17,7 +17,8 @@ from serai.common.paths import Paths
 from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
-from serai.runtime.sessions import names, restoring
+from serai.runtime.sessions import names
+from serai.runtime.sessions.moves import restoring
 
 INDEX, OWN, SESSIONS = "backup.json", "vm.tar", "sessions"
 NAME = names.PATTERN

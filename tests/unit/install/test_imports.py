@@ -25,7 +25,7 @@ SCRIPTS = {
 }
 STARTED = {
     "serai.runtime.sandbox.usher": "runtime/sandbox/enter.py",
-    "serai.runtime.sandbox.holder": "runtime/sessions/holders.py",
+    "serai.runtime.sandbox.holder": "runtime/sessions/payloads/holders.py",
     "serai.runtime.folders.bindfs": "runtime/folders/bindfs.py",
     "serai.runtime.folders.transfer": "runtime/api/files.py",
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serai.runtime.sessions import supervisor
+from serai.runtime.sessions.supervising import supervisor
 from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
 from tests.support import known_options
@@ -86,7 +86,7 @@ def test_no_file_of_systemds_is_left_out() -> None:
     }
     written = {path for path, text in sources.items() if re.search(r"\[[A-Z]\w+\]\\n", text)}
     # The first is tested below, the other one is for the build host's own container.
-    assert written == {"runtime/sessions/supervisor.py", "image/container/container.py"}
+    assert written == {"runtime/sessions/supervising/supervisor.py", "image/container/container.py"}
 
 
 def test_systemd_249_knows_every_setting_that_sessiond_writes() -> None:

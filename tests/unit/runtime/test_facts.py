@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from serai.runtime.sandbox import cgroups
-from serai.runtime.sessions import retention, supervisor, users
+from serai.runtime.sessions import retention
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import users
+from serai.runtime.sessions.supervising import supervisor
 from serai.runtime.settings import Limits, Resources, SessionSettings
 
 V2 = "31 23 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"

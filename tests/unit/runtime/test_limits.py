@@ -17,7 +17,7 @@ import yaml
 
 from serai.image.verify.checks import tools
 from serai.runtime import settings
-from serai.runtime.sessions import supervisor
+from serai.runtime.sessions.supervising import supervisor
 from tests.conftest import ROOT
 
 UNIT = (ROOT / "src/serai/install/units/serai-session@.service").read_text()

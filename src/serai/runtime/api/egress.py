@@ -12,9 +12,9 @@ from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Name, Nothing
 from serai.common.labels import DOCTOR
 from serai.common.tables import setting
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import RUNNING
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 Edit = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 MAX_RULES = 1000

@@ -19,8 +19,8 @@ from serai.common.errors import GONE, INVALID_PARAMS, NOT_FOUND, SeraiError
 from serai.common.jsonrpc import Id, Request, notification
 from serai.common.jsonrpc_server import Connection
 from serai.common.tables import setting
-from serai.runtime.sessions import waking
-from serai.runtime.sessions.payloads import SIGNALS, Ended, Payload, Payloads
+from serai.runtime.sessions.payloads import waking
+from serai.runtime.sessions.payloads.payloads import SIGNALS, Ended, Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 
 CHUNK = 128 << 10

@@ -19,7 +19,7 @@ from serai.runtime.api.files import Transfers, check_given, close
 from serai.runtime.api.noting import Noting
 from serai.runtime.folders import transfer
 from serai.runtime.folders.exports import form
-from serai.runtime.sessions.arrivals import describe
+from serai.runtime.sessions.moves.arrivals import describe
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State

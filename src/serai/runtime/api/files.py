@@ -26,8 +26,8 @@ from serai.common.tables import setting
 from serai.runtime.api.exec import Executions, Stream, check_descriptors
 from serai.runtime.folders import path_roles, scope, transfer
 from serai.runtime.sandbox.enter import Entered
-from serai.runtime.sessions import waking
-from serai.runtime.sessions.payloads import Payload, Payloads
+from serai.runtime.sessions.payloads import waking
+from serai.runtime.sessions.payloads.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import FACTS
 

@@ -28,7 +28,7 @@ from serai.common.tables import setting
 from serai.runtime.api.exec import decoded
 from serai.runtime.sandbox.dial import Dialler
 from serai.runtime.sandbox.enter import Target, open_target
-from serai.runtime.sessions import waking
+from serai.runtime.sessions.payloads import waking
 from serai.runtime.sessions.sessions import Sessions
 
 MOST_FORWARDS = 64

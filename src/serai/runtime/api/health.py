@@ -21,9 +21,9 @@ from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Nothing
 from serai.runtime.image import image
 from serai.runtime.sessions import health
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.health import Sign
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 PATIENCE = 1.0
 """Seconds for the gate."""

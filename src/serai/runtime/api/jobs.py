@@ -14,8 +14,8 @@ from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler
 from serai.common.tables import setting, unicode
 from serai.runtime.api.exec import check_command, decoded
-from serai.runtime.sessions.jobs import Jobs, Work
-from serai.runtime.sessions.payloads import SIGNALS
+from serai.runtime.sessions.payloads.jobs import Jobs, Work
+from serai.runtime.sessions.payloads.payloads import SIGNALS
 
 MOST_READ = 512 << 10
 

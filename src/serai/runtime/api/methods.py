@@ -26,13 +26,14 @@ from serai.runtime.api.noting import Noting
 from serai.runtime.api.secrets import SecretMethods
 from serai.runtime.image import image
 from serai.runtime.sandbox import cgroups, usage
-from serai.runtime.sessions import changes, quota
+from serai.runtime.sessions import changes
 from serai.runtime.sessions.collector import Collector
-from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.jobs import Jobs
-from serai.runtime.sessions.payloads import Payloads
+from serai.runtime.sessions.payloads.jobs import Jobs
+from serai.runtime.sessions.payloads.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 PATIENCE = 1.0
 """Seconds for a gate that does not answer."""

@@ -9,9 +9,9 @@ from serai.common.errors import CONFLICT, SeraiError
 from serai.common.jsonrpc import Request
 from serai.common.jsonrpc_server import Connection, Handler, Nothing
 from serai.common.tables import setting
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from serai.common.paths import Paths
 from serai.runtime import settings
 from serai.runtime.api import methods
 from serai.runtime.api.forwards import AT_ONCE
-from serai.runtime.sessions import changes, homes
+from serai.runtime.sessions import changes
 from serai.runtime.sessions.collector import Collector
-from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.goals import no_fault
-from serai.runtime.sessions.payloads import Payloads
+from serai.runtime.sessions.payloads.payloads import Payloads
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.steps import homes
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.steps.goals import no_fault
+from serai.runtime.sessions.supervising.supervisor import Supervisor
 from serai.runtime.sessions.watches import disk, idle, limits, sockets
 
 log = logging.getLogger("serai")
@@ -130,7 +131,7 @@ def main() -> int:
 
     With ``--check`` it only says what is wrong with its settings.
     """
-    from serai.runtime.sessions.systemd import Systemd  # noqa: PLC0415  # takes jeepney, which tests do without
+    from serai.runtime.sessions.supervising.systemd import Systemd  # noqa: PLC0415  # takes jeepney, which tests do without
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     os.umask(0o022)

@@ -25,7 +25,9 @@ from serai.install import install, table
 from serai.runtime import settings
 from serai.runtime.client import Client
 from serai.runtime.doctor import installation, system
-from serai.runtime.sessions import numbers, publish, supervisor
+from serai.runtime.sessions import numbers
+from serai.runtime.sessions.steps import publish
+from serai.runtime.sessions.supervising import supervisor
 
 PATIENCE = 60.0
 Part = dict[str, Any]

@@ -6,7 +6,7 @@ from functools import partial
 
 from serai.common.checks import Check, Facts, Finding, none_of, problem, same, section
 from serai.runtime.sandbox import seccomp
-from serai.runtime.sessions import publish
+from serai.runtime.sessions.steps import publish
 
 SERVICES = {
     "serai-sessiond.service": "No session can be made, entered or ended.",

@@ -28,7 +28,8 @@ from serai.runtime.client import Client
 from serai.runtime.doctor import request
 from serai.runtime.doctor.lifetime import KEPT
 from serai.runtime.sandbox import cgroups
-from serai.runtime.sessions import publish, supervisor
+from serai.runtime.sessions.steps import publish
+from serai.runtime.sessions.supervising import supervisor
 from serai.runtime.settings import SessionSettings
 
 PREFIX = "doctor-"

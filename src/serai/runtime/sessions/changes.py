@@ -17,11 +17,12 @@ from dataclasses import replace
 from serai.common import sizes
 from serai.common.errors import WRONG_STATE, SeraiError
 from serai.runtime.sandbox import usage
-from serai.runtime.sessions import own, quota
+from serai.runtime.sessions import own
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Callable
 
-from serai.runtime.sessions import quota, retention
+from serai.runtime.sessions import retention
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota
 
 log = logging.getLogger(__name__)
 MOST = 3  # sessions that are named when the disk is nearly full

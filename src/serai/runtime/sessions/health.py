@@ -15,9 +15,9 @@ from typing import Any
 from serai.common import proc
 from serai.common.paths import Paths
 from serai.common.versions import written
-from serai.runtime.sessions import quota
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import RUNNING
+from serai.runtime.sessions.steps import quota
 from serai.runtime.settings import Disk
 
 HEALTHY, DEGRADED, UNHEALTHY = WORDS = ("healthy", "degraded", "unhealthy")

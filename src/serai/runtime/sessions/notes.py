@@ -16,8 +16,8 @@ from typing import Any
 
 from serai.common.errors import SeraiError
 from serai.common.labels import DOCTOR
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 log = logging.getLogger(__name__)
 Entry = dict[str, Any]

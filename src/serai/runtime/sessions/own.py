@@ -16,7 +16,7 @@ from typing import Any
 from serai.common import sizes
 from serai.common.errors import INVALID_PARAMS, SeraiError
 from serai.common.sandboxes import STRICT
-from serai.runtime.sessions.supervisor import Property
+from serai.runtime.sessions.supervising.supervisor import Property
 from serai.runtime.settings import VARIABLE, SessionSettings
 
 LIMITS = ("memory", "cpus", "tasks", "quota", "idle_freeze", "ttl")

@@ -27,11 +27,11 @@ from typing import Any
 from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import quota
 from serai.runtime.sessions.own import Own, memory_of_vm
-from serai.runtime.sessions.quota import Level
 from serai.runtime.sessions.registry import Registry
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.steps.quota import Level
 from serai.runtime.sessions.together import Together
 from serai.runtime.settings import SessionSettings
 

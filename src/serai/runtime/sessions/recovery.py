@@ -15,14 +15,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import homes, publish
-from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.goals import Goals
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.pool import Pool
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import FACTS, RUNNING, State, Step
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.steps import homes, publish
+from serai.runtime.sessions.steps.folders import Folders
+from serai.runtime.sessions.steps.goals import Goals
+from serai.runtime.sessions.supervising.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 ADOPT_DEADLINE = 20.0

@@ -4,6 +4,8 @@ An older Serai refuses a registry of a newer one. So whoever goes back to a vers
 registry first, with the newer version's own code, while no daemon runs:
 
     python3 -m serai.runtime.sessions.schema PATH VERSION
+
+The module keeps its name: where going back was cut off, the older version runs it by that.
 """
 
 from __future__ import annotations

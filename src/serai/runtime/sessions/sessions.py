@@ -20,19 +20,19 @@ from serai.common.paths import Paths
 from serai.runtime.folders.attachments import Attachment
 from serai.runtime.sandbox import cgroups
 from serai.runtime.sessions import names
-from serai.runtime.sessions.arrivals import Arrivals
-from serai.runtime.sessions.departures import Departures
-from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.goals import Goals, no_fault
+from serai.runtime.sessions.moves.arrivals import Arrivals
+from serai.runtime.sessions.moves.departures import Departures
 from serai.runtime.sessions.notes import Notes
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.pool import Pool
 from serai.runtime.sessions.recovery import Recovery
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, TAKEN, State, Step
-from serai.runtime.sessions.steps import AT_ONCE, Steps
-from serai.runtime.sessions.supervisor import Running, Supervisor
+from serai.runtime.sessions.steps.folders import Folders
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.steps.goals import Goals, no_fault
+from serai.runtime.sessions.steps.steps import AT_ONCE, Steps
+from serai.runtime.sessions.supervising.supervisor import Running, Supervisor
 from serai.runtime.sessions.together import Together
 from serai.runtime.settings import SessionSettings
 

@@ -55,7 +55,7 @@ def outputs(vm: Vm) -> Iterator[Path]:
 def hasty(vm: Vm) -> Iterator[Vm]:
     """The same VM, whose daemon lets a payload have no time for its end."""
     assert vm.stop() == 0
-    vm.start(weaken="from serai.runtime.sessions import payloads; payloads.GRACE = 0.0")
+    vm.start(weaken="from serai.runtime.sessions.payloads import payloads; payloads.GRACE = 0.0")
     yield vm
     assert vm.stop() == 0
     vm.start()

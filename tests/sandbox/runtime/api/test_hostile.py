@@ -162,7 +162,7 @@ def test_a_session_that_stops_whatever_enters_delays_no_other(vm: Vm, name: str,
 LATE = """
 import asyncio
 from pathlib import Path
-from serai.runtime.sessions.payloads import Payloads
+from serai.runtime.sessions.payloads.payloads import Payloads
 begin = Payloads._ended
 def over(pid):
     return any(" Z " in each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat"))
@@ -173,7 +173,7 @@ Payloads._ended = late
 """
 # It gives up at once: what it has killed is still to be taken away.
 HASTY = """
-from serai.runtime.sessions import payloads
+from serai.runtime.sessions.payloads import payloads
 payloads.GRACE = payloads.KILLED = 0
 """
 

@@ -53,7 +53,7 @@ def test_a_whole_vm_is_all_green_and_nothing_is_left(vm: Vm, sandbox: str) -> No
 
 def test_a_gate_that_payloads_may_speak_to_is_red(vm: Vm) -> None:
     vm.stop()
-    vm.start(weaken="from serai.runtime.sessions import publish; publish.STRICT = 'sockets'")
+    vm.start(weaken="from serai.runtime.sessions.steps import publish; publish.STRICT = 'sockets'")
     try:
         red = {"payloads cannot speak to the gate's own sockets"}
         assert set(examined(vm, "sockets")) == red
@@ -65,29 +65,29 @@ def test_a_gate_that_payloads_may_speak_to_is_red(vm: Vm) -> None:
 # What the daemon is made to leave out, to the checks that must go red.
 DAEMONS: dict[str, tuple[str, set[str]]] = {
     "payloads leave what they started": (
-        "from serai.runtime.sessions.payloads import Payloads\n"
+        "from serai.runtime.sessions.payloads.payloads import Payloads\n"
         "async def leave(self, payload):\n    pass\n"
         "Payloads._clear = leave",
         {"nothing outlives a payload"},
     ),
     "no time limit": (
-        "from serai.runtime.sessions.payloads import Payloads\n"
+        "from serai.runtime.sessions.payloads.payloads import Payloads\n"
         "finish = Payloads.finish\n"
         "Payloads.finish = lambda self, payload, timeout, gone: finish("
         "self, payload, 3 if timeout == 0.3 else timeout, gone)\n"
-        "from serai.runtime.sessions import payloads\n"
+        "from serai.runtime.sessions.payloads import payloads\n"
         "payloads.TIMED_OUT = 0",
         {"a payload ends when its time is up"},
     ),
     "hang-ups are not heard of": (
-        "import asyncio\nfrom serai.runtime.sessions.payloads import Payloads\n"
+        "import asyncio\nfrom serai.runtime.sessions.payloads.payloads import Payloads\n"
         "finish = Payloads.finish\n"
         "Payloads.finish = lambda self, payload, timeout, gone: finish("
         "self, payload, timeout, asyncio.get_running_loop().create_future())",
         {"a payload ends when its client hangs up"},
     ),
     "a wrong status": (
-        "from serai.runtime.sessions import payloads\n"
+        "from serai.runtime.sessions.payloads import payloads\n"
         "reap = payloads._reap\n"
         "def lie(pid):\n"
         "    found = reap(pid)\n"
@@ -96,34 +96,35 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"a payload's exit status is reported"},
     ),
     "no lock": (
-        "from serai.runtime.sessions import homes\nhomes.lock = lambda *_: None",
+        "from serai.runtime.sessions.steps import homes\nhomes.lock = lambda *_: None",
         {"an archived home is locked"},
     ),
     "open homes": (
-        "import os\nfrom serai.runtime.sessions import homes\nmake = homes.make\n"
+        "import os\nfrom serai.runtime.sessions.steps import homes\nmake = homes.make\n"
         "def opened(paths, name, uid):\n    make(paths, name, uid)\n"
         "    os.chmod(paths.home(name), 0o755)\n"
         "homes.make = opened",
         {"only its own session can enter a home"},
     ),
     "sockets stay": (
-        "from serai.runtime.sessions import publish\n"
+        "from serai.runtime.sessions.steps import publish\n"
         "withdraw = publish.withdraw\n"
         "publish.withdraw = lambda paths, name: None",
         {"a stopped session has no way out", "a removed session is gone"},
     ),
     "users stay": (
-        "from serai.runtime.sessions.steps import Steps\nSteps.drop_user = lambda *_: None",
+        "from serai.runtime.sessions.steps.steps import Steps\nSteps.drop_user = lambda *_: None",
         {"a removed session's user is gone"},
     ),
     "data stays": (
-        "from serai.common.errors import SeraiError\nfrom serai.runtime.sessions import homes\n"
+        "from serai.common.errors import SeraiError\n"
+        "from serai.runtime.sessions.steps import homes\n"
         "async def refuse(*_):\n    raise SeraiError('told to')\n"
         "homes.delete = refuse",
         {"a removed session is gone"},
     ),
     "data is lost": (
-        "import os\nfrom serai.runtime.sessions import homes\nunlock = homes.unlock\n"
+        "import os\nfrom serai.runtime.sessions.steps import homes\nunlock = homes.unlock\n"
         "def lose(paths, name, uid):\n"
         "    (paths.home(name) / 'kept').unlink(missing_ok=True)\n"
         "    (paths.home(name) / 'kept').write_text('other')\n"
@@ -140,13 +141,14 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"a payload has a cgroup of its own", "a detached payload goes on"},
     ),
     "a secret in the environment": (
-        "from serai.runtime.sessions import payloads\nfrom serai.runtime.sandbox import bwrap\n"
+        "from serai.runtime.sessions.payloads import payloads\n"
+        "from serai.runtime.sandbox import bwrap\n"
         "given = bwrap.environment\n"
         "bwrap.environment = lambda *a: {**given(*a), 'SECRET': 'x'}",
         {"a payload's environment is its own"},
     ),
     "an open gate": (
-        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
+        "from serai.runtime.sessions.steps.gate_client import GateClient\ncall = GateClient.call\n"
         "async def open_all(self, method, /, **params):\n"
         "    if method == 'open':\n"
         "        params['policy'] = {'allow': ['*', '127.0.0.1']}\n"
@@ -159,7 +161,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         },
     ),
     "rules that do nothing": (
-        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
+        "from serai.runtime.sessions.steps.gate_client import GateClient\ncall = GateClient.call\n"
         "async def ignore(self, method, /, **params):\n"
         "    if method == 'change':\n        return {'cut': 0}\n"
         "    return await call(self, method, **params)\n"
@@ -167,7 +169,7 @@ DAEMONS: dict[str, tuple[str, set[str]]] = {
         {"the gate carries what a rule allows", "every decision is in the audit log"},
     ),
     "wrong explanations": (
-        "from serai.runtime.sessions.gate_client import GateClient\ncall = GateClient.call\n"
+        "from serai.runtime.sessions.steps.gate_client import GateClient\ncall = GateClient.call\n"
         "async def lie(self, method, /, **params):\n"
         "    found = await call(self, method, **params)\n"
         "    return {**found, 'allowed': True} if method == 'explain' else found\n"

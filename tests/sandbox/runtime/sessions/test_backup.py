@@ -12,7 +12,7 @@ import pytest
 from serai.common.errors import SeraiError
 from serai.runtime import restore
 from serai.runtime.cli import backup
-from serai.runtime.sessions import restoring
+from serai.runtime.sessions.moves import restoring
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 

@@ -8,7 +8,7 @@ import pytest
 
 from serai.common import errors
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import quota
+from serai.runtime.sessions.steps import quota
 from tests.support.fake_vm import opened
 
 MARKS = "reserve = 1\nwarn_free = 1\nact_free = 1\n"

@@ -13,7 +13,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import homes
+from serai.runtime.sessions.steps import homes
 
 UID = 2000
 

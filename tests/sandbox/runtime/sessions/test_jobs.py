@@ -31,18 +31,18 @@ from tests.support.waiting import wait_for
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 DEATHS = {
     "before": f"""
-from serai.runtime.sessions import jobs
+from serai.runtime.sessions.payloads import jobs
 async def die(*_): {KILL}
 jobs.Jobs._run = die
 """,
     "at the door": f"""
-from serai.runtime.sessions import holders
+from serai.runtime.sessions.payloads import holders
 admit = holders.JobDoor.admit
 def die(*given): admit(*given); {KILL}
 holders.JobDoor.admit = die
 """,
     "on its way": f"""
-from serai.runtime.sessions import payloads
+from serai.runtime.sessions.payloads import payloads
 async def die(*_): {KILL}
 payloads.Payloads._arrived = die
 """,
@@ -62,7 +62,7 @@ OLDER = BLIND.replace('"reaper.take_threads(job.pid)", "None"', '"HEAR and fds",
 
 SLOW = """
 import asyncio
-from serai.runtime.sessions.jobs import Jobs
+from serai.runtime.sessions.payloads.jobs import Jobs
 async def late(self, job, end=Jobs.end_input):
     while self.running(job): await asyncio.sleep(.01)
     await end(self, job)
@@ -75,7 +75,7 @@ Jobs.end_input = late
 def few(vm: Vm) -> Iterator[None]:
     """A daemon that keeps four jobs of a session."""
     assert vm.stop() == 0
-    vm.start(weaken="from serai.runtime.sessions import jobs; jobs.MOST = 4")
+    vm.start(weaken="from serai.runtime.sessions.payloads import jobs; jobs.MOST = 4")
     yield
     assert vm.stop() == 0
     vm.start()

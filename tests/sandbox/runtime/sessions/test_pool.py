@@ -132,7 +132,7 @@ def test_a_take_that_was_cut_off_leaves_no_room_that_was_not_asked_for() -> None
     dies = "lambda _, record: record.own.limits and os.kill(os.getpid(), 9)"
     with opened() as vm:
         hold(vm, 1)
-        vm.start(weaken=f"from serai.runtime.sessions import steps; {FIT} = {dies}")
+        vm.start(weaken=f"from serai.runtime.sessions.steps import steps; {FIT} = {dies}")
         full(vm, 1)
         (name,) = waiting(vm)
         with pytest.raises(SeraiError):

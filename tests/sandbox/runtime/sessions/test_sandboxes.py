@@ -136,7 +136,8 @@ def test_no_service_of_the_vm_is_reached(
 def test_by_a_mount_of_the_directory_it_would_be(vm: Vm, open_one: str, share: Path) -> None:
     vm.stop()
     vm.start(
-        weaken="from serai.runtime.sessions import folders; folders._kind = lambda *_: 'idmap'"
+        weaken="from serai.runtime.sessions.steps import folders\n"
+        "folders._kind = lambda *_: 'idmap'"
     )
     try:
         vm.call("attach", name=open_one, role="outputs", path=str(share))

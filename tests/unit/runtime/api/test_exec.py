@@ -14,9 +14,9 @@ from serai.common.errors import SeraiError
 from serai.common.jsonrpc_server import Connection
 from serai.runtime.api.exec import Executions, Input, Stream
 from serai.runtime.sandbox.enter import Entered
-from serai.runtime.sessions.payloads import Payload, Payloads
+from serai.runtime.sessions.payloads.payloads import Payload, Payloads
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.steps.uses import Uses
 
 
 class Failing:

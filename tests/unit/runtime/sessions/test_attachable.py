@@ -8,7 +8,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions.folders import Folders
+from serai.runtime.sessions.steps.folders import Folders
 from serai.runtime.settings import SessionSettings
 
 SKILLS = "/usr/local/share/serai/skills"

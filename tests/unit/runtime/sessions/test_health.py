@@ -11,10 +11,11 @@ import pytest
 
 from serai.common import linux
 from serai.common.paths import Paths
-from serai.runtime.sessions import health, quota
+from serai.runtime.sessions import health
 from serai.runtime.sessions.health import DEGRADED, HEALTHY, UNHEALTHY
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota
 from serai.runtime.settings import Disk
 
 NOW = health.EARLIEST + 1.0

@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from serai.common.paths import Paths
-from serai.runtime.sessions import quota
-from serai.runtime.sessions import steps as steps_module
 from serai.runtime.sessions.registry import FIRST_UID, Record, Registry
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State, Step
-from serai.runtime.sessions.steps import AT_ONCE, Steps
-from serai.runtime.sessions.supervisor import Running
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.steps import steps as steps_module
+from serai.runtime.sessions.steps.steps import AT_ONCE, Steps
+from serai.runtime.sessions.supervising.supervisor import Running
 from serai.runtime.settings import SessionSettings
 
 NOBODY: Any = None

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from serai.runtime.sessions import quota, retention
+from serai.runtime.sessions import retention
 from serai.runtime.sessions.collector import Collector
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota
 
 
 def record(uid: int, state: State, used_at: float = 0, **labels: str) -> Record:

@@ -10,11 +10,11 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import STARTED, State, Step
-from serai.runtime.sessions.supervisor import Supervisor
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.supervising.supervisor import Supervisor
 from serai.runtime.settings import SessionSettings
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.sessions.supervisor import folder_unit
+from serai.runtime.sessions.supervising.supervisor import folder_unit
 from tests.conftest import ROOT
 from tests.support import conformance
 from tests.support.sharing import OWNER, VIRTIOFS, Shared

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import quota, retention
-from serai.runtime.sessions.quota import Level
+from serai.runtime.sessions import retention
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.steps.quota import Level
 from serai.runtime.settings import Disk
 
 log = logging.getLogger(__name__)

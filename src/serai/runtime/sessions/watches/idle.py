@@ -18,11 +18,11 @@ from typing import Any
 
 from serai.common.errors import SeraiError
 from serai.runtime.sandbox import usage
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.own import seconds
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps.gate_client import GateClient
 
 log = logging.getLogger(__name__)
 PERIOD = 10.0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from serai.common.jsonrpc_server import Subscribers
 from serai.runtime.sandbox import cgroups, usage
-from serai.runtime.sessions import quota
-from serai.runtime.sessions.quota import Usage
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.steps.quota import Usage
 
 PERIOD = 10.0
 FULL = 64 << 10

@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from serai.common.errors import SeraiError
-from serai.runtime.sessions import uses
-from serai.runtime.sessions.gate_client import GateClient
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
-from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.steps import uses
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.steps.uses import Uses
 from serai.runtime.sessions.watches import idle
 from serai.runtime.sessions.watches.idle import Counted, Look, decide, seen
 

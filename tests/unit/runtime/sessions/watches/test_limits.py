@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from serai.common.jsonrpc_server import Connection, Subscribers
-from serai.runtime.sessions.quota import Usage
+from serai.runtime.sessions.steps.quota import Usage
 from serai.runtime.sessions.watches import limits
 from serai.runtime.sessions.watches.limits import Met, Start
 

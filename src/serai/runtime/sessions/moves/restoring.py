@@ -19,9 +19,10 @@ from serai.common import files
 from serai.common.errors import CONFLICT, SeraiError
 from serai.common.paths import Paths
 from serai.runtime.folders.exports import own_part
-from serai.runtime.sessions import homes, names, transits
+from serai.runtime.sessions import names, transits
 from serai.runtime.sessions.registry import UID_RANGES, Record, Registry
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import homes
 from serai.runtime.sessions.transits import Transit, Transits
 
 _FOREIGN = "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')"

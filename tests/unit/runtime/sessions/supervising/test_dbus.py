@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from serai.runtime.sessions import dbus
+from serai.runtime.sessions.supervising import dbus
 
 ANSWER, SIGNAL = 2, 4
 

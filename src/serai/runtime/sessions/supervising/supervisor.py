@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from serai.runtime.sessions.hearing import Hearing
+from serai.runtime.sessions.supervising.hearing import Hearing
 from serai.runtime.settings import SessionSettings
 
 # Before 50-MemoryMax.conf and its like, in which systemd keeps a session's own limits: of drop-ins

@@ -17,7 +17,7 @@ from serai.common import wait
 from serai.common.errors import NOT_FOUND, TIMEOUT, SeraiError
 from serai.runtime.sandbox import cgroups, holder, usher
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.supervisor import Running
+from serai.runtime.sessions.supervising.supervisor import Running
 
 DEADLINE = 3.0  # seconds in which a holder answers, unless its session hinders it
 CGROUP = "holder"

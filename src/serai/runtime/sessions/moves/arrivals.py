@@ -34,12 +34,13 @@ from serai.common.errors import (
 from serai.common.labels import DOCTOR
 from serai.common.paths import Paths
 from serai.runtime.folders.exports import form
-from serai.runtime.sessions import names, own, quota, staging, transits
-from serai.runtime.sessions.gate_client import GateClient
-from serai.runtime.sessions.goals import Goals
+from serai.runtime.sessions import names, own, transits
 from serai.runtime.sessions.own import Own
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import State
+from serai.runtime.sessions.steps import quota, staging
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.steps.goals import Goals
 from serai.runtime.sessions.transits import Transit, Transits
 from serai.runtime.settings import SessionSettings
 

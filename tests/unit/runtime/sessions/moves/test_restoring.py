@@ -11,8 +11,9 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import homes, restoring
+from serai.runtime.sessions.moves import restoring
 from serai.runtime.sessions.registry import Registry
+from serai.runtime.sessions.steps import homes
 
 TRIGGER = (
     "CREATE TRIGGER later AFTER UPDATE ON sessions BEGIN"

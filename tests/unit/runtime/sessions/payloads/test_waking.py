@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from serai.common.errors import NOT_FOUND, WRONG_STATE, SeraiError
-from serai.runtime.sessions import waking
 from serai.runtime.sessions.own import Own
+from serai.runtime.sessions.payloads import waking
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
-from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.steps.uses import Uses
 
 Work = Callable[[Sessions, str], Coroutine[Any, Any, object]]
 IDLES = Own({"idle_freeze": "10m"})

@@ -12,7 +12,7 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import homes, staging
+from serai.runtime.sessions.steps import homes, staging
 
 ASKED = {"argv": ["true"], "request": "f" * 64, "started_at": 5.5}
 

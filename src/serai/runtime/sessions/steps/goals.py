@@ -29,11 +29,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from serai.common.errors import WRONG_STATE, SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import homes
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import FACTS, State, Step, fallback, plan
-from serai.runtime.sessions.steps import Steps
-from serai.runtime.sessions.uses import Uses
+from serai.runtime.sessions.steps import homes
+from serai.runtime.sessions.steps.steps import Steps
+from serai.runtime.sessions.steps.uses import Uses
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from serai.common.errors import CONFLICT, NOT_FOUND, WRONG_STATE, SeraiError
 from serai.runtime.sessions import transits
-from serai.runtime.sessions.goals import Goals
 from serai.runtime.sessions.registry import Record, Registry
 from serai.runtime.sessions.states import GOALS, State
+from serai.runtime.sessions.steps.goals import Goals
 from serai.runtime.sessions.transits import Transit, Transits
 
 Noted = Callable[[Record, str], Awaitable[None]]

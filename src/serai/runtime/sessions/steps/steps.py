@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.sandbox import cgroups, processes
-from serai.runtime.sessions import homes, own, publish, quota, staging, users
-from serai.runtime.sessions.folders import Folders
-from serai.runtime.sessions.gate_client import GateClient
+from serai.runtime.sessions import own
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.states import STARTED, Step
-from serai.runtime.sessions.supervisor import Running, Supervisor
+from serai.runtime.sessions.steps import homes, publish, quota, staging, users
+from serai.runtime.sessions.steps.folders import Folders
+from serai.runtime.sessions.steps.gate_client import GateClient
+from serai.runtime.sessions.supervising.supervisor import Running, Supervisor
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)

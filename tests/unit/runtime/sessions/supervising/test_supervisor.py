@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 
-from serai.runtime.sessions.supervisor import drop_in, folder_settings
+from serai.runtime.sessions.supervising.supervisor import drop_in, folder_settings
 from serai.runtime.settings import SessionSettings
 from tests.conftest import ROOT
 

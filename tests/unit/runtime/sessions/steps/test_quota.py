@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serai.runtime.sessions import quota
+from serai.runtime.sessions.steps import quota
 from serai.runtime.settings import Disk, SessionSettings, load
 
 

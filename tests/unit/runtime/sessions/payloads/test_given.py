@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serai.common.paths import Paths
-from serai.runtime.sessions import given
+from serai.runtime.sessions.payloads import given
 
 
 def write(root: Path, content: bytes) -> Paths:

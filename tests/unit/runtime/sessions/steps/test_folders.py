@@ -11,8 +11,8 @@ import pytest
 from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
-from serai.runtime.sessions import publish
-from serai.runtime.sessions.folders import Folders
+from serai.runtime.sessions.steps import publish
+from serai.runtime.sessions.steps.folders import Folders
 from serai.runtime.settings import SessionSettings
 
 

@@ -17,8 +17,8 @@ from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new
 
 from serai.common import files
 from serai.common.errors import TIMEOUT, SeraiError
-from serai.runtime.sessions import dbus
-from serai.runtime.sessions.supervisor import (
+from serai.runtime.sessions.supervising import dbus
+from serai.runtime.sessions.supervising.supervisor import (
     DROP_IN,
     Property,
     drop_in,

@@ -15,8 +15,8 @@ from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.common.sandboxes import STRICT
 from serai.runtime.sandbox import bwrap
-from serai.runtime.sessions import users
 from serai.runtime.sessions.own import memory_of_vm
+from serai.runtime.sessions.steps import users
 from serai.runtime.settings import SessionSettings
 
 GATE_USER = "serai-gate"

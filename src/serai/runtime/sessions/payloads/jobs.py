@@ -37,12 +37,13 @@ from weakref import WeakValueDictionary
 from serai.common import files
 from serai.common.errors import CONFLICT, INVALID_PARAMS, NO_ROOM, NOT_FOUND, SeraiError
 from serai.runtime.sandbox import holder, job_log
-from serai.runtime.sessions import quota, waking
-from serai.runtime.sessions.holders import Holders
-from serai.runtime.sessions.payloads import Payloads
+from serai.runtime.sessions.payloads import waking
+from serai.runtime.sessions.payloads.holders import Holders
+from serai.runtime.sessions.payloads.payloads import Payloads
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
-from serai.runtime.sessions.supervisor import Running
+from serai.runtime.sessions.steps import quota
+from serai.runtime.sessions.supervising.supervisor import Running
 
 log = logging.getLogger(__name__)
 MOST = 1000

@@ -20,9 +20,9 @@ from serai.common.paths import Paths
 from serai.common.sandboxes import STRICT
 from serai.runtime.folders import bindfs, hints, mounts, path_roles
 from serai.runtime.folders.attachments import Attachment, Attachments
-from serai.runtime.sessions import publish
 from serai.runtime.sessions.registry import Record
-from serai.runtime.sessions.supervisor import Running, Supervisor
+from serai.runtime.sessions.steps import publish
+from serai.runtime.sessions.supervising.supervisor import Running, Supervisor
 from serai.runtime.settings import SessionSettings
 
 log = logging.getLogger(__name__)

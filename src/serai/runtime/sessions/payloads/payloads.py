@@ -29,8 +29,10 @@ from serai.runtime.sandbox.enter import (
     load_filters,
 )
 from serai.runtime.sandbox.refusals import SHARE, Refused
-from serai.runtime.sessions import given, own, publish, waking
+from serai.runtime.sessions import own
+from serai.runtime.sessions.payloads import given, waking
 from serai.runtime.sessions.sessions import Sessions
+from serai.runtime.sessions.steps import publish
 
 SIGNALS = {
     name: getattr(signal, f"SIG{name}")

@@ -13,7 +13,7 @@ from serai.common.errors import WRONG_STATE, SeraiError
 from serai.runtime.sessions.registry import Record
 from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State
-from serai.runtime.sessions.supervisor import Running
+from serai.runtime.sessions.supervising.supervisor import Running
 
 TOUCH_EVERY = 60.0
 

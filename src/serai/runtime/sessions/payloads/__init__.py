@@ -1,0 +1,1 @@
+"""What runs in sessions: payloads, and jobs with their holders."""

@@ -1,0 +1,1 @@
+"""What the steps between states do: homes, users, published files, attached directories."""

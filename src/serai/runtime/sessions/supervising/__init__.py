@@ -1,0 +1,1 @@
+"""What supervises sessions: systemd, and what answers the kernel about refused calls."""
