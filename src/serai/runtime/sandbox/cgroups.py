@@ -8,8 +8,10 @@ systemd leaves folders below it alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,8 @@ DEADLINE = 10.0
 EXEC = "exec-"
 DETACHED = "detached-"
 JOB = "job-"
+WARM = 0.01
+"""Seconds for which, after a move, the next one does not wait."""
 
 
 def mounts(mountinfo: str) -> tuple[str | None, str | None]:
@@ -60,6 +64,39 @@ def of(pid: int) -> Path | None:
 def _mounted() -> tuple[str | None, str | None]:
     """Read once: with many mounts it takes a millisecond, and systemd mounts these at its start."""
     return mounts(Path("/proc/self/mountinfo").read_text())
+
+
+class Moves:
+    """When the kernel was last asked for a move, and whether it is at it."""
+
+    asking = threading.Lock()
+    last = -WARM
+
+
+def expect_move() -> None:
+    """Have the kernel prepare now for a process that is moved to another cgroup in a moment.
+
+    Before the first move in a while it waits for all CPUs, some 10 ms, and so would systemd, which
+    moves the first process of a unit (up to 254). So this process is moved to where it is, while
+    the first steps of a session's start are done. The thread does nothing but wait. If it fails,
+    the start takes longer.
+    """
+    if time.monotonic() - Moves.last < WARM or not Moves.asking.acquire(blocking=False):
+        return
+    try:
+        threading.Thread(target=_move_nowhere, daemon=True).start()
+    except RuntimeError:  # there can be no more threads
+        Moves.asking.release()
+
+
+def _move_nowhere() -> None:
+    try:
+        with contextlib.suppress(OSError):
+            if (own := of(os.getpid())) is not None:
+                (own / "cgroup.procs").write_text("0")
+    finally:
+        Moves.last = time.monotonic()
+        Moves.asking.release()
 
 
 def make(parent: Path, name: str) -> Path:

@@ -249,6 +249,7 @@ class Sessions:
             uid, pooled = await self.pool.take(labels, request, egress, own)
             if uid is not None:
                 return uid, pooled
+        cgroups.expect_move()
         add = partial(self.registry.add, name, labels, time.time(), request, egress)
         made, _ = await self._together.do(partial(add, own=own))
         # Users whose sessions start soon are in the files by the time the first of them starts.

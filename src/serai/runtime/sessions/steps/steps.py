@@ -160,6 +160,7 @@ class Steps:
             await self._set_frozen(record, step is Step.FREEZE)
 
     async def _start_unit(self, record: Record) -> None:
+        cgroups.expect_move()
         self.expect_user(record.uid, record.name)
         if record.uid not in self._written:
             self._write_users()
