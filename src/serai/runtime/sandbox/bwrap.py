@@ -84,7 +84,9 @@ def arguments(settings: SessionSettings, session: Session, room: int | None = No
         # The bridge itself, since no signal of a payload's ends or stops a PID 1.
         "--as-pid-1",
         # For the bridge: payloads come from outside and bring an environment of their own.
-        *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "LANG", "C.UTF-8"),
+        # Without HOME and SHELL bash would look its user up. A locale it does not need.
+        *("--clearenv", "--setenv", "PATH", PATH, "--setenv", "HOME", "/"),
+        *("--setenv", "SHELL", "/bin/bash"),
         *("--setenv", bridge.VARIABLE, bridge.variable()),
         *_system(settings, room),
         *_private(room),

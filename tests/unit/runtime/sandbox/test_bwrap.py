@@ -30,7 +30,7 @@ GOLDEN = """\
 --unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup
 --hostname serai --die-with-parent --new-session --cap-drop ALL --as-pid-1
 --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games
---setenv LANG C.UTF-8
+--setenv HOME / --setenv SHELL /bin/bash
 --setenv SERAI_BRIDGE 3128:/run/serai/gate/http.sock+1080:/run/serai/gate/socks.sock
 --dev /dev --perms 1777 --tmpfs /dev/shm --remount-ro /dev
 --proc /proc
