@@ -41,7 +41,7 @@ class Notes:
         self._waiting: deque[Entry] = deque()
         self._urgent: list[tuple[Entry, Told]] = []
         self._dropped = 0
-        self._sending = asyncio.Lock()
+        self._sending, self._emptying = asyncio.Lock(), asyncio.Lock()
         self._there = asyncio.Event()
 
     async def now(self, entry: Entry) -> None:
@@ -82,7 +82,7 @@ class Notes:
             await asyncio.sleep(PAUSE)
             try:
                 async with self._sending:
-                    await self._send_waiting()
+                    await asyncio.shield(self._send_waiting())
             except SeraiError as error:
                 log.error("%d operations are not in the audit log: %s", len(self._waiting), error)
                 await asyncio.sleep(RETRY)
@@ -98,7 +98,7 @@ class Notes:
         error: SeraiError | None = UNWRITTEN
         noted = 0
         try:
-            await self._send_waiting()
+            await asyncio.shield(self._send_waiting())
             noted = await self._send([entry for entry, _ in batch])
         except SeraiError as failed:
             error = failed
@@ -110,17 +110,19 @@ class Notes:
                 told.set_result(None if at < noted else error)
 
     async def _send_waiting(self) -> None:
-        while self._waiting or self._dropped:
-            batch = [self._waiting[at] for at in range(min(BATCH, len(self._waiting)))]
-            dropped = 0 if batch[BATCH - 1 :] else self._dropped
-            told = [{"operation": "dropped", "count": dropped, "by": ITSELF}] if dropped else []
-            noted = await self._send([*batch, *told])
-            for _ in batch[:noted]:
-                self._waiting.popleft()
-            if noted < len(batch) + len(told):
-                raise UNWRITTEN
-            self._dropped -= dropped
-        self._there.clear()
+        """To be shielded: what the gate has is to leave the queue, or it would be sent again."""
+        async with self._emptying:
+            while self._waiting or self._dropped:
+                batch = [self._waiting[at] for at in range(min(BATCH, len(self._waiting)))]
+                dropped = 0 if batch[BATCH - 1 :] else self._dropped
+                told = [{"operation": "dropped", "count": dropped, "by": ITSELF}] if dropped else []
+                noted = await self._send([*batch, *told])
+                for _ in batch[:noted]:
+                    self._waiting.popleft()
+                if noted < len(batch) + len(told):
+                    raise UNWRITTEN
+                self._dropped -= dropped
+            self._there.clear()
 
     async def _send(self, entries: list[Entry]) -> int:
         """How many of them are in the audit log now. Raises SeraiError if the gate is not there."""

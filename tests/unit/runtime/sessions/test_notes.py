@@ -110,6 +110,38 @@ def test_who_gives_up_while_another_sends_it_gives_up_in_time() -> None:
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
+def test_what_is_on_its_way_when_the_daemon_ends_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serai.runtime.sessions.notes.PAUSE", 0.0)
+
+    class Slow(Gate):
+        """It writes at once, and answers later."""
+
+        async def call(self, _method: str, /, *, entries: list[Any]) -> dict[str, int]:
+            self.asked.append(entries)
+            await self.goes_on.wait()
+            return {"noted": len(entries)}
+
+    async def main() -> Gate:
+        gate = Slow()
+        gate.goes_on.clear()
+        notes = Notes(gate)  # type: ignore[arg-type]
+        notes.later({"number": 1})
+        running = asyncio.ensure_future(notes.run())
+        while not gate.asked:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        notes.later({"number": 2})
+        gate.goes_on.set()
+        await notes.close()
+        return gate
+
+    gate = asyncio.run(asyncio.wait_for(main(), 30))
+    assert gate.asked == [[{"number": 1}], [{"number": 2}]]
+
+
 def test_a_gate_that_answers_nonsense_keeps_nobody_waiting() -> None:
     async def main() -> list[object]:
         gate = Gate()
