@@ -199,6 +199,15 @@ def test_one_out_of_the_pool_is_in_nothing_other_than_a_cold_one(container: Cont
     wait_for(lambda: "to be removed" not in container.shell("serai pool"), DEADLINE)
 
 
+def test_an_export_is_compressed_by_what_the_roles_install(container: Container) -> None:
+    container.shell("serai create out; serai exec out -- sh -c 'echo kept >file'")
+    container.shell("serai export out >/root/s.tar.zst; serai import --name back </root/s.tar.zst")
+    assert container.shell("zstd -dc /root/s.tar.zst | tar -tf - | head -n 1") == "serai.json"
+    container.shell("serai reopen back")
+    assert container.shell("serai exec back -- cat file") == "kept"
+    container.shell("serai remove out; serai remove back; rm /root/s.tar.zst")
+
+
 def test_sessions_outlive_the_daemon(container: Container) -> None:
     container.shell("serai create alive && serai create asleep")
     container.shell("serai switch asleep && serai switch alive")
