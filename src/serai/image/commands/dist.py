@@ -21,7 +21,7 @@ from serai.image.run import run
 from serai.image.settings import CARRIED, Settings
 
 CARRIED_PARTS = (
-    *("ansible.cfg", "images", "packer", "pins.yml", "playbooks", "roles", "tasks.py"),
+    *("ansible.cfg", "images", "packer", "pins.yml", "playbooks", "roles"),
     *("pyproject.toml", "CHANGELOG.md", "LICENSE"),
 )
 """What of a checkout a build reads; pyproject.toml is what the VM's wheel is made by."""
@@ -81,7 +81,7 @@ def _build_half(root: Path, into: Path) -> Path:
                     f"serai=={about['version']}",
                     *about["optional-dependencies"]["build"],
                 ],
-                "scripts": {"serai-build": "serai.image.commands.program:main"},
+                "scripts": {"serai-build": "serai.image.tasks.program:main"},
             },
             "tool": {"hatch": {"build": {"targets": {"wheel": {"packages": ["serai"]}}}}},
         }

@@ -78,7 +78,7 @@ def command(
     options has them print becomes one list. Raises BuildError for an image that there is not.
     """
     jobs = []
-    invoke = (sys.executable, "-m", "serai.image.commands.program")
+    invoke = (sys.executable, "-m", "serai.image.tasks.program")
     for image in images:
         memory = definition.megabytes(definition.load(settings, image).machine.memory) + EMULATOR
         argv = (*invoke, name, "--image", image, *options)

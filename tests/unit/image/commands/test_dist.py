@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from serai.image import digest, layout
-from serai.image.commands import dist, program, pythons
+from serai.image.commands import dist, pythons
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
+from serai.image.tasks import program, tasks
 from tests.conftest import ROOT
 
 THIS = "%d.%d" % sys.version_info[:2]  # noqa: UP031
@@ -46,7 +47,7 @@ def test_both_are_whole_and_the_same_each_time(settings: Settings) -> None:
     assert not [name for name in names if name.startswith("serai/image")]
     carried = zipfile.ZipFile(half).namelist()
     assert not set(carried) & set(names), "the wheels have a file in common"
-    for path in ("tasks.py", "roles/seal/tasks/main.yml", "src/serai/runtime/library.py"):
+    for path in ("pins.yml", "roles/seal/tasks/main.yml", "src/serai/runtime/library.py"):
         assert f"serai/image/checkout/{path}" in carried
     assert not [name for name in carried if "checkout/src/serai/image" in name or "pycache" in name]
     before = digest.of_tree(made)
@@ -72,5 +73,5 @@ def test_an_sdist_that_lacks_something_is_refused_and_what_was_there_stays(
 
 
 def test_what_a_project_needs_is_in_its_command() -> None:
-    found = program.collection()
+    found = tasks.collection(*program.NAMES)
     assert set(found.task_names) == set(program.NAMES)

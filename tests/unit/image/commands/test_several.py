@@ -97,7 +97,7 @@ def test_the_command_is_the_one_for_a_single_image(
     assert several.command(there, "verify-image", images, options, vms=2) == 1
     words = ("verify-image", "--image", "debian-12-amd64", "--fresh", "--json")
     assert asked[0].argv[-len(words) :] == words
-    assert asked[0].argv[1 : -len(words)] == ("-m", "serai.image.commands.program")
+    assert asked[0].argv[1 : -len(words)] == ("-m", "serai.image.tasks.program")
     assert (asked[0].cpus, asked[0].memory) == (2, 2 * (2048 + 512))
     out = capsys.readouterr().out
     assert json.loads(out[out.index("[") :]) == [{"image": "a"}]  # a list, of what there is
