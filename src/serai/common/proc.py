@@ -55,6 +55,12 @@ def memory(meminfo: str) -> dict[str, int]:
     return {row[0].rstrip(":"): int(row[1]) for row in rows}
 
 
+def pss(pid: int | str) -> int:
+    """Bytes a process has alone, with its part of what it shares. Raises OSError if it is gone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
 def sockets(sockstat: str) -> int:
     """How many TCP sockets are in use, from the text of /proc/PID/net/sockstat or sockstat6."""
     for line in sockstat.splitlines():

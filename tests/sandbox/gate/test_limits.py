@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serai.common import proc
 from tests.support import gate_process, origins
 from tests.support.gate_process import Gated, everything, until
 from tests.support.origins import Origin, echo, serving
@@ -188,10 +189,6 @@ def connected(gate: Gated, place: str) -> bytes:
 def test_a_thousand_idle_tunnels_cost_little() -> None:
     """The figure is what is asked for; the bound is what would be a leak."""
 
-    def pss(pid: int) -> int:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     listener = socket.create_server(("127.0.0.1", 0), backlog=MANY)
@@ -201,11 +198,11 @@ def test_a_thousand_idle_tunnels_cost_little() -> None:
             gate.open("blue", "127.0.0.1")
             stack.enter_context(listener)
             place = f"127.0.0.1:{listener.getsockname()[1]}"
-            before = pss(gate.pid)
+            before = proc.pss(gate.pid)
             for _ in range(MANY):
                 stack.enter_context(gate.tunnel("blue", place))
                 stack.enter_context(listener.accept()[0])
-            after = pss(gate.pid)
+            after = proc.pss(gate.pid)
             print(f"{MANY} idle tunnels: {before >> 10} KiB before, {after >> 10} KiB with them")
             assert after < 60 << 20
             stack.close()

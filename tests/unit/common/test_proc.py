@@ -49,3 +49,8 @@ def test_sockets_are_counted() -> None:
     text = "sockets: used 4\nTCP: inuse 2 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 3 mem 0\n"
     assert proc.sockets(text) == 2
     assert proc.sockets("sockets: used 4\n") == 0
+
+
+def test_the_memory_of_a_process_is_less_than_all_that_it_maps() -> None:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    assert 1 << 20 < proc.pss("self") <= resident + (16 << 20)

@@ -17,10 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from serai.common import jsonrpc
+from serai.common import jsonrpc, proc
 from serai.fleet.client import FleetClient
 from serai.fleet.settings import credentials
-from serai.image.errors import BuildError
 from serai.image.fleet import keys, loopback
 from serai.image.fleet.rig import init, wait
 from serai.image.run import with_pdeathsig
@@ -59,7 +58,7 @@ async def _many(place: str, pid: int) -> dict[str, Any]:
         for link in links:
             await link.write(jsonrpc.call(1, "version", {}))
             await link.read()
-        return row(f"member, {LINKS} links", _memory(pid) / (1 << 20), "MiB")
+        return row(f"member, {LINKS} links", proc.pss(pid) / (1 << 20), "MiB")
 
 
 def _commands(near: Session, far: Session) -> Iterator[dict[str, Any]]:
@@ -124,11 +123,3 @@ def _milliseconds(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
     action()
     return 1000 * (time.perf_counter() - begin)
-
-
-def _memory(pid: int) -> int:
-    """Bytes of its own: proc(5), PSS."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) << 10
-    raise BuildError(f"process {pid} is gone")

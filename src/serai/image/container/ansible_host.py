@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from serai.image import ansible
+from serai.image import ansible, ports
 from serai.image.build.playbook import BUILD_USER
 from serai.image.container.container import DEADLINE, Container, booted
 from serai.image.errors import BuildError
@@ -26,7 +25,7 @@ class AnsibleHost:
 
     def __init__(self, root: Path, work: Path, checkout: Path) -> None:
         self.root, self.work, self.checkout = root, work, checkout
-        self.port = _free_port()
+        (self.port,) = ports.unused(1)
         self.key = seed.new_key(work)
         self.console = work / "console.log"
 
@@ -104,9 +103,3 @@ class AnsibleHost:
         settings += ["IdentitiesOnly=yes", "ConnectTimeout=5", "LogLevel=ERROR", "BatchMode=yes"]
         words = (word for setting in settings for word in ("-o", setting))
         return ["-i", str(self.key.private), *words]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

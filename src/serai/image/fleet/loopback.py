@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from serai.image import ports
 from serai.image.fleet.servers import ROUTE_STEP, NatsServer
+from serai.image.ports import HOST
 from serai.image.run import with_pdeathsig
 
-HOST = "127.0.0.1"
 PROGRAM = Path(sys.executable).with_name("nats-server")
 
 
@@ -33,21 +32,5 @@ def start(one: NatsServer, log: Path) -> subprocess.Popen[bytes]:
 
 
 def unused(count: int) -> list[int]:
-    """Free ports, that of the routes too; from a range that no client's own ports are in."""
-    found: list[int] = []
-    port = 15000 + os.getpid() % 1000
-    while len(found) < count:
-        port += 1
-        if all(_free(each) for each in (port, port + ROUTE_STEP)):
-            found.append(port)
-    return found
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+    """Free ports for servers: those of their routes are free too."""
+    return ports.unused(count, beside=ROUTE_STEP)

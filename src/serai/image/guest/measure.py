@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.runtime.client import Client
 
@@ -189,13 +190,10 @@ def memory(client: Client, _bare: Bare) -> list[dict[str, Any]]:
 
 
 def taken() -> float:
-    """PSS (proc(5), smaps_rollup) of all processes of all sessions, in MiB."""
-    total = 0
-    for folder, _, _ in os.walk("/sys/fs/cgroup/serai.slice"):
-        for pid in Path(folder, "cgroup.procs").read_text().split():
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    """PSS of all processes of all sessions, in MiB."""
+    folders = [folder for folder, _, _ in os.walk("/sys/fs/cgroup/serai.slice")]
+    pids = [pid for each in folders for pid in Path(each, "cgroup.procs").read_text().split()]
+    return sum(map(proc.pss, pids)) / (1 << 20)
 
 
 def many(client: Client, bare: Bare) -> list[dict[str, Any]]:

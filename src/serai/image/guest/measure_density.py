@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.runtime.client import Client
 
@@ -100,7 +101,7 @@ class Crowd:
         live, end = len(self.names), f", {len(self.names)} live"
         units = list(SLICE.glob("serai-session@*"))  # with those of a pool
         pids = [pid for each in units for folder, _, _ in os.walk(each) for pid in members(folder)]
-        pss = sum(proportional(pid) for pid in pids) / 1024
+        pss = sum(map(proc.pss, pids)) / (1 << 20)
         whole = (self.before - available()) / 1024
         rows = [row(f"memory of a session (PSS){end}", pss / len(units), "MiB")]
         if live > 1:
@@ -108,7 +109,7 @@ class Crowd:
         for name, unit in PROCESSES.items():
             show = ["systemctl", "show", "-P", "MainPID", f"{unit}.service"]
             pid = subprocess.check_output(show, text=True).strip() if unit else "1"
-            rows.append(row(f"{name} (PSS){end}", proportional(pid) / 1024, "MiB"))
+            rows.append(row(f"{name} (PSS){end}", proc.pss(pid) / (1 << 20), "MiB"))
         return rows
 
 
@@ -117,12 +118,6 @@ SLICE = Path("/sys/fs/cgroup/serai.slice")
 
 def members(cgroup: str) -> list[str]:
     return Path(cgroup, "cgroup.procs").read_text().split()
-
-
-def proportional(pid: str) -> int:
-    """KiB of a process that are its own, with its part of what it shares: proc(5), smaps_rollup."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def available() -> int:

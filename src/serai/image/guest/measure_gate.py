@@ -237,11 +237,11 @@ def answers(lane: str) -> bool:
 
 
 def pss(pids: list[str]) -> float:
-    """In MiB (proc(5), smaps_rollup)."""
-    lines = (
-        line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    )
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    """In MiB."""
+    sys.path.insert(0, "/usr/lib/serai/python")  # not at the top: clients run this in a session
+    from serai.common import proc  # noqa: PLC0415
+
+    return sum(map(proc.pss, pids)) / (1 << 20)
 
 
 def row(name: str, value: float, unit: str, baseline: float | None = None) -> Answer:

@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, "/usr/lib/serai/python")
 
+from serai.common import proc
 from serai.runtime.library import Session, Vm, connect
 
 ROUNDS, REQUESTS, LARGE_ROUNDS = 40, 100, 5
@@ -157,11 +158,10 @@ def whole(sizes: Iterator[int]) -> None:
 
 
 def pss() -> float:
-    """sessiond's memory, in MiB (proc(5), smaps_rollup)."""
+    """sessiond's memory, in MiB."""
     ask = ["/usr/bin/systemctl", "show", "-P", "MainPID", "serai-sessiond.service"]
     pid = subprocess.check_output(ask, text=True).strip()
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return proc.pss(pid) / (1 << 20)
 
 
 def jobs(vm: Vm) -> Row:

@@ -1,0 +1,29 @@
+"""Ports of this host's loopback that nobody listens on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+
+HOST = "127.0.0.1"
+_next = itertools.cycle(range(15000 + os.getpid() % 1000, 30000))
+
+
+def unused(count: int, beside: int = 0) -> list[int]:
+    """Free ports whose neighbours, so many further on, are free too. A process gets none twice.
+
+    They are from a range that no client's own ports are in.
+    """
+    free = (port for port in _next if _free(port) and _free(port + beside))
+    return list(itertools.islice(free, count))
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError:
+            return False
+    return True
