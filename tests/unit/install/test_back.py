@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from serai.common.paths import Paths
-from serai.install import back, fleet, install, table, turn
+from serai.install import back, fleet, install, turn
 from serai.install.previous import Previous
 from serai.install.services import FailedError
 from serai.runtime.sessions import schema
 from serai.runtime.sessions.registry import Registry
 from tests.conftest import ROOT
+from tests.support.small_wheel import wheel
 
 SETTINGS = "etc/serai/session.toml"
 LINK = "usr/lib/serai/python"
@@ -74,16 +74,6 @@ def root(tmp_path: Path) -> Path:
     Registry(Paths(made).registry).close()
     install.install(wheel(tmp_path, "one"), made, _Services(made))
     return made
-
-
-def wheel(folder: Path, version: str) -> Path:
-    """A wheel that has no more than the installer looks for."""
-    path = folder / f"{version}.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("serai/__init__.py"), f'__version__ = "{version}"\n')
-        for file in table.FILES:
-            archive.writestr(zipfile.ZipInfo(f"{install.HERE}/{file.source}"), f"{version}\n")
-    return path
 
 
 def state(root: Path) -> dict[str, str]:
