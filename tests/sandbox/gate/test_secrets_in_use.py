@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import secrets_in_use
-from tests.support.secrets_in_use import ECHO, URLLIB, Place
+from tests.support.secret_users import ECHO, URLLIB
+from tests.support.secrets_in_use import Place
 
 
 @pytest.fixture(scope="module")
