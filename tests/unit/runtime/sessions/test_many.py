@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from serai.runtime.sessions.sessions import Sessions
 from serai.runtime.sessions.states import State, Step
 from serai.runtime.sessions.steps import quota
 from serai.runtime.sessions.steps import steps as steps_module
-from serai.runtime.sessions.steps.steps import AT_ONCE, Steps
+from serai.runtime.sessions.steps.steps import AT_ONCE, REST, Steps
 from serai.runtime.sessions.supervising.supervisor import Running
 from serai.runtime.settings import SessionSettings
 
@@ -155,6 +156,15 @@ def test_who_starts_has_its_part_at_once_and_all_are_divided_in_a_moment(disk: D
     asyncio.run(asyncio.wait_for(main(), 30))
     assert disk.divided == [{FIRST_UID}]
     assert steps._left == 1
+
+
+def test_who_takes_long_to_divide_the_disk_does_it_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = steps_of(tmp_path)
+    monkeypatch.setattr(quota, "share", lambda *_a, **_k: time.sleep(0.05))
+    steps._moment_is_over()
+    assert steps._pause >= 0.05 * REST
 
 
 def test_however_many_start_in_a_moment_they_have_no_more_than_there_is(disk: Disk) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import select
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from serai.common.errors import SeraiError
@@ -29,6 +30,8 @@ AT_ONCE = 2 * (os.cpu_count() or 1)
 """Sandboxes that start at the same time. With more, all of many would be ready at the end only."""
 MOMENT = 0.2
 """Seconds from a change of who can write to the disk's division: see ``share_disk``."""
+REST = 10
+"""How many times as long as a division takes passes until the next one, at least."""
 KEPT_BACK = 8
 """With as many sessions one more part is kept for the next ones, while many come at once."""
 PATIENCE = 12.0
@@ -66,6 +69,7 @@ class Steps:
         self._left = 0  # parts that the last division left for the next sessions
         self._divided: set[int] = set()  # who has one
         self._dividing: asyncio.TimerHandle | None = None
+        self._pause = MOMENT
         self._starting = asyncio.Semaphore(AT_ONCE)
         self.pooled: set[int] = set()  # they run, and nobody can write in them yet
         self._arriving: set[int] = set()  # they do not run, and are written
@@ -205,14 +209,18 @@ class Steps:
     def share_disk(self) -> None:
         """Divide the disk anew among the sessions that can write, in a moment.
 
-        That takes a while for hundreds of them, so many changes make one division.
+        That takes a while for hundreds of them, so many changes make one division, and however many
+        there are, most of the time is others'.
         """
         if self._dividing is None:
-            self._dividing = asyncio.get_running_loop().call_later(MOMENT, self._moment_is_over)
+            later = asyncio.get_running_loop().call_later
+            self._dividing = later(self._pause, self._moment_is_over)
 
     def _moment_is_over(self) -> None:
         self._dividing = None
+        begin = time.monotonic()
         self._divide_disk(1)
+        self._pause = max(MOMENT, REST * (time.monotonic() - begin))
 
     def _divide_disk(self, left: int) -> None:
         """Leave so many parts for the next ones. Without a quota sessions run all the same."""
