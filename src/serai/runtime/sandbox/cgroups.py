@@ -7,11 +7,11 @@ systemd leaves folders below it alone.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
 import signal
-import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -69,7 +69,7 @@ def _mounted() -> tuple[str | None, str | None]:
 class Moves:
     """When the kernel was last asked for a move, and whether it is at it."""
 
-    asking = threading.Lock()
+    asking = _thread.allocate_lock()
     last = -WARM
 
 
@@ -84,7 +84,7 @@ def expect_move() -> None:
     if time.monotonic() - Moves.last < WARM or not Moves.asking.acquire(blocking=False):
         return
     try:
-        threading.Thread(target=_move_nowhere, daemon=True).start()
+        _thread.start_new_thread(_move_nowhere, ())
     except RuntimeError:  # there can be no more threads
         Moves.asking.release()
 
