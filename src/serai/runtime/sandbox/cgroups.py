@@ -77,7 +77,7 @@ def expect_move() -> None:
     """Have the kernel prepare now for a process that is moved to another cgroup in a moment.
 
     Before the first move in a while it waits for all CPUs, some 10 ms, and so would systemd, which
-    moves the first process of a unit (up to 254). So this process is moved to where it is, while
+    moves the first process of a unit (up to 255). So this process is moved to where it is, while
     the first steps of a session's start are done. The thread does nothing but wait. If it fails,
     the start takes longer.
     """
