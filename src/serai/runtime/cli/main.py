@@ -208,7 +208,7 @@ def _restore(options: argparse.Namespace, vm: str) -> int:
     if options.json:
         print(json.dumps({"restored": come}))
     else:
-        say(f"{len(come)} sessions are restored; they are stopped, or archived as they were")
+        say(f"restored sessions: {len(come)}; they are stopped, or archived as they were")
     return _flushed(0)
 
 

@@ -48,7 +48,7 @@ def worst(signs: Iterable[Sign]) -> str:
 def sessiond(records: Sequence[Record], now: float) -> Sign:
     """By its sessions: one that is long on its way to another state has something in its way."""
     running = sum(each.state in RUNNING for each in records)
-    said = f"{len(records)} sessions, {running} of them running"
+    said = f"{running} of {len(records)} sessions run"
     stuck = [each.name for each in records if each.goal and now - each.changed_at > STUCK]
     if stuck:
         hint = "its journal says what each waits for"

@@ -37,7 +37,7 @@ def test_a_vm_that_is_well_says_so(vm: Vm, name: str) -> None:
     assert status == 0, found
     wanted = {"sessiond", "gate", "versions", "audit", "disk", "root", "run", "memory", "clock"}
     assert set(found) == wanted | {"pool"}
-    assert found["sessiond"]["detail"] == "1 sessions, 1 of them running"
+    assert found["sessiond"]["detail"] == "1 of 1 sessions run"
     assert found["gate"]["status"] == found["audit"]["status"] == "healthy"
     shown = vm.serai("health").stdout.splitlines()
     assert shown[0].startswith(("healthy, Serai ", "degraded, Serai "))

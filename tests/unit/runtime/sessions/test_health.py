@@ -61,7 +61,7 @@ def test_an_operation_that_takes_too_long_is_told() -> None:
     done = record(goal=None, changed_at=0)
     assert health.sessiond([quick, done], NOW).status == HEALTHY
     assert health.sessiond([quick, slow], NOW).status == DEGRADED
-    assert health.sessiond([], NOW).detail == "0 sessions, 0 of them running"
+    assert health.sessiond([], NOW).detail == "0 of 0 sessions run"
 
 
 def record(**facts: Any) -> Record:

@@ -67,7 +67,7 @@ def _left(paths: Paths, backup: str) -> int | None:
 
 def in_use(names: Sequence[str]) -> SeraiError:
     """The error for a disk with sessions of these names."""
-    what = f"there are {len(names)} sessions on this disk, such as {names[0]}"
+    what = f"this disk has sessions already, {len(names)} in all, such as {names[0]}"
     hint = "a backup is restored on a blank one; 'serai import' takes one session"
     return SeraiError(what, hint, CONFLICT)
 
