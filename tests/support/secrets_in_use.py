@@ -14,7 +14,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ from pathlib import Path
 from serai.runtime.sandbox import cgroups
 from tests.support import site, table
 from tests.support.clients import PAGE
-from tests.support.fake_vm import Vm, opened
-from tests.support.network import Names, dns, outside
+from tests.support.fake_vm import Vm
 from tests.support.origins import DEADLINE
 from tests.support.secret_origin import HOSTS, Origin, listening
 from tests.support.secret_search import Search, new_value
 from tests.support.secret_users import ECHO, GIT, USERS, User
-from tests.support.site import ADDRESS, HELLO
+from tests.support.site import HELLO
 from tests.support.waiting import wait_for
 
 
@@ -85,17 +83,7 @@ class Place:
 def serving(visible: Sequence[str] = ()) -> Iterator[Place]:
     """A VM whose sessions see ``visible`` too, and the origin with all its names."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir="/srv")))
-        folder.chmod(0o755)
-        site.certify(folder, tuple(HOSTS))
-        site.fill(folder / "www")
-        pid, prefix = stack.enter_context(outside(folder))
-        vm = stack.enter_context(opened(prefix, f'[tls]\nroots = "{folder}/ca.pem"\n'))
-        wait_for(vm.paths.gate_control.exists)
-        assert vm.gate is not None
-        names = Names(dns(vm.gate.pid))
-        stack.callback(names.close)
-        names.answers.update({name: [[ADDRESS]] for name in HOSTS})
+        folder, pid, vm = stack.enter_context(site.placed(tuple(HOSTS)))
         origin = Origin(folder)
         stack.enter_context(listening(origin, pid))
         site.configure(vm, folder, visible)

@@ -69,21 +69,30 @@ class Site:
 
 
 @contextmanager
-def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
-    """The site, and a VM whose sessions see ``visible`` too."""
+def placed(names: Sequence[str]) -> Iterator[tuple[Path, int, Vm]]:
+    """A folder with files and a certificate of these names, the process whose network they are in,
+    and a VM whose gate finds and trusts them; its sessiond is still to be started."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir="/srv")))
         folder.chmod(0o755)
-        certify(folder)
+        certify(folder, names)
         fill(folder / "www")
-        (folder / "site.py").write_text(PROGRAM.read_text())
         pid, prefix = stack.enter_context(outside(folder))
         vm = stack.enter_context(opened(prefix, f'[tls]\nroots = "{folder}/ca.pem"\n'))
         wait_for(vm.paths.gate_control.exists)
         assert vm.gate is not None
-        names = Names(dns(vm.gate.pid))
-        stack.callback(names.close)
-        names.answers.update({name: [[ADDRESS]] for name in NAMES})
+        found = Names(dns(vm.gate.pid))
+        stack.callback(found.close)
+        found.answers.update({name: [[ADDRESS]] for name in names})
+        yield folder, pid, vm
+
+
+@contextmanager
+def serving(visible: Sequence[str] = ()) -> Iterator[Site]:
+    """The site, and a VM whose sessions see ``visible`` too."""
+    with ExitStack() as stack:
+        folder, pid, vm = stack.enter_context(placed(NAMES))
+        (folder / "site.py").write_text(PROGRAM.read_text())
         for port, pem in ((80, []), (443, [str(folder / "site.pem")])):
             argv = [
                 sys.executable,
@@ -120,7 +129,7 @@ def configure(vm: Vm, folder: Path, visible: Sequence[str]) -> None:
     )
 
 
-def certify(folder: Path, names: Sequence[str] = NAMES) -> None:
+def certify(folder: Path, names: Sequence[str]) -> None:
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     for argv in (
         ["-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem"],
