@@ -5,7 +5,6 @@ The play is the checkout's, but for its roles: a few small tasks are in their pl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,24 +12,20 @@ import signal
 import sys
 import threading
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from serai.image.definition import variables
 from serai.image.errors import BuildError
-from serai.image.provision import chosen, course, look, provision, upgrade
+from serai.image.provision import chosen, course, provision
 from serai.image.provision.provision import Options
 from serai.image.settings import Settings
 from tests.conftest import ROOT
 from tests.unit.image.provision.test_preflight import GOOD
 
 PLAYS = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
-ROLES = [role["role"] for role in PLAYS[0]["roles"]]
 DEADLINE = 60.0
 TASKS = [
     {
@@ -234,117 +229,6 @@ def test_why_a_login_failed(said: str, words: str) -> None:
     assert "\n" not in told
 
 
-def event(kind: str, **data: object) -> str:
-    return json.dumps({"event": kind, "time": 1.0, **data})
-
-
-@pytest.mark.parametrize("status", ["failed", "unreachable"])
-def test_a_machine_that_goes_away_is_unreachable_whatever_ansible_calls_it(status: str) -> None:
-    said = "Failed to connect to the host via ssh: Connection to a port 22 timed out"
-    found = course.Course()
-    found.feed(event("batch", all=["a"], hosts=["a"]))
-    found.feed(event("task", role="", name="One"))
-    found.feed(event("result", host="a", status=status, why="=> " + json.dumps({"msg": said})))
-    (row,) = found.report()["hosts"]
-    assert (row["state"], row["unreachable"], row["failed"]) == ("unreachable", 1, 0)
-    assert row["why"] == "it does not answer (Connection to a port 22 timed out)"
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        (
-            "EOF on stream; last 100 lines received:\nssh: connect to host a port 22: Connection"
-            " refused\r",
-            "nothing listens on that port; is its sshd running? (ssh: connect to host",
-        ),
-        (
-            "Mitogen was disconnected from the remote environment while a call was in-progress. "
-            "Original error was: the respondent Context has disconnected",
-            "it hung up (",
-        ),
-    ],
-)
-def test_nor_does_it_matter_what_mitogen_calls_it(said: str, words: str) -> None:
-    found = course.Course()
-    found.feed(event("batch", all=["a"], hosts=["a"]))
-    found.feed(event("task", role="", name="One"))
-    found.feed(event("result", host="a", status="failed", why="=> " + json.dumps({"msg": said})))
-    (row,) = found.report()["hosts"]
-    assert (row["state"], row["unreachable"], row["failed"]) == ("unreachable", 1, 0)
-    assert row["why"].startswith(words)
-
-
-def test_a_machine_is_done_only_if_ansible_came_to_its_end() -> None:
-    batch = event("batch", all=["[::1]"], hosts=["[::1]"])
-    result = event("result", host="[::1]", status="ok", why="")
-    for last, state in ([], "interrupted"), ([event("end")], "ok"):
-        found = course.Course()
-        for line in (batch, event("task", role="", name="One"), result, *last):
-            found.feed(line)
-        found.end()
-        assert found.hosts["[::1]"].state == state
-        assert found.ok == (state == "ok")
-        table = provision.summary(found)
-        assert table.row_count == 1
-
-
-# --- the playbook
-
-
-def test_provision_applies_the_roles_of_an_image_but_for_the_seal() -> None:
-    image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
-    roles = [role for play in image for role in play["roles"]]
-    assert [role for role in roles if role != "seal"] == ROLES
-    assert all(role["tags"] == [role["role"]] for role in PLAYS[0]["roles"])
-    others = [*PLAYS[0]["pre_tasks"], *PLAYS[0]["post_tasks"]]
-    assert all(task["tags"] == "always" for task in others), "--only leaves none of them out"
-
-
-def handlers() -> Iterator[tuple[str, dict[str, Any]]]:
-    for role in ROLES:
-        path = ROOT / "roles" / role / "handlers/main.yml"
-        for handler in yaml.safe_load(path.read_text()) if path.exists() else []:
-            yield f"{role}: {handler['name']}", handler
-
-
-def topics(handler: dict[str, Any]) -> list[str]:
-    listen = handler.get("listen", [])
-    return [listen] if isinstance(listen, str) else listen
-
-
-def test_every_handler_is_caught_up_on_after_a_run_that_was_cut_off() -> None:
-    catching_up = next(task for task in PLAYS[0]["post_tasks"] if "notify" in task)
-    assert catching_up["notify"] == "Catch up"
-    found = dict(handlers())
-    assert len(found) > 5
-    for name, handler in found.items():
-        assert "Catch up" in topics(handler), name
-
-
-def test_what_is_notified_is_there() -> None:
-    known = {topic for _, handler in handlers() for topic in [handler["name"], *topics(handler)]}
-    for path in (ROOT / "roles").glob("*/tasks/*.yml"):
-        for task in yaml.safe_load(path.read_text()):
-            notified = task.get("notify", [])
-            for name in [notified] if isinstance(notified, str) else notified:
-                assert name in known or name.startswith("{{"), f"{path}: {name}"
-
-
-def test_the_playbooks_say_once_whether_the_machine_runs() -> None:
-    image = yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
-    assert [play["vars"]["serai_live"] for play in (*image, *PLAYS)] == [False, False, True]
-    files = [path for path in (ROOT / "roles").rglob("*.yml") if "files" not in path.parts]
-    using = {
-        path.relative_to(ROOT / "roles").parts[0]
-        for path in files
-        if "serai_live" in path.read_text()
-    }
-    assert using == {"base", "fleet", "gate", "hardening", "runtime", "session_disk", "shares"}
-    for name in variables.FORMER_LIVE:
-        assert not any(name in path.read_text() for path in files), name
-
-
 # --- policies that are withdrawn
 
 
@@ -380,19 +264,6 @@ def test_a_policy_that_is_taken_out_is_removed_and_others_stay(checkout: Setting
     assert applied(default={}, lab={}) == {"default", "lab", "mine"}
     assert applied(default={}) == {"default", "mine"}
     assert applied(default={}, mine={}) == {"default", "mine"}
-
-
-def test_a_change_of_a_limit_ends_no_connected_command() -> None:
-    """A restart of sessiond does, so only an upgrade and a cut-off run restart it."""
-    tasks = yaml.safe_load((ROOT / "roles/runtime/tasks/main.yml").read_text())
-    (settings,) = (task for task in tasks if task["name"] == "Write the settings of sessions")
-    assert settings["notify"] == "Reload sessiond"
-    handlers = yaml.safe_load((ROOT / "roles/runtime/handlers/main.yml").read_text())
-    reload = next(each for each in handlers if each["name"] == "Reload sessiond")
-    assert reload["ansible.builtin.systemd_service"]["state"] == "reloaded"
-    restart = "Restart Serai after an upgrade"
-    told = [task["name"] for task in tasks if task.get("notify") == restart]
-    assert told == ["Install Serai from the wheel"]
 
 
 def test_the_directories_of_an_agent_keep_their_programs(checkout: Settings) -> None:
@@ -459,62 +330,6 @@ def test_the_play_asks_before_its_first_change(
     assert row["changed"] == (0 if words else 1)
 
 
-# --- versions
-
-
-def looked(**values: object) -> str:
-    found = {"version": "0.1.0", "modules": "python-0123456789abcdef", "kept": "", "sessions": 2}
-    found |= {"connected": 1, "detached": 3, "jobs": 0, "cut_off": False}
-    return json.dumps({**found, **values})
-
-
-NOTHING = {"upgrades": False, "ends": 0, "words": ""}
-
-
-def test_what_an_upgrade_ends_is_said_before(tmp_path: Path) -> None:
-    wheel = tmp_path / "serai.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("serai/__init__.py", '__version__ = "0.2.0"\n')
-    modules = "python-" + hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
-    goes = "2 sessions, 0 jobs, 3 detached commands go on; "
-    goes += "1 connected command and connections through the gate end"
-    assert upgrade.plan(looked(), str(tmp_path)) == {
-        "upgrades": True,
-        "ends": 1,
-        "words": f"Serai 0.1.0 (01234567) becomes 0.2.0 ({modules[7:15]}); {goes}",
-    }
-    assert upgrade.plan(looked(), str(tmp_path), ["fleet"]) == NOTHING
-    assert upgrade.plan(looked(), str(tmp_path), ["gate", "runtime"])["upgrades"]
-    same = upgrade.plan(looked(modules=modules), str(tmp_path))
-    assert same == NOTHING
-    cut = upgrade.plan(looked(modules=modules, cut_off=True), str(tmp_path))
-    assert cut["ends"] == 1
-    assert upgrade.plan(looked(modules=""), str(tmp_path))["words"] == ""
-    back = upgrade.plan_back(looked(kept="0.0.9 (76543210)"))
-    assert back["words"] == f"Serai 0.1.0 (01234567) becomes 0.0.9 (76543210); {goes}"
-    assert not upgrade.plan_back(looked())["upgrades"]
-
-
-def test_what_runs_is_read_from_cgroups(tmp_path: Path) -> None:
-    rest = {"right": "", "witness": look.look(tmp_path)["witness"]}
-    assert look.look(tmp_path) == {
-        **json.loads(looked(version="", modules="", sessions=0, connected=0, detached=0)),
-        **rest,
-    }
-    unit = tmp_path / "sys/fs/cgroup/serai.slice/serai-session@a.service"
-    for name in ("exec-1-1", "detached-1-2", "job-0123", "other"):
-        (unit / name).mkdir(parents=True)
-    package = tmp_path / "usr/lib/serai/python-01/serai"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text('__version__ = "1.2"\n')
-    (tmp_path / "usr/lib/serai/python").symlink_to("python-01")
-    found = look.look(tmp_path)
-    rest["witness"] = found["witness"]
-    assert {**found, **rest} == rest | json.loads(
-        looked(version="1.2", modules="python-01", sessions=1, connected=1, detached=1, jobs=1)
-    )
-
-
 def test_only_some_roles_are_played_and_what_goes_with_them(tmp_path: Path) -> None:
     settings = Settings.of({}, ROOT)
     options = Options(hosts=("a",), only=("runtime", "shares"))
@@ -537,41 +352,6 @@ def test_each_task_of_a_host_is_in_the_report_and_what_was_said(checkout: Settin
     assert row["said"] == ["words"]
 
 
-# --- what was found right
-
-
-def test_a_vm_that_was_right_looks_so_until_something_changes(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    (root / "etc/serai").mkdir(parents=True)
-    (root / "etc/serai/gate.toml").write_text("a\n")
-    (root / "usr/local/bin").mkdir(parents=True)
-
-    def seen() -> str:
-        return json.dumps(look.look(root))
-
-    note = root / "var/lib/serai/right"
-    note.parent.mkdir(parents=True)
-    assert not upgrade.is_right(seen(), "inputs")
-    note.write_text(upgrade.right(seen(), "inputs"))
-    assert upgrade.is_right(seen(), "inputs")
-    assert not upgrade.is_right(seen(), "others"), "the roles or the variables have changed"
-    assert not upgrade.is_right(seen(), "")
-    marker = root / "var/lib/serai/provisioning"
-    marker.touch()
-    assert not upgrade.is_right(seen(), "inputs"), "a run was cut off"
-    marker.unlink()
-    for change in (
-        lambda: (root / "etc/serai/gate.toml").write_text("a\n"),
-        lambda: (root / "etc/serai/gate.toml").chmod(0o600),
-        lambda: (root / "usr/local/bin/tool").symlink_to("x"),
-        (root / "usr/local/bin/tool").unlink,
-    ):
-        note.write_text(upgrade.right(seen(), "inputs"))
-        assert upgrade.is_right(seen(), "inputs")
-        change()
-        assert not upgrade.is_right(seen(), "inputs")
-
-
 def test_a_vm_is_skipped_only_if_somebody_asks_for_it(checkout: Settings, tmp_path: Path) -> None:
     options = options_for(checkout, {"a": {}})
     (leaves,) = [task for task in PLAYS[0]["pre_tasks"] if "end_host" in str(task)]
@@ -580,31 +360,3 @@ def test_a_vm_is_skipped_only_if_somebody_asks_for_it(checkout: Settings, tmp_pa
         argv = provision.command(checkout, changed(options, fast=fast), tmp_path)
         given = json.loads(str(argv[argv.index("--extra-vars") + 1]))
         assert given["provision_fast"] is fast
-
-
-def test_versions_that_roles_read_are_sources_too(checkout: Settings) -> None:
-    pins = checkout.root / "pins.yml"
-    (checkout.root / chosen.PLAYBOOK).write_text("[]\n")
-    first = upgrade.sources(checkout)
-    pins.write_text("nats_py: {version: 99}\n")
-    assert upgrade.sources(checkout) != first
-
-
-def test_what_a_vm_is_made_of(tmp_path: Path) -> None:
-    wheel, skills = tmp_path / "serai.whl", tmp_path / "skills"
-    wheel.write_bytes(b"wheel")
-    skills.mkdir()
-    given = {"agent_skills": str(skills), "runtime_tasks_max": 7, "ansible_port": 22}
-
-    def made(**values: object) -> str:
-        return upgrade.inputs({**given, **values}, str(tmp_path), "roles")
-
-    first = made()
-    assert first
-    assert made(ansible_port=23) == first, "that is how to get there"
-    assert made(runtime_tasks_max=8) != first
-    assert made(project_files=[str(skills)]) == "", "these may be anywhere"
-    assert made(agent_skills="/nonexistent") == ""
-    (skills / "new").touch()
-    assert made() != first
-    assert upgrade.inputs(given, str(tmp_path), "") == ""
