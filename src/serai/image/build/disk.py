@@ -115,7 +115,7 @@ def _esp(raw: Path, root: Path, arch: Arch, identity: Identity, log: Path) -> No
     for path in (shim, grub, manager):
         if not path.is_file():
             raise BuildError(f"the base has no /{path.relative_to(root)}", log=log)
-    drive = f"{raw}{ESP_FIRST * SECTOR}"
+    drive = f"{raw}@@{ESP_FIRST * SECTOR}"
     sectors = ESP_LAST - ESP_FIRST + 1
     geometry = ["-T", str(sectors), "-h", "255", "-s", "63", "-H", str(ESP_FIRST)]
     run(["mformat", "-i", drive, *geometry, "-v", "ESP", "-N", identity.esp, "::"], log=log)

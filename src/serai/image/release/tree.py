@@ -214,7 +214,7 @@ def _esp(root: offline.RootFs, scratch: Path) -> Iterator[Entry]:
         return
     target = scratch / "esp"
     target.mkdir()
-    image = f"{root.raw}{root.esp}"
+    image = f"{root.raw}@@{root.esp}"
     # mtools(1) follows a directory that is in itself, and a file's clusters round in a circle; so
     # the sum first, which is then endless, or more than there is.
     usage = ["mdu", "-s", "-i", image, "::"]

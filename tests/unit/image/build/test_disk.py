@@ -71,7 +71,7 @@ def test_firmware_without_variables_finds_the_signed_loader(made: Path) -> None:
     letters, loader = {"amd64": ("x64", "BOOTX64.EFI"), "arm64": ("aa64", "BOOTAA64.EFI")}[
         made.stem
     ]
-    drive = f"{made.parent}/disk.raw{2048 * 512}"
+    drive = f"{made.parent}/disk.raw@@{2048 * 512}"
     for name, content in (
         (f"BOOT/{loader}", f"this is shim{letters}.efi.signed\n"),
         (f"BOOT/grub{letters}.efi", f"this is grub{letters}.efi.signed\n"),

@@ -53,9 +53,9 @@ def a_disk(folder: Path, root: Path) -> Path:
         stream.truncate(64 << 20)
     loader.write_text("MZ")
     run(["sgdisk", f"-n15:{ESP_FIRST}:{ROOT_FIRST - 1}", f"-n1:{ROOT_FIRST}:0", disk])
-    run(["mformat", "-i", f"{disk}{ESP_FIRST * 512}", "-T", str(ROOT_FIRST - ESP_FIRST), "::"])
-    run(["mmd", "-i", f"{disk}{ESP_FIRST * 512}", "::/EFI"])
-    run(["mcopy", "-i", f"{disk}{ESP_FIRST * 512}", loader, "::/EFI/LOADER.EFI"])
+    run(["mformat", "-i", f"{disk}@@{ESP_FIRST * 512}", "-T", str(ROOT_FIRST - ESP_FIRST), "::"])
+    run(["mmd", "-i", f"{disk}@@{ESP_FIRST * 512}", "::/EFI"])
+    run(["mcopy", "-i", f"{disk}@@{ESP_FIRST * 512}", loader, "::/EFI/LOADER.EFI"])
     where = f"offset={ROOT_FIRST * 512}"
     run(["mke2fs", "-q", "-t", "ext4", "-d", root, "-E", where, disk, "50M"])
     value = folder / "value"
