@@ -25,7 +25,7 @@ PLACEMENTS = {
     "two offers, of 20 sessions a VM": Placement(1000, 20, choices=2),
     "three offers, of 15 VMs with 20 sessions": Placement(15, 20),
     "three offers, of three VMs": Placement(3, 100),
-    "three offers, of 50,000 VMs with 20 sessions": Placement(50_000, 20),
+    "three offers, of 10,000 VMs with 20 sessions": Placement(10_000, 20),
     "three offers, and 10 % of all come within a second": Placement(1000, 100, burst=0.1),
     "the same, with loads that are up to 5 s old": Placement(1000, 100, stale=5, burst=0.1),
     "the same, and a VM does not count its offers": Placement(
