@@ -54,6 +54,7 @@ class Rig:
     def kill(self, vm: str) -> None:
         self.members[vm].kill()
         self.members[vm].wait()
+        self.__dict__.pop("fleet", None)  # its link is dead, which it may learn seconds later
 
     def start(self, vm: str) -> None:
         self.members[vm] = self.stack.enter_context(started(self.vms[vm].root, QUICK))
