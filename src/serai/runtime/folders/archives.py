@@ -10,7 +10,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from serai.common.errors import INVALID_PARAMS, SeraiError
 
@@ -109,6 +109,8 @@ def reading(
         with _explained():
             member = archive.next()
             archive.members.clear()  # which would keep every one
+            if whole and member is not None and member.issparse():
+                _mend_large(archive, member)
         if member is None:
             break
         if not (whole and (member.isreg() or member.islnk())):
@@ -117,6 +119,15 @@ def reading(
         yield member, None if content is None else EntryContent(content)
     if source.ended:
         raise _unusable("it is cut off")
+
+
+def _mend_large(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Of a sparse file with 8 GiB of data tarfile takes the size in the archive for the file's."""
+    headers = member.pax_headers
+    if "size" in headers and "GNU.sparse.realsize" in headers:
+        pieces: Any = member.sparse
+        member.size = int(headers["GNU.sparse.realsize"])
+        archive.offset = member.offset_data + -(-sum(size for _, size in pieces) // 512) * 512
 
 
 def inside(name: str, target: str) -> bool:

@@ -34,7 +34,9 @@ XATTR = "SCHILY.xattr."
 USER = "user."
 _BLOCK = 512
 _TIME = re.compile(r"(-?[0-9]{1,12})(?:\.([0-9]{1,9}))?")
-_MOST_TIME = 2**40  # seconds; a file system has less
+_MOST_TIME = 10**12 - 1  # seconds: what _TIME reads. Only some file systems can have more
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # what os.fsdecode makes of such a byte
+_ESCAPED = re.compile(r"%(25|3D|[89A-F][0-9A-F])")
 
 
 class Digest:
@@ -63,6 +65,7 @@ class Digest:
 def entry(name: str, mode: int, time: int, *, ours: bool = True) -> tarfile.TarInfo:
     """An entry with the time of its last change in ns since the epoch."""
     made = tarfile.TarInfo(name)
+    time = min(max(time, -_MOST_TIME * 10**9), _MOST_TIME * 10**9)
     made.mode, made.mtime = mode, min(max(time // 10**9, 0), 2**32)
     made.uname = made.gname = OURS if ours else OTHERS
     made.pax_headers = {"mtime": f"{time // 10**9}.{time % 10**9:09d}"}
@@ -88,13 +91,33 @@ def time_of(member: tarfile.TarInfo) -> int:
 def xattrs_of(member: tarfile.TarInfo) -> list[tuple[str, str]]:
     """The extended attributes, sorted by name; bytes as surrogates."""
     found = member.pax_headers.items()
-    return sorted((key[len(XATTR) :], value) for key, value in found if key.startswith(XATTR))
+    return sorted(
+        (_ESCAPED.sub(_meant, key[len(XATTR) :]), value)
+        for key, value in found
+        if key.startswith(XATTR)
+    )
 
 
 def set_xattrs(made: tarfile.TarInfo, attributes: Iterable[tuple[str, bytes]]) -> None:
     """Give an entry extended attributes."""
-    more = {XATTR + name: value.decode("utf-8", "surrogateescape") for name, value in attributes}
+    more = {
+        XATTR + _keyword(name): value.decode("utf-8", "surrogateescape")
+        for name, value in attributes
+    }
     made.pax_headers = {**made.pax_headers, **more}
+
+
+def _keyword(name: str) -> str:
+    """What the format can have as a name: it ends one at its first '=', and takes UTF-8 only.
+
+    GNU tar writes '=' and '%' alike.
+    """
+    plain = name.replace("%", "%25").replace("=", "%3D")
+    return _NO_UTF8.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", plain)
+
+
+def _meant(escaped: re.Match[str]) -> str:
+    return bytes.fromhex(escaped[1]).decode("utf-8", "surrogateescape")
 
 
 def set_sparse(made: tarfile.TarInfo, size: int, segments: Sequence[tuple[int, int]]) -> bytes:

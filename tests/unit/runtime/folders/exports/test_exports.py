@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from serai.common.errors import NO_ROOM, SeraiError
+from serai.runtime.folders import archives
 from serai.runtime.folders.exports import form, own_part, reading, writing
 
 SESSION = {"name": "one"}
@@ -230,6 +231,52 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     # Any other tar can read it, too.
     with tarfile.open(tmp_path / "export") as other:
         assert other.getmember("home/holes").size == 10 << 20
+
+
+ATTRIBUTES = (b"user.a=b", b"user.%25", b"user.%", b"user.\xff", "user.é".encode(), b"user.n\n")
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_no_attribute_of_a_sessions_spoils_its_export(name: bytes) -> None:
+    made = form.entry("home/f", 0o600, 0)
+    form.set_xattrs(made, [(os.fsdecode(name), b"\xff=\n\0")])
+    (read, _) = next(archives.reading(io.BytesIO(_header(made)), whole=True))
+    assert form.xattrs_of(read) == form.xattrs_of(made)
+    assert os.fsencode(form.xattrs_of(read)[0][0]) == name
+
+
+def test_a_time_that_some_file_systems_have_spoils_no_export() -> None:
+    made = form.entry("home/f", 0o600, 2**70)
+    (read, _) = next(archives.reading(io.BytesIO(_header(made)), whole=True))
+    assert form.time_of(read) == form.time_of(made) > 2**60
+
+
+def test_a_file_with_holes_may_have_more_than_8_gib_of_data() -> None:
+    pieces = [(4096, 9 << 30), (15 << 30, 512)]
+    made = form.entry("home/f", 0o600, 0)
+    table = form.set_sparse(made, 20 << 30, pieces)
+    source = io.BytesIO(_header(made) + table)
+    (read, _) = next(archives.reading(source, whole=True))
+    assert read.size == 20 << 30
+    assert form.segments_of(read) == pieces
+
+
+def test_what_follows_a_large_file_with_holes_is_read() -> None:
+    made = form.entry("home/f", 0o600, 0)
+    table = form.set_sparse(made, 4096, [(0, 5), (1024, 5)])
+    # As one has it whose data do not fit into a header.
+    made.pax_headers = {**made.pax_headers, "size": str(made.size)}
+    raw = _header(made) + table + b"begin--end".ljust(512, b"\0")
+    raw += _header(form.entry("home/g", 0o600, 0)) + bytes(1024)
+    found = {}
+    for member, content in archives.reading(io.BytesIO(raw), whole=True):
+        assert content is not None
+        found[member.name] = content.read(8192).rstrip(b"\0")
+    assert found == {"home/f": b"begin" + bytes(1019) + b"--end", "home/g": b""}
+
+
+def _header(made: tarfile.TarInfo) -> bytes:
+    return made.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_a_backup_of_the_log_ends_at_a_line(tmp_path: Path) -> None:
