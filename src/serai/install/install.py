@@ -127,8 +127,9 @@ def main() -> int:
     try:
         with alone(arguments.root, what):
             said = _changed(arguments, Daemons())
-    except FailedError as error:
-        print(f"serai: {error}", file=sys.stderr)
+    except (FailedError, OSError, zipfile.BadZipFile) as error:
+        told = error if isinstance(error, FailedError) else f"{what} failed: {error}"
+        print(f"serai: {told}", file=sys.stderr)
         return 1
     if said:
         print(said)

@@ -129,7 +129,7 @@ class Previous:
 
     def label(self, modules: str) -> str:
         """'0.2.0 (1a2b3c4d)': the version and a part of its content's digest."""
-        package = (self.root / LINK).with_name(modules) / "serai/__init__.py"
+        package = (self.root / LINK).parent / modules / "serai/__init__.py"
         try:
             text = package.read_text()
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serai.install.services import FailedError
@@ -23,13 +23,17 @@ def alone(root: Path, what: str) -> Iterator[None]:
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     # Nobody else may open it: who can read a file can lock it.
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = file.readline(200).strip() or "another change of the version"
-            raise FailedError(f"{other} is under way here; do this again when it is over") from None
-        file.truncate(0)
-        file.write(f"{what} (process {os.getpid()})\n")
-        file.flush()
+            other = os.read(lock, 200).decode(errors="replace").partition("\n")[0]
+            who = other or "another change of the version"
+            raise FailedError(f"{who} is under way here; do this again when it is over") from None
+        with suppress(OSError):  # no room: then others are told less
+            os.truncate(lock, 0)
+            os.write(lock, f"{what} (process {os.getpid()})\n".encode())
         yield
+    finally:
+        os.close(lock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -137,6 +138,41 @@ def test_one_change_at_a_time(
         assert state(root) == before
     install.main()
     assert state(root) != before, "and who was refused has its turn"
+
+
+@pytest.mark.parametrize("lock", ["folder", "link", "bytes", "full"])
+def test_what_is_wrong_is_said_in_a_line(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lock: str,
+) -> None:
+    path, other = root / turn.LOCK, tmp_path / "other"
+    path.parent.mkdir()
+    other.write_bytes(b"\xffmine")
+    if lock == "folder":
+        path.mkdir()
+    elif lock != "full":
+        (path.symlink_to if lock == "link" else path.hardlink_to)(other)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "unpacked")
+
+    monkeypatch.setattr(install, "_unpack", full)
+    monkeypatch.setattr(sys, "argv", ["install", str(wheel(tmp_path, "two")), f"--root={root}"])
+    before = state(root)
+    with other.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert install.main() == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert other.read_bytes() == b"\xffmine"
+    assert state(root) == before
+
+
+def test_going_back_from_nothing_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(FailedError, match="no version before"):
+        back.back(tmp_path, _Services(tmp_path))
 
 
 def test_a_member_of_a_fleet_stays_as_it_is(root: Path, tmp_path: Path) -> None:
