@@ -165,6 +165,9 @@ def test_who_takes_long_to_divide_the_disk_does_it_less_often(
     monkeypatch.setattr(quota, "share", lambda *_a, **_k: time.sleep(0.05))
     steps._moment_is_over()
     assert steps._pause >= 0.05 * REST
+    monkeypatch.setattr(steps_module, "REST", 1e9)
+    steps._moment_is_over()
+    assert steps._pause == steps_module.LONGEST_REST
 
 
 def test_however_many_start_in_a_moment_they_have_no_more_than_there_is(disk: Disk) -> None:

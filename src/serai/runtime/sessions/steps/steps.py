@@ -32,6 +32,8 @@ MOMENT = 0.2
 """Seconds from a change of who can write to the disk's division: see ``share_disk``."""
 REST = 10
 """How many times as long as a division takes passes until the next one, at least."""
+LONGEST_REST = 30.0
+"""But no more seconds than that: one may only have waited, for a disk that a snapshot froze."""
 KEPT_BACK = 8
 """With as many sessions one more part is kept for the next ones, while many come at once."""
 PATIENCE = 12.0
@@ -220,7 +222,7 @@ class Steps:
         self._dividing = None
         begin = time.monotonic()
         self._divide_disk(1)
-        self._pause = max(MOMENT, REST * (time.monotonic() - begin))
+        self._pause = min(max(MOMENT, REST * (time.monotonic() - begin)), LONGEST_REST)
 
     def _divide_disk(self, left: int) -> None:
         """Leave so many parts for the next ones. Without a quota sessions run all the same."""
