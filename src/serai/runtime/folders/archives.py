@@ -110,7 +110,7 @@ def reading(
             member = archive.next()
             archive.members.clear()  # which would keep every one
             if whole and member is not None and member.issparse():
-                _mend_large(archive, member)
+                _mend_sparse(archive, member)
         if member is None:
             break
         if not (whole and (member.isreg() or member.islnk())):
@@ -121,13 +121,18 @@ def reading(
         raise _unusable("it is cut off")
 
 
-def _mend_large(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    """Of a sparse file with 8 GiB of data tarfile takes the size in the archive for the file's."""
+def _mend_sparse(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Have the next entry follow the data of a sparse file, whatever its header says of their size.
+
+    Of one with 8 GiB of data tarfile takes that for the file's size. And a header that says more
+    than there are data would have bytes skipped that nobody counts.
+    """
     headers = member.pax_headers
     if "size" in headers and "GNU.sparse.realsize" in headers:
-        pieces: Any = member.sparse
         member.size = int(headers["GNU.sparse.realsize"])
-        archive.offset = member.offset_data + -(-sum(size for _, size in pieces) // 512) * 512
+    pieces: Any = member.sparse
+    packed = sum(size for _, size in pieces)
+    archive.offset = member.offset_data + packed + -packed % tarfile.BLOCKSIZE
 
 
 def inside(name: str, target: str) -> bool:

@@ -25,6 +25,7 @@ from serai.runtime.folders.exports import form, writing
 CHUNK = 256 << 10
 MOST_JOBS = 1100  # what a session keeps, and some more
 MOST_LOG = 4 << 20
+MOST_BEHIND = 4 << 20
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _JOB = re.compile(r"[0-9a-f]{12}")
 
@@ -43,8 +44,7 @@ def unpack(
             for member, content in archives.reading(_Patient(file), whole=True):
                 made.take(member, content)
             made.check()
-            while _Patient(file).read(CHUNK):
-                pass  # tar(1) fills up its last block
+            _end(_Patient(file))
         finally:
             made.close()
     confirmed()
@@ -53,6 +53,15 @@ def unpack(
         linux.syncfs(opened)
     finally:
         os.close(opened)
+
+
+def _end(file: _Patient) -> None:
+    """Read what is behind an export: tar(1) fills up its last block. Raises SeraiError."""
+    left = MOST_BEHIND
+    while data := file.read(CHUNK):
+        left -= len(data)
+        if left < 0:  # a compressed stream may unpack zeros for ever
+            raise form.wrong("something comes behind its end")
 
 
 class _Patient:

@@ -183,6 +183,22 @@ def test_what_has_no_end_comes_to_an_end(tmp_path: Path) -> None:
         unpack(made.end(), tmp_path / "stage", keep_free)
 
 
+def test_what_comes_behind_the_end_is_a_blocks_rest_and_no_more(tmp_path: Path) -> None:
+    raw = Export().end()
+    unpack(raw + bytes(100_000), tmp_path / "one")
+    with pytest.raises(SeraiError, match="behind its end"):
+        unpack(raw + bytes(reading.MOST_BEHIND + (1 << 20)), tmp_path / "two")
+
+
+def test_nothing_is_skipped_that_nobody_counts() -> None:
+    made = form.entry("home/f", 0o600, 0)
+    table = form.set_sparse(made, 10, [(0, 1)])
+    made.size = 7 << 30
+    source = io.BytesIO(_header(made) + table + b"x".ljust(512, b"\0") + bytes(8 << 20))
+    assert [member.name for member, _ in archives.reading(source, whole=True)] == ["home/f"]
+    assert source.tell() < 1 << 20
+
+
 @pytest.mark.parametrize("cut", [0, 512, 3000, 20000])
 def test_a_part_of_one_is_none(tmp_path: Path, cut: int) -> None:
     made = Export()
