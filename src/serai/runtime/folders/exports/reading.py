@@ -177,6 +177,8 @@ class _Stage:
             with scope.folder(directory, name) as made:
                 _set_xattrs(f"/proc/self/fd/{made}", member)
         elif member.issym():
+            if "\0" in member.linkname:
+                raise form.wrong(f"{ascii(member.name)[:200]} leads to a name with a NUL in it")
             os.symlink(member.linkname, name, dir_fd=directory)
             time = form.time_of(member)
             os.utime(name, ns=(time, time), dir_fd=directory, follow_symlinks=False)
@@ -263,5 +265,5 @@ def _set_xattrs(path: str, member: tarfile.TarInfo) -> None:
         if not name.startswith(form.USER):
             raise form.wrong(f"{ascii(member.name)[:200]} has the attribute {ascii(name)[:80]}")
         # Where the file system takes none, the file is worth more than they are.
-        with suppress(OSError, UnicodeError):
+        with suppress(OSError, ValueError):  # a NUL in the name, or no UTF-8
             os.setxattr(path, name, value.encode("utf-8", "surrogateescape"))

@@ -137,6 +137,7 @@ HOSTILE: dict[str, list[tuple[str, bytes, dict[str, Any]]]] = {
     "a job that is a link": [(f"{JOB}/log", tarfile.SYMTYPE, {"link": "/etc/passwd"})],
     "no time": [("home/f", tarfile.REGTYPE, {"pax": {"mtime": "1e999"}})],
     "a NUL": [("home/f", tarfile.REGTYPE, {"pax": {"path": "home/a\0b"}})],
+    "a NUL in a link": [("home/l", tarfile.SYMTYPE, {"pax": {"linkpath": "a\0b"}})],
     "first twice": [(form.FIRST, tarfile.REGTYPE, {"data": b"{}"})],
     "pieces that overlap": [
         (
@@ -250,6 +251,13 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 
 ATTRIBUTES = (b"user.a=b", b"user.%25", b"user.%", b"user.\xff", "user.é".encode(), b"user.n\n")
+
+
+def test_an_attribute_whose_name_has_a_nul_is_left_out(tmp_path: Path) -> None:
+    made = Export()
+    made.add("home/f", pax={form.XATTR + "user.a\0b": "x"})
+    unpack(made.end(), tmp_path / "stage")
+    assert os.listxattr(tmp_path / "stage/home/f") == []
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
