@@ -201,12 +201,9 @@ def shorten(log: Path) -> None:
         end.write(b"[what came before is cut off]\n" + kept)
 
 
-def run_visibly(
-    argv: Sequence[Argument], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> int:
-    """Run a program on our own terminal, with ``env`` added, and return its exit status."""
-    whole = None if env is None else {**os.environ, **env}
-    return subprocess.run(with_pdeathsig(argv), cwd=cwd, env=whole, check=False).returncode
+def run_visibly(argv: Sequence[Argument], *, cwd: Path | None = None) -> int:
+    """Run a program on our own terminal, and return its exit status."""
+    return subprocess.run(with_pdeathsig(argv), cwd=cwd, check=False).returncode
 
 
 @contextmanager

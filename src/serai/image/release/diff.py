@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -187,7 +187,7 @@ def older(version: str, other: str) -> bool:
     return run(["dpkg", "--compare-versions", version, "lt", other], check=False).returncode == 0
 
 
-def compare(old: Contents, new: Contents, older: Callable[[str, str], bool] = older) -> Changes:
+def compare(old: Contents, new: Contents) -> Changes:
     """What differs in ``new`` from ``old``; each list is sorted."""
     both = [
         Package(name, old.packages[name], new.packages[name])

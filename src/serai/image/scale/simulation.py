@@ -170,9 +170,9 @@ class Aftermath:
     """The share of all VMs that were well and counted as gone."""
 
 
-def died(of: Death, seed: int = SEED) -> Aftermath:
+def died(of: Death) -> Aftermath:
     """Play a server's death."""
-    chance = random.Random(seed)  # noqa: S311  # no secret
+    chance = random.Random(SEED)  # noqa: S311  # no secret
     back, tries = _connected_again(of, chance)
     ages = [
         _oldest(of, back[number] if number < len(back) else 0.0, chance) for number in range(of.vms)
@@ -192,9 +192,7 @@ def _oldest(of: Death, connected: float, chance: random.Random) -> float:
     return now - last
 
 
-def _connected_again(
-    of: Death, chance: random.Random, most: float = 120.0
-) -> tuple[list[float], int]:
+def _connected_again(of: Death, chance: random.Random) -> tuple[list[float], int]:
     """When each VM of the dead server is connected, and how many connections were begun.
 
     The servers work on all of them at once, a little on each. With too many of them none is ready
@@ -207,7 +205,7 @@ def _connected_again(
     active: dict[int, int] = {}  # each VM's try
     given = now = 0.0
     tries = 0
-    while (events or active) and now < most:
+    while (events or active) and now < _MOST:
         while work and active.get(work[0][1]) != work[0][2]:
             heapq.heappop(work)  # it was given up
         rate = min(1.0, of.processors / len(active)) if active else 0.0
@@ -231,3 +229,4 @@ def _connected_again(
 
 
 _BEGIN, _GIVE_UP = 0, 1
+_MOST = 120.0  # seconds that are played

@@ -64,17 +64,17 @@ def seen(mountinfo: str, home: str) -> dict[str, Seen]:
     return found
 
 
-async def in_child(work: Callable[[], None], deadline: float = DEADLINE) -> None:
+async def in_child(work: Callable[[], None]) -> None:
     """Do ``work`` in a fork of this process. Raises the SeraiError that it raised there."""
     report = os.memfd_create("report")
     try:
         pid = _fork(work, report)
         try:
-            await asyncio.wait_for(wait.exited(pid), deadline)
+            await asyncio.wait_for(wait.exited(pid), DEADLINE)
         except asyncio.TimeoutError:
             os.kill(pid, signal.SIGKILL)
             hint = "does the directory's file system still answer?"
-            raise SeraiError(f"mounting took more than {deadline:g} s", hint, TIMEOUT) from None
+            raise SeraiError(f"mounting took more than {DEADLINE:g} s", hint, TIMEOUT) from None
         finally:
             # One that hangs in the kernel can't be waited for; it is reaped when it has ended.
             os.waitpid(pid, os.WNOHANG)

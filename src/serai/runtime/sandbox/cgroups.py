@@ -133,9 +133,9 @@ def thaw(cgroup: Path) -> None:
         tell(pid, signal.SIGCONT)
 
 
-async def destroy(cgroup: Path, deadline: float = DEADLINE) -> None:
+async def destroy(cgroup: Path) -> None:
     """Kill everything in the cgroup and remove it. Raises SeraiError if that takes too long."""
-    end = time.monotonic() + deadline
+    end = time.monotonic() + DEADLINE
     pause = 0.0005
     while not _removed(cgroup):
         if time.monotonic() > end:

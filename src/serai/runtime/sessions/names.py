@@ -43,12 +43,12 @@ def check(name: str, taken: Iterable[str] = ()) -> str:
     return name
 
 
-def make_up(used: Callable[[str], bool], choice: Callable[[list[str]], str] | None = None) -> str:
+def make_up(used: Callable[[str], bool]) -> str:
     """An adjective-adjective-noun for which ``used`` is false.
 
     Raises SeraiError if none is found in a reasonable number of attempts.
     """
-    pick = choice or random.SystemRandom().choice
+    pick = random.SystemRandom().choice
     for _ in range(ATTEMPTS):
         first, second = pick(_words("adjectives")), pick(_words("adjectives"))
         name = f"{first}-{second}-{pick(_words('nouns'))}"

@@ -30,6 +30,7 @@ _DATA = Path(__file__).parent / "data"
 _WIDE, _NARROW = Rect(0, 0, 200, 100), Rect(0, 0, 100, 120)  # the maps' proportions
 _LONGEST = 10  # tasks
 _SLOWEST = 15  # units
+_FOLDERS = 40  # the largest ones
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _tiles(node: treemap.Node, frame: Rect) -> list[treemap.Placed]:
     return treemap.stretch(treemap.place(node, frame), frame)
 
 
-def _largest_folders(sizes: Mapping[str, int], count: int = 40) -> list[tuple[str, int]]:
+def _largest_folders(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
     """The largest folders, as paths from /."""
-    found = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:count]
+    found = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_FOLDERS]
     return [("/" if path == treemap.ROOT else f"/{path}", number) for path, number in found]

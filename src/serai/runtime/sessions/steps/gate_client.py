@@ -12,6 +12,7 @@ from serai.common.errors import GONE, SeraiError
 from serai.runtime.sessions.registry import Record
 
 DEADLINE = 10.0
+"""Seconds to wait for a gate that is being started again."""
 _MOST = 4 << 20
 _PAUSE = 0.02
 
@@ -19,14 +20,12 @@ _PAUSE = 0.02
 class GateClient:
     """The gate behind a socket; whatever is asked of it may be asked twice."""
 
-    def __init__(self, control: Path, deadline: float = DEADLINE) -> None:
-        """``deadline``: how many seconds to wait for a gate that is being started again."""
+    def __init__(self, control: Path) -> None:
         self._control = control
-        self._deadline = deadline
 
     async def call(self, method: str, /, **params: Any) -> Any:
         """The gate's answer. Raises SeraiError with what it says, or if there is no gate."""
-        end = time.monotonic() + self._deadline
+        end = time.monotonic() + DEADLINE
         while True:
             try:
                 return await jsonrpc.ask(self._control, method, params, _MOST)
