@@ -12,11 +12,12 @@ from serai.image.guest import attack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-USERS = "/usr/lib/serai/python/serai/runtime/sessions"
+STEPS = "/usr/lib/serai/python/serai/runtime/sessions/steps"
 # A login shell for sessions' users; what is compiled is not compared with its source.
 WEAKEN = f"""
-sed -i 's#/nonexistent#/bin/bash#' {USERS}/users.py
-rm {USERS}/__pycache__/users.*.pyc
+set -e
+sed -i 's#/nonexistent#/bin/bash#' {STEPS}/users.py
+rm {STEPS}/__pycache__/users.*.pyc
 systemctl restart serai-sessiond
 """
 
