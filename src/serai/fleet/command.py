@@ -29,6 +29,10 @@ MOST_BYTES = {subjects.SESSIONS: 1 << 30, subjects.VMS: 64 << 20, subjects.ALIVE
 made. The servers lay it aside."""
 
 
+MOST_ADDRESSES = 8
+"""From which a key that two use is said to be used."""
+
+
 def parser() -> argparse.ArgumentParser:
     """What the command line may look like."""
     top = argparse.ArgumentParser(prog="serai fleet", description="The VMs of a fleet.")
@@ -167,7 +171,8 @@ async def shown(client: FleetClient) -> list[dict[str, Any]]:
         numbers = {key: number(said.get(key)) for key in ("room", "load", "sessions", "ready")}
         problem = None if now is None else short(now.get("problem"))
         if vm in twice:
-            problem = f"two connections use its key, from {' and '.join(twice[vm])}: is it stolen?"
+            where = " and ".join(twice[vm][:MOST_ADDRESSES])
+            problem = f"two connections use its key, or just did, from {where}: is it stolen?"
         found.append({"vm": vm, "state": state, **texts, **numbers, "problem": problem})
     return found
 

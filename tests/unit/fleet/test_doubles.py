@@ -41,3 +41,23 @@ def test_who_uses_a_key_at_once(
     there = [("a.2.vm.serai", *new), ("a.client.serai", *new), ("", *new)]
     found = together([answered(here), answered(there, ahead=5000)])
     assert found == ({"a": ["10.0"]} if twice else {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "twice"),
+    [
+        ((9000.0, 3.0), (100.0, 97.0, 96.0), True),  # it came for four seconds, and went
+        ((9000.0, 3.0), (7.0, 4.0, 4.0), False),  # as one that the VM has ended at once
+        ((9000.0, 3.0), (700.0, 690.0, 650.0), False),  # long ago
+        ((90.0, 3.0), (9000.0, 61.0, 60.0), False),  # it was half-open, and the VM came back
+    ],
+)
+def test_who_goes_soon_is_seen_all_the_same(
+    old: tuple[float, float], new: tuple[float, float, float], *, twice: bool
+) -> None:
+    open_one = answered([("a.vm.serai", *old)])
+    ended = answered([("a.vm.serai", *new[:2])])
+    (connection,) = ended["connections"]
+    stop = datetime(2026, 11, 30, tzinfo=timezone.utc) - timedelta(seconds=new[2])
+    connection.update(stop=f"{stop:%Y-%m-%dT%H:%M:%S}Z", ip="10.9")
+    assert together([ended, open_one]) == ({"a": ["10.0", "10.9"]} if twice else {})

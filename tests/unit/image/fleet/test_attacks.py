@@ -411,20 +411,24 @@ def test_a_key_that_two_use_is_seen(servers: Servers, monkeypatch: pytest.Monkey
     monkeypatch.setattr(doubles, "MARGIN", 0.0)
 
     async def attack() -> None:
-        member = await servers.connect("vm", "a", servers=servers.urls[:1])
+        member = await servers.connect("vm", "c", servers=servers.urls[:1])
         b = await servers.connect("vm", "b", servers=servers.urls[1:2])
         async with client(servers) as alice:
             assert await doubles.doubled(alice.connection) == {}
-            thief = await servers.connect("vm", "a", servers=servers.urls[1:2])
+            thief = await servers.connect("vm", "c", servers=servers.urls[1:2])
             for each in (member, b):
-                await each.publish(f"$KV.serai_alive.{'a' if each is member else 'b'}", b"{}")
+                await each.publish(f"$KV.serai_alive.{'c' if each is member else 'b'}", b"{}")
                 await each.flush()
 
             async def seen() -> dict[str, list[str]]:
                 return await doubles.doubled(alice.connection)
 
-            await _eventually(seen, {"a": ["127.0.0.1"]})
+            await _eventually(seen, {"c": ["127.0.0.1"]})
             await thief.close()
+            await member.publish("$KV.serai_alive.c", b"{}")
+            await member.flush()
+            assert await seen() == {"c": ["127.0.0.1"]}, "also when it has just gone"
+            monkeypatch.setattr(doubles, "REMEMBERED", 0.0)
             await _eventually(seen, {})
         await asyncio.gather(member.close(), b.close())
 
