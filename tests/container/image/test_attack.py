@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
+from serai.image.commands.attack import FOLDER
 from serai.image.container.container import Container
-from serai.image.guest import attack
+from serai.image.guest.attack.attacks import ATTACKS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -24,9 +24,8 @@ systemctl restart serai-sessiond
 
 def attacked(container: Container, name: str = "") -> list[str]:
     """The lines of the attacker."""
-    program = Path(str(attack.__file__))
-    container.copy([program, program.with_name("payloads")])
-    argv = ["python3", f"/root/{program.name}", "sockets", name]
+    container.copy([FOLDER])
+    argv = ["env", "-C", "/root", "python3", "-m", FOLDER.name, "sockets", name]
     done = container.run(*argv, check=False, timeout=600)
     assert (done.returncode == 0) == ("got through" not in done.stdout)
     assert done.stderr == ""
@@ -36,7 +35,7 @@ def attacked(container: Container, name: str = "") -> list[str]:
 def test_no_attack_gets_through(container: Container) -> None:
     lines = attacked(container)
     assert [line for line in lines if not line.endswith(" held")] == []
-    assert len(lines) == len(attack.ATTACKS)
+    assert len(lines) == len(ATTACKS)
     assert container.shell("serai list --json") == '{"sessions": []}'
 
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 SOURCE = ROOT / "src/serai"
 # What other programs load, and the contracts do not see: they import nothing of Serai.
-APART = ("image/guest/payloads", "image/provision/callbacks")
+APART = ("image/guest/attack/payloads", "image/provision/callbacks")
 HALVES = {"runtime", "gate", "disk", "install"}
 
 # For each contract, in their order, an import that breaks it: the module and what it imports.

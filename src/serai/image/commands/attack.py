@@ -2,7 +2,7 @@
 
 Here the attacks are the threats of docs/security.md, by the tests that the page names for them, and
 the fuzz targets, which are the tests called ``test_fuzz_…``. In a container or a booted image they
-are those of ``guest/attack.py``.
+are those of ``guest/attack/``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serai.image.build import builds
 from serai.image.container import throwaway
 from serai.image.definition.definition import DEFAULT_IMAGE
 from serai.image.errors import BuildError
-from serai.image.guest import attack as guest
+from serai.image.guest.attack import attacks
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm import boot
@@ -29,6 +29,8 @@ from serai.image.vm import boot
 PLACES = ("here", "container", "image")
 WIDEST = SOCKETS
 """The sandbox in which payloads may do most, and so try most."""
+FOLDER = Path(attacks.__file__).parent
+"""What is sent to where it attacks."""
 _PAGE = "docs/security.md"
 _LAYERS = ("unit", "sandbox")
 _FUZZ = "test_fuzz_"
@@ -81,7 +83,7 @@ def show(settings: Settings, place: str) -> None:
         for each in known(settings):
             console.say(f"{f'{each.fuzz}: ' if each.fuzz else ''}{each.name}")
         return
-    for each_ in guest.ATTACKS:
+    for each_ in attacks.ATTACKS:
         console.say(f"{each_.__name__.replace('_', ' ')}: {each_.__doc__}")
 
 
@@ -176,7 +178,7 @@ def _say(which: Attack, outcomes: dict[str, Tried]) -> bool:
 def send(
     settings: Settings, place: str, target: str, *, image: str, build: str, sandbox: str
 ) -> int:
-    """Try those of ``guest/attack.py`` in a container or a booted image; its exit status.
+    """Try those of ``guest/attack/`` in a container or a booted image; its exit status.
 
     Raises BuildError if there is no such place, or it does not come up.
     """
@@ -186,9 +188,8 @@ def send(
         raise BuildError(f"there is no sandbox {sandbox!r}", hint=", ".join(SANDBOXES))
     if not re.fullmatch(r"[\w ]*", target):
         raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
-    program = Path(str(guest.__file__))
-    copy = [program, program.with_name("payloads")]
-    command = f"python3 /root/{program.name} {sandbox} '{target}'"
+    copy = [FOLDER]
+    command = f"cd /root && python3 -m {FOLDER.name} {sandbox} '{target}'"
     if place == "container":
         return throwaway.run(settings, command=command, copy=copy, keep=False, image=image)
     found = builds.find(settings, image or DEFAULT_IMAGE, build)

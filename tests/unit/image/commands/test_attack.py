@@ -8,7 +8,8 @@ import pytest
 
 from serai.image.commands import attack
 from serai.image.errors import BuildError
-from serai.image.guest import attack as guest
+from serai.image.guest.attack import __main__ as guest
+from serai.image.guest.attack import attacks, rogue
 from serai.image.settings import Settings
 
 FUZZED = {"control", "http", "socks", "origin", "files", "disk", "formats", "guest"}
@@ -95,9 +96,9 @@ def test_a_name_is_no_command_of_a_shell() -> None:
 
 
 def test_the_guests_attacks_say_what_they_try_and_use_every_payload() -> None:
-    assert all((each.__doc__ or "").endswith(".") for each in guest.ATTACKS)
-    source = Path(str(guest.__file__)).read_text()
-    payloads = list(guest.PAYLOADS.glob("*.py"))
+    assert all((each.__doc__ or "").endswith(".") for each in attacks.ATTACKS)
+    source = Path(attacks.__file__).read_text()
+    payloads = list(rogue.PAYLOADS.glob("*.py"))
     assert len(payloads) > 5
     assert [each.stem for each in payloads if f'"{each.stem}"' not in source] == []
 

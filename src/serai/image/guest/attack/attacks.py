@@ -1,12 +1,6 @@
-"""Attacks the VM that it runs in, as a hostile session would, and says of each whether it held.
+"""The attacks. Each function returns what it achieved, '' if nothing.
 
-`invoke attack --in container` and `--in image` send this file and its payloads, and start it as
-root: it runs there on the standard library and the installed runtime. It prints a line for each
-attack and ends with status 1 if one got through. Its arguments are the sandbox of the sessions, and
-a part of an attack's name.
-
-The functions in ATTACKS are the attacks. Each returns what it achieved, '' if nothing. What `serai
-doctor` looks at is not tried again.
+What `serai doctor` looks at is not tried again.
 """
 
 from __future__ import annotations
@@ -14,93 +8,36 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-
-sys.path.insert(0, "/usr/lib/serai/python")
 
 from serai.common import proc
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 
-ROGUE, WITNESS = "rogue", "witness"
-DEADLINE = 120.0
+from .rogue import (
+    DAEMONS,
+    DEADLINE,
+    ROGUE,
+    WITNESS,
+    at_work,
+    daemon,
+    directory,
+    run,
+    said,
+    source,
+    wait_for,
+)
+
 PATIENCE = 2.5  # seconds for an answer of the daemon's; a payload that enters may take 3
-DAEMONS = ("serai-sessiond.service", "serai-gate.service")
+RESTART = 30.0  # seconds in which the daemon is there again
 EVIL = '{"jsonrpc":"2.0","id":1,"method":"create","params":{"name":"pwned"}}'
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c")
-PAYLOADS = Path(__file__).with_name("payloads")
-RESTART = 30.0  # seconds in which the daemon is there again
-
-
-def said(*argv: str, timeout: float = DEADLINE) -> str:
-    """What a command says on both outputs."""
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-        timeout=timeout,
-    )
-    return done.stdout.decode(errors="replace")
-
-
-def source(program: str) -> str:
-    return (PAYLOADS / f"{program}.py").read_text()
-
-
-def run(client: Client, program: str, *words: str, name: str = ROGUE) -> str:
-    """What one of the payloads says in a session."""
-    done = client.exec(name, ["python3", "-c", source(program), *words], timeout=60)
-    return (done.stdout + done.stderr).decode(errors="replace")
-
-
-@contextmanager
-def at_work(client: Client, program: str) -> Iterator[None]:
-    """One of the payloads that say so when they are at work, and then go on."""
-    marker = Paths().home(ROGUE) / "at-work"
-    argv = ["python3", "-c", source(program)]
-    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
-    wait_for(marker.exists)
-    try:
-        yield
-    finally:
-        client.call("stop", name=ROGUE)
-        client.call("reopen", name=ROGUE)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:g} s in vain")
-        time.sleep(0.1)
-
-
-def daemon(unit: str = DAEMONS[0]) -> int:
-    return int(said("systemctl", "show", "-P", "MainPID", unit).strip() or 0)
-
-
-@contextmanager
-def directory() -> Iterator[Path]:
-    """One of root's that may be attached."""
-    path = Path(tempfile.mkdtemp(dir="/srv"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-# --- the attacks
 
 
 def closed_descriptors(client: Client) -> str:
@@ -393,44 +330,3 @@ ATTACKS = (
     *(services_of_the_vm, lingering_descriptors, a_listener_of_its_own, signals_to_all),
     a_session_without_its_bridge,  # the last: afterwards it is another daemon
 )
-
-
-def attacked(attack: Callable[[Client], str], sandbox: str) -> str:
-    """What one attack achieved, in a session of its own with that sandbox."""
-    with Client(timeout=DEADLINE) as client:
-        for name in (ROGUE, WITNESS):
-            client.call("create", name=name, sandbox=sandbox)
-        try:
-            return attack(client).strip()
-        except (SeraiError, OSError, ValueError, subprocess.TimeoutExpired) as error:
-            return f"{type(error).__name__}: {error}"
-        finally:
-            with Client(timeout=DEADLINE) as fresh:
-                for name in (ROGUE, WITNESS):
-                    fresh.call("remove", name=name)
-                names = {ROGUE, WITNESS}
-                wait_for(lambda: not names & {s["name"] for s in fresh.call("list")["sessions"]})
-
-
-def faults(since: float) -> str:
-    """Tracebacks of the daemons in the journal."""
-    units = [word for unit in DAEMONS for word in ("-u", unit)]
-    told = said("journalctl", "-q", "--no-pager", "-o", "cat", f"--since=@{since:.0f}", *units)
-    return told[-2000:] if "Traceback" in told else ""
-
-
-def main(sandbox: str, wanted: str) -> int:
-    broken, begin = 0, time.time()
-    for attack in ATTACKS:
-        name = attack.__name__.replace("_", " ")
-        if wanted in name:
-            found = attacked(attack, sandbox) or faults(begin)
-            broken += bool(found)
-            tries = (attack.__doc__ or "").splitlines()[0]
-            outcome = f"got through: {found!a}" if found else "held"
-            print(f"{name}: {tries} {outcome}", flush=True)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], " ".join(sys.argv[2:])))

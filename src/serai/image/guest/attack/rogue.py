@@ -1,0 +1,78 @@
+"""The hostile session, the one beside it, and what an attack uses around them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serai.common.paths import Paths
+from serai.runtime.client import Client
+
+ROGUE, WITNESS = "rogue", "witness"
+DEADLINE = 120.0
+DAEMONS = ("serai-sessiond.service", "serai-gate.service")
+PAYLOADS = Path(__file__).with_name("payloads")
+
+
+def said(*argv: str, timeout: float = DEADLINE) -> str:
+    """What a command says on both outputs."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=timeout,
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def source(program: str) -> str:
+    return (PAYLOADS / f"{program}.py").read_text()
+
+
+def run(client: Client, program: str, *words: str, name: str = ROGUE) -> str:
+    """What one of the payloads says in a session."""
+    done = client.exec(name, ["python3", "-c", source(program), *words], timeout=60)
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+@contextmanager
+def at_work(client: Client, program: str) -> Iterator[None]:
+    """One of the payloads that say so when they are at work, and then go on."""
+    marker = Paths().home(ROGUE) / "at-work"
+    argv = ["python3", "-c", source(program)]
+    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
+    wait_for(marker.exists)
+    try:
+        yield
+    finally:
+        client.call("stop", name=ROGUE)
+        client.call("reopen", name=ROGUE)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s in vain")
+        time.sleep(0.1)
+
+
+def daemon(unit: str = DAEMONS[0]) -> int:
+    return int(said("systemctl", "show", "-P", "MainPID", unit).strip() or 0)
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """One of root's that may be attached."""
+    path = Path(tempfile.mkdtemp(dir="/srv"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
