@@ -72,7 +72,7 @@ class Vm:
             "root:x:0:0::/root:/bin/sh\nparrot:x:7:7::/:/bin/sh\n"
         )
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # However full the machine's own disk is: that is no test's business, but where it says so.
+        # However full this host's own disk is: that is no test's business, but where it says so.
         self.paths.settings.write_text(
             f'attachable = ["{self.root}/share"]\n'
             f"[limits]\nnofile = {min(524288, most)}\n"

@@ -221,7 +221,7 @@ BREAKS: dict[str, list[list[tuple[str, object]]]] = {
         [("exercise.full", "it fits")],
         [("exercise.while_full", "")],
     ],
-    "a folder of the machine's disk is the session's inside, its owner's outside": [
+    "a folder of the VM's disk is the session's inside, its owner's outside": [
         [("exercise.mount", "bindfs")],
         [("exercise.inside_owners", ["nobody", "rogue"])],
         [("exercise.inside_owners", [])],

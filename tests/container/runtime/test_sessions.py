@@ -352,5 +352,5 @@ def test_what_verify_does_in_an_image_works_here_but_for_limits(container: Conta
         # The container's sessions are in a folder without quotas, and its root is an overlay, which
         # knows no idmapped mounts.
         "a full session gets EDQUOT, and another one still writes",
-        "a folder of the machine's disk is the session's inside, its owner's outside",
+        "a folder of the VM's disk is the session's inside, its owner's outside",
     }

@@ -18,7 +18,7 @@ from serai.image.run import run, tool
 from serai.image.settings import Settings
 
 _FACTS = Path(__file__).with_name("data") / "ubuntu-facts.sh"
-_LONGEST = 4 * 3600.0  # seconds, for an emulated machine's build
+_LONGEST = 4 * 3600.0  # seconds, for an emulated VM's build
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _container(run: str | None, copy: list[str] | None, keep: bool, image: str =
 
 
 @command(name="provision", iterable=["host", "set_", "only"])
-def provision_machines(
+def provision_vms(
     _c: Context,
     *,
     host: list[str] | None = None,

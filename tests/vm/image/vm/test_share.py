@@ -86,7 +86,7 @@ def test_a_read_only_share_is_that_for_all(shared: Shared) -> None:
     shared.serai("attach", "one", "uploads", "/mnt/host/uploads", "--rw")
     assert shared.serai("exec", "one", "--", "cat", "mnt/uploads/old") == "from the host\n"
     assert "Read-only" in shared.refused("serai exec one -- touch mnt/uploads/new")
-    # The host's own word, whatever the machine's root does.
+    # The host's own word, whatever the VM's root does.
     remount = "mount -o remount,rw /mnt/host/uploads; touch /mnt/host/uploads/new"
     assert "Read-only" in shared.refused(remount)
     assert os.listdir(shared.folders["uploads"]) == ["old"]

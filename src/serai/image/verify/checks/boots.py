@@ -41,7 +41,7 @@ def _alone(evidence: Evidence) -> Finding:
 
 
 def _buses(evidence: Evidence) -> Finding:
-    names = [machine.facts.root.device for machine in (the(evidence.first), the(evidence.foreign))]
+    names = [each.facts.root.device for each in (the(evidence.first), the(evidence.foreign))]
     missing = [
         f"no root on {bus} ({' and '.join(names)})"
         for bus, prefix in (("NVMe", "nvme"), ("virtio-blk", "vd"))

@@ -11,11 +11,11 @@ ROOT, EFI, BIOS_BOOT = 1, 15, 14  # partition numbers; Ubuntu's amd64 image also
 MIB = 1 << 20
 
 
-def _root_disk(machine: FirstBoot) -> Disk:
-    for disk in machine.facts.disks:
-        if disk.name == machine.facts.root.disk:
+def _root_disk(first: FirstBoot) -> Disk:
+    for disk in first.facts.disks:
+        if disk.name == first.facts.root.disk:
             return disk
-    raise Absent(f"no disk {machine.facts.root.disk} among the machine's")
+    raise Absent(f"no disk {first.facts.root.disk} among the VM's")
 
 
 def _partition(disk: Disk, number: int) -> Partition:
@@ -57,8 +57,8 @@ def _esp(evidence: Evidence) -> Finding:
 
 
 def _grown(evidence: Evidence) -> Finding:
-    machine = the(evidence.first)
-    disk, root = _root_disk(machine), machine.facts.root
+    first = the(evidence.first)
+    disk, root = _root_disk(first), first.facts.root
     partition = _partition(disk, ROOT)
     problems = []
     rest = disk.bytes - partition.start - partition.bytes

@@ -102,7 +102,7 @@ CHECKS: tuple[Check[Evidence], ...] = (
     Check("exercise", "a full session gets EDQUOT, and another one still writes", _full),
     Check(
         "exercise",
-        "a folder of the machine's disk is the session's inside, its owner's outside",
+        "a folder of the VM's disk is the session's inside, its owner's outside",
         _attached,
     ),
     Check("exercise", "the session switched away from is frozen and uses no CPU", _frozen),
