@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from errno import EINVAL
 
 from serai.common import stdio
-from serai.common.errors import INVALID_PARAMS, SeraiError
+from serai.common.errors import INVALID_PARAMS, NO_ROOM, SeraiError
 from serai.runtime.client import Client
 
 MAGIC = b"\x28\xb5\x2f\xfd"
@@ -38,9 +38,13 @@ def export(client: Client, name: str, target: int, *, plain: bool) -> None:
             packer = subprocess.Popen(program, stdin=source, stdout=target)
         try:
             client.send("export", end.fileno(), name=name)
-        except BaseException:
+        except BaseException as error:
+            wrong = isinstance(error, SeraiError) and _failed(packer)
             packer.kill()  # so that nobody takes a part for all of it
             packer.wait()
+            if wrong:  # it has said why
+                hint = "see that there is room for it"
+                raise SeraiError("zstd ended; there is no export", hint, NO_ROOM) from None
             raise
     if packer.wait() != 0:
         raise SeraiError(f"zstd ended with status {packer.returncode}; there is no export")
@@ -85,7 +89,7 @@ def unpacked(packed: int) -> Iterator[int]:
 
 
 def _failed(unpacker: subprocess.Popen[bytes]) -> bool:
-    """Whether it has found fault with what it reads. One that waits for a reader has not."""
+    """Whether it has found fault with what it reads or writes. One that waits has not."""
     try:
         return unpacker.wait(0.2) > 0
     except subprocess.TimeoutExpired:

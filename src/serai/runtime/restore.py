@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from serai.common.errors import INVALID_PARAMS, NOT_PERMITTED, SeraiError
+from serai.common.errors import GONE, INVALID_PARAMS, NOT_PERMITTED, SeraiError
 from serai.common.paths import Paths
 from serai.common.printing import say
 from serai.runtime import packing
@@ -62,8 +62,11 @@ def _is_of(session: str, part: str) -> bool:
 
 
 def bring(connect: Callable[[], Client], folder: Path, parts: dict[str, str]) -> list[str]:
-    """Import each session that is awaited; returns their names. Raises SeraiError."""
-    come = []
+    """Import each session that is awaited; returns their names. Raises SeraiError.
+
+    One that cannot be imported is told of, and keeps no other one from coming.
+    """
+    come, failed = [], []
     for session in connect().call("list")["sessions"]:
         if session["state"] != "arriving":
             continue
@@ -74,10 +77,25 @@ def bring(connect: Callable[[], Client], folder: Path, parts: dict[str, str]) ->
                 say(f"serai: session {name} is not in the backup, and removed", sys.stderr)
                 client.call("remove", name=name)
                 continue
-            with (folder / found[0]).open("rb") as file, packing.unpacked(file.fileno()) as source:
-                client.send("import", source, token=restoring.token(session["uid"]))
+            try:
+                _send(client, folder / found[0], restoring.token(session["uid"]))
+            except SeraiError as error:
+                if error.code == GONE:
+                    raise
+                say(f"serai: session {name} is not restored: {error}", sys.stderr)
+                failed.append(name)
+                continue
         come.append(name)
+    if failed:
+        text = f"{len(come)} sessions came now, and these did not: {', '.join(failed)}"
+        hint = "the same again tries them; 'serai remove NAME' gives one up"
+        raise SeraiError(text[:1000], hint)
     return come
+
+
+def _send(client: Client, part: Path, token: str) -> None:
+    with part.open("rb") as file, packing.unpacked(file.fileno()) as source:
+        client.send("import", source, token=token)
 
 
 def digest(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import files, labels
-from serai.common.errors import EXISTS, NOT_FOUND, SeraiError
+from serai.common.errors import EXISTS, GONE, NO_ROOM, NOT_FOUND, SeraiError
 from serai.common.printing import say
 from serai.runtime import packing
 from serai.runtime.client import Client
@@ -38,6 +38,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
     parts = {OWN: _written(folder / OWN, lambda file: client.send("backup", file))}
     suffix = "tar" if options.plain else "tar.zst"
     left: list[str] = []
+    failed = 0
     for session in client.call("list")["sessions"]:
         if labels.DOCTOR in session["labels"]:
             continue  # it is gone in a moment
@@ -51,16 +52,20 @@ def run(client: Client, options: argparse.Namespace) -> int:
             give = partial(packing.export, client, name, plain=options.plain)
             parts[where] = _written(folder / where, give)
         except SeraiError as error:
-            if error.code != NOT_FOUND:
+            if error.code in (GONE, NO_ROOM):
                 raise
-            left.append(f"{name} was removed meanwhile")
+            if error.code == NOT_FOUND:
+                left.append(f"{name} was removed meanwhile")
+            else:  # what is in a session keeps no other one from being backed up
+                left.append(f"{name} cannot be exported: {error}")
+                failed += 1
     index = {"format": 1, "at": time.time(), "parts": parts, "left_out": left}
     files.write(folder / INDEX, json.dumps(index, indent=1).encode(), 0o600)
     for each in left:
         say(f"serai: left out: {each}", sys.stderr)
     if options.json:
         print(json.dumps({"directory": str(folder), "parts": len(parts), "left_out": left}))
-    return 0
+    return 1 if failed else 0
 
 
 def _written(path: Path, give: Callable[[int], Any]) -> str:
