@@ -112,6 +112,15 @@ async def forget(client: FleetClient, vm: str) -> dict[str, Any]:
     return {"vm": vm, "forgotten": await client.forget(vm)}
 
 
+async def drained(client: FleetClient, vm: str, wish: str) -> dict[str, Any]:
+    """Have a VM ``drain`` or ``undrain``. Raises SeraiError unless it says that it does so."""
+    done = await client.asked(vm, "ask", {"do": wish})
+    if done.get("draining") is not (wish == "drain"):
+        why = short(done.get("error")) or "it does not say that it does so"
+        raise SeraiError(f"{vm} does not {wish}: {why}")
+    return done
+
+
 async def emptied(
     client: FleetClient, where: address.Address, vm: str, *, bindings: bool = False
 ) -> dict[str, Any]:
@@ -204,7 +213,7 @@ async def carry_out(options: argparse.Namespace, where: address.Address) -> Any:
             raise SeraiError(f"{options.name!a} is no VM's name", code=INVALID_PARAMS)
         if options.command == "forget":
             return await forget(client, options.name)
-        done = await client.asked(options.name, "ask", {"do": options.command})
+        done = await drained(client, options.name, options.command)
         if options.command == "drain" and options.move:
             return await emptied(client, where, options.name, bindings=options.bindings)
         return done

@@ -189,12 +189,16 @@ class Member:
             wish = json.loads(message.data)["do"]
         except (ValueError, KeyError, TypeError):
             wish = ""
-        if wish == "drain":
-            files.write(self._paths.draining, b"")
-        elif wish == "undrain":
-            self._paths.draining.unlink(missing_ok=True)
-        elif wish != "status":
+        if wish not in ("drain", "undrain", "status"):
             await _answer(message, {"error": "ask for status, drain or undrain"})
+            return
+        try:
+            if wish == "drain":
+                files.write(self._paths.draining, b"")
+            elif wish == "undrain":
+                self._paths.draining.unlink(missing_ok=True)
+        except OSError as error:  # above all a full disk
+            await _answer(message, {"error": f"{self._paths.draining}: {error.strerror}"})
             return
         log.info("asked for: %s", wish)
         await self._take_part()

@@ -39,6 +39,9 @@ class Telling(FleetClient):
     async def all_servers(self, *_: object) -> list[bytes]:
         return []
 
+    async def asked(self, *_: object) -> dict[str, Any]:
+        return self.said
+
     async def vms(self) -> dict[str, dict[str, Any]]:
         return {"thief": self.said}
 
@@ -52,6 +55,15 @@ def test_a_vm_can_be_shown(odd: str, capsys: pytest.CaptureFixture[str]) -> None
     said = {key: json.loads(odd) for key in (*keys, "ready", "problem")}
     command.show(asyncio.run(command.shown(Telling(said))))
     assert max(map(len, capsys.readouterr().out.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("said", [{}, {"error": "the disk is full"}, {"draining": "yes"}])
+@pytest.mark.parametrize("wish", ["drain", "undrain"])
+def test_a_vm_drains_if_it_says_so(wish: str, said: dict[str, Any]) -> None:
+    with pytest.raises(SeraiError, match=f"a does not {wish}: {said.get('error', 'it does')}"):
+        asyncio.run(command.drained(Telling(said), "a", wish))
+    done = {"draining": wish == "drain"}
+    assert asyncio.run(command.drained(Telling(done), "a", wish)) == done
 
 
 @pytest.mark.parametrize(
