@@ -16,7 +16,7 @@ from signal import SIGSYS
 
 import pytest
 
-from serai.image.guest import attack
+from serai.image.guest.attack import rogue
 from serai.runtime.sandbox.seccomp import ERROR_QUEUE
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room
 
@@ -229,7 +229,7 @@ def test_the_bridge_may_open_unix_sockets_and_payloads_not(room: Room) -> None:
 
 
 # A filter of a payload's own that asks about socket(2), and the payload lets it through.
-CONTINUE = (attack.PAYLOADS / "listener.py").read_text()
+CONTINUE = (rogue.PAYLOADS / "listener.py").read_text()
 
 
 def test_no_payload_lets_a_refused_call_through(room: Room) -> None:
