@@ -1,1 +1,1 @@
-"""Puts the VM half of Serai where the VM runs them from: programs, units, modules."""
+"""What a VM gets out of the wheel, and the way from one version to the next and back."""

@@ -1,1 +1,1 @@
-"""What a fleet's operator makes on a build host: keys, and the configuration of NATS servers."""
+"""A fleet from a build host: keys, its NATS servers' configuration, and containers to try one."""

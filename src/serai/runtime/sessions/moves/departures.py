@@ -1,4 +1,4 @@
-"""Sessions that leave for another VM: they cannot be started here until it is known what became.
+"""Sessions that leave for another VM: not started here until it is known who has them.
 
 ``begin`` stops one and locks it away, under a token that the target gets too. Only ``end`` leads
 from there: the target has it for good, and it is removed here, or never gets it, and it comes back.
