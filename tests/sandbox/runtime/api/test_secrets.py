@@ -165,8 +165,8 @@ def test_no_log_error_or_file_has_a_value(vm: Vm) -> None:
 
 def test_a_gate_that_is_away_is_said_without_the_value(vm: Vm) -> None:
     vm.stop()
-    hasty = "from serai.runtime.sessions.steps.gate_client import GateClient as c"
-    vm.start(weaken=f"{hasty}; c.__init__.__defaults__ = (1.0,)")
+    hasty = "from serai.runtime.sessions.steps import gate_client"
+    vm.start(weaken=f"{hasty}; gate_client.DEADLINE = 1.0")
     vm.kill_gate()
     try:
         with pytest.raises(SeraiError, match="the gate does not answer") as caught:
