@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser
 
 
+@lru_cache(1)  # tests ask for one family of a long text after another
 def parsed(text: str) -> dict[str, Metric]:
     """The families of a text by their names. Raises ValueError for what is no OpenMetrics."""
     found = list(parser.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]

@@ -38,7 +38,7 @@ from serai.fleet.connection import Connection
 from serai.fleet.links import Link, Links
 from serai.runtime.sessions import names
 
-OPENING = 5.0
+OPENING = 5.0  # seconds for one answer: of a VM to a new link, or of the servers
 FAILING_OVER = 20.0
 """Seconds for servers to agree on a leader: on another one, or when they have just started."""
 LISTING = 10.0
@@ -95,7 +95,7 @@ class FleetClient:
         await self.connection.open()
         await self.connection.subscribe(f"serai.up.*.link.{self._token}.*", self._heard)
         self._sending = asyncio.create_task(self._links.run())
-        self._jetstream = JetStreamContext(self.connection.nats, timeout=5)
+        self._jetstream = JetStreamContext(self.connection.nats, timeout=OPENING)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -38,7 +38,7 @@ def refused(line: bytes) -> int:
     return caught.value.code
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=200) | st.dictionaries(MEMBERS, JSON).map(lambda o: json.dumps(o).encode())
 )

@@ -161,7 +161,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([*(field.name for field in dataclasses.fields(Table)), "x"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.dictionaries(NAMES, JSON))
 def test_a_table_is_right_or_refused_in_one_line(data: dict[str, Any]) -> None:
     try:

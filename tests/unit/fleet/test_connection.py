@@ -102,13 +102,16 @@ def test_a_certificate_that_has_expired_is_told_with_what_to_do(
     certificates.leaf(made, authority, "alice.client.serai", certificates.CLIENT)
     shutil.copy(servers.folder / "ca.pem", tmp_path)
     caplog.set_level("INFO")
-    said = refused(f"127.0.0.1:{server.port}", tmp_path, 6)
+    said = refused(f"127.0.0.1:{server.port}", tmp_path, 3)
     assert f"no server takes the certificate in {tmp_path}; " in said
     assert said.endswith("--renew'")
     assert len(caplog.messages) == len(set(caplog.messages))  # and not each second
 
 
-def test_a_vms_certificate_is_no_clients_and_it_is_said(servers: Servers) -> None:
+def test_a_vms_certificate_is_no_clients_and_it_is_said(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serai.fleet.client.OPENING", 1.0)
     (server,) = servers.all
 
     async def main() -> None:
