@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from serai.common.labels import DOCTOR
+from serai.gate.allowance import Allowance
 from serai.gate.audit.writer import Log
 from serai.gate.connections import dial, upstream
 from serai.gate.connections.lookups import Lookups
@@ -33,34 +34,6 @@ T = TypeVar("T")
 _ROOMY = 32
 _BUFFER = 64 << 10
 _MOST_PATH = 1024
-
-
-class Allowance:
-    """How many refusals a session may cause before each has to wait.
-
-    Denials fill the audit log, and what is malformed costs time to read.
-    """
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._left = burst
-        self._at = asyncio.get_running_loop().time()
-
-    def take(self) -> bool:
-        """Take one if there is one."""
-        if self.wait() == 0:
-            return True
-        self._left += 1
-        return False
-
-    def wait(self) -> float:
-        """Take one; returns the seconds to wait before it is answered."""
-        now = asyncio.get_running_loop().time()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        self._left -= 1
-        return max(0.0, -self._left / self._rate)
 
 
 @dataclass
@@ -240,10 +213,22 @@ class Egress:
         if kept is not None:
             return kept
         known = [address for address in good if address is not None]
+        return await self._dialled(connection, target, known, judged_by, plain=plain)
+
+    async def _dialled(
+        self,
+        connection: Connection,
+        target: Target,
+        known: list[Address],
+        judged_by: Rules,
+        *,
+        plain: bool,
+    ) -> Line:
+        """A new line to one of the addresses that ``judged_by`` allows. Raises as ``open`` does."""
+        session = connection.session
         way = None
         try:
-            parent = self.settings.upstream
-            who = session.identity
+            parent, who = self.settings.upstream, session.identity
             dialled = upstream.line(parent, target, known, session.share, plain=plain, who=who)
             way = await self._in_time(dialled)
             connection.address, connection.judged_by = way.address, session.rules

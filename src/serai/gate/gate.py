@@ -16,12 +16,13 @@ from serai.common import files, sockets
 from serai.common.errors import SeraiError
 from serai.common.paths import Paths
 from serai.gate import denials, http, profiles, socks
+from serai.gate.allowance import Allowance
 from serai.gate.connections import upstream
 from serai.gate.connections.lookups import Lookups
 from serai.gate.connections.relay import Traffic, hang_up
 from serai.gate.connections.share import metered
 from serai.gate.credentials import Credentials
-from serai.gate.egress import Allowance, Connection, Egress, Session
+from serai.gate.egress import Connection, Egress, Session
 from serai.gate.explain import Question, explain
 from serai.gate.policy.rules import Rules
 from serai.gate.profiles import Policy

@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from serai.gate import http, socks
+from serai.gate.allowance import Allowance
 from serai.gate.audit.writer import Log
 from serai.gate.connections.dial import Resolve
 from serai.gate.connections.lookups import Lookups
 from serai.gate.connections.relay import Traffic
-from serai.gate.egress import Allowance, Connection, Egress, Session
+from serai.gate.egress import Connection, Egress, Session
 from serai.gate.policy.rules import Rules
 from serai.gate.profiles import policy
 from serai.gate.settings import Settings

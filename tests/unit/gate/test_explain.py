@@ -8,9 +8,10 @@ import pytest
 
 from serai.common.errors import SeraiError
 from serai.gate import explain, profiles
+from serai.gate.allowance import Allowance
 from serai.gate.audit.writer import Log
 from serai.gate.connections.lookups import Lookups
-from serai.gate.egress import Allowance, Egress, Session
+from serai.gate.egress import Egress, Session
 from serai.gate.explain import Question, question
 from serai.gate.policy.hosts import Address, Target
 from serai.gate.settings import Settings, Tls

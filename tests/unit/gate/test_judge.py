@@ -9,10 +9,11 @@ from typing import cast
 
 import pytest
 
+from serai.gate.allowance import Allowance
 from serai.gate.audit.writer import Log
 from serai.gate.connections import dial, lookups
 from serai.gate.connections.lookups import Lookups
-from serai.gate.egress import Allowance, Egress, Session
+from serai.gate.egress import Egress, Session
 from serai.gate.policy.hosts import Address, Target
 from serai.gate.policy.rules import Rules, rule
 from serai.gate.profiles import Policy
