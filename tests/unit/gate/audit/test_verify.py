@@ -94,7 +94,7 @@ def test_garbage_shows(tmp_path: Path, garbage: bytes) -> None:
 
 
 def test_truncation_at_every_byte_shows(tmp_path: Path) -> None:
-    [path] = filled(tmp_path, 3)
+    [path] = filled(tmp_path, 2)
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
