@@ -10,15 +10,12 @@ import asyncio
 import logging
 import socket
 import ssl
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
 import nats
 import pytest
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.errors import KeyNotFoundError
 
 from serai.fleet import command, doubles, subjects
 from serai.fleet.command import configuration
@@ -26,6 +23,7 @@ from serai.image.fleet import certificates, permissions
 from serai.image.fleet.loopback import PROGRAM
 from tests.support.fleet_members import client
 from tests.support.nats_servers import Servers, cluster, context
+from tests.support.thief import Thief, eventually, how_many, last, value
 from tests.support.waiting import wait_for
 
 T = TypeVar("T")
@@ -64,28 +62,6 @@ def run(coroutine: Awaitable[T]) -> T:
         return await asyncio.wait_for(coroutine, 60)
 
     return asyncio.run(bounded())
-
-
-class Thief:
-    """A connection with the keys of ``a``; ``refused`` is what the server said to it."""
-
-    def __init__(self) -> None:
-        self.refused: list[str] = []
-        self.heard: list[Msg] = []
-        self.connection: Client
-
-    async def connect(self, servers: Servers) -> None:
-        self.connection = await servers.connect("vm", "a", error_cb=self._error)
-
-    async def _error(self, error: Exception) -> None:
-        self.refused.append(str(error).lower())
-
-    async def refusals(self, count: int, what: str) -> None:
-        """Wait for so many: the library tells them a moment after the server did."""
-        await _eventually(lambda: _count(self.refused), count, f"{what} was not refused")
-
-    async def hear(self, message: Msg) -> None:
-        self.heard.append(message)
 
 
 NOT_HEARD = [
@@ -236,11 +212,11 @@ def test_no_server_speaks_for_a_stolen_vm(servers: Servers) -> None:
         await thief.connection.publish("$KV.serai_vms.a", b"last")
         await thief.connection.flush()
         vms = await alice.jetstream(timeout=DEADLINE).key_value("serai_vms")
-        await _eventually(lambda: _value(vms, "a"), b"last")
+        await eventually(lambda: value(vms, "a"), b"last")
         await asyncio.gather(alice.flush(), b.flush())
         assert arrived.heard == []
         # What is kept is told to it alone, and with nowhere to answer to.
-        await _eventually(lambda: _last(thief.heard), ("serai.kept.serai_vms.a", b"last", ""))
+        await eventually(lambda: last(thief.heard), ("serai.kept.serai_vms.a", b"last", ""))
         await alice.close()
         await b.close()
         await thief.connection.close()
@@ -278,7 +254,7 @@ def test_no_client_speaks_for_a_stolen_vm(servers: Servers) -> None:
             async def told() -> bool:
                 return "last" in [each["name"] for each in await alice.sessions()]
 
-            await _eventually(told, True)
+            await eventually(told, True)
             told_of = {(each["vm"], each["name"]) for each in await alice.sessions()}
             assert ("b", "one") in told_of
             assert "a" in await alice.alive()
@@ -322,24 +298,6 @@ def test_a_stolen_vm_leaves_room_for_claims(servers: Servers) -> None:
     run(_intact(servers))
 
 
-async def _last(heard: list[Msg]) -> tuple[str, bytes, str]:
-    return (heard[-1].subject, heard[-1].data, heard[-1].reply) if heard else ("", b"", "")
-
-
-async def _value(bucket: Any, key: str) -> bytes | None:
-    try:
-        return bytes((await bucket.get(key)).value)
-    except KeyNotFoundError:  # what was sent a moment ago
-        return None
-
-
-async def _eventually(ask: Callable[[], Awaitable[object]], wanted: object, told: str = "") -> None:
-    end = time.monotonic() + DEADLINE
-    while await ask() != wanted:
-        assert time.monotonic() < end, told or f"it is not {wanted!r}"
-        await asyncio.sleep(0.02)
-
-
 def test_answering_buckets_would_speak_for_it(servers: Servers) -> None:
     """The measure taken away: a bucket as the library makes it, and the claims are gone."""
 
@@ -358,7 +316,7 @@ def test_answering_buckets_would_speak_for_it(servers: Servers) -> None:
         async def is_claim() -> bool:
             return (await claims.get("name.one")).value == CLAIM
 
-        await _eventually(is_claim, wanted=False)
+        await eventually(is_claim, wanted=False)
         await jetstream.update_stream(told)
         await claims.put("name.one", CLAIM)
         await thief.connection.close()
@@ -392,18 +350,14 @@ def test_a_vm_answers_once_whom_it_was_asked_by(servers: Servers) -> None:
         await alice.subscribe("_INBOX.alice.1", cb=answered)
         await alice.publish("serai.place.any.any.any", b"", reply="_INBOX.alice.1")
         await alice.flush()
-        await _eventually(lambda: _count(answers), 1)
-        await _eventually(lambda: _count(thief.refused), 1)
+        await eventually(lambda: how_many(answers), 1)
+        await eventually(lambda: how_many(thief.refused), 1)
         assert "permissions violation for publish" in thief.refused[0]
         assert (await alice.request("serai.place.any.any.any", timeout=DEADLINE)).data == b"offer"
         await alice.close()
         await thief.connection.close()
 
     run(attack())
-
-
-async def _count(things: list[Any]) -> int:
-    return len(things)
 
 
 def test_a_key_that_two_use_is_seen(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,13 +377,13 @@ def test_a_key_that_two_use_is_seen(servers: Servers, monkeypatch: pytest.Monkey
             async def seen() -> dict[str, list[str]]:
                 return await doubles.doubled(alice.connection)
 
-            await _eventually(seen, {"c": ["127.0.0.1"]})
+            await eventually(seen, {"c": ["127.0.0.1"]})
             await thief.close()
             await member.publish("$KV.serai_alive.c", b"{}")
             await member.flush()
             assert await seen() == {"c": ["127.0.0.1"]}, "also when it has just gone"
             monkeypatch.setattr(doubles, "REMEMBERED", 0.0)
-            await _eventually(seen, {})
+            await eventually(seen, {})
         await asyncio.gather(member.close(), b.close())
 
     run(attack())
@@ -517,7 +471,7 @@ def test_a_withdrawn_vm_is_cut_off_and_its_keys_stay_worth_nothing(servers: Serv
         # The same name once more, for a VM that is made anew.
         servers.make(vms=["c"])
         servers.reload()
-        await _eventually(lambda: _gets_in(servers, None), wanted=True)
+        await eventually(lambda: _gets_in(servers, None), wanted=True)
         assert not await _gets_in(servers, stolen)
         await a.close()
 
