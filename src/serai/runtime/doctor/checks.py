@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from serai.common.checks import Check, Facts
 from serai.runtime.doctor import (
-    calls,
     egress,
     inside,
     installation,
     lifetime,
     limits,
     reach,
+    refused_calls,
     system,
 )
 
@@ -19,7 +19,7 @@ CHECKS: tuple[Check[Facts], ...] = (
     *system.CHECKS,
     *egress.CHECKS,
     *inside.CHECKS,
-    *calls.CHECKS,
+    *refused_calls.CHECKS,
     *reach.CHECKS,
     *limits.CHECKS,
     *lifetime.CHECKS,
