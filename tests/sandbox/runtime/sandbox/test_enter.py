@@ -19,6 +19,7 @@ import pytest
 from serai.common import linux
 from serai.common.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
+from tests.support.descriptors import open_ones
 from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
 from tests.support.watching import Watcher
 
@@ -152,7 +153,7 @@ def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(way: Room) -> N
     script.write_text("")
     locked = way.session.home / "locked"
     locked.mkdir(mode=0o700, exist_ok=True)
-    before, before_children = open_descriptors(), children()
+    before, before_children = open_ones(), children()
     for argv, cwd, stage, errno in (
         (["nowhere"], "", "exec", ENOENT),
         (["/nowhere/at-all"], "", "exec", ENOENT),
@@ -164,12 +165,8 @@ def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(way: Room) -> N
         with pytest.raises(enter.EnterError) as caught:
             way.run(argv, cwd=cwd)
         assert (caught.value.stage, caught.value.errno) == (stage, errno), argv
-    assert open_descriptors() == before
+    assert open_ones() == before
     assert children() == before_children
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def children() -> set[int]:
@@ -371,10 +368,10 @@ def test_many_threads_enter_at_once(room: Room) -> None:
 
 
 def test_ushers_leave_with_their_door(room: Room) -> None:
-    before, before_children = open_descriptors(), children()
+    before, before_children = open_ones(), children()
     with enter.Door() as door:
         assert dataclasses.replace(room, door=door).run(["true"]).status == 0
-    assert (open_descriptors(), children()) == (before, before_children)
+    assert (open_ones(), children()) == (before, before_children)
 
 
 def test_print_what_entering_costs(way: Room, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,9 +399,9 @@ def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
     """A process of the same UID may send SIGSTOP just before exec; a frozen session looks alike."""
     monkeypatch.setattr(usher, "_execute", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
     null = os.open("/dev/null", os.O_RDWR)
-    before, before_children = open_descriptors(), children()
+    before, before_children = open_ones(), children()
     with pytest.raises(enter.EnterError, match="in time") as caught:
         room.start(["true"], (null, null, null), timeout=1)
     assert caught.value.code == TIMEOUT
-    assert (open_descriptors(), children()) == (before, before_children)
+    assert (open_ones(), children()) == (before, before_children)
     os.close(null)

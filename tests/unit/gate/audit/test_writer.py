@@ -27,6 +27,7 @@ from tests.support.audit_logs import (
     paths,
     problem,
 )
+from tests.support.descriptors import open_ones
 
 
 def test_a_line_has_number_time_and_the_hash_of_the_one_before(tmp_path: Path) -> None:
@@ -223,13 +224,13 @@ def test_sync_in_a_thread_and_many_files_leave_no_descriptors(tmp_path: Path) ->
     with opened(tmp_path, SMALL, 4) as log:
         log.append({})
         log.sync()
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_ones())
         for number in range(100):
             log.append({"n": number})
-        assert len(os.listdir("/proc/self/fd")) <= before + 4
+        assert len(open_ones()) <= before + 4
         log.sync()
         log.sync()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_ones()) == before
 
 
 def test_sync_without_a_descriptor_left_loses_none(
@@ -241,7 +242,7 @@ def test_sync_without_a_descriptor_left_loses_none(
     with opened(tmp_path, SMALL, 4) as log:
         log.append({})
         log.sync()
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_ones())
         for number in range(20):
             log.append({"n": number})
         with monkeypatch.context() as patch:
@@ -249,7 +250,7 @@ def test_sync_without_a_descriptor_left_loses_none(
             with pytest.raises(OSError, match="none is left"):
                 log.sync()
         log.sync()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_ones()) == before
 
 
 # Files

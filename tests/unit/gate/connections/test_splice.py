@@ -18,6 +18,7 @@ from serai.gate.connections import share, splice
 from serai.gate.connections.relay import BULK, Traffic, carry, relay
 from serai.gate.connections.share import Share
 from serai.gate.connections.splice import Pipe
+from tests.support.descriptors import open_ones
 
 DEADLINE = 20.0
 LONG = 8 << 20
@@ -25,10 +26,10 @@ LONG = 8 << 20
 
 @pytest.fixture(autouse=True)
 def no_pipe_is_left() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_ones()
     yield
     assert Pipe._slots == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_ones() == before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from serai.runtime.sandbox import holder
+from tests.support.descriptors import open_ones
 
 
 def test_a_disk_that_is_full_by_then_does_not_keep_a_jobs_status_back(
@@ -79,9 +80,9 @@ def test_a_session_that_has_all_its_tasks_costs_its_holder_no_descriptor(
     folder = os.open(tmp_path, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
         made = holder.Holder(listener)
-        before = os.listdir("/proc/self/fd")
+        before = len(open_ones())
         with pytest.raises(BlockingIOError):
             made._start([request, folder, folder, folder, folder])
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert len(open_ones()) == before
         for descriptor in (request, folder, made._woken):
             os.close(descriptor)
