@@ -95,7 +95,7 @@ class FleetClient:
         await self.connection.open()
         await self.connection.subscribe(f"serai.up.*.link.{self._token}.*", self._heard)
         self._sending = asyncio.create_task(self._links.run())
-        self._jetstream = JetStreamContext(self.connection.nats, timeout=OPENING)
+        self.jetstream = JetStreamContext(self.connection.nats, timeout=OPENING)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -233,14 +233,14 @@ class FleetClient:
             "Nats-Expected-Last-Subject-Sequence": str(claim.revision),
         }
         with contextlib.suppress(errors.Error, asyncio.TimeoutError):
-            mark = await self._jetstream.publish(f"$KV.{bucket}.{key}", headers=headers)
+            mark = await self.jetstream.publish(f"$KV.{bucket}.{key}", headers=headers)
             await self._remove(bucket, key, mark.seq)
 
     async def _remove(self, bucket: str, key: str, revision: int) -> None:
         """Remove a key as it was then: what has come since stays."""
         subject = f"$KV.{bucket}.{key}"
         with contextlib.suppress(errors.Error, asyncio.TimeoutError):
-            await self._jetstream.purge_stream(f"KV_{bucket}", seq=revision + 1, subject=subject)
+            await self.jetstream.purge_stream(f"KV_{bucket}", seq=revision + 1, subject=subject)
 
     async def forget(self, vm: str) -> int:
         """Remove what is told of a VM, and the claims for it; returns how many keys. Raises
@@ -256,7 +256,7 @@ class FleetClient:
         for bucket in subjects.BY_VMS:
             keys = f"{vm}.>" if bucket == subjects.SESSIONS else vm
             done += len(await self._all(bucket, keys))
-            purge = partial(self._jetstream.purge_stream, subject=f"$KV.{bucket}.{keys}")
+            purge = partial(self.jetstream.purge_stream, subject=f"$KV.{bucket}.{keys}")
             await self.patiently(partial(purge, f"KV_{bucket}"))
         return done
 
@@ -277,7 +277,7 @@ class FleetClient:
             await asyncio.sleep(0.2)
 
     def _bucket(self, name: str) -> KeyValue:
-        return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self._jetstream, direct=False)
+        return KeyValue(name, f"KV_{name}", f"$KV.{name}.", self.jetstream, direct=False)
 
     async def _all(self, bucket: str, keys: str) -> list[tuple[str, dict[str, Any]]]:
         """What a bucket has. Raises SeraiError."""
@@ -302,7 +302,7 @@ class FleetClient:
             if not found[-1].left or len(found) > most:
                 over.set_result(None)
 
-        subscription = await self._jetstream.subscribe(
+        subscription = await self.jetstream.subscribe(
             head + keys,
             cb=heard,
             stream=stream,
@@ -326,7 +326,7 @@ class FleetClient:
     async def _has(self, stream: str, keys: str) -> bool:
         """Whether there is anything. A new reader may be told for a moment that there is not."""
         try:
-            await self._jetstream.get_last_msg(stream, keys)
+            await self.jetstream.get_last_msg(stream, keys)
         except NotFoundError as error:
             if error.err_code == NO_STREAM:
                 raise

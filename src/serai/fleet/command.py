@@ -64,9 +64,8 @@ def parser() -> argparse.ArgumentParser:
 
 async def init(client: FleetClient, replicas: int) -> None:
     """Make the buckets, or keep them on so many servers. Raises SeraiError."""
-    jetstream = JetStreamContext(client.connection.nats, timeout=5)
     for bucket in subjects.BUCKETS:
-        await client.patiently(partial(_make, jetstream, bucket, replicas))
+        await client.patiently(partial(_make, client.jetstream, bucket, replicas))
 
 
 async def _make(jetstream: JetStreamContext, bucket: str, replicas: int) -> None:
@@ -166,8 +165,8 @@ def _of_the_fleet(peer: object) -> str:
 
 async def shown(client: FleetClient) -> list[dict[str, Any]]:
     """Each VM, and how it is."""
-    vms, alive = await asyncio.gather(client.vms(), client.alive())
-    twice = await doubles.doubled(client.connection)
+    looks = client.vms(), client.alive(), doubles.doubled(client.connection)
+    vms, alive, twice = await asyncio.gather(*looks)
     found = []
     for vm in sorted({*vms, *alive}):
         what, now = vms.get(vm, {}), alive.get(vm)

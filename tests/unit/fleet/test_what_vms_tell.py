@@ -101,7 +101,7 @@ def test_who_writes_all_the_time_is_not_read_all_the_time() -> None:
             return SimpleNamespace(consumer_info=info, unsubscribe=unsubscribe)
 
         made = Telling({})
-        made._jetstream = cast("Any", SimpleNamespace(subscribe=subscribe))
+        made.jetstream = cast("Any", SimpleNamespace(subscribe=subscribe))
         return len(await made._read("KV_x", "$KV.x.", ">"))
 
     assert 3 < asyncio.run(read()) < many

@@ -38,7 +38,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
     parts = {OWN: _written(folder / OWN, lambda file: client.send("backup", file))}
     suffix = "tar" if options.plain else "tar.zst"
     left: list[str] = []
-    failed = 0
+    whole = True
     for session in client.call("list")["sessions"]:
         if labels.DOCTOR in session["labels"]:
             continue  # it is gone in a moment
@@ -58,14 +58,14 @@ def run(client: Client, options: argparse.Namespace) -> int:
                 left.append(f"{name} was removed meanwhile")
             else:  # what is in a session keeps no other one from being backed up
                 left.append(f"{name} cannot be exported: {error}")
-                failed += 1
+                whole = False
     index = {"format": 1, "at": time.time(), "parts": parts, "left_out": left}
     files.write(folder / INDEX, json.dumps(index, indent=1).encode(), 0o600)
     for each in left:
         say(f"serai: left out: {each}", sys.stderr)
     if options.json:
         print(json.dumps({"directory": str(folder), "parts": len(parts), "left_out": left}))
-    return 1 if failed else 0
+    return 0 if whole else 1
 
 
 def _written(path: Path, give: Callable[[int], Any]) -> str:
