@@ -158,11 +158,12 @@ def dearer(quantum: str) -> float:
         alone = cost()
         readers = threading.Event()
         stack.callback(readers.set)
-        for _ in range(MANY):
-            sock = stack.enter_context(gate.connect("blue"))
+        socks = [stack.enter_context(gate.connect("blue")) for _ in range(MANY)]
+        for sock in socks:
             sock.sendall(request(hostile.place))
+        for sock in socks:
+            assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
             threading.Thread(target=swallow, args=(sock, readers)).start()
-        wait_for(lambda: gate.call("status")["blue"] == MANY)
         with stopped(gate):  # until it has more to do than it can meanwhile
             wait_for(lambda: not select.select([], hostile.clients, [], 0)[1])
         return cost() / alone
