@@ -37,7 +37,7 @@ BY_NAME = frozenset(
         *("detach", "hints", "put", "get", "ls", "tree.put", "tree.get", "file.watch"),
         *("file.batch", "job.start", "job.list", "forward.open", "policy.show", "policy.set"),
         *("policy.allow", "policy.deny", "policy.bind", "policy.unbind", "policy.explain"),
-        *("export", "move.begin", "move.show", "move.end"),
+        *("export", "export.describe", "move.begin", "move.show", "move.end"),
     }
 )
 BY_JOB = frozenset({"job.show", "job.read", "job.wait", "job.signal", "job.input"})

@@ -23,7 +23,6 @@ from typing import IO, Any, Protocol
 from serai.common.errors import (
     BUSY,
     CONFLICT,
-    EXISTS,
     GONE,
     INVALID_PARAMS,
     NOT_FOUND,
@@ -36,8 +35,8 @@ from serai.common.paths import Paths
 from serai.runtime import address, packing
 from serai.runtime.client import Client
 
-GIVES = frozenset({"export", "move.begin"})
-TAKES = frozenset({"import", "move.commit"})
+GIVES = frozenset({"export", "export.describe", "move.begin"})
+TAKES = frozenset({"import", "import.check", "move.commit"})
 """What the Serai of the source has to know, and that of the target."""
 OPEN = frozenset({GONE, BUSY, TIMEOUT})
 """Errors after which nobody knows what became of it, or somebody else is at it."""
@@ -74,12 +73,12 @@ def move(
     """
     _check(source, GIVES)
     _check(target, TAKES)
-    _check_name(source, target, name, new_name or name)
+    params = wanted(new_name or name, bindings=bindings)
+    _check_session(source, target, name, params)
     begun = source.call("move.begin", name=name, to=target.address or HERE)
     token = _token(begun)
     try:
         if begun["stage"] != "left":
-            params = wanted(new_name or name, bindings=bindings)
             _send(source, target, name, {**params, "token": token})
         moved: dict[str, Any] = target.call("move.commit", token=token)
     except SeraiError as error:
@@ -140,22 +139,19 @@ def _check(end: MovingVm, needed: frozenset[str]) -> None:
         )
 
 
-def _check_name(source: MovingVm, target: MovingVm, name: str, new_name: str) -> None:
-    """A name that is taken is said before the move stops anything. Raises SeraiError.
+def _check_session(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any]) -> None:
+    """Have the target refuse a session before the move stops it. Raises SeraiError.
 
-    The target would refuse it later, and the session come back without its processes.
+    It would come back without its processes. One that is on its way already goes on.
     """
     try:
-        fresh = source.call("show", name=name).get("state") in (*RAN, "stopped", "archived")
-        if fresh:  # else it goes on, or move.begin says what is wrong
-            target.call("show", name=new_name)
+        told = source.call("export.describe", name=name)
     except SeraiError as error:
         if error.code != NOT_FOUND:
             raise
-        return
-    if fresh:
-        what = f"there is a session {new_name} already, at {target.address or 'this VM'}"
-        raise SeraiError(what, "give it another name: --name", EXISTS)
+        return  # it has left, or move.begin says what is wrong
+    if told.get("state") in (*RAN, "stopped", "archived"):
+        target.call("import.check", session=told, **params)
 
 
 def _send(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any]) -> None:

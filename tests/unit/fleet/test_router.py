@@ -19,7 +19,7 @@ from serai.fleet.router import BY_ID, BY_JOB, BY_NAME, BY_STREAM, OWN, Router
 from serai.fleet.way import KEPT, MOST_OUTPUT, WayToVm
 from tests.unit.docs.test_reference import METHODS
 
-NO_SESSION = {"create", "import", "secret.set", "secret.remove"}
+NO_SESSION = {"create", "import", "import.check", "secret.set", "secret.remove"}
 """Their ``name`` is another's, or of one that is not there yet."""
 WHOLE = {"gc", "pool", "subscribe", "egress", "secret.list", "audit", "audit.verify"} | NO_SESSION
 

@@ -72,6 +72,15 @@ class Import:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What ``export.describe`` says of a ``session``, and how it would be imported."""
+
+    session: dict[str, Any]
+    name: str | None = None
+    bindings: bool = False
+
+
+@dataclass(frozen=True)
 class Backup:
     """Where its bytes go."""
 
@@ -114,7 +123,9 @@ class ExportMethods:
         self._shown = shown
         self.table: dict[str, tuple[type, Handler]] = {
             "export": (Export, self.export),
+            "export.describe": (Name, self.describe),
             "import": (Import, self.import_),
+            "import.check": (Check, self.check),
             "backup": (Backup, self.backup),
             "move.begin": (BeginMove, self.begin),
             "move.show": (Name, self.show),
@@ -139,6 +150,15 @@ class ExportMethods:
                 close(r.descriptors)
                 raise
             await self._transfers.carry(c, r, p.stdio, plan, record.name, told)
+        return {}
+
+    async def describe(self, _c: Connection, _r: Request, p: Name) -> Any:
+        """What an export would say of a session."""
+        return describe(self._sessions.registry.get(p.name))
+
+    async def check(self, _c: Connection, _r: Request, p: Check) -> Any:
+        """Refuse what an import would refuse, but for its size."""
+        await self._sessions.arrivals.check(p.session, p.name, bindings=p.bindings)
         return {}
 
     async def import_(self, c: Connection, r: Request, p: Import) -> Any:

@@ -172,6 +172,7 @@ def test_no_session_gets_secrets_by_a_profile_unless_somebody_says_so(
             vm.start_gate()
         source.call("create", name="one", profile="bank")
         source.call("create", name="two")
+        job = source.call("job.start", name="one", argv=["sleep", "infinity"])["job"]
         with connect(address(source)) as here, connect(address(target)) as there:
             for name, profile in (("one", "bank"), ("two", "default")):
                 spool = exported(here.session(name))
@@ -180,6 +181,7 @@ def test_no_session_gets_secrets_by_a_profile_unless_somebody_says_so(
             with pytest.raises(SeraiError, match="bound to secrets of this VM"):
                 here.session("one").move(there)
             wait_for(lambda: not target.sessions())
+            assert source.call("job.show", job=job)["state"] == "running"
             assert there.import_(exported(here.session("one")), bindings=True).show()["state"]
     finally:
         for vm, profiles in texts.items():
@@ -205,7 +207,7 @@ def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
         assert (done.returncode, "there is a session one already" in done.stderr) == (1, True)
     job = source.serai("start", "one", "--", "sleep", "infinity").stdout.strip()
     done = source.serai("move", "one", "--to", address(source))
-    assert f"there is a session one already, at {address(source)}; give it" in done.stderr
+    assert "there is a session one already; give it" in done.stderr
     assert source.call("job.list", name="one")["jobs"][0]["state"] == "running", job
     assert source.serai("move", "two", "--to", address(target)).stdout == "two\n"
     assert source.serai("move", "one", "--to", address(target), "--name", "deux").returncode == 0

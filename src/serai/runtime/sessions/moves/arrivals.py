@@ -17,7 +17,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -125,7 +125,7 @@ class Arrivals:
                         wanted = await self._described(record, chosen)
                         # A backup's are root's own, as all of its registry.
                         if not bindings and before is None:
-                            await self._check_unbound(wanted)
+                            await self._check_unbound(wanted.name, wanted.policy)
                         await noted(wanted)
                         self._goals.fault("import:become")
                         self._become(wanted, token, before)
@@ -243,11 +243,30 @@ class Arrivals:
         self._goals.fault("import:journal")
         return self._goals.current(self._registry.change(does).uid)
 
+    async def check(self, told: Any, name: str | None, *, bindings: bool) -> None:
+        """Raise SeraiError if a session that is told of so would be refused; but for its room."""
+        said, policy = await self._checked(told)
+        self._check_name(said.name if name is None else name)
+        if not bindings:
+            await self._check_unbound(said.name, policy)
+
     async def _described(self, record: Record, name: str | None) -> Record:
         """The session as it is to be. Raises SeraiError if it may not be so here."""
         told = staging.told(self._paths, record.uid)
+        said, policy = await self._checked(told.get("session"))
+        self._check_quota(record.uid, said.limits.get("quota", ""))
+        wanted = said.name if name is None else name
+        if wanted != record.name:
+            self._check_name(wanted)
+        created = min(said.created_at, record.created_at)
+        mine = Own(said.limits, said.env, said.sandbox)
+        found = replace(record, name=wanted, labels=said.labels, created_at=created)
+        return replace(found, policy=policy, own=mine)
+
+    async def _checked(self, told: Any) -> tuple[Described, dict[str, Any]]:
+        """What an export says of its session, and the policy as the gate has it."""
         try:
-            said = tables.read(Described, told.get("session"))
+            said = tables.read(Described, told)
         except ValueError as error:
             raise form.wrong(f"of its session, {error}") from None
         settings = self._settings()
@@ -258,28 +277,20 @@ class Arrivals:
                 f"a session with the label {DOCTOR} is not taken in", code=NOT_PERMITTED
             )
         own.check_env(said.env)
-        disk = quota.disk_size(self._paths.sessions)
-        own.check_limits(said.limits, settings, disk)
-        self._check_quota(record.uid, said.limits.get("quota", ""), disk)
-        wanted = said.name if name is None else name
-        if wanted != record.name:
-            self._check_name(wanted)
+        own.check_limits(said.limits, settings, quota.disk_size(self._paths.sessions))
         policy = await self._gate.call("check", policy=said.policy) if said.policy else {}
-        created = min(said.created_at, record.created_at)
-        mine = Own(said.limits, said.env, said.sandbox)
-        found = replace(record, name=wanted, labels=said.labels, created_at=created)
-        return replace(found, policy=policy, own=mine)
+        return said, policy
 
-    async def _check_unbound(self, record: Record) -> None:
+    async def _check_unbound(self, name: str, policy: Mapping[str, Any]) -> None:
         """Raise SeraiError if a session would use secrets of this VM.
 
         Also by a profile of this VM, whose hosts somebody here has chosen: what is in the home may
         be a stranger's, and act at these hosts as the secret's owner.
         """
-        bound = (await self._gate.call("bound", policy=dict(record.policy)))["bind"]
+        bound = (await self._gate.call("bound", policy=dict(policy)))["bind"]
         if bound:
-            by = f"itself or by its profile {record.policy.get('profile', 'default')}"
-            text = f"session {record.name} is bound to secrets of this VM, {by}: "
+            by = f"itself or by its profile {policy.get('profile', 'default')}"
+            text = f"session {name} is bound to secrets of this VM, {by}: "
             hint = "if it may use them there: --bindings"
             raise SeraiError((text + json.dumps(bound))[:500], hint, NOT_PERMITTED)
 
@@ -294,9 +305,9 @@ class Arrivals:
     def _all(self) -> list[Record]:
         return self._registry.all(pooled=True)
 
-    def _check_quota(self, uid: int, text: str, disk: int) -> None:
+    def _check_quota(self, uid: int, text: str) -> None:
         used = quota.usage(self._paths.sessions, uid)
-        whole = quota.Grant(0, 0, disk)
+        whole = quota.Grant(0, 0, quota.disk_size(self._paths.sessions))
         if text and used is not None and used.bytes > quota.least(whole, text):
             raise SeraiError(
                 f"it has {used.bytes >> 20} MiB, and a quota of its own of {text}",
