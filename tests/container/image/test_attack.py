@@ -22,10 +22,10 @@ systemctl restart serai-sessiond
 """
 
 
-def attacked(container: Container, name: str = "") -> list[str]:
-    """The lines of the attacker."""
+def attacked(container: Container, source: str, name: str = "") -> list[str]:
+    """The lines of the attacker, whose sessions are made ``cold`` or are from the ``pool``."""
     container.copy([FOLDER])
-    argv = ["env", "-C", "/root", "python3", "-m", FOLDER.name, "sockets", name]
+    argv = ["env", "-C", "/root", "python3", "-m", FOLDER.name, "sockets", source, name]
     done = container.run(*argv, check=False, timeout=600)
     assert (done.returncode == 0) == ("got through" not in done.stdout)
     assert done.stderr == ""
@@ -33,7 +33,8 @@ def attacked(container: Container, name: str = "") -> list[str]:
 
 
 def test_no_attack_gets_through(container: Container) -> None:
-    lines = attacked(container)
+    """In sessions of the pool; 'invoke attack --in container' has those that are made cold."""
+    lines = attacked(container, "pool")
     assert [line for line in lines if not line.endswith(" held")] == []
     assert len(lines) == len(ATTACKS)
     assert container.shell("serai list --json") == '{"sessions": []}'
@@ -41,5 +42,5 @@ def test_no_attack_gets_through(container: Container) -> None:
 
 def test_without_its_measure_an_attack_gets_through(container: Container) -> None:
     container.shell(WEAKEN)
-    (line,) = attacked(container, "logins outside")
+    (line,) = attacked(container, "cold", "logins outside")
     assert "got through: \"it ran: ['/tmp/serai-attack" in line

@@ -176,10 +176,11 @@ def _say(which: Attack, outcomes: dict[str, Tried]) -> bool:
 
 
 def send(
-    settings: Settings, place: str, target: str, *, image: str, build: str, sandbox: str
+    settings: Settings, place: str, target: str, *, image: str, build: str, sandbox: str, pool: bool
 ) -> int:
     """Try those of ``guest/attack/`` in a container or a booted image; its exit status.
 
+    With ``pool`` each attack gets sessions of the warm pool.
     Raises BuildError if there is no such place, or it does not come up.
     """
     if place not in PLACES:
@@ -189,7 +190,8 @@ def send(
     if not re.fullmatch(r"[\w ]*", target):
         raise BuildError(f"there is no attack {target!r}", hint="its name has letters only")
     copy = [FOLDER]
-    command = f"cd /root && python3 -m {FOLDER.name} {sandbox} '{target}'"
+    source = "pool" if pool else "cold"
+    command = f"cd /root && python3 -m {FOLDER.name} {sandbox} {source} '{target}'"
     if place == "container":
         return throwaway.run(settings, command=command, copy=copy, keep=False, image=image)
     found = builds.find(settings, image or DEFAULT_IMAGE, build)

@@ -44,6 +44,7 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
     list: bool = False,
     build: str = "",
     sandbox: str = attack.WIDEST,
+    pool: bool = False,
 ) -> int:
     """Try what somebody hostile would: the threats of docs/security.md, and fuzzing."""
     if list:
@@ -51,7 +52,8 @@ def run_attacks(  # noqa: PLR0917 - Invoke makes an option of each
         return 0
     if in_ == "here":
         return attack.attack(SETTINGS, target, seconds=seconds, seed=seed)
-    return attack.send(SETTINGS, in_, target, image=image, build=build, sandbox=sandbox)
+    chosen = {"image": image, "build": build, "sandbox": sandbox}
+    return attack.send(SETTINGS, in_, target, **chosen, pool=pool)
 
 
 @command(name="bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,15 +85,18 @@ def test_a_target_is_a_part_of_a_name_or_what_is_fuzzed(house: Settings) -> None
         run(house, "roof")
 
 
+CHOSEN: dict[str, Any] = {"image": "", "build": "", "sandbox": "strict", "pool": False}
+
+
 def test_there_are_three_places() -> None:
     with pytest.raises(BuildError, match="'moon'; here, container, image"):
-        attack.send(Settings.of({}), "moon", "", image="", build="", sandbox="strict")
+        attack.send(Settings.of({}), "moon", "", **CHOSEN)
 
 
 def test_a_name_is_no_command_of_a_shell() -> None:
     for place in ("container", "image"):
         with pytest.raises(BuildError, match="there is no attack"):
-            attack.send(Settings.of({}), place, "'; reboot", image="", build="", sandbox="strict")
+            attack.send(Settings.of({}), place, "'; reboot", **CHOSEN)
 
 
 def test_the_guests_attacks_say_what_they_try_and_use_every_payload() -> None:
@@ -116,11 +120,13 @@ def test_what_an_attack_raises_is_told_and_its_sessions_go(
 
     asked: list[str] = []
 
-    class Client:
+    class Attacker:
+        rogue, witness = "rogue", "witness"
+
         def __init__(self, **_: object) -> None:
             pass
 
-        def __enter__(self) -> Client:
+        def __enter__(self) -> Attacker:
             return self
 
         def __exit__(self, *_: object) -> None:
@@ -130,10 +136,11 @@ def test_what_an_attack_raises_is_told_and_its_sessions_go(
             asked.append(method)
             return {"sessions": []}
 
-    monkeypatch.setattr(guest, "Client", Client)
+    monkeypatch.setattr(guest, "Attacker", Attacker)
+    monkeypatch.setattr(guest, "Client", Attacker)
     monkeypatch.setattr(guest, "faults", lambda _since: "")
     monkeypatch.setattr(guest, "ATTACKS", (fails, wins))
-    assert guest.main("strict", "") == 1
+    assert guest.main("strict", "cold", "") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "fails: Try something. got through: 'OSError: no such thing'",

@@ -23,8 +23,7 @@ from serai.runtime.client import Client
 from .rogue import (
     DAEMONS,
     DEADLINE,
-    ROGUE,
-    WITNESS,
+    Attacker,
     at_work,
     daemon,
     directory,
@@ -40,37 +39,37 @@ EVIL = '{"jsonrpc":"2.0","id":1,"method":"create","params":{"name":"pwned"}}'
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c")
 
 
-def closed_descriptors(client: Client) -> str:
+def closed_descriptors(client: Attacker) -> str:
     """Write into root's connection to sessiond, which took the number of a closed descriptor."""
     say = 'printf "%s" "$0"; printf "%s" "$0" >&2; cat >/dev/null'
     for shut in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
         for option in ("", "--tty", "--json"):
-            script = f'exec serai exec {ROGUE} {option} -- sh -c "$0" "$1" {shut}'
+            script = f'exec serai exec {client.rogue} {option} -- sh -c "$0" "$1" {shut}'
             said("sh", "-c", script, say, EVIL)
     known = [each["name"] for each in client.call("list")["sessions"]]
     return "a payload has made a session" if "pwned" in known else ""
 
 
-def files_handed_in(_client: Client) -> str:
+def files_handed_in(client: Attacker) -> str:
     """Read the file that the caller lets a payload write to."""
     with tempfile.NamedTemporaryFile() as log:
         log.write(b"SECRET\n")
         log.flush()
         os.chmod(log.name, 0o644)  # noqa: PTH101
         look = 'exec serai exec "$0" -- cat /proc/self/fd/1 >>"$1"'
-        said("sh", "-c", look, ROGUE, log.name)
+        said("sh", "-c", look, client.rogue, log.name)
         told = Path(log.name).read_text().count("SECRET")
     return f"the payload read {told - 1} lines" if told > 1 else ""
 
 
-def set_user_id_programs(client: Client) -> str:
+def set_user_id_programs(client: Attacker) -> str:
     """Leave a set-user-ID program or a device outside, in an attached directory."""
     with directory() as path:
-        client.call("attach", name=ROGUE, role="outputs", path=str(path))
+        client.call("attach", name=client.rogue, role="outputs", path=str(path))
         try:
             run(client, "set_id")
         finally:
-            client.call("detach", name=ROGUE, role="outputs")
+            client.call("detach", name=client.rogue, role="outputs")
         made = path / "made"
         if not made.exists():
             return "it could not be tried: nothing was written"
@@ -80,14 +79,14 @@ def set_user_id_programs(client: Client) -> str:
 _DEVICES = ("-type", "c", "-o", "-type", "b", ")")
 
 
-def mount_points(client: Client) -> str:
+def mount_points(client: Attacker) -> str:
     """Remove the VM's mount points through an attached directory."""
     with directory() as path:
         (path / "mounted").mkdir()
         said("mount", "-t", "tmpfs", "none", str(path / "mounted"))
         try:
-            client.call("attach", name=ROGUE, role="outputs", path=str(path))
-            client.call("detach", name=ROGUE, role="outputs")
+            client.call("attach", name=client.rogue, role="outputs", path=str(path))
+            client.call("detach", name=client.rogue, role="outputs")
         except SeraiError:
             return ""
         finally:
@@ -95,38 +94,38 @@ def mount_points(client: Client) -> str:
     return "a directory with mounts below it was attached to be written"
 
 
-def links_in_transfers(client: Client) -> str:
+def links_in_transfers(client: Attacker) -> str:
     """Lead get and put out of the session by links and odd names."""
     script = "ln -s /etc/shadow tmp/link; ln -s / tmp/root; mkfifo tmp/fifo"
-    client.exec(ROGUE, ["sh", "-c", script])
+    client.exec(client.rogue, ["sh", "-c", script])
     before = Path("/etc/shadow").read_bytes()
     for path in ("link", "root/etc/shadow", "../../../etc/shadow", "/etc/shadow", "fifo"):
         with suppress(SeraiError):
-            client.get(ROGUE, "tmp", path)
+            client.get(client.rogue, "tmp", path)
             return f"get took {path}"
         with suppress(SeraiError):
-            client.put(ROGUE, "tmp", path, b"evil")
+            client.put(client.rogue, "tmp", path, b"evil")
             return f"put took {path}"
     return "" if Path("/etc/shadow").read_bytes() == before else "/etc/shadow has changed"
 
 
-def controls_of_terminals(client: Client) -> str:
+def controls_of_terminals(client: Attacker) -> str:
     """Type into root's terminal by the name of a file or a label."""
-    client.exec(ROGUE, ["python3", "-c", "open('tmp/\\x1b[2J', 'w').close()"])
-    told = said("serai", "ls", ROGUE, "tmp") + said("serai", "show", ROGUE)
+    client.exec(client.rogue, ["python3", "-c", "open('tmp/\\x1b[2J', 'w').close()"])
+    told = said("serai", "ls", client.rogue, "tmp") + said("serai", "show", client.rogue)
     return "an escape was printed" if "\x1b" in told else ""
 
 
-def traced_threads(client: Client) -> str:
+def traced_threads(client: Attacker) -> str:
     """Keep an exec and the session from ending by threads that ask to be traced."""
     for _ in range(5):
-        done = client.exec(ROGUE, ["python3", "-c", source("traced")], timeout=30)
+        done = client.exec(client.rogue, ["python3", "-c", source("traced")], timeout=30)
         if done.timed_out:
             return "the exec did not end by itself"
     return _zombies() or _stops(client)
 
 
-def siblings(client: Client) -> str:
+def siblings(client: Attacker) -> str:
     """Leave children to the daemon."""
     for _ in range(5):
         run(client, "siblings")
@@ -143,23 +142,23 @@ def _zombies() -> str:
     return f"{len(ended())} zombies are left to sessiond" if ended() else ""
 
 
-def _stops(client: Client) -> str:
-    uid = str(client.call("show", name=ROGUE)["uid"])
-    client.call("stop", name=ROGUE)
+def _stops(client: Attacker) -> str:
+    uid = str(client.call("show", name=client.rogue)["uid"])
+    client.call("stop", name=client.rogue)
     with suppress(TimeoutError):
         wait_for(lambda: not said("ps", "-o", "pid=", "-U", uid).strip(), 10)
     left = said("ps", "-o", "pid=", "-U", uid).split()
-    client.call("reopen", name=ROGUE)
+    client.call("reopen", name=client.rogue)
     return f"{len(left)} processes outlive the session" if left else ""
 
 
-def stopped_on_the_way_in(client: Client) -> str:
+def stopped_on_the_way_in(client: Attacker) -> str:
     """Stop whatever enters the session, and with it the daemon."""
     longest = 0.0
     with at_work(client, "stopper"):
         entering = [
             subprocess.Popen(
-                ["/usr/bin/serai", "exec", ROGUE, "--timeout", "5", "--", "true"],
+                ["/usr/bin/serai", "exec", client.rogue, "--timeout", "5", "--", "true"],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -168,7 +167,7 @@ def stopped_on_the_way_in(client: Client) -> str:
         end = time.monotonic() + 15
         while any(each.poll() is None for each in entering) and time.monotonic() < end:
             begin = time.monotonic()
-            client.call("show", name=WITNESS)
+            client.call("show", name=client.witness)
             longest = max(longest, time.monotonic() - begin)
         for each in entering:
             each.kill()
@@ -176,34 +175,34 @@ def stopped_on_the_way_in(client: Client) -> str:
     return f"the daemon answered after {longest:.1f} s" if longest > PATIENCE else ""
 
 
-def all_terminals(client: Client) -> str:
+def all_terminals(client: Attacker) -> str:
     """Take all terminals of the VM."""
     with at_work(client, "terminals"):
-        done = client.exec(WITNESS, ["true"], tty=True, timeout=60)
+        done = client.exec(client.witness, ["true"], tty=True, timeout=60)
     return "" if done.status == 0 else f"another session gets none: status {done.status}"
 
 
-def all_connections(client: Client) -> str:
+def all_connections(client: Attacker) -> str:
     """Take the gate from others by holding connections."""
     with at_work(client, "connections"):
-        answer = run(client, "ask", name=WITNESS)
+        answer = run(client, "ask", name=client.witness)
     return "" if " 403 " in answer else f"another session is answered {answer!r}"
 
 
-def noise_at_the_gate(client: Client) -> str:
+def noise_at_the_gate(client: Attacker) -> str:
     """Bring the gate down by requests with any bytes in them."""
     before = daemon(DAEMONS[1])
     seed = random.SystemRandom().randrange(1000)
     run(client, "noise", str(seed))
     if daemon(DAEMONS[1]) != before:
         return f"seed {seed}: it is another process"
-    answer = run(client, "ask", name=WITNESS)
+    answer = run(client, "ask", name=client.witness)
     return "" if " 403 " in answer else f"seed {seed}: another session is answered {answer!r}"
 
 
-def lines_in_the_journal(client: Client) -> str:
+def lines_in_the_journal(client: Attacker) -> str:
     """Push others' lines out of the journal by connections that fail."""
-    unit = f"serai-session@{ROGUE}.service"
+    unit = f"serai-session@{client.rogue}.service"
     count = ("journalctl", "-q", "--no-pager", "-o", "cat", "-u", unit)
     before = len(said(*count).splitlines())
     run(client, "broken_off")
@@ -211,56 +210,56 @@ def lines_in_the_journal(client: Client) -> str:
     return f"300 connections made {more} lines" if more > 60 else ""  # noqa: PLR2004 - 50, and some
 
 
-def the_vms_own_addresses(client: Client) -> str:
+def the_vms_own_addresses(client: Attacker) -> str:
     """Reach the VM's own services by a rule for the network that it is in."""
     found = json.loads(said("ip", "-j", "-4", "address") or "[]")
     own = [info for each in found for info in each["addr_info"] if info["scope"] == "global"]
     for info in own:
         network = ".".join(info["local"].split(".")[:3]) + ".0/24"
-        client.call("policy.allow", name=ROGUE, rules=[network], cut=False)
+        client.call("policy.allow", name=client.rogue, rules=[network], cut=False)
         target = f"{info['local']}:22"
-        if client.call("policy.explain", name=ROGUE, target=target)["allowed"]:
+        if client.call("policy.explain", name=client.rogue, target=target)["allowed"]:
             return f"a rule for {network} opens {target}"
     return ""
 
 
-def logins_outside(client: Client) -> str:
+def logins_outside(client: Attacker) -> str:
     """Run a session's own profile outside its sandbox, when root looks in."""
     lines = "touch /tmp/serai-attack $HOME/outside"
     for name in (".profile", ".bash_profile", ".bashrc"):
-        client.exec(ROGUE, ["sh", "-c", 'echo "$1" >"$0"', name, lines])
-    for argv in (("su", "-", ROGUE, "-c", "true"), ("runuser", "-l", ROGUE, "-c", "true")):
-        said(*argv)
-    places = (Path("/tmp/serai-attack"), Paths().home(ROGUE) / "outside")  # noqa: S108
+        client.exec(client.rogue, ["sh", "-c", 'echo "$1" >"$0"', name, lines])
+    for argv in (("su", "-"), ("runuser", "-l")):
+        said(*argv, client.rogue, "-c", "true")
+    places = (Path("/tmp/serai-attack"), Paths().home(client.rogue) / "outside")  # noqa: S108
     ran = [str(place) for place in places if place.exists()]
     for place in places:
         place.unlink(missing_ok=True)
     return f"it ran: {ran}" if ran else ""
 
 
-def archived_homes(client: Client) -> str:
+def archived_homes(client: Attacker) -> str:
     """Open an archived home as a user of the VM."""
-    client.exec(ROGUE, ["sh", "-c", "echo SECRET >note; chmod 644 note"])
-    client.call("archive", name=ROGUE)
-    home = Paths().home(ROGUE)
+    client.exec(client.rogue, ["sh", "-c", "echo SECRET >note; chmod 644 note"])
+    client.call("archive", name=client.rogue)
+    home = Paths().home(client.rogue)
     told = said(*AS_NOBODY, f"chmod 755 {home}; cat {home}/note; touch {home}/planted")
-    client.call("reopen", name=ROGUE)
+    client.call("reopen", name=client.rogue)
     planted = (home / "planted").exists()
     return "nobody read or wrote it" if "SECRET" in told or planted else ""
 
 
-def hints_of_others(client: Client) -> str:
+def hints_of_others(client: Attacker) -> str:
     """Read as a user of the VM where sessions have their directories."""
-    client.call("hints", name=ROGUE)
+    client.call("hints", name=client.rogue)
     look = f"find {Paths().run}/sessions -name 'hints*' -readable 2>/dev/null"
     return said(*AS_NOBODY, look).strip()
 
 
-def services_of_the_vm(client: Client) -> str:
+def services_of_the_vm(client: Attacker) -> str:
     """Speak to a service of the VM's by its Unix socket, also by one in an attached directory."""
     with directory() as path, ExitStack() as services:
-        client.call("attach", name=ROGUE, role="outputs", path=str(path))
-        inside = f"{Paths().home(ROGUE)}/mnt/outputs/"
+        client.call("attach", name=client.rogue, role="outputs", path=str(path))
+        inside = f"{Paths().home(client.rogue)}/mnt/outputs/"
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
             for address in (f"{path}/{kind}", f"\0serai-attack-{kind}"):
                 service = services.enter_context(socket.socket(socket.AF_UNIX, kind))
@@ -275,39 +274,39 @@ def services_of_the_vm(client: Client) -> str:
         try:
             return run(client, "services", *targets)
         finally:
-            client.call("detach", name=ROGUE, role="outputs")
+            client.call("detach", name=client.rogue, role="outputs")
 
 
-def lingering_descriptors(client: Client) -> str:
+def lingering_descriptors(client: Attacker) -> str:
     """Stop the gate for all by descriptors that take long to close."""
     argv = ["python3", "-c", source("lingering")]
-    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
+    client.call("exec", name=client.rogue, argv=argv, detach=True, stdio="null")
     slowest, end = 0.0, time.monotonic() + 10
     while time.monotonic() < end:
         begin = time.monotonic()
-        client.call("policy.explain", name=WITNESS, target="example.com")
+        client.call("policy.explain", name=client.witness, target="example.com")
         slowest = max(slowest, time.monotonic() - begin)
         time.sleep(0.1)
     return f"the gate did not answer for {slowest:.1f} s" if slowest > PATIENCE else ""
 
 
-def a_listener_of_its_own(client: Client) -> str:
+def a_listener_of_its_own(client: Attacker) -> str:
     """Let through what a filter asks the daemon about."""
     told = run(client, "listener")
     return told if "let through" in told else ""
 
 
-def signals_to_all(client: Client) -> str:
+def signals_to_all(client: Attacker) -> str:
     """End the session for all that run in it, by signals to whatever there is."""
-    client.exec(ROGUE, ["sh", "-c", "kill -9 1 2; kill -TERM 1; kill -9 -1"])
-    status = client.exec(ROGUE, ["true"]).status
-    state = client.call("show", name=ROGUE)["state"]
+    client.exec(client.rogue, ["sh", "-c", "kill -9 1 2; kill -TERM 1; kill -9 -1"])
+    status = client.exec(client.rogue, ["true"]).status
+    state = client.call("show", name=client.rogue)["state"]
     return "" if (status, state) == (0, "ready") else f"exec ends with {status}, it is {state}"
 
 
-def a_session_without_its_bridge(client: Client) -> str:
+def a_session_without_its_bridge(client: Attacker) -> str:
     """Delay the daemon's next start by killing what it could wait for."""
-    client.exec(ROGUE, ["sh", "-c", "kill -STOP 1; kill -9 2 3"])
+    client.exec(client.rogue, ["sh", "-c", "kill -STOP 1; kill -9 2 3"])
     before = daemon()
     said("systemctl", "kill", "--signal=KILL", DAEMONS[0])
     begin = time.monotonic()

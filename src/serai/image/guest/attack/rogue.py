@@ -13,10 +13,15 @@ from pathlib import Path
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 
-ROGUE, WITNESS = "rogue", "witness"
 DEADLINE = 120.0
 DAEMONS = ("serai-sessiond.service", "serai-gate.service")
 PAYLOADS = Path(__file__).with_name("payloads")
+
+
+class Attacker(Client):
+    """Root's connection, which knows the names of the two sessions."""
+
+    rogue, witness = "rogue", "witness"
 
 
 def said(*argv: str, timeout: float = DEADLINE) -> str:
@@ -36,24 +41,24 @@ def source(program: str) -> str:
     return (PAYLOADS / f"{program}.py").read_text()
 
 
-def run(client: Client, program: str, *words: str, name: str = ROGUE) -> str:
-    """What one of the payloads says in a session."""
-    done = client.exec(name, ["python3", "-c", source(program), *words], timeout=60)
+def run(client: Attacker, program: str, *words: str, name: str = "") -> str:
+    """What one of the payloads says in a session, the hostile one if no other is named."""
+    done = client.exec(name or client.rogue, ["python3", "-c", source(program), *words], timeout=60)
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
 @contextmanager
-def at_work(client: Client, program: str) -> Iterator[None]:
+def at_work(client: Attacker, program: str) -> Iterator[None]:
     """One of the payloads that say so when they are at work, and then go on."""
-    marker = Paths().home(ROGUE) / "at-work"
+    marker = Paths().home(client.rogue) / "at-work"
     argv = ["python3", "-c", source(program)]
-    client.call("exec", name=ROGUE, argv=argv, detach=True, stdio="null")
+    client.call("exec", name=client.rogue, argv=argv, detach=True, stdio="null")
     wait_for(marker.exists)
     try:
         yield
     finally:
-        client.call("stop", name=ROGUE)
-        client.call("reopen", name=ROGUE)
+        client.call("stop", name=client.rogue)
+        client.call("reopen", name=client.rogue)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
