@@ -122,11 +122,8 @@ def test_a_step_that_took_too_long_is_paid_back(clock: Clock) -> None:
     assert 38 <= asyncio.run(main()) <= 46
 
 
-def test_who_rested_pays_with_what_it_saved_and_waits_for_nobody(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_rested_pays_with_what_it_saved_and_waits_for_nobody(clock: Clock) -> None:
     """Beside a busy session it has its steps in as many turns, though each is twice its share."""
-    monkeypatch.setattr(share, "wall", lambda: 0.0)  # on a busy host it would save up meanwhile
 
     async def main() -> tuple[int, int]:
         busy_one, rested = Share(), Share()
