@@ -230,7 +230,7 @@ def test_sync_in_a_thread_and_many_files_leave_no_descriptors(tmp_path: Path) ->
         assert len(open_ones()) <= before + 4
         log.sync()
         log.sync()
-        assert len(open_ones()) == before
+        assert len(open_ones()) <= before  # others may close some, too
 
 
 def test_sync_without_a_descriptor_left_loses_none(
@@ -250,7 +250,7 @@ def test_sync_without_a_descriptor_left_loses_none(
             with pytest.raises(OSError, match="none is left"):
                 log.sync()
         log.sync()
-        assert len(open_ones()) == before
+        assert len(open_ones()) <= before  # others may close some, too
 
 
 # Files

@@ -29,7 +29,7 @@ def no_pipe_is_left() -> Iterator[None]:
     before = open_ones()
     yield
     assert Pipe._slots == 0
-    assert open_ones() == before
+    assert open_ones() <= before  # what an earlier test left may close meanwhile
 
 
 @contextmanager
