@@ -62,6 +62,7 @@ def stopped(gate: Gated) -> Iterator[None]:
     """What comes meanwhile is there all at once afterwards."""
     gate.process.send_signal(signal.SIGSTOP)
     try:
+        wait_for(lambda: stat(gate)[0] == "T")
         yield
     finally:
         gate.process.send_signal(signal.SIGCONT)
@@ -265,8 +266,13 @@ def test_no_line_of_an_origin_servers_keeps_the_gate_from_others(answer: bytes) 
 
 def used(gate: Gated) -> float:
     """Seconds of processor time."""
-    fields = Path(f"/proc/{gate.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat(gate)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stat(gate: Gated) -> list[str]:
+    """What proc(5) says of its process, from the state on."""
+    return Path(f"/proc/{gate.pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def test_what_is_just_within_bounds_passes() -> None:
