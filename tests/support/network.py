@@ -83,12 +83,14 @@ def dns(pid: int) -> socket.socket:
 
 class Names:
     """A DNS server. ``answers`` has the addresses of a name, one list a look-up of it, the last
-    of which is said again and again; a name that is not in it is answered never.
+    of which is said again and again; a name that is not in it is answered never. ``asked`` has a
+    question once, however often a resolver that waits for its answer asks again.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.answers: dict[str, list[list[str]]] = {}
         self.asked: list[tuple[str, int]] = []
+        self._said: dict[bytes, bytes] = {}
         self._sock = sock
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -105,8 +107,9 @@ class Names:
                 query, client = self._sock.recvfrom(512)
                 if not query:
                     return
-                answer = self._answer(query)
-                if answer:
+                if query not in self._said:  # it has a number that the next look-up has not
+                    self._said[query] = self._answer(query)
+                if answer := self._said[query]:
                     self._sock.sendto(answer, client)
 
     def _answer(self, query: bytes) -> bytes:
