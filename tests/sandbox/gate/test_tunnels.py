@@ -199,19 +199,21 @@ def test_a_slow_reader_slows_the_sender_and_nothing_is_kept(gate: Gated, tunnel:
         assert sent < 64 << 20
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One where nobody listens, nor can meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
-def test_socks_says_what_is_wrong(gate: Gated) -> None:
+def test_socks_says_what_is_wrong(gate: Gated, port: int) -> None:
     def answer(request: bytes) -> tuple[int, bytes]:
         with greeted(gate) as sock:
             sock.sendall(request)
             reply = everything(sock)
             return reply[1], reply
 
-    port = closed_port()
     loopback = socket.inet_aton("127.0.0.1")
     code, whole = answer(socks_request(loopback, port, kind=1))
     assert (code, whole) == (REFUSED, b"\x05\x05\x00\x01" + bytes(6))
@@ -249,8 +251,7 @@ def test_what_is_not_socks_is_hung_up_on(gate: Gated) -> None:
             assert everything(sock) == b""
 
 
-def test_connect_says_what_is_wrong(gate: Gated) -> None:
-    port = closed_port()
+def test_connect_says_what_is_wrong(gate: Gated, port: int) -> None:
     place = f"127.0.0.1:{port}"
     refused = gate.ask("blue", f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
     assert refused.startswith(f"HTTP/1.1 502 Serai's gate allows {place} but cannot".encode())
