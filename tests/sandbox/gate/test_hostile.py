@@ -48,4 +48,4 @@ def test_the_control_socket_takes_no_nonsense(gate: Gated) -> None:
             sock.connect(str(gate.paths.gate_control))
             sock.sendall(line + b"\n")
             assert b'"error"' in sock.recv(65536)
-    assert gate.call("status") == {"blue": 0}
+    wait_for(lambda: gate.call("status") == {"blue": 0})
