@@ -195,10 +195,10 @@ def certify(folder: Path) -> None:
 
 
 @contextmanager
-def serving_tls(folder: Path, settings: str = "") -> Iterator[Site]:
+def serving_tls(folder: Path) -> Iterator[Site]:
     """The gate and the origin, in networks of their own."""
     certify(folder)
-    settings = f'{settings}\n[tls]\nroots = "{folder}/ca.pem"\nnever = ["pinned.test"]\n'
+    settings = f'[tls]\nroots = "{folder}/ca.pem"\nnever = ["pinned.test"]\n'
     with outside(folder) as (pid, prefix), gate_process.gate(settings, prefix) as gate:
         site = Site(gate, folder)
         with inside(pid):

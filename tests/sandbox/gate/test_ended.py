@@ -33,8 +33,7 @@ WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    settings = "[timeouts]\nheader = 2\ndial = 5\n"
-    with serving_tls(tmp_path_factory.mktemp("site"), settings) as running:
+    with serving_tls(tmp_path_factory.mktemp("site")) as running:
         running.gate.call("secret.set", name="key", value=SECRET)
         running.gate.call("secret.set", name="other", value=OTHER)
         yield running
