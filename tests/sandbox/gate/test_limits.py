@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import signal
 import socket
 import threading
 import time
@@ -85,22 +86,38 @@ def test_two_hundred_at_once_are_all_served() -> None:
         assert len(gate.entries(event="decision", allowed=True)) == 600
 
 
+# With each SIGUSR1 five seconds pass for the gate: on a busy host those of a clock would decide.
+PASSING = """
+import asyncio, signal, time
+passed = 0
+def later(*_):
+    global passed
+    passed += 5
+signal.signal(signal.SIGUSR1, later)
+asyncio.BaseEventLoop.time = lambda self: time.monotonic() + passed
+"""
+
+
 def test_idle_connections_end_and_busy_ones_do_not(server: Origin) -> None:
     """Also one is busy that only asks: answers without a body have no bytes to count."""
     with (
-        gate_process.gate("[timeouts]\nidle = 1.5\n") as gate,
+        gate_process.gate("[timeouts]\nidle = 60\n", patch=PASSING) as gate,
         serving(origins.web) as web,
         gate_tunnels(gate, server.place, 2) as (idle, busy),
         gate.connect("blue") as silent,
         gate.connect("blue") as asking,
     ):
         request = f"GET http://{web.place}/204 HTTP/1.1\r\nHost: {web.place}\r\n\r\n"
-        while not gate.entries(event="closed", error="nothing came for 1.5 s"):
+
+        def ended() -> object:
+            gate.process.send_signal(signal.SIGUSR1)
             busy.sendall(b"x")
             assert busy.recv(1) == b"x"
             asking.sendall(request.encode())
             assert until(asking, b"\r\n\r\n").startswith(b"HTTP/1.1 204 ")
-            time.sleep(0.02)
+            return gate.entries(event="closed", error="nothing came for 60 s")
+
+        wait_for(ended)
         assert everything(idle) == b""
         assert everything(silent) == b""
         busy.sendall(b"x")
@@ -123,20 +140,24 @@ def test_half_closed_connections_and_all_others_end_too() -> None:
             pass
 
     over = threading.Event()
+    settings = "[timeouts]\nhalf_closed = 20\ntotal = 60\n"
     with (
-        gate_process.gate("[timeouts]\nhalf_closed = 0.5\ntotal = 1.5\n") as gate,
+        gate_process.gate(settings, patch=PASSING) as gate,
         serving(deaf) as server,
+        gate_tunnels(gate, server.place, 2) as (half, whole),
     ):
-        gate.open("blue", "127.0.0.1")
-        with gate.tunnel("blue", server.place) as half, gate.tunnel("blue", server.place) as whole:
-            half.shutdown(socket.SHUT_WR)
+
+        def ended() -> object:
+            gate.process.send_signal(signal.SIGUSR1)
             with contextlib.suppress(ConnectionError):
-                while not gate.entries(event="closed", error="it was open for 1.5 s"):
-                    whole.sendall(b"x")
-                    time.sleep(0.05)
-            assert everything(half) == b""
+                whole.sendall(b"x")
+            return gate.entries(event="closed", error="it was open for 60 s")
+
+        half.shutdown(socket.SHUT_WR)
+        wait_for(ended)
+        assert everything(half) == b""
         over.set()
-        assert gate.entries(event="closed", error="nothing came for 0.5 s")
+        assert gate.entries(event="closed", error="nothing came for 20 s")
 
 
 # The last argument is the folder that the gate is below.
