@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ class Gated:
     def ask(self, name: str, request: bytes) -> bytes:
         """All that the HTTP proxy answers to ``request`` until it hangs up."""
         with self.connect(name) as sock:
-            sock.sendall(request)
+            with suppress(BrokenPipeError):  # answered unasked, and hung up since
+                sock.sendall(request)
             return everything(sock)
 
     def tunnel(self, name: str, place: str, early: bytes = b"") -> socket.socket:
