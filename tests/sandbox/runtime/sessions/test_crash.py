@@ -224,9 +224,9 @@ def test_a_sandbox_that_dies_is_noticed() -> None:
         vm.start()
         vm.call("create", name="one")
         with vm.client() as client:
-            events = client.events()
+            client.call("subscribe")
             (vm.cgroup / "one" / "cgroup.kill").write_text("1")
-            event, session = next(events)
+            event, session = next(client.events())
         assert (event, session["name"], session["state"]) == ("session.changed", "one", "stopped")
         check(vm)
         assert vm.call("reopen", name="one")["state"] == "ready"

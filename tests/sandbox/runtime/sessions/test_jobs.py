@@ -218,8 +218,9 @@ def test_a_request_that_is_repeated_runs_once(vm: Vm, name: str) -> None:
     vm.kill()
     vm.start()
     assert start(vm, name, script, request_id="r1") == first
-    wait_for(lambda: vm.paths.home(name).joinpath("runs").exists())
-    assert vm.paths.home(name).joinpath("runs").read_text() == "ran\n"
+    runs = vm.paths.home(name) / "runs"
+    wait_for(lambda: runs.exists() and runs.read_text())
+    assert runs.read_text() == "ran\n"
     with pytest.raises(SeraiError, match="was used for another job") as caught:
         start(vm, name, "true", request_id="r1")
     assert caught.value.code == CONFLICT
