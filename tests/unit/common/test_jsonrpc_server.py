@@ -235,8 +235,8 @@ def test_too_many_clients_requests_and_bytes_are_refused(path: Path) -> None:
 
 
 def test_a_server_without_descriptors_waits_before_it_accepts_again(path: Path) -> None:
+    begun = time.monotonic()
     with serving(path, full=2), Client(path, 30) as client:
-        begun = time.monotonic()
         assert client.call("takes") == 0
         assert time.monotonic() - begun > sockets.PAUSE
 
