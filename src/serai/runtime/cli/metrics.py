@@ -59,8 +59,8 @@ def request(descriptor: int, patience: float) -> bytes:
     """The head of an HTTP request; what came of it, if it is too long or comes too slowly."""
     data, end = b"", time.monotonic() + patience
     while b"\r\n\r\n" not in data and len(data) < LONGEST:
-        wait = end - time.monotonic()
-        if wait <= 0 or not select.select([descriptor], [], [], wait)[0]:
+        # However late it is here: what has come is read.
+        if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
             break
         piece = os.read(descriptor, LONGEST)
         if not piece:
