@@ -14,6 +14,7 @@ import pytest
 
 from serai.common import proc
 from serai.common.errors import SeraiError
+from serai.image import ports
 from serai.runtime.sandbox import bwrap
 from serai.runtime.settings import SessionSettings
 from tests.support.sandbox import (
@@ -72,10 +73,16 @@ def room(top: Path) -> Iterator[Room]:
         yield opened
 
 
-def bridges(room: Room) -> set[str]:
+def bridges(room: Room) -> set[int]:
     """The PIDs of the children of the sandbox's PID 1 that carry its ports."""
-    children = Path(f"/proc/{room.target.pid}/task/{room.target.pid}/children").read_text().split()
-    return {pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "socat\n"}
+    return {pid for pid in proc.children(room.target.pid) if is_socat(pid)}
+
+
+def is_socat(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "socat\n"
+    except OSError:  # it has ended meanwhile
+        return False
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -146,8 +153,7 @@ def bridge(folder: Path, text: str) -> Iterator[tuple[subprocess.Popen[bytes], i
     """A bridge with one port and nobody behind it; what it says goes to ``folder``/said."""
     program = folder / "bridge"
     program.write_text(text)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = ports.unused(1)
     with (folder / "said").open("wb") as file:
         process = subprocess.Popen(
             ["/bin/bash", program],
