@@ -26,6 +26,7 @@ from serai.runtime.settings import Limits, SessionSettings
 ROOT = Path(__file__).resolve().parents[2]
 BRIDGE = ROOT / "src/serai/install/programs/bridge"
 DEADLINE = 20.0
+HEARING = "answers the kernel"
 PR_SET_CHILD_SUBREAPER = 36
 PR_GET_CHILD_SUBREAPER = 37
 
@@ -107,13 +108,14 @@ class Room:
                     raise arrival.late()
             entered = arrival.entered()
             if entered.listener is not None and self.hears:
-                threading.Thread(target=_refuse, args=[entered.listener], daemon=True).start()
+                hearing = [entered.listener]
+                threading.Thread(target=_refuse, name=HEARING, args=hearing, daemon=True).start()
             elif entered.listener is not None:
                 os.close(entered.listener)
             return entered
         finally:
             if stray := arrival.close():
-                select.select([stray.pidfd], [], [], enter.KILLED)
+                select.select([stray.pidfd], [], [], DEADLINE)
                 os.close(stray.pidfd)
                 reaper.take(stray.pid)
 
@@ -158,6 +160,13 @@ def _refuse(listener: int) -> None:
     with open(listener, "rb", buffering=0):  # a descriptor
         while refusals.refuse(listener) is not None:
             select.select([listener], [], [])
+
+
+def heard_out() -> None:
+    """Wait until nobody hears any more of payloads that have ended: that takes a descriptor."""
+    for each in threading.enumerate():
+        if each.name == HEARING:
+            each.join(DEADLINE)
 
 
 def _collect(written: io.FileIO, output: bytearray, ended: threading.Event) -> None:

@@ -16,11 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from serai.common import linux
+from serai.common import linux, proc
 from serai.common.errors import TIMEOUT
 from serai.runtime.sandbox import bwrap, enter, usher
 from tests.support.descriptors import open_ones
-from tests.support.sandbox import Room, build_filters, make_session, make_top, open_room, reap
+from tests.support.sandbox import (
+    Room,
+    build_filters,
+    heard_out,
+    make_session,
+    make_top,
+    open_room,
+    reap,
+)
 from tests.support.watching import Watcher
 
 FIELDS = r"(Uid|Gid|Groups|SigBlk|SigIgn|Cap\w+|NoNewPrivs|Seccomp|Seccomp_filters):[ \t]*(.*)"
@@ -153,7 +161,7 @@ def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(way: Room) -> N
     script.write_text("")
     locked = way.session.home / "locked"
     locked.mkdir(mode=0o700, exist_ok=True)
-    before, before_children = open_ones(), children()
+    before = own()
     for argv, cwd, stage, errno in (
         (["nowhere"], "", "exec", ENOENT),
         (["/nowhere/at-all"], "", "exec", ENOENT),
@@ -165,13 +173,13 @@ def test_what_can_not_be_executed_is_an_error_and_leaves_nothing(way: Room) -> N
         with pytest.raises(enter.EnterError) as caught:
             way.run(argv, cwd=cwd)
         assert (caught.value.stage, caught.value.errno) == (stage, errno), argv
-    assert open_ones() == before
-    assert children() == before_children
+    assert own() == before
 
 
-def children() -> set[int]:
-    text = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-    return {int(pid) for pid in text.split()}
+def own() -> tuple[set[str], set[int]]:
+    """The descriptors and the children of this process."""
+    heard_out()
+    return open_ones(), set(proc.children(os.getpid()))
 
 
 def test_a_way_out_is_no_standard_input(room: Room) -> None:
@@ -368,10 +376,10 @@ def test_many_threads_enter_at_once(room: Room) -> None:
 
 
 def test_ushers_leave_with_their_door(room: Room) -> None:
-    before, before_children = open_ones(), children()
+    before = own()
     with enter.Door() as door:
         assert dataclasses.replace(room, door=door).run(["true"]).status == 0
-    assert (open_ones(), children()) == (before, before_children)
+    assert own() == before
 
 
 def test_print_what_entering_costs(way: Room, capsys: pytest.CaptureFixture[str]) -> None:
@@ -399,9 +407,9 @@ def test_a_payload_that_is_stopped_half_way_does_not_stop_the_caller(
     """A process of the same UID may send SIGSTOP just before exec; a frozen session looks alike."""
     monkeypatch.setattr(usher, "_execute", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
     null = os.open("/dev/null", os.O_RDWR)
-    before, before_children = open_ones(), children()
+    before = own()
     with pytest.raises(enter.EnterError, match="in time") as caught:
         room.start(["true"], (null, null, null), timeout=1)
     assert caught.value.code == TIMEOUT
-    assert (open_ones(), children()) == (before, before_children)
+    assert own() == before
     os.close(null)
