@@ -14,6 +14,7 @@ import pytest
 from serai.common import errors
 from serai.common.errors import SeraiError
 from serai.runtime.folders import hints, mounts
+from serai.runtime.sandbox import cgroups
 from tests.support.attached_folders import KINDS, OWNER, sh
 from tests.support.fake_vm import Vm
 from tests.support.sandbox import build_filters
@@ -295,6 +296,7 @@ def test_a_bindfs_that_died_is_an_error_and_not_a_hang(vm: Vm, name: str, share:
     vm.call("attach", name=name, role="outputs", path=str(share), kind="bindfs")
     (group,) = vm.cgroup.glob(f"{name}.*")
     (group / "cgroup.kill").write_text("1")
+    wait_for(lambda: not cgroups.members(group))
     assert b"not connected" in sh(vm, name, "cat mnt/outputs/given").stderr
     assert vm.call("detach", name=name, role="outputs")["folders"] == []
     vm.call("attach", name=name, role="outputs", path=str(share), kind="bindfs")
