@@ -85,8 +85,10 @@ class Rig:
         return connect(self.servers.address + (vm and f"/{vm}"))
 
     def where(self, name: str) -> str:
-        """The VM that really has a session."""
-        (found,) = (vm for vm, each in self.vms.items() if name in each.sessions())
+        """The VM that really has a session, be it that another one still removes it."""
+        gone = {"state": "removing"}
+        states = {vm: each.sessions().get(name, gone)["state"] for vm, each in self.vms.items()}
+        (found,) = (vm for vm, state in states.items() if state != "removing")
         return found
 
 

@@ -67,7 +67,7 @@ def test_marks_of_sessions_that_have_ended_are_removed(rig: Rig) -> None:
 
     async def marks() -> list[BucketEntry]:
         async with client(rig.servers) as fleet:
-            entries = await fleet._entries(subjects.SESSIONS, ">")
+            entries = await fleet._entries(subjects.SESSIONS, f"*.{name}")
             return [each for each in entries if each.ended]
 
     async def tidy() -> bool:
