@@ -37,32 +37,32 @@ def guests_at_once(mib: int, meminfo: Path = Path("/proc/meminfo")) -> int:
 def in_parallel(
     actions: Sequence[Callable[[], None]], stop: threading.Event, at_once: int | None = None
 ) -> None:
-    """Run each action in a thread of its own; raises the first error when all have ended.
+    """Run the actions beside each other; raises the first error when all have ended.
 
-    No more than ``at_once`` of them run at a time, and in their order then.
+    No more than ``at_once`` of them run at a time, and they begin in their order then.
 
     At Ctrl-C ``stop`` is set and our child processes are told to end, so that the actions soon
     fail and clean up after themselves.
     """
     errors: list[BaseException] = []
     # Not Thread.join(): once interrupted, Python 3.10 and 3.11 take the thread for ended.
-    ended = [threading.Event() for _ in actions]
-    places = threading.Semaphore(at_once or max(1, len(actions)))
+    ended = [threading.Event() for _ in actions[: at_once or len(actions)]]
+    # Who is free takes the next one. Threads that each had its own could begin in any order.
+    left = iter(actions)
 
-    def guarded(action: Callable[[], None], end: threading.Event) -> None:
-        try:
-            with places:
+    def work(end: threading.Event) -> None:
+        for action in left:
+            try:
                 if not stop.is_set():
                     action()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            end.set()
+            except BaseException as error:
+                errors.append(error)
+        end.set()
 
     try:
-        for pair in zip(actions, ended, strict=True):
+        for end in ended:
             # Daemons: whatever happens, they and (by PR_SET_PDEATHSIG) their VMs end with us.
-            threading.Thread(target=guarded, args=pair, daemon=True).start()
+            threading.Thread(target=work, args=[end], daemon=True).start()
         for end in ended:
             while not end.wait(1):  # now and then, because a signal may have come to a thread
                 pass
