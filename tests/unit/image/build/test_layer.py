@@ -68,7 +68,8 @@ qemu-io -c 'write -q -P 1 0 64k' "$disk"
 qmp=$(grep -o 'socket,id=qmp,path=[^",]*,server=on,wait=off' "$work/variables.pkrvars.json")
 qemu-system-x86_64 -machine none -nodefaults -display none -chardev "$qmp" \\
     -mon chardev=qmp,mode=control -drive "if=none,id=root,format=qcow2,file=$disk" &
-until test -S "$(echo "$qmp" | cut -d, -f3 | cut -d= -f2)"; do sleep 0.1; done
+socket=$(echo "$qmp" | cut -d, -f3 | cut -d= -f2)
+until grep -q " 00010000 .* $socket" /proc/net/unix; do sleep 0.1; done  # until it listens
 echo '1,,ui,message,    qemu.layer: TASK [base : Install packages] ******'
 echo '1,,ui,message,    qemu.layer: changed: [vm]'
 touch "$work/between"
