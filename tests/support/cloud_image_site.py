@@ -15,12 +15,13 @@ from serai.image.build.download import Patience
 from serai.image.definition import definition
 from serai.image.errors import BuildError
 from serai.image.settings import Settings
+from tests.support.waiting import DEADLINE
 from tests.support.web_server import Origin
 
 NAME = "ubuntu-22.04-arm64"
 FILE = "ubuntu-22.04-server-cloudimg-arm64.img"
 OLD = "release-20260913"
-HASTE = Patience(attempts=2, seconds=5, pause=0)
+HASTE = Patience(attempts=2, seconds=DEADLINE, pause=0)
 PATTERN = random.Random(3).randbytes(1000) * 200
 
 
