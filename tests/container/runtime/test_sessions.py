@@ -75,8 +75,8 @@ def test_a_session_lives_through_everything_a_person_can_ask_for(container: Cont
     container.shell("serai reopen first")
     assert container.shell("serai exec first -- cat file") == "kept"
     container.shell("serai stop second && serai remove first && serai remove second")
-    assert states(container) == {}
-    wait_for(lambda: container.shell("ls /sessions") == "", DEADLINE)
+    wait_for(lambda: states(container) == {}, DEADLINE)
+    assert container.shell("ls /sessions") == ""
     assert container.run("id", "first", check=False).returncode != 0
 
 
@@ -100,9 +100,8 @@ def test_new_settings_end_no_command_and_wrong_ones_fail_the_reload(container: C
     container.shell("echo 'stak = 7' >>/etc/serai/session.toml")
     reload = container.run("systemctl", "reload", "serai-sessiond", check=False)
     assert reload.returncode != 0
-    assert "unknown key limits.stak" in container.shell(
-        "journalctl -u serai-sessiond -b --no-pager"
-    )
+    said = "journalctl --sync; journalctl -u serai-sessiond -b --no-pager"
+    assert "unknown key limits.stak" in container.shell(said)
     assert container.shell(stack) == "1024"
     container.shell("cp -a /root/kept /etc/serai/session.toml && systemctl reload serai-sessiond")
     assert container.shell("systemctl show -P MainPID serai-sessiond") == daemon
@@ -237,7 +236,8 @@ def test_stopping_the_unit_ends_whatever_was_started_in_it(container: Container)
         "systemctl show -P ControlGroup serai-session@mortal.service"
     )
     container.shell("systemctl stop serai-session@mortal.service")
-    assert container.shell(running) == ""
+    # What was entered is sessiond's child, and a zombie until that has heard of its end.
+    wait_for(lambda: container.shell(running) == "", DEADLINE)
     assert container.run("test", "-e", cgroup, check=False).returncode != 0
     wait_for(lambda: states(container)["mortal"] == "stopped", DEADLINE)
 
