@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from serai.image.container.container import Container
+from serai.image.container.container import DEADLINE, Container
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -28,6 +29,8 @@ def lax(container: Container) -> Iterator[Container]:
         "ssh-keygen -A; mkdir -p /run/sshd;"
         f" /usr/sbin/sshd -p {PORT} -o ListenAddress=127.0.0.1 -o UsePAM=no -o PidFile=/run/lax.pid"
     )
+    # It goes into the background before it listens, and writes the file after that: sshd(8).
+    wait_for(lambda: container.shell("cat /run/lax.pid", check=False), DEADLINE)
     yield container
     container.shell("kill $(cat /run/lax.pid); serai remove planted")
 
