@@ -328,9 +328,8 @@ def test_a_parent_proxy_whose_credentials_no_session_sees(
     if address.startswith("/"):
         relay = f"UNIX-LISTEN:{address},fork,mode=666 TCP:127.0.0.1:8888"
         container.shell(f"systemd-run -q --unit=host-socket socat {relay}")
-        wait_for(
-            lambda: container.run("test", "-S", address, check=False).returncode == 0, DEADLINE
-        )
+        reach = ("runuser", "-u", "nobody", "--", "socat", "-u", "/dev/null", f"UNIX:{address}")
+        wait_for(lambda: container.run(*reach, check=False).returncode == 0, DEADLINE)
     container.shell(": >/run/origin.log; : >/run/parent.log")
     parent(f'kind = "http"\naddress = "{address}"\n{CREDENTIALS}')
     assert container.shell("stat -c '%a %U:%G' /etc/serai/gate.toml") == "640 root:serai-gate"

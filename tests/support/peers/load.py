@@ -1,4 +1,5 @@
-"""Requests without an end through the gate: load.py URL STOP. Ends when the file STOP is there.
+"""Requests without an end through the gate: load.py URL STOP. Ends when the file STOP is there
+and each worker has had an answer to a request of after that.
 
 Prints "loaded" when all workers had an answer, then as JSON the start and end of each request that
 was answered with 200 (CLOCK_MONOTONIC, seconds) and how many were not.
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 WORKERS = 8
@@ -23,15 +25,16 @@ begun = threading.Semaphore(0)
 
 def work() -> None:
     global failed  # noqa: PLW0603  # a script
-    first = True
-    while not stop.is_set():
-        start = time.monotonic()
+    first, last = True, False
+    while not last:
+        stopped, start = stop.is_set(), time.monotonic()
         try:
             with urllib.request.urlopen(sys.argv[1], timeout=10) as response:  # noqa: S310
                 whole = response.read() == b"hello from the origin\n"
-        except OSError:
+        except (OSError, HTTPException):
             whole = False
-            stop.wait(0.01)
+            time.sleep(0.01)
+        last = stopped and whole
         with lock:
             if whole:
                 answered.append((start, time.monotonic()))
