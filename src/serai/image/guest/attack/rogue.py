@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from serai.common.paths import Paths
 from serai.runtime.client import Client
 
 DEADLINE = 120.0
+PATIENCE = 2.5  # seconds for an answer of a daemon's; a payload that enters may take 3
+TRIES = 3
 DAEMONS = ("serai-sessiond.service", "serai-gate.service")
 PAYLOADS = Path(__file__).with_name("payloads")
+T = TypeVar("T")
 
 
 class Attacker(Client):
@@ -51,6 +55,7 @@ def run(client: Attacker, program: str, *words: str, name: str = "") -> str:
 def at_work(client: Attacker, program: str) -> Iterator[None]:
     """One of the payloads that say so when they are at work, and then go on."""
     marker = Paths().home(client.rogue) / "at-work"
+    marker.unlink(missing_ok=True)  # of a try before
     argv = ["python3", "-c", source(program)]
     client.call("exec", name=client.rogue, argv=argv, detach=True, stdio="null")
     wait_for(marker.exists)
@@ -67,6 +72,26 @@ def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None
         if time.monotonic() > end:
             raise TimeoutError(f"waited {seconds:g} s in vain")
         time.sleep(0.1)
+
+
+def settled(left: Callable[[], list[T]]) -> list[T]:
+    """What is left when nothing is left, or when it has been too long."""
+    end = time.monotonic() + DEADLINE
+    while (found := left()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def slow(what: str, longest: Callable[[], float]) -> str:
+    """What an attack achieved that delays answers, by the ``longest`` it saw in a try.
+
+    The best of some tries counts: one may be slow as the machine stood still for a while.
+    """
+    best = longest()
+    for _ in range(TRIES - 1):
+        if best > PATIENCE:
+            best = min(best, longest())
+    return f"{what} {best:.1f} s" if best > PATIENCE else ""
 
 
 def daemon(unit: str = DAEMONS[0]) -> int:
