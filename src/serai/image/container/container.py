@@ -24,6 +24,7 @@ from serai.image.run import Argument, last_lines, run, run_visibly, started, wit
 DEADLINE = 180.0  # seconds for a boot or a shutdown, which take seconds on an idle host
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_PREFIX = "serai-container-"
 _POWER_OFF = 60.0  # seconds
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -141,10 +142,8 @@ def booted(
     disk.chmod(0o711)
     log = work / "console.log"
     hierarchy = _CGROUPS if (_CGROUPS / "cgroup.procs").exists() else _CGROUPS / "unified"
-    cgroup = hierarchy / f"serai-container-{os.getpid()}-{time.monotonic_ns()}"
-    for left in hierarchy.glob("serai-container-*"):
-        if "populated 0" in (left / "cgroup.events").read_text():
-            _remove_cgroup(left)  # of a container that was killed with its owner
+    cgroup = hierarchy / f"{_PREFIX}{os.getpid()}-{time.monotonic_ns()}"
+    _remove_left(hierarchy)
     options = ["--quiet", "--boot", "--register=no", "--keep-unit", "--private-users=no"]
     options += ["--link-journal=no", "--capability=all"]
     # Newer than the container's list: without it quotas are forbidden where they are only missing.
@@ -212,6 +211,19 @@ def _executes(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/exe").readlink().name
     return ""
+
+
+def _remove_left(hierarchy: Path) -> None:
+    """Remove the cgroups of containers that were killed with their owners.
+
+    One that is empty and has an owner may be a container's that is just being started.
+    """
+    for left in hierarchy.glob(f"{_PREFIX}*"):
+        owner = left.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(FileNotFoundError):  # somebody else removed it
+            empty = "populated 0" in (left / "cgroup.events").read_text()
+            if empty and not Path("/proc", owner).exists():
+                _remove_cgroup(left)
 
 
 def _remove_cgroup(cgroup: Path) -> None:

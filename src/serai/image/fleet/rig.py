@@ -36,7 +36,7 @@ DEADLINE = 120.0
 
 _JOIN = """
 set -eu
-systemctl is-system-running --wait >/dev/null || :
+until [[ $(systemctl is-system-running --wait) =~ running|degraded ]]; do sleep 0.1; done
 cd /root/join
 useradd --system --groups serai --home-dir /nonexistent --no-create-home serai-fleet
 PYTHONPATH=/usr/lib/serai/serai.whl python3 -m serai.install.fleet \\
