@@ -100,6 +100,6 @@ class AnsibleHost:
 
     def _options(self) -> list[str]:
         settings = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
-        settings += ["IdentitiesOnly=yes", "ConnectTimeout=5", "LogLevel=ERROR", "BatchMode=yes"]
+        settings += ["IdentitiesOnly=yes", "ConnectTimeout=60", "LogLevel=ERROR", "BatchMode=yes"]
         words = (word for setting in settings for word in ("-o", setting))
         return ["-i", str(self.key.private), *words]
