@@ -120,8 +120,8 @@ def test_idle_connections_end_and_busy_ones_do_not(server: Origin) -> None:
         wait_for(ended)
         assert everything(idle) == b""
         assert everything(silent) == b""
-        busy.sendall(b"x")
-        assert busy.recv(1) == b"x"
+        for _ in range(3):  # in the next sweep, too
+            ended()
 
 
 @contextlib.contextmanager
