@@ -113,7 +113,7 @@ class Manager:
     def start_folder(self, words: list[str]) -> int:
         cgroup = self.cgroup / f"{words[0]}.{words[1]}"
         cgroup.mkdir()
-        script = 'echo $$ >"$0/cgroup.procs"; exec "$@"'
+        script = 'echo $$ >"$0/cgroup.procs" && exec "$@"'  # or it is stopped already
         process = subprocess.Popen(
             ["/bin/sh", "-c", script, cgroup, *words[2:]], stdin=subprocess.DEVNULL
         )
@@ -158,7 +158,10 @@ def main(root: Path, bridge: Path) -> None:
             except OSError:
                 return  # sessiond was killed while it waited
 
-    with socketserver.UnixStreamServer(str(root / "manager.sock"), Handler) as server:
+    class Server(socketserver.UnixStreamServer):
+        request_queue_size = 128  # with 5, who asks while others wait is cut off
+
+    with Server(str(root / "manager.sock"), Handler) as server:
         server.timeout = 0.05
         parent = os.getppid()
         print(manager.cgroup, flush=True)
