@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 DEADLINE = 30.0  # seconds; a machine or a build is given more
 
@@ -18,3 +20,9 @@ def wait_for(
     while not condition():
         assert time.monotonic() < end, f"waited {deadline:g} s in vain. {told()}"
         time.sleep(0.02)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections at a Unix socket: its file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as end:
+        return end.connect_ex(str(path)) == 0

@@ -19,7 +19,7 @@ from serai.common.errors import TOO_LARGE, SeraiError
 from serai.common.jsonrpc import call
 from serai.runtime.client import Client
 from tests.support.fake_vm import CHECKOUT, DEADLINE, PYTHON, Vm, opened
-from tests.support.waiting import wait_for
+from tests.support.waiting import listens, wait_for
 
 pytestmark = pytest.mark.usefixtures("unharmed")
 
@@ -316,7 +316,7 @@ def test_a_forwarded_socket_is_named_where_descriptors_are_missing(vm: Vm, tmp_p
     ways = (f"UNIX-LISTEN:{here},fork", f"UNIX-CONNECT:{vm.paths.control}")
     forward = subprocess.Popen(["/usr/bin/socat", *ways], stderr=subprocess.DEVNULL)
     try:
-        wait_for(here.exists)
+        wait_for(lambda: listens(here))
         env = {**vm.env, "SERAI_CONTROL": str(here)}
         for line in (["exec", "one", "--", "true"], ["put", "one", "outputs", "file"]):
             done = vm.serai(*line, env=env)

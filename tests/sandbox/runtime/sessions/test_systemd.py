@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.support.fake_systemd import CGROUPS
 from tests.support.fake_vm import CHECKOUT, PYTHON
-from tests.support.waiting import wait_for
+from tests.support.waiting import listens, wait_for
 
 SYSTEMD = Path("/lib/systemd/systemd")
 NAMED = Path("/sys/fs/cgroup/systemd")
@@ -26,9 +27,9 @@ START = (
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[Path]:
     """The XDG_RUNTIME_DIR of a running manager."""
-    cgroups = [mount / f"serai-test-units-{os.getpid()}" for mount in (CGROUPS, NAMED)]
-    for cgroup in cgroups:
-        cgroup.mkdir()
+    # Not named by our PID: that comes again, and a killed run leaves its directory.
+    prefix = "serai-test-units-"
+    cgroups = [Path(tempfile.mkdtemp(prefix=prefix, dir=mount)) for mount in (CGROUPS, NAMED)]
     units = tmp_path / "systemd/user"
     units.mkdir(parents=True)
     tmp_path.chmod(0o700)
@@ -42,7 +43,7 @@ def runtime(tmp_path: Path) -> Iterator[Path]:
         stdin=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: (tmp_path / "systemd/private").exists() or process.poll() is not None)
+        wait_for(lambda: listens(tmp_path / "systemd/private") or process.poll() is not None)
         yield tmp_path
     finally:
         (cgroups[0] / "cgroup.kill").write_text("1")
