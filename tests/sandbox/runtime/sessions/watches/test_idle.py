@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from serai import connect
+from tests.sandbox.runtime.api.test_exec import until
 from tests.support.fake_vm import Vm, opened
 from tests.support.waiting import wait_for
 
@@ -88,15 +89,15 @@ def test_a_terminal_s_input_and_end_and_attaching_a_job_wake_it(vm: Vm, name: st
     wait_for(lambda: vm.payloads(name))
     wait_for(freezes(vm, name))
     os.write(master, b"hello\n")
+    assert until(master, b"got hello")
     assert process.wait(30) == 0
-    assert b"got hello" in os.read(master, 4096)
     os.close(master)
     master, slave = os.openpty()
     saves = "trap 'echo saved >mnt/outputs/work; exit' HUP; echo up; read line"
     command = vm.command("exec", name, "-t", "--", "sh", "-c", saves)
     process = subprocess.Popen(command, env=vm.env, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
-    assert b"up" in os.read(master, 4096)
+    assert until(master, b"up")
     wait_for(freezes(vm, name))
     process.kill()
     process.wait()
