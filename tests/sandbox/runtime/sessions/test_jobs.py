@@ -400,6 +400,7 @@ def test_a_job_whose_holder_is_killed_is_lost_and_the_next_one_runs(vm: Vm, name
     os.kill(holder, signal.SIGKILL)
     found = ended(vm, job)
     assert (found["status"], found["reason"]) == (None, "lost")
+    wait_for(lambda: not Path(f"/proc/{holder}").exists())  # its socket goes after its files' locks
     assert ended(vm, start(vm, name, "exit 6"))["status"] == 6
 
 

@@ -133,7 +133,7 @@ def test_nothing_is_noted_twice_when_the_daemon_is_killed(vm: Vm) -> None:
 
 def test_execs_wait_for_a_gate_that_is_away_and_too_many_are_counted() -> None:
     with opened() as vm:
-        vm.start(weaken="from serai.runtime.sessions import notes\nnotes.MOST = 5\n")
+        vm.start(weaken="from serai.runtime.sessions import notes as n\nn.MOST, n.LAST = 5, 20\n")
         vm.call("create", name="one")
         vm.kill_gate()
         with vm.client() as client:
