@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from serai.common import bridge
-from serai.common.errors import SeraiError
+from serai.common.errors import NOT_FOUND, WRONG_STATE, SeraiError
 from serai.common.labels import DOCTOR
 from serai.common.paths import Paths
 from serai.runtime.client import Client
@@ -73,7 +73,11 @@ def sweep(client: Client) -> None:
     for session in client.call("list")["sessions"]:
         name, label = session["name"], session["labels"].get(DOCTOR)
         if (name.startswith(PREFIX) and label is not None) or label == POOLED:
-            client.call("remove", name=name)
+            try:
+                client.call("remove", name=name)
+            except SeraiError as error:  # it was just being removed
+                if error.code not in (NOT_FOUND, WRONG_STATE):
+                    raise
 
 
 @contextlib.contextmanager
