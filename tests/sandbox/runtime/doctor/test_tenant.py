@@ -184,11 +184,14 @@ def test_a_daemon_that_leaves_a_step_out_is_seen(
     vm: Vm, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     code, wanted = DAEMONS[name]
-    monkeypatch.setattr(tenant, "SETTLED", 2.0)
     vm.kill()
     vm.start(weaken=code)
     try:
-        found = examined(vm)
+        # What stays is waited for in vain: long only where something else was late.
+        for patience in (2.0, tenant.SETTLED):
+            monkeypatch.setattr(tenant, "SETTLED", patience)
+            if set(found := examined(vm)) == wanted:
+                break
     finally:
         vm.kill()
         vm.start()
