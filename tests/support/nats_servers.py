@@ -23,6 +23,7 @@ from serai.image.fleet.servers import NatsServer
 from tests.support.waiting import wait_for
 
 DEADLINE = 30.0
+RELOADED = "Reloaded server configuration"  # the last that a server says of it
 
 
 @dataclass
@@ -57,8 +58,13 @@ class Servers:
         process.wait()
 
     def reload(self) -> None:
+        """Have them read their configuration, and wait until each does as it says."""
+        running = [server for server in self.all if server.name in self.running]
+        wanted = {server.name: self.log(server).count(RELOADED) + 1 for server in running}
         for process in self.running.values():
             process.send_signal(signal.SIGHUP)
+        for server in running:
+            wait_for(lambda: self.log(server).count(RELOADED) >= wanted[server.name])  # noqa: B023
 
     def log(self, server: NatsServer) -> str:
         return (self.folder / f"{server.name}.log").read_text(errors="replace")
