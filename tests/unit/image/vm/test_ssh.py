@@ -14,6 +14,7 @@ import pytest
 from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.vm.ssh import Ssh, answers
+from tests.support.waiting import DEADLINE
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def test_without_a_control_socket_nothing_is_shared(tmp_path: Path) -> None:
 
 def test_a_greeting_is_an_answer() -> None:
     with _server(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
-        assert answers(port)
+        assert answers(port, DEADLINE)
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400\r\n"])

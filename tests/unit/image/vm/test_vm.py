@@ -13,6 +13,7 @@ from serai.image.errors import BuildError
 from serai.image.run import run
 from serai.image.settings import Settings
 from serai.image.vm.vm import VM, booted
+from tests.support.waiting import DEADLINE
 
 
 class Asked:
@@ -35,7 +36,7 @@ class Asked:
         self.what.append("disconnect")
 
 
-def a_vm(tmp_path: Path, asked: Asked, emulator: list[str]) -> VM:
+def a_vm(tmp_path: Path, asked: Asked, emulator: list[str], deadline: float = DEADLINE) -> VM:
     anything: Any = asked
     found = VM(
         ssh=anything,
@@ -46,7 +47,7 @@ def a_vm(tmp_path: Path, asked: Asked, emulator: list[str]) -> VM:
         qmp_socket=tmp_path / "qmp",
         overlay=tmp_path / "overlay",
         sessions=None,
-        deadline=0.3,
+        deadline=deadline,
     )
     found.qmp = asked.qmp  # type: ignore[method-assign, assignment]
     found.process = subprocess.Popen(emulator)
@@ -57,7 +58,7 @@ def a_vm(tmp_path: Path, asked: Asked, emulator: list[str]) -> VM:
 
 def test_one_that_goes_on_is_one_clear_error(tmp_path: Path) -> None:
     asked = Asked()
-    guest = a_vm(tmp_path, asked, ["sleep", "60"])
+    guest = a_vm(tmp_path, asked, ["sleep", "60"], 0.3)
     with guest.running, pytest.raises(BuildError, match=r"did not reboot within 0\.3 s") as error:
         guest.reboot()
     assert error.value.log == guest.serial_log
