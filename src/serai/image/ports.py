@@ -7,7 +7,11 @@ import os
 import socket
 
 HOST = "127.0.0.1"
-_next = itertools.cycle(range(15000 + os.getpid() % 1000, 30000))
+_FIRST, _COUNT = 15000, 15000
+# Processes that were started after each other begin 200 ports and more apart, and no two where the
+# others' neighbours are: a port is free until who asked for it has started something there.
+_BEGIN = os.getpid() * 11194 % _COUNT
+_next = itertools.cycle(_FIRST + (_BEGIN + number) % _COUNT for number in range(_COUNT))
 
 
 def unused(count: int, beside: int = 0) -> list[int]:
