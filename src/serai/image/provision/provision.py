@@ -292,18 +292,23 @@ def _play(
         console.step(name),
         events.open() as stream,
     ):
-        while True:
-            ended = process.poll() is not None
-            for line in _whole_lines(stream):
-                for news in course.feed(line):
-                    _tell(news)
-            if ended:
-                break
-            time.sleep(_POLL)
+        try:
+            while process.poll() is None:
+                _follow(stream, course)
+                time.sleep(_POLL)
+        finally:  # also what it said right before Ctrl-C
+            _follow(stream, course)
         for news in course.end():
             _tell(news)
         if process.returncode != 0:
             raise _FailedError(process.returncode)  # the step shows it, the summary says why
+
+
+def _follow(stream: Any, course: Course) -> None:
+    """Tell what Ansible has done since the last time."""
+    for line in _whole_lines(stream):
+        for news in course.feed(line):
+            _tell(news)
 
 
 def _whole_lines(stream: Any) -> Iterator[str]:
