@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from serai.fleet.subjects import BY_VMS
 from serai.image.errors import BuildError
 from serai.image.fleet import certificates, command, keys, permissions, servers
+from serai.image.fleet.certificates import Pair
 from serai.image.fleet.servers import NatsServer
 
 ONE = NatsServer("nats-1.example")
@@ -146,7 +147,7 @@ def test_what_ends_soon_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert keys.make(folder)[1] == []
     monkeypatch.setattr(certificates, "LEAF", timedelta(days=30))
     said = keys.make(folder, vms=["brief"])[1]
-    day = datetime.now(timezone.utc) + timedelta(days=30)
+    day = Pair(folder / "vms/brief/cert.pem", folder / "vms/brief/key.pem").until()
     assert said == [f"vms/brief/cert.pem ends on {day:%Y-%m-%d}: --renew"]
 
 
