@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Queue
 from typing import Any
 
 from qemu.qmp import QMPError
 
 from serai.image import progress
-from serai.image.build.packer_program import Packer, Said, fence, interrupt
+from serai.image.build.packer_program import Packer, fence, interrupt
 from serai.image.errors import BuildError
 from serai.image.progress import Event, TaskTiming
 from serai.image.run import last_lines
@@ -63,7 +63,8 @@ class PackerBuild:
 
     def run(self, template: Path, variables: Path, *, keep: bool) -> bool:
         """Run Packer to its end; whether it succeeded."""
-        said, work = Said(), self._work
+        lines: Queue[tuple[float, bytes]] = Queue()
+        work = self._work
         running = Packer(
             template,
             variables,
@@ -73,22 +74,22 @@ class PackerBuild:
                 "PACKER_LOG": "1",
                 "PACKER_LOG_PATH": str(work / "packer.log"),
             },
-            said=said,
+            lines=lines,
         ).start(on_error="abort" if keep else "cleanup")
-        with said.of(running.process):
-            try:
-                while running.process.is_alive():
-                    self._read(said, timeout=0.2)
-                    _require_room(work)
-                    if (work / _BETWEEN).exists():
-                        self._read_all(said)
-                        self._next()
-            except BaseException:
-                interrupt(running.process)
-                raise
-            if not keep:
-                running.process.wait()  # for the end of the output, which a kept VM holds open
-            self._read_all(said)
+        try:
+            while running.process.is_alive():
+                self._read(lines, timeout=0.2)
+                _require_room(work)
+                if (work / _BETWEEN).exists():
+                    self._next()
+        except BaseException:
+            interrupt(running.process)
+            raise
+        if keep:  # its VM holds the output open, whose end is waited for else
+            self._read(lines, timeout=0.5)
+        else:
+            running.process.wait()
+            self._read(lines, timeout=0)
         self._tell(self.tasks.end(time.monotonic()))
         return bool(running.process.exit_code == 0)
 
@@ -120,18 +121,12 @@ class PackerBuild:
             said += f" (the VM's last words: {console})"
         return f"layer {layer}: packer failed while {self._step}: {said}"
 
-    def _read_all(self, said: Said) -> None:
-        """Take all that was said by now."""
-        while said.is_late():
-            self._read(said, timeout=0.01)
-        self._read(said, timeout=0)
-
-    def _read(self, said: Said, timeout: float) -> None:
+    def _read(self, lines: Queue[tuple[float, bytes]], timeout: float) -> None:
         """Take what there is, until nothing comes for ``timeout`` seconds."""
         with self.layer.log.open("a") as log:
             while True:
                 try:
-                    now, chunk = said.lines.get(timeout=timeout)
+                    now, chunk = lines.get(timeout=timeout)
                 except Empty:
                     return
                 for line in chunk.decode(errors="replace").splitlines():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import termios
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -39,7 +35,7 @@ class Packer(packer.Packer):  # type: ignore[misc]  # it has no types
         *,
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
-        said: Said | None = None,
+        lines: Queue[tuple[float, bytes]] | None = None,
     ) -> None:
         command = [*prefix, str(tool("packer"))]
         super().__init__(str(template), var_file=str(variables), exec_path=command[0])
@@ -48,8 +44,8 @@ class Packer(packer.Packer):  # type: ignore[misc]  # it has no types
             "_tty_out": False,
             "_decode_errors": "replace",
         }
-        if said is not None:
-            options |= {"_out": said, "_err_to_out": True}
+        if lines is not None:
+            options |= {"_out": _Lines(lines), "_err_to_out": True}
         self.packer: Any = sh.Command(command[0]).bake(*command[1:], **options)
 
     def start(self, *, on_error: str) -> Any:
@@ -75,44 +71,18 @@ class Packer(packer.Packer):  # type: ignore[misc]  # it has no types
         return ""
 
 
-class Said:
-    """What a program says, with the time: sh has a thread of its own that writes it here."""
+class _Lines:
+    """Where sh writes what the program says, with the time; it has a thread of its own for that."""
 
-    def __init__(self) -> None:
-        self.lines: Queue[tuple[float, bytes]] = Queue()
-        self._under_way = threading.Lock()
-        self._pipe: int | None = None
+    def __init__(self, lines: Queue[tuple[float, bytes]]) -> None:
+        self._lines = lines
 
     def write(self, chunk: bytes | str) -> None:
         said = chunk.encode() if isinstance(chunk, str) else chunk
-        self.lines.put((time.monotonic(), said))
+        self._lines.put((time.monotonic(), said))
 
     def flush(self) -> None:
         """Nothing is held back."""
-
-    @contextmanager
-    def of(self, process: Any) -> Iterator[None]:
-        """In the block it is known what this process has said that is not among the lines yet."""
-        reader = process._stdout_stream
-        read = reader.read
-
-        def taken() -> Any:
-            with self._under_way:
-                return read()
-
-        reader.read = taken
-        with ExitStack() as stack:
-            with suppress(OSError):  # sh has closed it: all that was said is among the lines
-                self._pipe = os.dup(reader.stream)
-                stack.callback(os.close, self._pipe)
-            yield
-
-    def is_late(self) -> bool:
-        """Whether something was said by now that is not among the lines."""
-        if self._pipe is None:
-            return False
-        with self._under_way:
-            return fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
 def fence() -> list[str]:
