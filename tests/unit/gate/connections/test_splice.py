@@ -19,8 +19,8 @@ from serai.gate.connections.relay import BULK, Traffic, carry, relay
 from serai.gate.connections.share import Share
 from serai.gate.connections.splice import Pipe
 from tests.support.descriptors import open_ones
+from tests.support.waiting import DEADLINE
 
-DEADLINE = 20.0
 LONG = 8 << 20
 
 
