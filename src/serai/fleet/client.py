@@ -41,8 +41,8 @@ from serai.runtime.sessions import names
 OPENING = 5.0  # seconds for one answer: of a VM to a new link, or of the servers
 FAILING_OVER = 20.0
 """Seconds for servers to agree on a leader: on another one, or when they have just started."""
-LISTING = 10.0
-"""Seconds for the next of many rows."""
+LISTING, LOOK = 10.0, 1.0
+"""Seconds for the next of many rows, and between two looks whether there is one."""
 MOST_TIMES, MOST_MORE = 2, 1000
 """Rows that are read at most, by how many there were at the beginning."""
 MOST_ENDS, TIDIED, AT_ONCE = 200, 200, 16
@@ -286,21 +286,21 @@ class FleetClient:
 
     async def _entries(self, bucket: str, keys: str) -> list[BucketEntry]:
         """The same with marks of what was there. Raises SeraiError."""
-        return await self.patiently(partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys))
+        read = partial(self._read, f"KV_{bucket}", f"$KV.{bucket}.", keys)
+        return list({each.key: each for each in await self.patiently(read)}.values())
 
     async def _read(self, stream: str, head: str, keys: str) -> list[BucketEntry]:
         if keys != ">" and not await self._has(stream, head + keys):
             return []  # which is a fifth of the work
         found: list[BucketEntry] = []
-        over = asyncio.get_running_loop().create_future()
-        most = math.inf
+        over, most, seen, quiet = asyncio.Event(), math.inf, 0, 0.0
 
         async def heard(message: Msg) -> None:
-            if over.done():
-                return
+            nonlocal seen
             found.append(_entry(message, len(head)))
+            seen = message.metadata.sequence.consumer
             if not found[-1].left or len(found) > most:
-                over.set_result(None)
+                over.set()
 
         subscription = await self.jetstream.subscribe(
             head + keys,
@@ -311,12 +311,22 @@ class FleetClient:
             inactive_threshold=5,
         )
         try:
-            info = await subscription.consumer_info()
-            sent = info.delivered.consumer_seq if info.delivered else 0
-            # Who writes all the time is not read all the time.
-            most = MOST_TIMES * (sent + (info.num_pending or 0)) + MOST_MORE
-            if found or sent or info.num_pending:
-                await _progress(over, found)
+            while quiet < LISTING:
+                # A row says how many follow, and one that is just replaced is none: so ask.
+                over.clear()
+                before = len(found)
+                info = await subscription.consumer_info()
+                sent = info.delivered.consumer_seq if info.delivered else 0
+                left = info.num_pending or 0
+                if most == math.inf:  # who writes all the time is not read all the time
+                    most = MOST_TIMES * (sent + left) + MOST_MORE
+                if (not left and seen >= sent) or len(found) > most:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(over.wait(), LOOK)
+                quiet = quiet + LOOK if len(found) == before else 0.0
+            else:
+                raise errors.TimeoutError
         finally:
             await subscription.unsubscribe()
         if not found and await self._has(stream, head + keys):
@@ -332,16 +342,6 @@ class FleetClient:
                 raise
             return False
         return True
-
-
-async def _progress(over: asyncio.Future[None], found: Sequence[object]) -> None:
-    """Wait until it is over. Raises errors.TimeoutError if nothing more comes for long."""
-    before = -1
-    while not over.done():
-        if len(found) == before:
-            raise errors.TimeoutError
-        before = len(found)
-        await asyncio.wait([over], timeout=LISTING)
 
 
 def _entry(message: Msg, head: int) -> BucketEntry:
