@@ -65,6 +65,9 @@ def test_every_panel_is_drawn_and_what_sessions_are_called_is_text() -> None:
     panels = json.loads((ROOT / "docs/serai-dashboard.json").read_text())["panels"]
     titles = [panel["title"] for panel in panels if panel["type"] != "row"]
     with prometheus() as (url, queries), chromium() as page:
+        # It asks again each half a minute: not here, however long this takes.
+        never = {"source": "window.setInterval = () => 0"}
+        page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", never)
         page.get(url)
         wait_for(lambda: "as of" in page.find_element(By.ID, "state").text, 30)
         sections = page.find_elements(By.TAG_NAME, "section")
