@@ -81,6 +81,7 @@ class PackerBuild:
                 self._read(lines, timeout=0.2)
                 _require_room(work)
                 if (work / _BETWEEN).exists():
+                    self._read(lines, timeout=0.2)  # what came between these two looks
                     self._next()
         except BaseException:
             interrupt(running.process)
