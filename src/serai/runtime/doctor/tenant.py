@@ -183,7 +183,7 @@ class _Visit:
         with Client(self.paths.control, timeout=PATIENCE) as other:
             other.call("exec", name=self.name, argv=["sleep", "1008"], stdio="null", detach=True)
         # Not whatever is new: the bridge has a process for a connection, and may start one now.
-        extra = _sleeping(self._own(), "1008")
+        extra = self._begun("1008")
         places = [str(place) for place in _places(extra)]
         for pid in extra:
             with contextlib.suppress(ProcessLookupError):
@@ -240,8 +240,13 @@ class _Visit:
                 pass
         facts["left_by_hang_up"] = self._left("1011")
         self.client.call("exec", name=self.name, argv=["sleep", "1012"], stdio="null", detach=True)
-        facts["detached"] = len(_sleeping(self._own(), "1012"))
+        facts["detached"] = len(self._begun("1012"))
         return facts
+
+    def _begun(self, seconds: str) -> list[int]:
+        """Those that were just started: sessiond knows before /proc has their words."""
+        _settled(lambda: not _sleeping(self._own(), seconds))
+        return _sleeping(self._own(), seconds)
 
     def _left(self, seconds: str) -> int:
         return _settled(lambda: len(_sleeping(self._own(), seconds)))
