@@ -30,6 +30,7 @@ OWN: dict[str, dict[str, str]] = {
         "list": "only list the attacks",
         "image": "the image, or the one of whose Debian the container is",
         "sandbox": "in a container or an image: that of the sessions, strict or sockets (default)",
+        "pool": "in a container or an image: sessions of the warm pool, not such as are made cold",
     },
     "bench": {
         "image": "measure in this image, booted, what takes its kernel or its limits",
