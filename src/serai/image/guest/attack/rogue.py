@@ -85,7 +85,7 @@ def settled(left: Callable[[], list[T]]) -> list[T]:
 def slow(what: str, longest: Callable[[], float]) -> str:
     """What an attack achieved that delays answers, by the ``longest`` it saw in a try.
 
-    The best of some tries counts: one may be slow as the machine stood still for a while.
+    The best of some tries counts: one may be slow as the whole VM stood still for a while.
     """
     best = longest()
     for _ in range(TRIES - 1):
