@@ -8,6 +8,7 @@ import re
 import signal
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -332,8 +333,7 @@ def test_a_payload_runs_in_its_cgroup(room: Room) -> None:
     assert cgroup_tops()
     null = os.open("/dev/null", os.O_RDWR)
     for top in cgroup_tops():
-        cgroup = top / f"serai-test-{os.getpid()}"
-        cgroup.mkdir()
+        cgroup = Path(tempfile.mkdtemp(prefix="serai-test-", dir=top))
         target = enter.Target(room.target.pid, room.target.uid, room.target.gid, cgroup)
         try:
             entered = room.start(["/bin/sleep", "60"], (null, null, null), cwd="/", target=target)

@@ -80,9 +80,9 @@ def test_a_session_that_has_all_its_tasks_costs_its_holder_no_descriptor(
     folder = os.open(tmp_path, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
         made = holder.Holder(listener)
-        before = len(open_ones())
+        before = open_ones()
         with pytest.raises(BlockingIOError):
             made._start([request, folder, folder, folder, folder])
-        assert len(open_ones()) == before
+        assert open_ones() <= before  # a thread of an earlier test may have closed one
         for descriptor in (request, folder, made._woken):
             os.close(descriptor)
