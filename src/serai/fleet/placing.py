@@ -62,7 +62,7 @@ class Placing:
             except SeraiError as error:
                 if error.code in (GONE, TIMEOUT):
                     raise _lost(error, claim.vm) from None
-                if of_name is not None:
+                if of_name is not None and error.code != EXISTS:  # else it is another request's
                     await self._fleet.give_back(CLAIMS, name, of_name)
                 if fresh:
                     await self._fleet.give_back(REQUESTS, request, claim)

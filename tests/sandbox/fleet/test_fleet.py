@@ -51,8 +51,7 @@ def test_of_many_who_want_a_name_one_gets_it(rig: Rig) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(create, range(8))).count(True) == 1
-    # Its claim may be one that a loser has given back: then only its row tells where it is.
-    wait_for(lambda: told(rig, "wanted"))
+    assert rig.where("wanted")
     rig.remove("wanted")
     wait_for(lambda: not told(rig, "wanted"))
     assert rig.create("wanted") == "wanted"  # its name is free again

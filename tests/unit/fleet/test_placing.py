@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from serai.common.errors import EXISTS, GONE, NOT_FOUND, TIMEOUT, SeraiError
+from serai.common.errors import EXISTS, GONE, NO_ROOM, NOT_FOUND, TIMEOUT, SeraiError
 from serai.fleet import placing, room, subjects
 from serai.fleet.client import Claim, FleetClient
 from serai.fleet.placing import Placing, chosen
@@ -137,12 +137,15 @@ class FleetOfOne(FleetClient):
         return self.claims.get(bucket + key)
 
     async def claim(self, bucket: str, key: str, vm: str, by: str) -> Claim:
-        return self.claims.setdefault(bucket + key, Claim(vm, by, 0.0))
+        return self.claims.setdefault(bucket + key, Claim(vm, by, time.time()))
 
     async def reclaim(self, bucket: str, key: str, old: Claim, new: Claim) -> bool:
         assert self.claims[bucket + key] == old
         self.claims[bucket + key] = new
         return True
+
+    async def give_back(self, bucket: str, key: str, claim: Claim) -> None:
+        assert self.claims.pop(bucket + key) == claim
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,25 @@ def test_a_name_that_nobody_claimed_is_free_only_if_its_vm_says_so(
     found = asyncio.run(main())
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(("code", "kept"), [(EXISTS, True), (NO_ROOM, False), (GONE, True)])
+def test_a_claim_of_a_name_stays_while_there_may_be_such_a_session(code: int, kept: bool) -> None:
+    """Of two requests for a name that go to the same VM, one has the claim, and the other wins."""
+
+    async def call(vm: str, method: str, params: dict[str, Any]) -> Any:
+        raise SeraiError("it is not made", code=code)
+
+    async def reach(vm: str) -> None:
+        pass
+
+    async def main() -> None:
+        fleet = FleetOfOne({})
+        with pytest.raises(SeraiError):
+            await Placing(fleet, call, reach).create({"name": "one"})
+        assert (subjects.CLAIMS + "one" in fleet.claims) is kept
+
+    asyncio.run(main())
 
 
 def test_a_claim_follows_only_the_vm_that_has_it() -> None:
