@@ -333,7 +333,11 @@ def test_what_leaves_is_not_used_and_comes_back(pair: tuple[Vm, Vm]) -> None:
     with source.client() as late:
         put = {"name": "one", "role": "outputs", "path": "late", "stdio": "stream"}
         number = late.ask("put", put)
-        assert late.message()["method"] == "exec.started"
+        started = late.message()
+        assert started["method"] == "exec.started"
+        # More than the pipe holds: when it is taken, the put is at work.
+        data = {"exec": started["params"]["exec"], "data": "A" * (512 << 10)}
+        late.wait(late.ask("exec.input", data))
         begun = source.call("move.begin", name="one", to=address(target))
         with pytest.raises(SeraiError, match="cut off"):
             late.wait(number)
