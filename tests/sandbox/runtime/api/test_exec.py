@@ -100,6 +100,32 @@ def test_a_frozen_session_cannot_be_entered_and_uses_no_cpu(vm: Vm) -> None:
     wait_for(lambda: set(vm.sessions()) == {"one"})
 
 
+# The daemon stands still from before the payload's exec until its time for that is over.
+LATE = """
+import select
+from serai.runtime.sessions.payloads import payloads
+payloads.ENTER_DEADLINE = 0
+def begin(*args, begin=payloads.begin, **more):
+    arrival = begin(*args, **more)
+    poll = select.poll()
+    poll.register(arrival.socket, 0)  # the usher's end has been closed
+    assert poll.poll(30_000)
+    return arrival
+payloads.begin = begin
+"""
+
+
+def test_a_payload_that_ran_while_the_daemon_stood_still_is_not_said_to_be_late(vm: Vm) -> None:
+    assert vm.stop() == 0
+    vm.start(weaken=LATE)
+    with vm.client() as client:
+        assert client.exec("one", ["echo", "well"]).stdout == b"well\n"
+        with pytest.raises(SeraiError, match="cannot execute nowhere"):
+            client.exec("one", ["nowhere"])
+    assert vm.stop() == 0
+    vm.start()
+
+
 def test_signals_reach_the_payload_through_the_command(vm: Vm) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         name = number.name.removeprefix("SIG")
