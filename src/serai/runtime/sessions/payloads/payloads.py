@@ -143,7 +143,8 @@ class Payloads:
                 tty=tty,
                 door=door or self._door,
             )
-            entered = await self._arrived(arrival)
+            with self._sessions.uses.awaited(name):  # it would not arrive if that froze meanwhile
+                entered = await self._arrived(arrival)
         except BaseException as error:
             if cgroup is not None:
                 with contextlib.suppress(OSError, SeraiError):
