@@ -150,8 +150,12 @@ def _check_session(source: MovingVm, target: MovingVm, name: str, params: dict[s
         if error.code != NOT_FOUND:
             raise
         return  # it has left, or move.begin says what is wrong
-    if told.get("state") in (*RAN, "stopped", "archived"):
-        target.call("import.check", session=told, **params)
+    if isinstance(told, dict) and told.get("state") in (*RAN, "stopped", "archived"):
+        try:
+            target.call("import.check", session=told, **params)
+        except SeraiError as error:
+            what = f"{target.address or 'this VM'} does not take it: {error.message}"
+            raise SeraiError(what, error.hint, error.code) from None
 
 
 def _send(source: MovingVm, target: MovingVm, name: str, params: dict[str, Any]) -> None:

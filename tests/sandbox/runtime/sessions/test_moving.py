@@ -207,7 +207,8 @@ def test_the_command(pair: tuple[Vm, Vm], tmp_path: Path) -> None:
         assert (done.returncode, "there is a session one already" in done.stderr) == (1, True)
     job = source.serai("start", "one", "--", "sleep", "infinity").stdout.strip()
     done = source.serai("move", "one", "--to", address(source))
-    assert "there is a session one already; give it" in done.stderr
+    refused = f"{address(source)} does not take it: there is a session one already; give it"
+    assert refused in done.stderr
     assert source.call("job.list", name="one")["jobs"][0]["state"] == "running", job
     assert source.serai("move", "two", "--to", address(target)).stdout == "two\n"
     assert source.serai("move", "one", "--to", address(target), "--name", "deux").returncode == 0
