@@ -313,12 +313,12 @@ def begun(program: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 def answers(address: tuple[str, int]) -> bool:
     """Whether there is somebody to ask at an address that accepts connections."""
-    with socket.create_connection(address, timeout=DEADLINE) as end:
-        try:
+    try:
+        with socket.create_connection(address, timeout=DEADLINE) as end:
             end.sendall(b"GET / HTTP/1.1\r\n\r\n")
             return bool(end.recv(1))
-        except ConnectionError:
-            return False
+    except ConnectionError:
+        return False
 
 
 def children(pid: int) -> list[int]:
