@@ -20,12 +20,14 @@ from .attacks import ATTACKS
 from .rogue import DAEMONS, DEADLINE, Attacker, said, wait_for
 
 PAIR = 2
+SIZE = 2 * PAIR
+"""Of the pool: the next attack's sessions are made during one."""
 SETTINGS = Paths().settings
 
 
 def take(client: Attacker, sandbox: str) -> None:
     """Have two sessions out of the pool. Raises SeraiError or TimeoutError."""
-    wait_for(lambda: client.call("pool")["ready"] == PAIR)
+    wait_for(lambda: client.call("pool")["ready"] >= PAIR)
     before = client.call("pool")["taken"]
     client.rogue, client.witness = (
         client.call("create", sandbox=sandbox)["name"] for _ in range(PAIR)
@@ -56,10 +58,10 @@ def attacked(attack: Callable[[Attacker], str], sandbox: str, *, pool: bool) -> 
 
 @contextmanager
 def pooled(sandbox: str) -> Iterator[None]:
-    """The VM has a pool meanwhile, of two sessions with that sandbox."""
+    """The VM has a pool meanwhile, of sessions with that sandbox."""
     kept = SETTINGS.read_bytes()
     others = re.sub(r"(?m)^sandboxes = .*\n", "", kept.decode())
-    text = re.sub(r"(?m)^\[pool\]\n(size = .*\n)?", f"[pool]\nsize = {PAIR}\n", others)
+    text = re.sub(r"(?m)^\[pool\]\n(size = .*\n)?", f"[pool]\nsize = {SIZE}\n", others)
     SETTINGS.write_text(f'sandboxes = ["{sandbox}"]\n{text}')
     try:
         said("systemctl", "reload", DAEMONS[0])
